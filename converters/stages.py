@@ -1,0 +1,219 @@
+"""The typed values that pass between the stages of a conversion, and what a loader or a lowering must offer.
+
+    Source > LoadedModel > Graph > Ranges > Graph (quantized) > Verification > Verdict > Artifact
+
+All but LoadedModel are frozen, JSON-able and lie in files where they are large, so that every stage can run in a
+child process. A loader is a module `load_NAME.py`, a lowering a module `lower_NAME.py`; the two protocols at the
+end say what stands in them. A stage never reads the command line, prints, or replaces an unknown name by a default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from edgekit.manifest import Preprocess
+from edgekit.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+    Feeds = dict[str, NDArray[Any]]
+    _ = np
+
+
+@dataclass(frozen=True)
+class Source:
+    """The user's model on disk.
+
+    Attributes:
+        path: File or folder.
+        kind: Name of the loader that recognized the content: "keras", "saved_model", "onnx", "tflite".
+        sha256: Of the file or the folder's contents.
+        bytes: Size on disk.
+        signature: SavedModel: which signature; None when there is only one.
+        shapes: Input name -> sizes (None: free) that replace free sizes of the source.
+        trusted: The user vouches for code inside the source.
+    """
+
+    path: str
+    kind: str
+    sha256: str
+    bytes: int
+    signature: str | None = None
+    shapes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+    trusted: bool = False
+
+
+@dataclass(frozen=True)
+class LoadedFacts:
+    """What is known of a source once it is loaded.
+
+    Attributes:
+        framework: Same names as `Source.kind`.
+        inputs, outputs: Public names, shapes (None: free), dtypes; `quant` set where the source is quantized.
+        quantized: It holds integer tensors with scales already (or QuantizeLinear nodes).
+        notes: For the user: "opset 9 was raised to 18".
+        tools: Package -> version, of what loaded it.
+    """
+
+    framework: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    quantized: bool = False
+    notes: tuple[str, ...] = ()
+    tools: dict[str, str] = field(default_factory=dict)
+
+
+class LoadedModel(Protocol):
+    """A source in memory, able to answer by its own framework. Lives in a child process only."""
+
+    @property
+    def facts(self) -> LoadedFacts: ...
+
+    @property
+    def handle(self) -> Any:
+        """The framework's own object, for lowerings of that framework."""
+        ...
+
+    def run(self, feeds: Feeds) -> Feeds:
+        """Answer one batch: public names to arrays [n, ...]; any n, also for sources of a fixed batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model in one of the two formats, on disk, float or quantized.
+
+    Attributes:
+        format: "tflite" or "onnx".
+        path: The file.
+        inputs, outputs: `name` is the source's public name, `tensor` the name inside the file.
+        precision: "fp32" until it is quantized.
+        notes: For the user.
+        float_ops: Ops that stayed in float though the precision asked for integers: "SOFTMAX (probs)".
+        tools: Package -> version, of what made it.
+    """
+
+    format: Literal["tflite", "onnx"]
+    path: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    precision: str = "fp32"
+    notes: tuple[str, ...] = ()
+    float_ops: tuple[str, ...] = ()
+    tools: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataRef:
+    """Calibration or evaluation data, as the user named it. Opened by `edgekit.data.open_data`.
+
+    Attributes:
+        path: `.npz`, `.npy`, `.csv`, or a folder of images or WAV files.
+        label: Name of the label column (csv) or array (npz); None for the defaults ("label", "y").
+        samples: Draw at most this many, by a seeded shuffle over all; None for all of them.
+        seed: Of that shuffle.
+        preprocess: How raw files become arrays.
+    """
+
+    path: str
+    label: str | None = None
+    samples: int | None = None
+    seed: int = 0
+    preprocess: Preprocess = field(default_factory=Preprocess)
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 1:
+            raise ValueError("at least one sample is needed")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Smallest and largest real value that a tensor took (or that its observer decided on)."""
+
+    min: float
+    max: float
+
+    def __post_init__(self) -> None:
+        if not self.min <= self.max:
+            raise ValueError(f"range [{self.min}, {self.max}] is empty or not a number")
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What calibration observed: tensor name inside the file -> range.
+
+    Attributes:
+        observer: Which one decided.
+        samples: How many samples were seen.
+        tensors: One entry a float tensor that is not a constant.
+    """
+
+    observer: str
+    samples: int
+    tensors: dict[str, Range]
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """How to observe.
+
+    Attributes:
+        observer: "minmax" or "percentile".
+        percentile: Share of values (percent) that the range must hold, for "percentile".
+        memory_mb: Bound on the whole calibration process's private memory growth.
+        threads: Of the engine.
+    """
+
+    observer: str = "minmax"
+    percentile: float = 99.999
+    memory_mb: int = 256
+    threads: int = 2
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """How to quantize.
+
+    Attributes:
+        interface: "int8" or "float" inputs and outputs.
+        allow_float_ops: Leave ops in float that cannot be quantized, listed by name, instead of refusing.
+    """
+
+    interface: Literal["int8", "float"] = "float"
+    allow_float_ops: bool = False
+
+
+class Loader(Protocol):
+    """What a module `load_NAME.py` offers. It must import with numpy alone installed.
+
+    NAME equals the file's; EXTRA is what to install (`pip install edgekit-sdk[EXTRA]`), PRELOAD the modules a
+    child imports ahead. `recognizes` looks at content with the standard library only and must be cheap and safe
+    on hostile files. `accepts` and `save` are for live Python objects: `save` writes one into `folder` and returns
+    the path that `load` will read.
+    """
+
+    NAME: str
+    TITLE: str
+    EXTRA: str
+    SUFFIXES: tuple[str, ...]
+    PRELOAD: tuple[str, ...]
+
+    def recognizes(self, path: Path) -> bool: ...
+    def load(self, source: Source) -> LoadedModel: ...
+    def accepts(self, model: object) -> bool: ...
+    def save(self, model: object, folder: Path) -> Path: ...
+
+
+class Lowering(Protocol):
+    """What a module `lower_NAME.py` offers: from some frameworks' LoadedModel to a float graph of one format."""
+
+    FRAMEWORKS: tuple[str, ...]
+    FORMAT: Literal["tflite", "onnx"]
+    EXTRA: str
+
+    def lower(self, model: LoadedModel, path: Path) -> Graph: ...

@@ -1,0 +1,44 @@
+"""EdgeKit: quantize, convert, prove and run models on small boards.
+
+>>> import edgekit
+>>> edgekit.__version__
+'0.1.0'
+
+Names are resolved on first use: importing this package imports neither numpy nor a framework.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from edgekit.artifact import Artifact as Artifact
+    from edgekit.errors import EdgeKitError as EdgeKitError
+    from edgekit.pipeline import convert as convert
+    from edgekit.runtimes.model import Model as Model
+    from edgekit.runtimes.model import load as load
+
+_HOME = {
+    "Artifact": "edgekit.artifact",
+    "EdgeKitError": "edgekit.errors",
+    "Model": "edgekit.runtimes.model",
+    "convert": "edgekit.pipeline",
+    "load": "edgekit.runtimes.model",
+}
+
+__all__ = ["Artifact", "EdgeKitError", "Model", "__version__", "convert", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'edgekit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

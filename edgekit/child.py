@@ -1,0 +1,299 @@
+"""A child process that does dangerous work under limits, and errors that say how it died.
+
+Model files are programs: whoever parses or runs one may crash, hang, or eat all memory. Such work is a *job*: a
+plain function in `edgekit.*` from one dataclass to another, called by path in a child. Both travel as JSON, never
+pickled, because a child that read a hostile file is not to be trusted. A job may report progress by yielding:
+it is then a generator of JSON-able events that returns its result.
+
+The child's memory is bounded by RLIMIT_DATA (private memory; TensorFlow reserves far more address space than it
+uses, so RLIMIT_AS would kill it), its time by the parent's deadline. It dies with its parent. What it prints goes
+to a log file, whose end is quoted when it crashes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import inspect
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+import typing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgekit.codec import CodecError, decode, encode
+from edgekit.errors import EdgeKitError, InternalError, WorkerError, from_dict
+
+A = TypeVar("A")
+R = TypeVar("R")
+Job = Callable[[A], R] | Callable[[A], Generator[Any, None, R]]
+Progress = Callable[[dict[str, Any]], None]
+
+_MESSAGE_LIMIT = 64 << 20
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a child may use.
+
+    Attributes:
+        seconds: Wall time of one job.
+        memory_mb: Private memory of the process, in MiB; None for three quarters of this machine's.
+    """
+
+    seconds: float = 900.0
+    memory_mb: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seconds <= 0:
+            raise ValueError("a time limit must be positive")
+        if self.memory_mb is not None and self.memory_mb < 64:
+            raise ValueError("a memory limit below 64 MiB starts no Python")
+
+    @property
+    def memory_bytes(self) -> int:
+        if self.memory_mb is not None:
+            return self.memory_mb << 20
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
+
+
+class Child:
+    """One child process; jobs run in it one after the other and share its module state.
+
+    Args:
+        log: File that receives what the child prints.
+        limits: Bounds for each job (time) and the process (memory).
+        preload: Modules it imports at once, while the parent does something else.
+        doing: What the child is for, in messages: "the conversion".
+    """
+
+    def __init__(self, log: Path, limits: Limits, *, preload: Sequence[str] = (), doing: str = "the work") -> None:
+        self._log = log
+        self._limits = limits
+        self._doing = doing
+        self._pending: str | None = None
+        self._buffer = b""
+        to_child, self._send = os.pipe()
+        self._receive, from_child = os.pipe()
+        hello = {"parent": os.getpid(), "memory": limits.memory_bytes, "preload": list(preload)}
+        command = [sys.executable, "-P", "-m", "edgekit.child", str(to_child), str(from_child)]
+        with open(log, "ab") as output:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                pass_fds=(to_child, from_child), start_new_session=True, env=_environment(),
+            )  # fmt: skip
+        os.close(to_child)
+        os.close(from_child)
+        self._write(hello)
+
+    def call(self, job: Job[A, R], args: A, *, stage: str, progress: Progress | None = None) -> R:
+        """Run `job(args)` there and wait for its result.
+
+        Raises:
+            EdgeKitError: What the job raised.
+            WorkerError: `worker-crashed`, `worker-timeout`, `worker-memory`; names the stage.
+        """
+        self.submit(job, args, stage=stage)
+        return self.result(job, progress=progress)
+
+    def submit(self, job: Job[A, R], args: A, *, stage: str) -> None:
+        """Start `job(args)`; `result` must be called before the next one."""
+        if self._pending is not None:
+            raise InternalError("child-busy", f"{stage}: the child is still busy with {self._pending}")
+        self._pending = stage
+        self._write({"job": f"{job.__module__}:{job.__qualname__}", "args": encode(args)})
+
+    def result(self, job: Job[A, R], *, progress: Progress | None = None) -> R:
+        """Wait for the job that was submitted; see `call`."""
+        stage = self._pending or "?"
+        deadline = time.monotonic() + self._limits.seconds
+        try:
+            while True:
+                message = self._read(stage, deadline)
+                if "event" in message:
+                    if progress:
+                        progress(message["event"])
+                elif "error" in message:
+                    raise from_dict(message["error"])
+                else:
+                    return typing.cast(R, decode(_result_type(job), message.get("result")))
+        except CodecError as error:
+            raise self._died(stage, "worker-crashed", f"it answered nonsense ({error})") from error
+        finally:
+            self._pending = None
+
+    def close(self) -> None:
+        """Kill the child if it still lives. Safe to call twice."""
+        if self._send < 0:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        os.close(self._send)
+        os.close(self._receive)
+        self._send = -1
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write(self, message: dict[str, Any]) -> None:
+        data = json.dumps(message, allow_nan=True).encode() + b"\n"
+        with contextlib.suppress(BrokenPipeError):  # a dead child is reported by the next read
+            while data:
+                data = data[os.write(self._send, data) :]
+
+    def _read(self, stage: str, deadline: float) -> dict[str, Any]:
+        while b"\n" not in self._buffer:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._receive], [], [], left)[0]:
+                raise self._died(stage, "worker-timeout", f"it took longer than {self._limits.seconds:g} s")
+            chunk = os.read(self._receive, 1 << 16)
+            if not chunk:
+                raise self._dead(stage)
+            self._buffer += chunk
+            if len(self._buffer) > _MESSAGE_LIMIT:
+                raise self._died(stage, "worker-crashed", "it answered without end")
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        try:
+            message = json.loads(line)
+        except ValueError as error:
+            raise self._died(stage, "worker-crashed", f"it answered nonsense ({error})") from error
+        if not isinstance(message, dict):
+            raise self._died(stage, "worker-crashed", "it answered nonsense")
+        return message
+
+    def _dead(self, stage: str) -> WorkerError:
+        """The child closed its end: find out how it ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        status = self._process.poll()
+        said = _tail(self._log)
+        if status is None:
+            how = "it stopped answering"
+        elif status < 0:
+            name = signal.Signals(-status).name
+            how = f"it was ended by {name}" + (f" ({_SIGNALS[name]})" if name in _SIGNALS else "")
+        else:
+            how = f"it exited with status {status}"
+        out_of_memory = any(word in said for word in _MEMORY_WORDS) or status == -signal.SIGKILL
+        return self._died(stage, "worker-memory" if out_of_memory else "worker-crashed", how)
+
+    def _died(self, stage: str, code: str, how: str) -> WorkerError:
+        said = _tail(self._log)
+        self.close()
+        return WorkerError(
+            code,
+            f"{stage}: {self._doing} died: {how}",
+            cause=f"{how[0].upper()}{how[1:]}." + (f" Its last words: {said}" if said else ""),
+            stage=stage,
+        )
+
+
+_SIGNALS = {
+    "SIGSEGV": "invalid memory access",
+    "SIGABRT": "abort",
+    "SIGILL": "illegal instruction: this build of a library does not fit this CPU",
+    "SIGFPE": "arithmetic fault",
+    "SIGBUS": "bus error",
+    "SIGKILL": "killed, most likely because memory ran out",
+}
+_MEMORY_WORDS = ("bad_alloc", "MemoryError", "out of memory", "Cannot allocate memory", "Failed to allocate")
+
+
+def _environment() -> dict[str, str]:
+    """The parent's environment, with the frameworks told to be quiet, on the CPU, and repeatable."""
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TF_ENABLE_ONEDNN_OPTS": "0"}
+    return {**os.environ, **quiet, "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", "MALLOC_ARENA_MAX": "2"}
+
+
+def _tail(log: Path, size: int = 600) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        text = log.read_bytes()[-4 * size :].decode("utf-8", "replace")
+        return " ".join(text.split())[-size:]
+    return ""
+
+
+def _result_type(job: Callable[..., Any]) -> Any:
+    kind = typing.get_type_hints(job).get("return", Any)
+    if typing.get_origin(kind) in (Generator, Iterator) or typing.get_origin(kind) is Generator.__origin__:  # type: ignore[attr-defined]
+        return typing.get_args(kind)[2]
+    return type(None) if kind is None else kind
+
+
+# -- The child's side ------------------------------------------------------------------------------------------
+
+
+def main(receive: int, send: int) -> None:
+    """Read jobs from `receive`, answer on `send`, until the parent closes its end."""
+    with os.fdopen(receive, "rb") as requests, os.fdopen(send, "wb", buffering=0) as answers:
+        hello = json.loads(requests.readline() or b"null")
+        if hello is None:
+            return
+        _die_with(int(hello["parent"]))
+        resource.setrlimit(resource.RLIMIT_DATA, (int(hello["memory"]),) * 2)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        for module in hello["preload"]:
+            with contextlib.suppress(ImportError):  # the job that needs it says so better
+                importlib.import_module(module)
+
+        def answer(message: dict[str, Any]) -> None:
+            data = json.dumps(message).encode() + b"\n"
+            while data:
+                data = data[answers.write(data) or 0 :]
+
+        for line in requests:
+            answer(_perform(json.loads(line), answer))
+
+
+def _perform(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    try:
+        module, _, name = request["job"].partition(":")
+        if module.split(".")[0] != "edgekit":
+            raise InternalError("job-unknown", f"{request['job']} is no job")
+        job = getattr(importlib.import_module(module), name)
+        (parameter,) = inspect.signature(job).parameters
+        outcome = job(decode(typing.get_type_hints(job)[parameter], request["args"]))
+        if inspect.isgenerator(outcome):
+            outcome = _drain(outcome, answer)
+        return {"result": encode(outcome)}
+    except EdgeKitError as error:
+        return {"error": error.to_dict()}
+    except MemoryError:
+        sys.stderr.write("MemoryError\n")
+        os._exit(1)  # the heap is exhausted: nothing more can be relied on
+    except Exception as error:  # noqa: BLE001 - the one seam where a bug of ours, or of a framework, becomes an error
+        traceback.print_exc()
+        return {"error": InternalError("internal", f"{type(error).__name__}: {error}").to_dict()}
+
+
+def _drain(steps: Generator[Any, None, Any], answer: Callable[[dict[str, Any]], None]) -> Any:
+    while True:
+        try:
+            answer({"event": next(steps)})
+        except StopIteration as end:
+            return end.value
+
+
+def _die_with(parent: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
