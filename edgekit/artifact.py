@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -84,6 +84,12 @@ class Artifact:
             what = f"lacks {', '.join(missing)}" if missing else "was changed after it was written"
             raise ArtifactError("artifact-damaged", f"{self.path or 'the artifact'} {what}")
 
+    def write(self, path: str | Path) -> Artifact:
+        """Write the file at once: whoever is interrupted leaves the old file or the new one."""
+        path = Path(path)
+        files.replace(path, self.data)
+        return replace(self, path=path)
+
 
 def read(path: str | Path, *, verify: bool = True) -> Artifact:
     """Read a model file, ours or foreign.
@@ -122,11 +128,6 @@ def assemble(format: Format, model: bytes, about: Manifest, selftest: SelfTest) 
     members[DIGEST] = _digest(model, members[MANIFEST], members[SELFTEST])
     tail = _zip(members) if format == "tflite" else _metadata(members)
     return Artifact(format, model + tail, len(model), members)
-
-
-def write(artifact: Artifact, path: str | Path) -> None:
-    """Write the file at once: whoever is interrupted leaves the old file or the new one."""
-    files.replace(Path(path), artifact.data)
 
 
 def format_of(data: bytes) -> Format | None:

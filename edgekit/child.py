@@ -26,7 +26,7 @@ import sys
 import time
 import traceback
 import typing
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -229,7 +229,7 @@ def _tail(log: Path, size: int = 600) -> str:
 
 def _result_type(job: Callable[..., Any]) -> Any:
     kind = typing.get_type_hints(job).get("return", Any)
-    if typing.get_origin(kind) in (Generator, Iterator) or typing.get_origin(kind) is Generator.__origin__:  # type: ignore[attr-defined]
+    if typing.get_origin(kind) is Generator:
         return typing.get_args(kind)[2]
     return type(None) if kind is None else kind
 

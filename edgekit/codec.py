@@ -117,7 +117,8 @@ def _decode_sequence(origin: Any, args: tuple[Any, ...], data: Any, strict: bool
     if origin is tuple and not (len(args) == 2 and args[1] is Ellipsis):
         if len(args) != len(data):
             raise CodecError(f"{where}: expected {len(args)} items, got {len(data)}")
-        return tuple(_decode(kind, item, strict, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(args, data)))
+        pairs = enumerate(zip(args, data, strict=True))
+        return tuple(_decode(kind, item, strict, f"{where}[{i}]") for i, (kind, item) in pairs)
     return origin(_decode(args[0], item, strict, f"{where}[{i}]") for i, item in enumerate(data))
 
 

@@ -61,7 +61,7 @@ def replace(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            os.rename(temporary, path)
+            temporary.rename(path)
         sync_folder(folder)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -118,7 +118,7 @@ def _locked_folder(root: Path) -> tuple[Path, int]:
         lock = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         # A sweep may have taken the file between its creation and its locking.
-        if name.exists() and os.stat(name).st_ino == os.fstat(lock).st_ino:
+        if name.exists() and name.stat().st_ino == os.fstat(lock).st_ino:
             folder.mkdir(mode=0o700)
             return folder, lock
         os.close(lock)

@@ -1,7 +1,7 @@
 """Precisions: which numbers the weights and the activations are stored as.
 
-A precision is data (`edgekit/converters/precisions/NAME.toml`); nothing is ever parsed out of its name. A stranger's precision is the
-same TOML text, returned by a function named in the entry point group `edgekit.precisions`.
+A precision is data (`edgekit/converters/precisions/NAME.toml`); nothing is ever parsed out of its name. A stranger's
+precision is the same TOML text, returned by a function named in the entry point group `edgekit.precisions`.
 """
 
 from __future__ import annotations
@@ -71,9 +71,7 @@ class Precision:
             UsageError: `precision-format`: the precision does not exist there.
         """
         if format not in self.formats:
-            raise UsageError(
-                "precision-format", f"{self.name} exists for {', '.join(self.formats)}, not for {format}"
-            )
+            raise UsageError("precision-format", f"{self.name} exists for {', '.join(self.formats)}, not for {format}")
         return self.formats[format]
 
 

@@ -115,7 +115,8 @@ def generate(
         spec: Gives dtype and quantization.
         shape: With every size fixed.
         bounds: Low and high of the real values.
-        seed, stream: Equal pairs give equal values.
+        seed: With `stream`, decides the values.
+        stream: Tells the tensors and vectors of one seed apart.
 
     Returns:
         Array of `shape` in the tensor's dtype: reals evenly spread over `bounds`, quantized where `spec` says so.

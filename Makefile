@@ -1,0 +1,49 @@
+# Everyday commands. `make demo` and `make test` work on a new machine with Python 3.11, make, git and gcc.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test dev check wheel bench stress clean help
+
+help:            ## this list
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+
+# The environment: the tested versions of everything, installed once and again when they change.
+$(READY): pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (a few minutes, once) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	@touch $@
+
+dev: $(READY)    ## environment, and links that let type checkers see through the package mapping
+	@for part in converters runtimes device_profiles; do ln -sfn ../$$part edgekit/$$part; done
+
+demo: $(READY)   ## train, convert to int8 for a Raspberry Pi 4B, verify, measure, run one sample
+	@$(BIN)/python examples/demo.py
+
+test: $(READY)   ## all tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+wheel: $(READY)  ## dist/*.whl
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --quiet .
+
+# Linted is the tree; type-checked is the installed wheel, because that is what users get.
+check: wheel     ## ruff, mypy and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build/check && $(BIN)/python -m pip install --quiet --no-deps --target build/check dist/*.whl
+	cd build/check && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy -p edgekit
+	$(BIN)/pyright --project tests/typing/pyrightconfig.json --pythonpath $(BIN)/python
+
+bench: $(READY)  ## every benchmark, as JSON lines
+	@for script in benchmarks/*.py; do echo "# $$script" >&2; $(BIN)/python $$script || exit 1; done
+
+stress: $(READY) ## the long runs: mutated files, killed conversions, threads
+	$(BIN)/python -m pytest -q tests --run-stress
+
+clean:           ## remove what was made here
+	rm -rf build dist demo $(VENV) edgekit/converters edgekit/runtimes edgekit/device_profiles

@@ -1,0 +1,349 @@
+"""The jobs of a conversion: what runs in the two child processes.
+
+The *framework* child holds the source: it loads, lowers and answers by the source's own framework. The *engine* child
+holds what a device would hold: it observes, quantizes, compares and records through the real engine. Two, because
+TensorFlow's hundreds of megabytes have no place beside a calibration with a memory bound, because a crash then names
+its side, and because one can work while the other still imports.
+
+A job is a function from one dataclass to another (see `edgekit.child`). The loaded source is the only state
+that outlives a job; it stays here, in its process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekit.converters.lint import Finding
+from edgekit.converters.stages import (
+    CalibrationOptions,
+    Feeds,
+    Graph,
+    LoadedFacts,
+    LoadedModel,
+    QuantizeOptions,
+    Ranges,
+    Source,
+)
+from edgekit.converters.verify import Verification
+from edgekit.data import DataRef
+from edgekit.errors import InternalError
+from edgekit.manifest import Interpret
+from edgekit.selftest import SelfTest
+from edgekit.tensors import TensorSpec
+
+_loaded: list[LoadedModel] = []
+
+Event = dict[str, Any]
+
+
+# -- The framework's side --------------------------------------------------------------------------------------
+
+
+def load(source: Source) -> LoadedFacts:
+    """Load the source and keep it for the jobs that follow."""
+    from edgekit.converters import loaders
+
+    _loaded[:] = [loaders.get(source.kind).load(source)]
+    return _loaded[0].facts
+
+
+@dataclass(frozen=True)
+class LowerRequest:
+    """Make the float graph of one format."""
+
+    lowering: str
+    path: str
+
+
+def lower(request: LowerRequest) -> Graph:
+    """Lower the loaded source to `request.path`."""
+    from edgekit.converters import lowerings
+
+    return lowerings.get(request.lowering).lower(_source(), Path(request.path))
+
+
+@dataclass(frozen=True)
+class AnswerRequest:
+    """Answer data by the source's own framework, and edge cases when `edges` names a file of feeds."""
+
+    data: DataRef
+    inputs: tuple[TensorSpec, ...]
+    folder: str
+    edges: str | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Files of answers, batch by batch: `NNNNNN.npz`, an array an output, in the order of the data."""
+
+    folder: str
+    samples: int
+    edges: str | None = None
+
+
+def answer(request: AnswerRequest) -> Generator[Event, None, Answers]:
+    """Run the source over the data; the answers go to files, so that any number of samples fits."""
+    import numpy as np
+
+    from edgekit.data import open_data
+
+    model = _source()
+    folder = Path(request.folder)
+    folder.mkdir()
+    data = open_data(request.data, request.inputs, folder.parent)
+    done = 0
+    for number, batch in enumerate(data.batches(_batch_size(request.inputs))):
+        np.savez(folder / f"{number:06}.npz", allow_pickle=False, **model.run(batch.feeds))
+        done += _length(batch.feeds)
+        yield {"done": done, "total": len(data)}
+    edges = None
+    if request.edges is not None:
+        edges = str(folder / "edges.npz")
+        with np.load(request.edges, allow_pickle=False) as stored:
+            np.savez(edges, allow_pickle=False, **model.run({name: stored[name] for name in stored.files}))
+    return Answers(str(folder), done, edges)
+
+
+def _source() -> LoadedModel:
+    if not _loaded:
+        raise InternalError("job-order", "no source is loaded in this process")
+    return _loaded[0]
+
+
+# -- The engine's side -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SurveyRequest:
+    """Look at the data before any work."""
+
+    inputs: tuple[TensorSpec, ...]
+    calibration: DataRef | None
+    evaluation: DataRef | None
+    scratch: str
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the data is like.
+
+    Attributes:
+        findings: Of the lint.
+        ranges: Input name -> (low, high) over all data, or what stands in for it when there is none.
+        calibration_samples, evaluation_samples: How many there are.
+        calibration_sha256: Of exactly the samples used.
+        labelled: The evaluation data has labels.
+        class_names: From folder names or text labels.
+        proof: The data to compare answers on, and what it is.
+        edges: File of edge cases: zeros and extremes.
+    """
+
+    findings: tuple[Finding, ...]
+    ranges: dict[str, tuple[float, float]]
+    calibration_samples: int
+    evaluation_samples: int
+    calibration_sha256: str | None
+    labelled: bool
+    class_names: tuple[str, ...]
+    proof: DataRef
+    proof_kind: str
+    edges: str
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """For the user: what the lint found short of errors."""
+        return tuple(f"{finding.message} {finding.fix}" for finding in self.findings if finding.severity == "warning")
+
+
+def survey(request: SurveyRequest) -> Survey:
+    """Lint the data and decide what the answers are compared on."""
+    from edgekit.converters import lint, probes
+    from edgekit.data import open_data
+
+    scratch = Path(request.scratch)
+    calibration = open_data(request.calibration, request.inputs, scratch) if request.calibration else None
+    evaluation = open_data(request.evaluation, request.inputs, scratch) if request.evaluation else None
+    report = lint.lint(calibration, evaluation, request.inputs)
+    ranges = probes.input_ranges(request.inputs, report.ranges)
+    if request.evaluation:
+        proof, kind = request.evaluation, "evaluation"
+    elif request.calibration:
+        proof, kind = request.calibration, "calibration"
+    else:
+        proof, kind = probes.write_random(request.inputs, ranges, request.seed, scratch / "random.npz"), "random"
+    edges = scratch / "edges.npz"
+    probes.write_edges(request.inputs, ranges, edges)
+    return Survey(
+        findings=report.findings,
+        ranges=ranges,
+        calibration_samples=len(calibration) if calibration else 0,
+        evaluation_samples=len(evaluation) if evaluation else 0,
+        calibration_sha256=calibration.sha256 if calibration else None,
+        labelled=bool(evaluation and evaluation.labelled),
+        class_names=tuple(evaluation.class_names or ()) if evaluation else (),
+        proof=proof,
+        proof_kind=kind,
+        edges=str(edges),
+    )
+
+
+@dataclass(frozen=True)
+class ObserveRequest:
+    """Calibrate: observe the float graph on data."""
+
+    graph: Graph
+    data: DataRef
+    inputs: tuple[TensorSpec, ...]
+    options: CalibrationOptions
+    scratch: str
+
+
+def observe(request: ObserveRequest) -> Generator[Event, None, Ranges]:
+    """Ranges of all activations over the calibration data."""
+    from edgekit.converters.calibrate import calibrate
+    from edgekit.data import open_data
+
+    data = open_data(request.data, request.inputs, Path(request.scratch))
+    feeds = (batch.feeds for batch in data.batches(_batch_size(request.inputs)))
+    steps = calibrate(request.graph, feeds, request.options)
+    while True:
+        try:
+            yield {"done": next(steps).get("samples", 0), "total": len(data)}
+        except StopIteration as end:
+            ranges: Ranges = end.value
+            return ranges
+
+
+@dataclass(frozen=True)
+class QuantizeRequest:
+    """Quantize a float graph."""
+
+    graph: Graph
+    ranges: Ranges | None
+    precision: str
+    options: QuantizeOptions
+    path: str
+
+
+def quantize(request: QuantizeRequest) -> Graph:
+    """The quantized graph at `request.path`."""
+    from edgekit.converters import quantizers
+    from edgekit.precision import precisions
+
+    precision = precisions.get(request.precision)
+    if precision.kind == "float" and precision.weights == "float32":
+        return request.graph
+    quantizer = quantizers.get(request.graph.format)
+    return quantizer.quantize(request.graph, request.ranges, precision, request.options, Path(request.path))
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """Compare the artifact's answers, through the real engine, with the source's."""
+
+    graph: Graph
+    answers: Answers
+    data: DataRef
+    proof_kind: str
+    inputs: tuple[TensorSpec, ...]
+    edges: str
+    interpret: Interpret
+    declared: bool
+    max_drop: float
+    scratch: str
+    threads: int = 2
+
+
+def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
+    """Measure and judge; nothing is written when the verdict is no."""
+    import numpy as np
+
+    from edgekit.converters import verify
+    from edgekit.data import open_data
+    from edgekit.precision import precisions
+
+    data = open_data(request.data, request.inputs, Path(request.scratch))
+    labels_count = request.proof_kind == "evaluation" and data.labelled
+    comparison = verify.Comparison(
+        policy=precisions.get(request.graph.precision).policy,
+        interpret=request.interpret,
+        declared=request.declared,
+        max_drop=request.max_drop,
+    )
+    with _model(request.graph, request.threads) as model:
+        done = 0
+        batches = data.batches(_batch_size(request.inputs))
+        for batch, reference in zip(batches, _answers(request.answers), strict=True):
+            comparison.add(reference, model.run(batch.feeds), batch.labels if labels_count else None)
+            done += _length(batch.feeds)
+            yield {"done": done, "total": len(data)}
+        if request.answers.edges is not None:
+            with np.load(request.edges, allow_pickle=False) as stored, np.load(request.answers.edges) as expected:
+                answer = model.run({name: stored[name] for name in stored.files})
+                comparison.add_edges({name: expected[name] for name in expected.files}, answer)
+    return comparison.finish(request.proof_kind)
+
+
+@dataclass(frozen=True)
+class RecordRequest:
+    """Record the self-test of the finished graph."""
+
+    graph: Graph
+    ranges: dict[str, tuple[float, float]]
+    data: DataRef
+    inputs: tuple[TensorSpec, ...]
+    seed: int
+    scratch: str
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What only the engine's side knows at the end."""
+
+    selftest: SelfTest
+    engine: str
+    engine_version: str
+    tools: dict[str, str] = field(default_factory=dict)
+
+
+def record(request: RecordRequest) -> Recording:
+    """Run the finished graph on seeded inputs, and on a few real samples where they cost next to nothing."""
+    from edgekit.data import open_data
+    from edgekit.runtimes import replay
+
+    data = open_data(request.data, request.inputs, Path(request.scratch))
+    budget = Path(request.graph.path).stat().st_size // 50
+    samples = next(iter(data.batches(4))).feeds
+    with _model(request.graph, threads=1) as model:
+        selftest = replay.record(model, request.ranges, samples, budget_bytes=budget, seed=request.seed)
+        return Recording(selftest, model.engine, model.engine_version)
+
+
+def _model(graph: Graph, threads: int) -> Any:
+    from edgekit import artifact
+    from edgekit.runtimes.model import Model
+
+    opened = artifact.read(graph.path)
+    return Model.from_artifact(opened, inputs=graph.inputs, outputs=graph.outputs, threads=threads)
+
+
+def _answers(answers: Answers) -> Iterator[Feeds]:
+    import numpy as np
+
+    for file in sorted(Path(answers.folder).glob("[0-9]*.npz")):
+        with np.load(file, allow_pickle=False) as stored:
+            yield {name: stored[name] for name in stored.files}
+
+
+def _batch_size(inputs: tuple[TensorSpec, ...]) -> int:
+    """Samples a batch: about a million elements, so that memory stays small and calls stay few."""
+    elements = max((spec.elements for spec in inputs), default=1)
+    return max(1, min(64, (1 << 20) // max(1, elements)))
+
+
+def _length(feeds: Feeds) -> int:
+    return int(next(iter(feeds.values())).shape[0])

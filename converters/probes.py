@@ -1,0 +1,77 @@
+"""Inputs that no data set holds: seeded random ones where there is no data, and the edges of the input range.
+
+A model that answers real samples well may still give NaN on a black frame, and a user without data deserves a check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.data import DataRef
+from edgekit.selftest import generate
+from edgekit.tensors import INTEGER_RANGE, TensorSpec
+
+Bounds = dict[str, tuple[float, float]]
+
+RANDOM_SAMPLES = 16
+"""Enough for the parity of a float graph, few enough for a large one."""
+
+
+def input_ranges(inputs: tuple[TensorSpec, ...], observed: Mapping[str, tuple[float, float]]) -> Bounds:
+    """Range of each input's real values: as observed, else by its quantization, else its type's usual range.
+
+    Without data and scale: [-1, 1] for floats (what most normalizations give), 0 and 1 for integers and booleans
+    (valid as an index into any table of two rows).
+    """
+    ranges: Bounds = {}
+    for spec in inputs:
+        if spec.name in observed:
+            low, high = observed[spec.name]
+        elif spec.quant is not None and spec.dtype in INTEGER_RANGE:
+            scale, zero = spec.quant.scale[0], spec.quant.zero_point[0]
+            low, high = (scale * (edge - zero) for edge in INTEGER_RANGE[spec.dtype])
+        elif spec.dtype == "uint8":
+            low, high = 0.0, 255.0
+        else:
+            low, high = (-1.0, 1.0) if spec.dtype.startswith("float") else (0.0, 1.0)
+        ranges[spec.name] = (float(low), float(high))
+    return ranges
+
+
+def write_random(inputs: tuple[TensorSpec, ...], ranges: Bounds, seed: int, path: Path) -> DataRef:
+    """Seeded samples, evenly spread over the ranges, as a data file."""
+    arrays = {
+        spec.name: generate(spec, (RANDOM_SAMPLES, *_sample(spec)), ranges[spec.name], seed, stream)
+        for stream, spec in enumerate(inputs)
+    }
+    np.savez(path, allow_pickle=False, **arrays)
+    return DataRef(str(path))
+
+
+def write_edges(inputs: tuple[TensorSpec, ...], ranges: Bounds, path: Path) -> None:
+    """Four samples: zeros, the lowest, the highest, and both in turn."""
+    arrays: dict[str, Any] = {}
+    for spec in inputs:
+        low, high = ranges[spec.name]
+        shape = _sample(spec)
+        turns = np.where(np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape) % 2, high, low)
+        real = np.stack([np.full(shape, min(max(0.0, low), high)), np.full(shape, low), np.full(shape, high), turns])
+        arrays[spec.name] = _as(spec, real)
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def _sample(spec: TensorSpec) -> tuple[int, ...]:
+    """Shape of one sample without the batch axis; free sizes become 1."""
+    return tuple(1 if size is None else size for size in spec.shape[1:])
+
+
+def _as(spec: TensorSpec, real: Any) -> Any:
+    if spec.dtype in INTEGER_RANGE:
+        if spec.quant is not None:
+            real = real / spec.quant.scale[0] + spec.quant.zero_point[0]
+        real = np.clip(np.rint(real), *INTEGER_RANGE[spec.dtype])
+    return real.astype(spec.dtype)

@@ -1,0 +1,134 @@
+"""The workshop of one conversion: a scratch folder, two child processes with limits, and a clock for the stages.
+
+Children are started before they are needed, so that they import their frameworks while this process still looks at
+options; what one does while the other works is submitted first and collected later. Every method is one job.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from edgekit import files
+from edgekit.child import Child, Limits
+from edgekit.converters import jobs
+from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Ranges, Source
+from edgekit.converters.verify import Verification
+from edgekit.data import DataRef
+from edgekit.errors import InternalError
+from edgekit.metadata import Metadata
+
+Progress = Callable[[dict[str, Any]], None]
+
+_PRELOAD = {
+    "tflite": ("numpy", "edgekit.converters.jobs", "ai_edge_litert.interpreter"),
+    "onnx": ("numpy", "edgekit.converters.jobs", "onnxruntime"),
+}
+_QUANTIZERS = {"tflite": "ai_edge_quantizer.quantizer", "onnx": "onnxruntime.quantization"}
+
+
+class Workshop:
+    """Everything of one conversion that must be cleaned up. Use in `with`."""
+
+    def __init__(self, limits: Limits, progress: Progress | None = None) -> None:
+        self.seconds: list[tuple[str, float]] = []
+        self._limits = limits
+        self._progress = progress or (lambda _: None)
+        self._stage = ""
+        self._stack = ExitStack()
+        self._framework: Child | None = None
+        self._engine: Child | None = None
+
+    def __enter__(self) -> Workshop:
+        self.scratch = self._stack.enter_context(files.scratch())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage and tell the observer of the progress about it."""
+        self._stage = name
+        self._progress({"stage": name})
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds.append((name, time.perf_counter() - started))
+
+    def start(self, preload: tuple[str, ...], format: str, *, quantizes: bool) -> None:
+        """Start both children; they import at once."""
+        engine = (*_PRELOAD[format], *((_QUANTIZERS[format],) if quantizes else ()))
+        self._framework = self._child("framework", ("edgekit.converters.jobs", *preload))
+        self._engine = self._child("engine", engine)
+
+    def load(self, source: Source) -> LoadedFacts:
+        return self.framework.call(jobs.load, source, stage="load")
+
+    def survey(
+        self, facts: LoadedFacts, calibration: DataRef | None, evaluation: DataRef | None, seed: int
+    ) -> jobs.Survey:
+        request = jobs.SurveyRequest(facts.inputs, calibration, evaluation, str(self.scratch), seed)
+        return self.engine.call(jobs.survey, request, stage="survey")
+
+    def lower(self, lowering: str, format: str) -> Graph:
+        request = jobs.LowerRequest(lowering, str(self.scratch / f"float.{format}"))
+        return self.framework.call(jobs.lower, request, stage="lower")
+
+    def start_answering(self, facts: LoadedFacts, survey: jobs.Survey) -> None:
+        folder = str(self.scratch / "answers")
+        self.framework.submit(
+            jobs.answer, jobs.AnswerRequest(survey.proof, facts.inputs, folder, survey.edges), stage="answer"
+        )
+
+    def observe(self, graph: Graph, facts: LoadedFacts, data: DataRef, options: CalibrationOptions) -> Ranges:
+        request = jobs.ObserveRequest(graph, data, facts.inputs, options, str(self.scratch))
+        return self.engine.call(jobs.observe, request, stage="calibrate", progress=self._tick)
+
+    def quantize(self, graph: Graph, ranges: Ranges | None, precision: str, options: QuantizeOptions) -> Graph:
+        path = str(self.scratch / f"{precision}.{graph.format}")
+        request = jobs.QuantizeRequest(graph, ranges, precision, options, path)
+        return self.engine.call(jobs.quantize, request, stage="quantize")
+
+    def verify(
+        self, graph: Graph, facts: LoadedFacts, survey: jobs.Survey, said: Metadata, *, max_drop: float, threads: int
+    ) -> Verification:
+        """Collect the source's answers and compare the artifact's with them."""
+        answers = self.framework.result(jobs.answer, progress=self._tick)
+        request = jobs.CompareRequest(
+            graph, answers, survey.proof, survey.proof_kind, facts.inputs, survey.edges,
+            said.interpret, said.declared, max_drop, str(self.scratch), threads,
+        )  # fmt: skip
+        return self.engine.call(jobs.compare, request, stage="verify", progress=self._tick)
+
+    def record(self, graph: Graph, facts: LoadedFacts, survey: jobs.Survey, seed: int) -> jobs.Recording:
+        request = jobs.RecordRequest(graph, survey.ranges, survey.proof, facts.inputs, seed, str(self.scratch))
+        return self.engine.call(jobs.record, request, stage="record")
+
+    @property
+    def framework(self) -> Child:
+        return _started(self._framework)
+
+    @property
+    def engine(self) -> Child:
+        return _started(self._engine)
+
+    def _child(self, name: str, preload: tuple[str, ...]) -> Child:
+        log: Path = self.scratch / f"{name}.log"
+        return self._stack.enter_context(Child(log, self._limits, preload=preload, doing=f"the {name} process"))
+
+    def _tick(self, event: dict[str, Any]) -> None:
+        self._progress({"stage": self._stage, **event})
+
+
+def _started(child: Child | None) -> Child:
+    if child is None:
+        raise InternalError("job-order", "the workshop was not started")
+    return child

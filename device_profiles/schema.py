@@ -1,0 +1,373 @@
+"""What may stand in a device profile: one frozen dataclass a table, each refusing values that no board has.
+
+A profile says facts only; what follows from them is `edgekit.gate`'s business. A figure that no public source gives
+is left out (None), never guessed, and whoever reads the profile must do without it.
+
+Memory is in MiB (2**20 bytes) as Linux shows it, bandwidth and storage speed in MB/s (10**6), clocks in MHz.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from edgekit.codec import encode
+
+ISA = {
+    "vfp": "scalar floating point only",
+    "neon": "128-bit SIMD (Arm Advanced SIMD)",
+    "fp16": "arithmetic on half floats (asimdhp)",
+    "dotprod": "int8 dot products (asimddp)",
+    "i8mm": "int8 matrix products",
+    "bf16": "bfloat16 products",
+    "sve": "scalable vectors",
+    "avx2": "256-bit integer SIMD",
+    "fma": "fused multiply-add (x86)",
+    "f16c": "conversion from and to half floats (x86)",
+    "avx_vnni": "int8 dot products (x86)",
+    "avx512": "512-bit SIMD (x86)",
+}
+"""Names of instruction set features that a profile may state."""
+
+MACHINES = {"armv6l": 32, "armv7l": 32, "aarch64": 64, "x86_64": 64}
+"""Wheel platforms of a userland and their word size in bits (PEP 600 names)."""
+
+_VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}(\.?(post|rc|dev)\d{1,6})?\Z")
+_PYTHON = re.compile(r"3\.\d{1,3}\Z")
+
+
+def version_key(text: str) -> tuple[int, ...]:
+    """`"2.14.0"` as `(2, 14, 0)`, for comparing; a suffix such as `.post1` is not looked at."""
+    return tuple(int(part) for part in re.match(r"[\d.]*", text).group().split(".") if part)  # type: ignore[union-attr]
+
+
+def _positive(owner: object, names: Iterable[str]) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} is {value}; it must be positive")
+
+
+def _ascending(owner: object, *names: str) -> None:
+    """Each figure at most the next one; those that are unknown are passed over."""
+    known = [(name, getattr(owner, name)) for name in names if getattr(owner, name) is not None]
+    for (low, small), (high, large) in zip(known, known[1:], strict=False):
+        if small > large:
+            raise ValueError(f"{low} ({small}) exceeds {high} ({large})")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Cores of one kind: their name ("Cortex-A76"), how many, and their highest sustained clock."""
+
+    core: str
+    count: int
+    clock_mhz: int
+
+    def __post_init__(self) -> None:
+        _positive(self, ("count", "clock_mhz"))
+        if not self.core:
+            raise ValueError("core is empty")
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """The processor: clusters, fastest first, and the features that all of them have (see `ISA`)."""
+
+    soc: str
+    clusters: tuple[Cluster, ...]
+    isa: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.clusters:
+            raise ValueError("clusters is empty: a board has at least one core")
+        for name in self.isa:
+            if name not in ISA:
+                raise ValueError(f"isa: {name!r} is unknown; known: {', '.join(ISA)}")
+        if len(set(self.isa)) != len(self.isa):
+            raise ValueError("isa names a feature twice")
+
+    @property
+    def cores(self) -> int:
+        return sum(cluster.count for cluster in self.clusters)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Caches in KiB, of the fastest cluster; l1 and l2 with `l2_per_core` are one core's own."""
+
+    l1i_kib: int | None = None
+    l1d_kib: int | None = None
+    l2_kib: int | None = None
+    l2_per_core: bool | None = None
+    l3_kib: int | None = None
+
+    def __post_init__(self) -> None:
+        _positive(self, ("l1i_kib", "l1d_kib", "l2_kib", "l3_kib"))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Main memory in MiB.
+
+    Attributes:
+        nominal_mib: As sold.
+        seen_mib: What Linux reports as total.
+        idle_mib: What is available when nothing else runs.
+        usable_mib: What one model and its process may take.
+        kind: "LPDDR4".
+    """
+
+    nominal_mib: int
+    usable_mib: int
+    seen_mib: int | None = None
+    idle_mib: int | None = None
+    kind: str | None = None
+
+    def __post_init__(self) -> None:
+        _positive(self, ("nominal_mib", "seen_mib", "idle_mib", "usable_mib"))
+        _ascending(self, "usable_mib", "idle_mib", "seen_mib", "nominal_mib")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where files lie.
+
+    Attributes:
+        kind: "microSD", "eMMC", "NVMe".
+        capacity_gb: The smallest one that the board is used with, in 10**9 bytes.
+        usable_mib: What models may take.
+        read_mb_s: Sequential reading.
+    """
+
+    kind: str | None = None
+    capacity_gb: int | None = None
+    usable_mib: int | None = None
+    read_mb_s: float | None = None
+
+    def __post_init__(self) -> None:
+        _positive(self, ("capacity_gb", "usable_mib", "read_mb_s"))
+        if self.capacity_gb and self.usable_mib and self.usable_mib * 2**20 > self.capacity_gb * 10**9:
+            raise ValueError(f"usable_mib ({self.usable_mib}) exceeds capacity_gb ({self.capacity_gb})")
+
+
+@dataclass(frozen=True)
+class Os:
+    """The operating system image that the board usually runs.
+
+    Attributes:
+        name: The image.
+        machine: What wheels call the userland (see `MACHINES`); with a 64-bit kernel below a 32-bit userland,
+            `uname -m` says something else.
+        kernel_bits, userland_bits: Word sizes.
+        glibc: Version of the C library, which decides what wheels install.
+        python: What the image ships.
+        use_python: Which Python to install beside it, where the image's own is too old for EdgeKit or has no wheels.
+    """
+
+    name: str
+    machine: Literal["armv6l", "armv7l", "aarch64", "x86_64"]
+    kernel_bits: Literal[32, 64]
+    userland_bits: Literal[32, 64]
+    python: str
+    glibc: str | None = None
+    use_python: str | None = None
+
+    def __post_init__(self) -> None:
+        if MACHINES[self.machine] != self.userland_bits:
+            raise ValueError(f"machine {self.machine} is not {self.userland_bits}-bit (userland_bits)")
+        if self.userland_bits > self.kernel_bits:
+            raise ValueError("userland_bits exceeds kernel_bits")
+        for name in ("python", "use_python"):
+            value = getattr(self, name)
+            if value is not None and not _PYTHON.match(value):
+                raise ValueError(f"{name} is {value!r}; write it like '3.11'")
+        if self.glibc is not None and not _VERSION.match(self.glibc):
+            raise ValueError(f"glibc is {self.glibc!r}; write it like '2.36'")
+
+    @property
+    def running_python(self) -> str:
+        """The Python that models run on."""
+        return self.use_python or self.python
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One inference engine there: either a version with wheels, or the reason why there is none.
+
+    Attributes:
+        distribution: Name on the package index.
+        version: The newest one with a wheel for this userland and C library.
+        pythons: Python versions with a wheel.
+        numpy: Bound that the wheel needs, as a requirement: ">=1.23.2,<2".
+        wheel: The wheel's platform tag.
+        reason: Why there is none.
+    """
+
+    distribution: str
+    version: str | None = None
+    pythons: tuple[str, ...] = ()
+    numpy: str | None = None
+    wheel: str | None = None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.version is None) == (self.reason is None):
+            raise ValueError("either version (with pythons) or reason must be given, not both")
+        if (self.version is None) != (not self.pythons):
+            raise ValueError("pythons must list at least one Python with a wheel, and only with a version")
+        if self.version is not None and not _VERSION.match(self.version):
+            raise ValueError(f"version is {self.version!r}; write it like '2.14.0'")
+        for python in self.pythons:
+            if not _PYTHON.match(python):
+                raise ValueError(f"pythons: {python!r}; write it like '3.11'")
+
+
+@dataclass(frozen=True)
+class Thermal:
+    """Degrees Celsius at which the clock starts to drop, and which firmware will not let it exceed."""
+
+    throttle_c: float | None = None
+    limit_c: float | None = None
+
+    def __post_init__(self) -> None:
+        _positive(self, ("throttle_c", "limit_c"))
+        _ascending(self, "throttle_c", "limit_c")
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Main memory, one thread, in MB/s: copying counts each byte once, as tinymembench does."""
+
+    memcpy_mb_s: float | None = None
+    memset_mb_s: float | None = None
+
+    def __post_init__(self) -> None:
+        _positive(self, ("memcpy_mb_s", "memset_mb_s"))
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Measured arithmetic peaks in 10**9 operations a second (a multiply-add is two): one core, and all of the
+    fastest cluster."""
+
+    fp32_one: float | None = None
+    fp32_all: float | None = None
+    fp16_one: float | None = None
+    fp16_all: float | None = None
+    int8_one: float | None = None
+    int8_all: float | None = None
+
+    def __post_init__(self) -> None:
+        names = [f.name for f in fields(self)]
+        _positive(self, names)
+        for kind in ("fp32", "fp16", "int8"):
+            _ascending(self, f"{kind}_one", f"{kind}_all")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Defaults for what a model may take, where the user sets none: milliseconds a sample, MiB of the file."""
+
+    latency_ms: float | None = None
+    model_mib: float | None = None
+
+    def __post_init__(self) -> None:
+        _positive(self, ("latency_ms", "model_mib"))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A board.
+
+    Attributes:
+        name: Public name, or the path of a user's own file.
+        title: For people.
+        engines: By the engine's name: "litert", "tflite-runtime", "onnxruntime".
+        sources: Dotted path of every figure -> where it comes from.
+        notes: What a user of the board should know.
+    """
+
+    name: str
+    title: str
+    cpu: Cpu
+    memory: Memory
+    os: Os
+    engines: dict[str, Engine]
+    cache: Cache = field(default_factory=Cache)
+    storage: Storage = field(default_factory=Storage)
+    thermal: Thermal = field(default_factory=Thermal)
+    bandwidth: Bandwidth = field(default_factory=Bandwidth)
+    peak: Peak = field(default_factory=Peak)
+    budget: Budget = field(default_factory=Budget)
+    notes: tuple[str, ...] = ()
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.engines:
+            if name not in ENGINES:
+                raise ValueError(f"engines: {name!r} is unknown; known: {', '.join(ENGINES)}")
+
+    def has(self, feature: str) -> bool:
+        """Whether every core has this instruction set feature."""
+        return feature in self.cpu.isa
+
+    def source(self, path: str) -> str:
+        """Where the figure at `path` ("memory.usable_mib") comes from; empty when it is not stated."""
+        return self.sources.get(path, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; what is unknown is left out."""
+        return dict(encode(self))
+
+    def summary(self) -> dict[str, Any]:
+        """One row of `edgekit devices list`."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "cpu": self.describe_cpu(),
+            "memory_mib": self.memory.nominal_mib,
+            "usable_mib": self.memory.usable_mib,
+            "bits": self.os.userland_bits,
+            "tflite": self.describe_engine("litert") or self.describe_engine("tflite-runtime") or "none",
+            "onnx": self.describe_engine("onnxruntime") or "none",
+        }
+
+    def lines(self) -> list[tuple[str, object]]:
+        """For people: (name, value) pairs of `edgekit devices show`, every figure with its source."""
+        pairs: list[tuple[str, object]] = [("title", self.title)]
+        for path, source in self.sources.items():
+            value: Any = self
+            for part in path.split("."):
+                value = value[part] if isinstance(value, dict) else getattr(value, part)
+            pairs.append((path, f"{_plain(value)}\n  [{source}]"))
+        return [*pairs, *(("note", note) for note in self.notes)]
+
+    def describe_cpu(self) -> str:
+        """`4x Cortex-A76 2.4 GHz`."""
+        return " + ".join(f"{c.count}x {c.core} {c.clock_mhz / 1000:.4g} GHz" for c in self.cpu.clusters)
+
+    def describe_engine(self, name: str) -> str | None:
+        """`ai-edge-litert 2.3.0`; None when it cannot be installed there."""
+        engine = self.engines.get(name)
+        return f"{engine.distribution} {engine.version}" if engine and engine.version else None
+
+
+ENGINES = {"litert": "tflite", "tflite-runtime": "tflite", "onnxruntime": "onnx"}
+"""Engines that a profile may speak of, and the format that each runs."""
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Engine):
+        if value.reason:
+            return f"{value.distribution}: none; {value.reason}"
+        numpy = f", numpy {value.numpy}" if value.numpy else ""
+        return f"{value.distribution} {value.version} (Python {', '.join(value.pythons)}{numpy})"
+    if isinstance(value, Cluster):
+        return f"{value.count}x {value.core} at {value.clock_mhz} MHz"
+    if isinstance(value, (tuple, list)):
+        return ", ".join(_plain(item) for item in value)
+    return str(value)

@@ -1,0 +1,186 @@
+"""`edgekit convert`: a trained model becomes a verified artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgekit.cli import output
+from edgekit.cli.options import label_option
+from edgekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgekit.pipeline import Conversion
+
+_EPILOG = """\b
+Examples:
+  edgekit convert model.keras -o model.tflite
+  edgekit convert model.keras -o model.tflite --precision int8 --device raspberry-pi-4b \\
+      --calibration train.npz --eval test.npz --max-drop 0.5
+  edgekit convert saved_model/ -o model.onnx --precision fp16
+  edgekit convert net.onnx -o net_int8.onnx --precision int8 --calibration photos/ --metadata feed.toml
+
+\b
+Data (--calibration, --eval): .npz (an array per input, or x; labels in y), .npy, .csv, or a folder of images or WAV
+files whose sub-folders are the classes. Nothing is written unless verification passes (exit 5) and the model fits
+the device (exit 6).
+"""
+
+
+def _shapes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, tuple[int | None, ...]]:
+    shapes: dict[str, tuple[int | None, ...]] = {}
+    for value in values:
+        name, equals, text = value.rpartition("=")
+        sizes = text.strip("[]").split(",")
+        if (
+            not equals
+            or not name
+            or not all(size.strip().lstrip("-").isdigit() or size.strip() in "N?" for size in sizes)
+        ):
+            raise UsageError(
+                "shape-syntax",
+                f"--input {value} is not NAME=SIZE,SIZE,...",
+                next_step="For example --input image=N,224,224,3",
+            )
+        shapes[name] = tuple(int(s) if s.strip().isdigit() else None for s in sizes)
+    return shapes
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    "output_path",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="Artifact to write.",
+)
+@click.option("--to", metavar="FORMAT", help="tflite or onnx; by default the suffix of -o decides.")
+@click.option(
+    "--precision", default="fp32", show_default=True, metavar="NAME", help="fp32, fp16, dynamic, int8, int16x8."
+)
+@click.option("--device", metavar="NAME|FILE", help="Device profile it must fit: `edgekit devices list`.")
+@click.option(
+    "--calibration", type=click.Path(path_type=Path), metavar="DATA", help="Representative data, for int8 and int16x8."
+)
+@click.option(
+    "--eval",
+    "evaluation",
+    type=click.Path(path_type=Path),
+    metavar="DATA",
+    help="Data to verify on; with labels, accuracy counts.",
+)
+@click.option(
+    "--max-drop", type=float, default=1.0, show_default=True, metavar="POINTS", help="Accuracy that may be lost."
+)
+@label_option
+@click.option(
+    "--calibration-samples",
+    type=int,
+    default=500,
+    show_default=True,
+    metavar="N",
+    help="Draw at most N, by a seeded shuffle.",
+)
+@click.option("--eval-samples", "evaluation_samples", type=int, metavar="N", help="The same for --eval; default: all.")
+@click.option(
+    "--input",
+    "shapes",
+    multiple=True,
+    callback=_shapes,
+    metavar="NAME=SHAPE",
+    help="Fix free sizes of an input; N stays free.",
+)
+@click.option("--signature", metavar="NAME", help="Signature of a SavedModel or TFLite file.")
+@click.option(
+    "--metadata",
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="How to feed and read the model: [preprocess], [interpret].",
+)
+@click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line.")
+@click.option("--task", metavar="NAME", help="classification, multi-label, regression, detection or other.")
+@click.option(
+    "--io", "interface", type=click.Choice(["int8", "float"]), help="Type of a quantized model's inputs and outputs."
+)
+@click.option("--allow-float-ops", is_flag=True, help="Leave ops that cannot be quantized in float, listed by name.")
+@click.option(
+    "--observer",
+    default="minmax",
+    show_default=True,
+    metavar="NAME",
+    help="How ranges are observed: minmax, percentile.",
+)
+@click.option("--percentile", type=float, default=99.999, show_default=True, help="For --observer percentile.")
+@click.option(
+    "--calibration-memory",
+    type=int,
+    default=256,
+    show_default=True,
+    metavar="MIB",
+    help="Bound on calibration's memory.",
+)
+@click.option("--trust", is_flag=True, help="Admit code inside Keras and SavedModel files. It will run, as you.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of every random draw.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 256),
+    default=2,
+    show_default=True,
+    help="Of the engine while observing and verifying.",
+)
+@click.option("--time-limit", type=float, default=900.0, show_default=True, metavar="SECONDS", help="Of one stage.")
+@click.option(
+    "--memory-limit", type=int, metavar="MIB", help="Of a child process; default: three quarters of this machine's."
+)
+@output.json_option
+def command(source: Path, output_path: Path, *, as_json: bool, **options: Any) -> None:  # fmt: skip
+    """Convert the model SOURCE (Keras, SavedModel, ONNX, TFLite) and verify the result."""
+    from edgekit.options import Options
+    from edgekit.pipeline import run
+
+    with output.Progress() as progress:
+        conversion = run(source, Options(output=output_path, **options), progress)
+    if as_json:
+        output.document(conversion.to_dict())
+        return
+    output.warn(conversion.warnings)
+    _show(conversion)
+
+
+def _show(conversion: Conversion) -> None:
+    document = conversion.to_dict()
+    made, source, proof = document["artifact"], document["source"], document["verification"]
+    sizes = f"{output.size(made['bytes'])} (source {output.size(source['bytes'])})"
+    noise = f"SQNR {output.number(proof.get('sqnr_db'), 3)} dB, largest error {output.number(proof['max_abs_error'])}"
+    lines: list[tuple[str, object]] = [
+        ("artifact", f"{made['format']} {made['precision']}, {sizes}"),
+        ("verified on", f"{proof['samples']} samples ({proof['data']} data)"),
+        ("noise", noise),
+    ]
+    if proof.get("agreement") is not None:
+        lines.append(("agreement", f"{100 * proof['agreement']:.1f} % same top-1 as the source"))
+    if "metric" in proof:
+        metric = proof["metric"]
+        both = f"source {metric['source']:.2f}, artifact {metric['artifact']:.2f}, drop {metric['drop']:+.2f}"
+        lines.append((metric["name"], both))
+    if document["float_ops"]:
+        lines.append(("float ops", ", ".join(document["float_ops"])))
+    if "device" in document:
+        lines.append((f"fits {document['device']['name']}", _limits(document["device"]["limits"])))
+    slow = [stage for stage in document["stages"] if stage["seconds"] >= 0.05]
+    lines.append(("took", ", ".join(f"{stage['name']} {stage['seconds']:.1f} s" for stage in slow)))
+    output.facts(f"wrote {made['path']}", lines)
+
+
+def _limits(limits: list[dict[str, Any]]) -> str:
+    shown = [limit for limit in limits if isinstance(limit.get("required"), (int, float))]
+    return "\n".join(
+        f"{limit['resource']} {output.number(limit['required'])} of {output.number(limit['available'])} {limit['unit']}"
+        for limit in shown
+        if isinstance(limit.get("available"), (int, float))
+    )

@@ -1,0 +1,50 @@
+"""`edgekit evaluate`: accuracy on labelled data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgekit.cli import output
+from edgekit.cli.options import label_option, opening_options
+
+
+@click.command(
+    epilog="\b\nExamples:\n  edgekit evaluate model.tflite test.npz\n  edgekit evaluate model.onnx photos/ --json\n"
+    "  edgekit evaluate model.onnx rows.csv --label price --task regression"
+)
+@opening_options
+@click.argument("data", type=click.Path(path_type=Path))
+@label_option
+@click.option("--samples", type=click.IntRange(1), help="Draw at most this many, by a seeded shuffle.")
+@click.option("--task", help="classification, multi-label or regression; default: as the manifest says.")
+@output.json_option
+def command(
+    file: Path,
+    data: Path,
+    *,
+    threads: int | None,
+    engine: str | None,
+    no_verify: bool,
+    label: str | None,
+    samples: int | None,
+    task: str | None,
+    as_json: bool,
+) -> None:
+    """Measure the accuracy of FILE on labelled DATA."""
+    from edgekit.codec import encode
+    from edgekit.data import DataRef
+    from edgekit.targets import agent, local
+
+    opening = agent.Opening(str(file), engine, threads, not no_verify)
+    request = agent.EvaluateRequest(opening, DataRef(str(data), label, samples), task)
+    with output.Progress() as progress:
+        result = local.perform(agent.evaluate, request, progress=lambda event: progress({"stage": "evaluate", **event}))
+    if as_json:
+        output.document(encode(result))
+        return
+    output.facts(
+        str(file),
+        [(result.metric.name, f"{result.metric.value:.2f}"), ("samples", result.samples), ("engine", result.engine)],
+    )

@@ -1,0 +1,33 @@
+"""`edgekit verify`: does the artifact still give its answers, here?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgekit.cli import output
+from edgekit.cli.options import opening_options
+
+
+@click.command(epilog="\b\nExamples:\n  edgekit verify model.tflite\n  edgekit verify model.onnx --json")
+@opening_options
+@output.json_option
+def command(file: Path, *, threads: int | None, engine: str | None, no_verify: bool, as_json: bool) -> None:
+    """Check the digest of FILE and replay its self-test on this machine's engine."""
+    from edgekit.codec import encode
+    from edgekit.targets import agent, local
+
+    result = local.perform(agent.verify, agent.Opening(str(file), engine, threads, not no_verify))
+    agent.enforce(result, str(file))
+    if as_json:
+        output.document(encode(result))
+        return
+    output.facts(
+        f"{file} gives the recorded answers here",
+        [
+            ("vectors", result.vectors),
+            ("worst", f"{result.worst_steps} integer steps, {result.worst_relative:.2g} relative"),
+            ("engine", f"{result.engine} {result.engine_version}"),
+        ],
+    )

@@ -1,0 +1,26 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+model_argument = click.argument("file", type=click.Path(path_type=Path))
+threads_option = click.option("--threads", type=click.IntRange(1, 256), help="Threads of the engine.")
+engine_option = click.option("--engine", metavar="NAME", help="litert or onnxruntime; by default the format's own.")
+label_option = click.option("--label", metavar="NAME", help="Label column (csv) or array (npz); default: label or y.")
+no_verify_option = click.option(
+    "--no-verify", is_flag=True, help="Skip the digest check, on slow storage. The file is then taken as it is."
+)
+
+
+def opening_options(command: F) -> F:
+    """The file, and how to open it."""
+    for decorate in (no_verify_option, engine_option, threads_option, model_argument):
+        command = decorate(command)
+    return command

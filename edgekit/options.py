@@ -1,0 +1,114 @@
+"""Everything that may be said about a conversion besides its source.
+
+One frozen value for the command line and for Python callers, so that no default lives in either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import UsageError
+
+FORMATS = {".tflite": "tflite", ".onnx": "onnx"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a conversion; those of `edgekit convert`, one to one.
+
+    Attributes:
+        to: "tflite" or "onnx"; None for what the suffix of `output` says.
+        output: Where the artifact goes; None to keep it in memory.
+        precision: Name of a precision.
+        device: Profile name or path that the artifact must fit.
+        calibration, evaluation: Data (see `edgekit.data`); a path, or arrays from Python.
+        label: Label column or array of both.
+        calibration_samples: Draw at most this many by a seeded shuffle.
+        evaluation_samples: The same for evaluation; None for all.
+        max_drop: Points that the metric may lose.
+        shapes: Input name -> sizes that fix free sizes.
+        signature: SavedModel or TFLite signature.
+        metadata: Path of a TOML with [preprocess] and [interpret], or those tables.
+        labels: Path of a text file, a class name a line; or the names.
+        task: What the model answers; None to see from its outputs.
+        trust: Admit code inside Keras and SavedModel files.
+        interface: "int8" or "float" inputs and outputs; None for the precision's default.
+        allow_float_ops: Leave what cannot be quantized in float.
+        observer, percentile, calibration_memory: How calibration observes; MiB.
+        seed: Of every draw.
+        threads: Of the engine while observing and verifying.
+        time_limit: Seconds a stage may take. memory_limit: MiB a child process may use.
+    """
+
+    to: str | None = None
+    output: Path | None = None
+    precision: str = "fp32"
+    device: str | None = None
+    calibration: Any = None
+    evaluation: Any = None
+    label: str | None = None
+    calibration_samples: int = 500
+    evaluation_samples: int | None = None
+    max_drop: float = 1.0
+    shapes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    signature: str | None = None
+    metadata: str | Path | Mapping[str, Any] | None = None
+    labels: str | Path | tuple[str, ...] | None = None
+    task: str | None = None
+    trust: bool = False
+    interface: str | None = None
+    allow_float_ops: bool = False
+    observer: str = "minmax"
+    percentile: float = 99.999
+    calibration_memory: int = 256
+    seed: int = 0
+    threads: int = 2
+    time_limit: float = 900.0
+    memory_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_drop < 0:
+            raise UsageError("option-value", f"--max-drop is {self.max_drop}; a drop is not negative")
+        if not 50 < self.percentile <= 100:
+            raise UsageError("option-value", f"--percentile is {self.percentile}; it lies between 50 and 100")
+        if self.calibration_memory < 64:
+            raise UsageError("option-value", f"--calibration-memory is {self.calibration_memory} MiB; at least 64")
+        if self.calibration_samples < 1 or (self.evaluation_samples or 1) < 1:
+            raise UsageError("option-value", "at least one sample is needed")
+
+    @property
+    def format(self) -> str:
+        """The format to write.
+
+        Raises:
+            UsageError: `format-unknown`, `format-missing`, `format-conflict`.
+        """
+        suffix = FORMATS.get(self.output.suffix.lower()) if self.output else None
+        if self.to is not None and self.to not in FORMATS.values():
+            known = ", ".join(FORMATS.values())
+            raise UsageError("format-unknown", f"there is no format {self.to!r}; known: {known}")
+        if self.to and suffix and self.to != suffix:
+            raise UsageError("format-conflict", f"--to {self.to} and {self.output} contradict each other")
+        if self.to is None and suffix is None:
+            what = f"{self.output} has no suffix of a format" if self.output else "no format was named"
+            raise UsageError("format-missing", f"{what}; name one of {', '.join(FORMATS.values())}")
+        return self.to or suffix or ""
+
+    def recorded(self) -> dict[str, Any]:
+        """What the manifest keeps of them: the options that change bytes, and no paths."""
+        return {
+            "precision": self.precision,
+            "interface": self.interface,
+            "allow_float_ops": self.allow_float_ops,
+            "observer": self.observer,
+            "percentile": self.percentile,
+            "calibration_samples": self.calibration_samples,
+            "evaluation_samples": self.evaluation_samples,
+            "max_drop": self.max_drop,
+            "seed": self.seed,
+            "signature": self.signature,
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+        }

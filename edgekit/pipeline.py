@@ -1,0 +1,305 @@
+"""The spine of a conversion: a trained model goes in, a verified artifact comes out, or an error and no file.
+
+    identify > load > survey > lower > calibrate > quantize > verify > assemble > gate > write
+
+Each stage appears once, in order, in `run`. Whatever parses or runs a model does so in one of two child processes
+(`edgekit.converters.jobs` says which and why); this process reads only what the children answer, and files with the
+standard library. The file appears under its final name only after verification and the device gate have passed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit import artifact as artifacts
+from edgekit import metadata
+from edgekit.artifact import Artifact
+from edgekit.child import Limits
+from edgekit.codec import encode
+from edgekit.converters import loaders
+from edgekit.converters.sources import identify, identify_live, lowering_for
+from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Source
+from edgekit.converters.worker import Workshop
+from edgekit.data import DataRef
+from edgekit.errors import ConversionError, DataError, MissingFileError, UsageError
+from edgekit.manifest import SCHEMA, Manifest, Needs, Preprocess, Proof, Provenance
+from edgekit.options import Options
+from edgekit.precision import FormatRules, Precision, precisions
+
+if TYPE_CHECKING:
+    from edgekit.converters.jobs import Recording, Survey
+    from edgekit.converters.verify import Verification
+    from edgekit.device_profiles import Profile
+    from edgekit.gate import Verdict
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A finished conversion: the artifact and what happened on the way."""
+
+    artifact: Artifact
+    source: Source
+    graph: Graph
+    verification: Verification
+    verdict: Verdict | None
+    stages: tuple[tuple[str, float], ...]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document of `edgekit convert --json`."""
+        document = {
+            "artifact": {
+                "path": str(self.artifact.path) if self.artifact.path else None,
+                "format": self.artifact.format,
+                "precision": self.graph.precision,
+                "bytes": len(self.artifact.data),
+                "sha256": self.artifact.sha256,
+            },
+            "source": {
+                "framework": self.source.kind,
+                "sha256": self.source.sha256,
+                "path": self.source.path,
+                "bytes": self.source.bytes,
+            },
+            "verification": _proof_document(self.verification.proof),
+            "float_ops": list(self.graph.float_ops),
+            "stages": [{"name": name, "seconds": round(seconds, 4)} for name, seconds in self.stages],
+            "warnings": list(self.warnings),
+        }
+        if self.verdict is not None:
+            seen = self.verdict.to_dict()
+            document["device"] = {"name": seen.pop("device"), **seen}
+        return document
+
+
+def convert(source: Any, *, to: str | None = None, output: str | Path | None = None, **options: Any) -> Artifact:
+    """Convert a trained model and prove that the result gives its answers.
+
+    Args:
+        source: Path of a `.keras`, `.h5`, `.onnx` or `.tflite` file or of a SavedModel folder; or a live Keras model,
+            `tf.Module`, ONNX ModelProto, or the bytes of an ONNX or TFLite file.
+        to: "tflite" or "onnx"; may be left out when `output` has that suffix.
+        output: Where to write the artifact; the result holds it in memory either way.
+        **options: The fields of `Options`: `precision`, `device`, `calibration`, `evaluation`, `max_drop`, ...
+
+    Returns:
+        The artifact; `artifact.write(path)` keeps it, `edgekit.load(artifact)` runs it.
+
+    Raises:
+        EdgeKitError: See the classes in `edgekit.errors`: what is wrong, why, and what to do.
+
+    Example:
+        artifact = edgekit.convert("model.keras", to="tflite", precision="int8", calibration="train.npz",
+                                   evaluation="test.npz", device="raspberry-pi-4b")
+    """
+    known = Options.__dataclass_fields__
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise UsageError("option-unknown", f"convert() takes no {', '.join(unknown)}; known: {', '.join(known)}")
+    return run(source, Options(to=to, output=Path(output) if output else None, **options)).artifact
+
+
+def run(model: Any, options: Options, progress: Progress | None = None) -> Conversion:
+    """The spine; see the module header."""
+    precision = precisions.get(options.precision)
+    rules = precision.rules(options.format)
+    said = metadata.read(options.metadata, options.labels, options.task)
+    profile = _profile(options)
+    quantizing = _quantizing(options, rules)
+    with Workshop(Limits(options.time_limit, options.memory_limit), progress) as shop:
+        with shop.stage("identify"):
+            source = _identify(model, options, shop.scratch)
+            lowering = lowering_for(source.kind, options.format)
+            _check_output(options)
+            shop.start(loaders.get(source.kind).PRELOAD, options.format, quantizes=precision.name != "fp32")
+        with shop.stage("load"):
+            facts = shop.load(source)
+            _refuse_requantization(facts, precision)
+        with shop.stage("survey"):
+            calibration = _data(options.calibration, options, facts, said.preprocess, shop.scratch / "calibration")
+            evaluation = _data(options.evaluation, options, facts, said.preprocess, shop.scratch / "evaluation")
+            _require_calibration(calibration, precision)
+            survey = shop.survey(facts, calibration, evaluation, options.seed)
+            _enforce_lint(survey)
+        with shop.stage("lower"):
+            graph = shop.lower(lowering, options.format)
+        shop.start_answering(facts, survey)
+        ranges = None
+        if calibration is not None and precision.calibrated:
+            with shop.stage("calibrate"):
+                ranges = shop.observe(graph, facts, calibration, _observing(options))
+        with shop.stage("quantize"):
+            graph = shop.quantize(graph, ranges, precision.name, quantizing)
+        with shop.stage("verify"):
+            said = metadata.complete(said, class_names=survey.class_names)
+            verification = shop.verify(graph, facts, survey, said, max_drop=options.max_drop, threads=options.threads)
+            verification.enforce()
+        with shop.stage("assemble"):
+            recording = shop.record(graph, facts, survey, options.seed)
+            about = _about(source, facts, graph, survey, verification, recording, said.preprocess, options)
+            artifact = artifacts.assemble(graph.format, Path(graph.path).read_bytes(), about, recording.selftest)
+        verdict = None
+        if profile is not None:
+            with shop.stage("gate"):
+                verdict = _gate(artifact, profile)
+        if options.output is not None:
+            with shop.stage("write"):
+                artifact = artifact.write(options.output)
+    warnings = (*facts.notes, *graph.notes, *rules.notes, *survey.warnings, *verification.warnings)
+    if verdict is not None:
+        warnings = (*warnings, *verdict.advice)
+    return Conversion(artifact, source, graph, verification, verdict, tuple(shop.seconds), _unique(warnings))
+
+
+def _identify(model: Any, options: Options, scratch: Path) -> Source:
+    live = not isinstance(model, (str, Path))
+    if live:
+        path = identify_live(model, scratch)
+    else:
+        path = Path(model)
+        if options.output is not None and path.exists() and options.output.exists() and path.samefile(options.output):
+            raise UsageError("output-is-source", f"{path} would be overwritten by its own conversion")
+    # A live object already runs in the caller's process: its code is the caller's own.
+    return identify(path, signature=options.signature, shapes=dict(options.shapes), trusted=options.trust or live)
+
+
+def _check_output(options: Options) -> None:
+    """Before minutes of work: can the file be written at all?"""
+    if options.output is None:
+        return
+    if options.output.is_dir():
+        raise UsageError("output-unwritable", f"{options.output} is a folder")
+    if not options.output.parent.is_dir():
+        raise UsageError("output-unwritable", f"there is no folder {options.output.parent}")
+
+
+def _refuse_requantization(facts: LoadedFacts, precision: Precision) -> None:
+    if facts.quantized and precision.weights != "float32":
+        raise ConversionError(
+            "source-quantized",
+            f"the source is quantized already: it cannot be made {precision.name} again",
+            source=facts.framework,
+        )
+
+
+def _data(given: Any, options: Options, facts: LoadedFacts, preprocess: Preprocess, folder: Path) -> DataRef | None:
+    """The data as the user named it, or spilled to files when it came as arrays."""
+    if given is None:
+        return None
+    calibrates = folder.name == "calibration"
+    samples = options.calibration_samples if calibrates else options.evaluation_samples
+    if not isinstance(given, (str, Path)):
+        from edgekit.data import spill
+
+        folder.mkdir()
+        given = spill(given, facts.inputs, folder).path
+    if not Path(given).exists():
+        raise MissingFileError("file-missing", f"there is no {given}")
+    return DataRef(str(given), options.label, samples, options.seed, preprocess)
+
+
+def _require_calibration(calibration: DataRef | None, precision: Precision) -> None:
+    if precision.calibrated and calibration is None:
+        raise DataError("calibration-missing", f"{precision.name} needs calibration data")
+
+
+def _enforce_lint(survey: Survey) -> None:
+    errors = [finding for finding in survey.findings if finding.severity == "error"]
+    if errors:
+        raise DataError(
+            "data-lint",
+            "; ".join(finding.message for finding in errors),
+            next_step=" ".join(_unique(finding.fix for finding in errors)),
+            findings=encode(survey.findings),
+        )
+
+
+def _observing(options: Options) -> CalibrationOptions:
+    return CalibrationOptions(options.observer, options.percentile, options.calibration_memory, options.threads)
+
+
+def _quantizing(options: Options, rules: FormatRules) -> QuantizeOptions:
+    interface = options.interface or rules.interface
+    if interface not in rules.interfaces:
+        raise UsageError(
+            "interface-unknown",
+            f"{options.precision} {options.format} has no {interface} interface; known: {', '.join(rules.interfaces)}",
+        )
+    return QuantizeOptions(interface, options.allow_float_ops)
+
+
+def _about(
+    source: Source,
+    facts: LoadedFacts,
+    graph: Graph,
+    survey: Survey,
+    verification: Verification,
+    recording: Recording,
+    preprocess: Preprocess,
+    options: Options,
+) -> Manifest:
+    from edgekit.formats import read_facts
+
+    model = Path(graph.path).read_bytes()
+    seen = read_facts(artifacts.from_bytes(model))
+    return Manifest(
+        schema=SCHEMA,
+        format=graph.format,
+        precision=graph.precision,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        model_sha256=hashlib.sha256(model).hexdigest(),
+        model_bytes=len(model),
+        provenance=Provenance(
+            framework=source.kind,
+            sha256=source.sha256,
+            tools={**facts.tools, **graph.tools, **recording.tools},
+            options=options.recorded(),
+            calibration_sha256=survey.calibration_sha256,
+        ),
+        needs=Needs(
+            engine=recording.engine,
+            engine_version=recording.engine_version,
+            ops=seen.op_counts(),
+            weight_bytes=seen.weight_bytes,
+            arena_bytes=seen.arena_bytes,
+            macs=seen.macs,
+        ),
+        preprocess=preprocess,
+        interpret=verification.interpret,
+        proof=verification.proof,
+        float_ops=graph.float_ops,
+    )
+
+
+def _profile(options: Options) -> Profile | None:
+    from edgekit.device_profiles import load_profile
+
+    return load_profile(options.device) if options.device else None
+
+
+def _gate(artifact: Artifact, profile: Profile) -> Verdict:
+    from edgekit import gate
+    from edgekit.formats import read_facts
+
+    verdict = gate.check(read_facts(artifact), artifact.manifest, profile)
+    gate.enforce(verdict)
+    return verdict
+
+
+def _proof_document(proof: Proof) -> dict[str, Any]:
+    """The contract's fields, always there; `metric` only with labels."""
+    document: dict[str, Any] = asdict(proof)
+    if proof.metric is None:
+        del document["metric"]
+    return document
+
+
+def _unique(messages: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(message for message in messages if message))

@@ -1,0 +1,211 @@
+"""What happens where the artifact runs: open it there, feed it, measure it. Needs numpy and one engine.
+
+Each job is a function from one dataclass to another, run in a child process on the machine that is meant (see
+`edgekit.child`), because an engine that meets a file it cannot stand takes its process with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekit.data import DataRef
+from edgekit.errors import ArtifactError, DataError, VerificationError
+from edgekit.manifest import Interpret
+from edgekit.measure.latency import Bench, BenchPlan
+from edgekit.tensors import TensorSpec
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """Which artifact, and how to open it.
+
+    Attributes:
+        path: The file.
+        engine: None for the format's own.
+        threads: None for the engine's choice.
+        verify: Compare the digest.
+    """
+
+    path: str
+    engine: str | None = None
+    threads: int | None = None
+    verify: bool = True
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """Answer some data.
+
+    Attributes:
+        samples: At most this many.
+        output: File (.npz) for the raw outputs; None to return interpreted answers only.
+    """
+
+    opening: Opening
+    data: DataRef
+    samples: int
+    output: str | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Answers, one a sample, as `edgekit.runtimes.interpret` reads them; and the outputs' shapes."""
+
+    answers: tuple[dict[str, Any], ...]
+    outputs: tuple[TensorSpec, ...]
+    engine: str
+    seconds: float
+    output: str | None = None
+
+
+def run(request: RunRequest) -> RunResult:
+    """Feed samples and read the answers."""
+    import numpy as np
+
+    from edgekit.data import open_data
+    from edgekit.runtimes.interpret import interpret
+
+    with _open(request.opening) as model:
+        data = open_data(_prepared(request.data, model), model.inputs)
+        kept: dict[str, list[Any]] = {spec.name: [] for spec in model.outputs}
+        answers: list[dict[str, Any]] = []
+        seconds = 0.0
+        for batch in data.batches(1):
+            if len(answers) == request.samples:
+                break
+            started = time.perf_counter()
+            outputs = model.run(batch.feeds)
+            seconds += time.perf_counter() - started
+            answers.append(interpret(outputs, model.interpret).to_dict())
+            for name, value in outputs.items():
+                kept[name].append(value)
+        if request.output is not None:
+            np.savez(request.output, allow_pickle=False, **{k: np.concatenate(v) for k, v in kept.items()})
+        return RunResult(tuple(answers), model.outputs, model.engine, seconds, request.output)
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """Measure accuracy on labelled data; `task` overrides what the manifest says."""
+
+    opening: Opening
+    data: DataRef
+    task: str | None = None
+
+
+@dataclass(frozen=True)
+class NamedValue:
+    """A figure with its name and unit: top1 and multi_label_f1 in percent, r2 in percent of variance."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The contract's fields of `evaluate`."""
+
+    metric: NamedValue
+    samples: int
+    seconds: float
+    engine: str
+
+
+def evaluate(request: EvaluateRequest) -> Generator[Event, None, Evaluation]:
+    """Run all samples and compare with their labels."""
+    from edgekit.data import open_data
+    from edgekit.metrics import accumulator
+
+    with _open(request.opening) as model:
+        data = open_data(_prepared(request.data, model), model.inputs)
+        if not data.labelled:
+            raise DataError("labels-missing", f"{request.data.path} has no labels")
+        said: Interpret = model.interpret
+        metric = accumulator(request.task or said.task, data.labels)
+        output = said.output or model.outputs[0].name
+        done = 0
+        seconds = 0.0
+        for batch in data.batches(16):
+            started = time.perf_counter()
+            answers = model.run(batch.feeds)
+            seconds += time.perf_counter() - started
+            metric.add(answers[output], batch.labels)
+            done += len(batch.labels)
+            yield {"done": done, "total": len(data)}
+        return Evaluation(NamedValue(metric.name, metric.value), done, seconds, model.engine)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """The self-test of an artifact, run here."""
+
+    passed: bool
+    vectors: int
+    worst_steps: int
+    worst_relative: float
+    failures: tuple[str, ...]
+    engine: str
+    engine_version: str
+
+
+def verify(opening: Opening) -> Replayed:
+    """Check the digest and replay the self-test vectors."""
+    from edgekit.runtimes.replay import replay
+
+    with _open(opening) as model:
+        if model.artifact.selftest is None:
+            raise ArtifactError("selftest-missing", f"{opening.path} carries no self-test: edgekit did not write it")
+        seen = replay(model)
+        return Replayed(
+            seen.passed, seen.vectors, seen.worst_steps, seen.worst_relative, seen.failures,
+            model.engine, model.engine_version,
+        )  # fmt: skip
+
+
+def enforce(replayed: Replayed, path: str) -> None:
+    """Raise when the self-test failed."""
+    if not replayed.passed:
+        raise VerificationError(
+            "selftest-failed",
+            f"{path} gives other answers here than where it was made: {'; '.join(replayed.failures[:3])}",
+            engine=f"{replayed.engine} {replayed.engine_version}",
+        )
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """Measure latency and memory."""
+
+    opening: Opening
+    plan: BenchPlan = field(default_factory=BenchPlan)
+
+
+def bench(request: BenchRequest) -> Generator[Event, None, Bench]:
+    """Load, warm up until steady, measure."""
+    from edgekit.measure import latency
+
+    opening = request.opening
+    return (
+        yield from latency.measure(
+            Path(opening.path), request.plan, engine=opening.engine, threads=opening.threads, verify=opening.verify
+        )
+    )
+
+
+def _open(opening: Opening) -> Any:
+    from edgekit.runtimes.model import load
+
+    return load(opening.path, threads=opening.threads, engine=opening.engine, verify=opening.verify)
+
+
+def _prepared(data: DataRef, model: Any) -> DataRef:
+    """The manifest says how raw files become arrays."""
+    from dataclasses import replace
+
+    return replace(data, preprocess=model.manifest.preprocess) if model.manifest else data
