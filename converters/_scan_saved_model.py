@@ -29,10 +29,10 @@ CHECKPOINT_OPS = frozenset({
 })  # fmt: skip
 
 UNSAFE_OPS = {
-    "calls Python": r"(Eager)?PyFunc(Stateless)?|RegisterGradient",
-    "reads or writes files": r".*File.*|LoadAndRemapMatrix|ImmutableConst|PrintV2|(De|En)codeProtoV2|DistributedSave"
+    "calls Python": r"(Eager)?PyFunc(Stateless)?",
+    "reads or writes files": r".*File.*|LoadAndRemapMatrix|ImmutableConst|PrintV2|(De|En)codeProto(V2)?|DistributedSave"
     r"|.*(?<!Make)(?<!MakeStats)Summary(V\d)?|.*SummaryWriter|.*SummaryDbWriter|Write.*Summary|RecordInput|.*TRT.*",
-    "reads or writes files through a data pipeline": r".*Dataset.*|.*Iterator(V\d)?|.*Reader(V\d)?|Reader.*|.*(LMDB|Sql).*"
+    "reads or writes files through a data pipeline": r".*Dataset.*|.*Iterator.*|.*Reader(V\d)?|Reader.*|.*(LMDB|Sql).*"
     r"|.*Bigtable.*|.*Kafka.*",
     "talks to other machines or devices": r"Collective.*|_?(Host)?(Send|Recv)|.*TPU.*|.*Rpc.*|RemoteCall"
     r"|RemoteFusedGraphExecute|_?Xla(Send|Recv)\w*|Debug\w+",
@@ -205,7 +205,8 @@ def _root_nodes(meta: Any) -> Iterator[str]:
                 ):
                     yield _node_of(part_name)
     for name in ("saved_model_main_op", "legacy_init_op", "saved_model_init_op"):
-        yield from (_node_of(item) for item in meta.collection_def[name].node_list.value if name in meta.collection_def)
+        if name in meta.collection_def:
+            yield from (_node_of(item) for item in meta.collection_def[name].node_list.value)
 
 
 def _callees(node: Any) -> Iterable[str]:

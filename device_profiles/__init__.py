@@ -12,6 +12,7 @@ returns it; its name is the board's.
 from __future__ import annotations
 
 import difflib
+import os.path
 from importlib import resources
 from pathlib import Path
 
@@ -97,4 +98,4 @@ def _read(path: Path) -> Definition:
         raise MissingFileError("file-missing", f"there is no device profile {path}") from error
     except (OSError, ValueError) as error:
         raise UsageError("profile-invalid", f"the device profile {path} cannot be read: {error}") from error
-    return parse(str(path), text)
+    return parse(os.path.normpath(path), text)

@@ -24,6 +24,9 @@ from edgekit.errors import UsageError
 STATED = "stated in "
 """Start of the source of a figure whose file gives none."""
 
+_DEEPEST = 16
+"""Generations of parents; more are a loop through links whose names differ."""
+
 _OWN = ("title", "notes", "inherits", "sources")
 
 
@@ -83,8 +86,10 @@ _Flat = tuple[Any, Any, dict[tuple[str, ...], Any], dict[str, str]]
 def _flatten(definition: Definition, find: Find, below: tuple[str, ...]) -> _Flat:
     """Title, notes, figures by path and sources by dotted path, parents first."""
     name = definition.name
-    if name in below:
+    if name in below or len(below) > _DEEPEST:
         raise UsageError("profile-cycle", f"device profiles inherit each other: {' -> '.join((*below, name))}")
+    if "name" in definition.table:
+        raise _invalid(name, "name: a profile is called what its file is called")
     title: Any = None
     notes: Any = ()
     figures: dict[tuple[str, ...], Any] = {}
@@ -130,7 +135,7 @@ def _leaves(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> dict[tuple
     for key, value in table.items():
         path = (*above, key)
         # An engine is one statement: a version inherited next to a reason why there is none would be nonsense.
-        if isinstance(value, dict) and value and not (len(path) == 2 and path[0] == "engines"):
+        if isinstance(value, dict) and not (len(path) == 2 and path[0] == "engines"):
             found |= _leaves(value, path)
         else:
             found[path] = value
@@ -146,7 +151,12 @@ def _longest(path: tuple[str, ...], given: Mapping[str, str]) -> str | None:
 
 
 def _set(
-    name: str, figures: dict[tuple[str, ...], Any], sources: dict[str, str], path: tuple[str, ...], value: Any, source: str
+    name: str,
+    figures: dict[tuple[str, ...], Any],
+    sources: dict[str, str],
+    path: tuple[str, ...],
+    value: Any,
+    source: str,
 ) -> None:
     for other in figures:
         if other != path and (other[: len(path)] == path or path[: len(other)] == other):

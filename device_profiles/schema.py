@@ -8,6 +8,7 @@ Memory is in MiB (2**20 bytes) as Linux shows it, bandwidth and storage speed in
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable
@@ -54,7 +55,7 @@ def _positive(owner: object, names: Iterable[str]) -> None:
 def _ascending(owner: object, *names: str) -> None:
     """Each figure at most the next one; those that are unknown are passed over."""
     known = [(name, getattr(owner, name)) for name in names if getattr(owner, name) is not None]
-    for (low, small), (high, large) in zip(known, known[1:], strict=False):
+    for (low, small), (high, large) in itertools.pairwise(known):
         if small > large:
             raise ValueError(f"{low} ({small}) exceeds {high} ({large})")
 
@@ -251,8 +252,12 @@ class Bandwidth:
 
 @dataclass(frozen=True)
 class Peak:
-    """Measured arithmetic peaks in 10**9 operations a second (a multiply-add is two): one core, and all of the
-    fastest cluster."""
+    """Measured arithmetic peaks in 10**9 operations a second (a multiply-add is two).
+
+    Attributes:
+        fp32_one, fp16_one, int8_one: Of one core.
+        fp32_all, fp16_all, int8_all: Of all cores of the fastest cluster.
+    """
 
     fp32_one: float | None = None
     fp32_all: float | None = None
@@ -336,14 +341,21 @@ class Profile:
             "onnx": self.describe_engine("onnxruntime") or "none",
         }
 
-    def lines(self) -> list[tuple[str, object]]:
-        """For people: (name, value) pairs of `edgekit devices show`, every figure with its source."""
-        pairs: list[tuple[str, object]] = [("title", self.title)]
-        for path, source in self.sources.items():
+    def figures(self) -> list[tuple[str, str, str]]:
+        """Every figure: (dotted path, value for people, source), table by table."""
+        order = [f.name for f in fields(self)]
+        found = []
+        for path in sorted(self.sources, key=lambda path: order.index(path.split(".")[0])):
             value: Any = self
             for part in path.split("."):
                 value = value[part] if isinstance(value, dict) else getattr(value, part)
-            pairs.append((path, f"{_plain(value)}\n  [{source}]"))
+            found.append((path, _plain(value), self.sources[path]))
+        return found
+
+    def lines(self) -> list[tuple[str, object]]:
+        """(name, value) pairs of `edgekit devices show`; below each value stands its source."""
+        pairs: list[tuple[str, object]] = [("title", self.title)]
+        pairs += [(path, f"{value}\n  [{source}]") for path, value, source in self.figures()]
         return [*pairs, *(("note", note) for note in self.notes)]
 
     def describe_cpu(self) -> str:
@@ -363,11 +375,13 @@ ENGINES = {"litert": "tflite", "tflite-runtime": "tflite", "onnxruntime": "onnx"
 def _plain(value: Any) -> str:
     if isinstance(value, Engine):
         if value.reason:
-            return f"{value.distribution}: none; {value.reason}"
+            return f"none ({value.reason})"
         numpy = f", numpy {value.numpy}" if value.numpy else ""
         return f"{value.distribution} {value.version} (Python {', '.join(value.pythons)}{numpy})"
     if isinstance(value, Cluster):
         return f"{value.count}x {value.core} at {value.clock_mhz} MHz"
     if isinstance(value, (tuple, list)):
-        return ", ".join(_plain(item) for item in value)
-    return str(value)
+        return " + ".join(_plain(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -6,15 +6,20 @@ TFLite: members are an appended zip, as the TFLite metadata convention packs ass
 ONNX: members are `metadata_props` of the ModelProto (field 14), appended behind the model's own fields.
 Either way the model's own bytes come first and are untouched, and any other tool opens the file.
 
-Formats: https://www.tensorflow.org/lite/models/convert/metadata and onnx.proto (ModelProto.metadata_props = 14,
-StringStringEntryProto.key = 1, .value = 2).
+The zip is written and read here, not by `zipfile`: its fixed fields differ between Python versions, and a check
+that holds for every byte needs one spelling. What is read back counts only if writing it again gives the same bytes.
+
+Formats: https://www.tensorflow.org/lite/models/convert/metadata, APPNOTE.TXT of the zip format (section 4.3) and
+onnx.proto (ModelProto.metadata_props = 14, StringStringEntryProto.key = 1, .value = 2).
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import zipfile
+import stat
+import struct
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,8 +33,17 @@ from edgekit.selftest import parse as parse_selftest
 
 MANIFEST, SELFTEST, DIGEST = "edgekit.json", "edgekit.selftest.json", "edgekit.sha256"
 _MEMBERS = (MANIFEST, SELFTEST, DIGEST)
-_MEMBER_LIMIT = 64 << 20
 _METADATA_PROPS = 14
+FILE_LIMIT = (2 << 30) - 1
+"""Both formats end here: offsets of a flatbuffer and lengths of a protobuf message are signed 32-bit numbers."""
+_TOP_LEVEL_LIMIT = 100_000
+"""Fields of a ModelProto: real ones have tens. Memory stays bounded on a hostile file."""
+_LISTED_LIMIT = 10_000
+"""Files in the zip behind a model: real ones have a few."""
+_LOCAL = struct.Struct("<4s5H3I2H")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_END = struct.Struct("<4s4H2IH")
+_EPOCH = 0x21  # 1980-01-01, the first day that a zip can name
 
 Format = Literal["tflite", "onnx"]
 
@@ -71,18 +85,20 @@ class Artifact:
         return hashlib.sha256(self.data).hexdigest()
 
     def check_digest(self) -> None:
-        """Compare content and recorded digest.
+        """Compare content and recorded digest; a foreign file has none.
 
         Raises:
             ArtifactError: `artifact-damaged`.
         """
         if not self.members:
             return
-        missing = [name for name in _MEMBERS if name not in self.members]
-        found = _digest(self.model, self.members.get(MANIFEST, b""), self.members.get(SELFTEST, b""))
-        if missing or self.members[DIGEST] != found:
-            what = f"lacks {', '.join(missing)}" if missing else "was changed after it was written"
-            raise ArtifactError("artifact-damaged", f"{self.path or 'the artifact'} {what}")
+        missing = [name for name in _MEMBERS if not self.members.get(name)]
+        if missing:
+            raise ArtifactError("artifact-damaged", f"{self.path or 'the artifact'} lacks {', '.join(missing)}")
+        model = memoryview(self.data)[: self.model_bytes]
+        whole = self.data[self.model_bytes :] == _tail(self.format, model, self.members)
+        if not whole or self.members[DIGEST] != _digest(model, self.members[MANIFEST], self.members[SELFTEST]):
+            raise ArtifactError("artifact-damaged", f"{self.path or 'the artifact'} was changed after it was written")
 
     def write(self, path: str | Path) -> Artifact:
         """Write the file at once: whoever is interrupted leaves the old file or the new one."""
@@ -100,13 +116,23 @@ def read(path: str | Path, *, verify: bool = True) -> Artifact:
 
     Raises:
         MissingFileError: `file-missing`.
-        ArtifactError: `artifact-unknown`: neither format; `artifact-damaged`.
+        ArtifactError: `artifact-unknown`: neither format; `artifact-damaged`; `file-unreadable`: no permission, an
+            I/O error, or larger than either format can be.
     """
     path = Path(path)
     try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise MissingFileError("file-missing", f"{path} is not a file")
+        if about.st_size > FILE_LIMIT:
+            raise ArtifactError("file-unreadable", f"{path} has {about.st_size} bytes; a model ends at {FILE_LIMIT}")
         data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if isinstance(error, MissingFileError):
+            raise
         raise MissingFileError("file-missing", f"there is no file {path}") from error
+    except OSError as error:
+        raise ArtifactError("file-unreadable", f"{path} cannot be read: {error.strerror or error}") from error
     return from_bytes(data, path=path, verify=verify)
 
 
@@ -115,7 +141,10 @@ def from_bytes(data: bytes, *, path: Path | None = None, verify: bool = True) ->
     format = format_of(data)
     if format is None:
         raise ArtifactError("artifact-unknown", f"{path or 'this'} is neither a TFLite nor an ONNX model")
-    size, members = _split_tflite(data) if format == "tflite" else _split_onnx(data)
+    try:
+        size, members = _split(format, data)
+    except ValueError as error:
+        raise ArtifactError("artifact-damaged", f"{path or 'this'} is torn: {error}") from error
     artifact = Artifact(format, data, size, members, path)
     if verify:
         artifact.check_digest()
@@ -123,11 +152,14 @@ def from_bytes(data: bytes, *, path: Path | None = None, verify: bool = True) ->
 
 
 def assemble(format: Format, model: bytes, about: Manifest, selftest: SelfTest) -> Artifact:
-    """Put manifest and self-test into `model`; equal arguments give equal bytes."""
+    """Put manifest and self-test into `model`; equal arguments give equal bytes.
+
+    Members that `model` brings along from an earlier conversion are taken off first.
+    """
+    model = model[: _split(format, model)[0]]
     members = {MANIFEST: about.to_json().encode(), SELFTEST: selftest.to_json().encode()}
     members[DIGEST] = _digest(model, members[MANIFEST], members[SELFTEST])
-    tail = _zip(members) if format == "tflite" else _metadata(members)
-    return Artifact(format, model + tail, len(model), members)
+    return Artifact(format, model + _tail(format, model, members), len(model), members)
 
 
 def format_of(data: bytes) -> Format | None:
@@ -142,16 +174,33 @@ def format_of(data: bytes) -> Format | None:
     return "onnx" if {1, 7} <= seen and max(seen) <= 30 else None
 
 
-def fields(data: bytes, start: int = 0, end: int | None = None) -> list[tuple[int, int, int, int]]:
+def fields(
+    data: bytes, start: int = 0, end: int | None = None, *, limit: int = _TOP_LEVEL_LIMIT
+) -> list[tuple[int, int, int, int]]:
     """Fields of one protobuf message without looking inside: (number, wire type, begin, end of its payload).
 
     For a varint the payload is the varint itself. Source: https://protobuf.dev/programming-guides/encoding.
 
+    Args:
+        data: Holds the message.
+        start: Where the message begins.
+        end: Where it ends; None for the end of `data`.
+        limit: More fields than this are refused, so that two-byte fields cannot fill the memory.
+
     Raises:
-        ValueError: Not a protobuf message.
+        ValueError: Not a protobuf message, or over the limit.
     """
-    end = len(data) if end is None else end
     found = []
+    for field in scan(data, start, end):
+        if len(found) == limit:
+            raise ValueError(f"more than {limit} fields in one message")
+        found.append(field)
+    return found
+
+
+def scan(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int, int, int]]:
+    """Like `fields`, one at a time."""
+    end = len(data) if end is None else end
     at = start
     while at < end:
         tag, at = varint(data, at, end)
@@ -170,8 +219,7 @@ def fields(data: bytes, start: int = 0, end: int | None = None) -> list[tuple[in
             raise ValueError(f"wire type {wire} at byte {begin}")
         if number == 0 or at > end:
             raise ValueError(f"field {number} at byte {begin} runs past the end")
-        found.append((number, wire, begin, at))
-    return found
+        yield number, wire, begin, at
 
 
 def varint(data: bytes, at: int, end: int) -> tuple[int, int]:
@@ -187,7 +235,7 @@ def varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     raise ValueError(f"no varint at byte {at}")
 
 
-def _digest(model: bytes, about: bytes, selftest: bytes) -> bytes:
+def _digest(model: bytes | memoryview, about: bytes, selftest: bytes) -> bytes:
     whole = hashlib.sha256()
     for part in (model, about, selftest):
         whole.update(len(part).to_bytes(8, "little"))
@@ -195,29 +243,78 @@ def _digest(model: bytes, about: bytes, selftest: bytes) -> bytes:
     return whole.hexdigest().encode()
 
 
-def _zip(members: dict[str, bytes]) -> bytes:
-    """A zip with fixed dates. Deflate's output may differ between zlib builds, so that nothing is compressed."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in members.items():
-            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
-    return buffer.getvalue()
+def _split(format: Format, data: bytes) -> tuple[int, dict[str, bytes]]:
+    """Length of the model's own part, and our members; a torn tail of ours gives one empty member.
+
+    Of a file cut within the model's own part nothing of ours is left to tell: the format's reader notices it.
+    """
+    size, members = (_split_tflite if format == "tflite" else _split_onnx)(data)
+    if not members and any(data.find(name.encode()) >= 0 for name in _MEMBERS):
+        return len(data), {MANIFEST: b""}
+    return size, members
+
+
+def _tail(format: Format, model: bytes | memoryview, members: dict[str, bytes]) -> bytes:
+    """What stands behind the model's own bytes."""
+    ordered = {name: members[name] for name in _MEMBERS}
+    return _zip(model, ordered) if format == "tflite" else _metadata(ordered)
+
+
+def _zip(model: bytes | memoryview, members: dict[str, bytes]) -> bytes:
+    """A zip of stored files with fixed dates, whose offsets count from the start of the whole file.
+
+    Nothing is compressed: deflate's output may differ between zlib builds. Files that the model's own metadata zip
+    lists stay listed.
+    """
+    listed = _central_directory(model)
+    entries = [model[begin:end] for _, begin, end, _ in listed]
+    body = b""
+    for name, content in members.items():
+        raw, at = name.encode(), len(model) + len(body)
+        common = (0, 0, 0, _EPOCH, zlib.crc32(content), len(content), len(content), len(raw), 0)
+        body += _LOCAL.pack(b"PK\3\4", 20, *common) + raw + content
+        entries.append(_CENTRAL.pack(b"PK\1\2", 20, 20, *common, 0, 0, 0, 0, at) + raw)
+    directory = b"".join(entries)
+    end = (0, 0, len(entries), len(entries), len(directory), len(model) + len(body), 0)
+    return body + directory + _END.pack(b"PK\5\6", *end)
+
+
+def _central_directory(data: bytes | memoryview) -> list[tuple[bytes, int, int, int]]:
+    """Files of the zip that ends where `data` ends: (name, begin and end of the entry, offset of the local header).
+
+    Empty when there is none, when it has a comment, or when its offsets do not count from the start of the file.
+    """
+    size = len(data)
+    if size < _END.size:
+        return []
+    magic, _, _, _, count, length, start, comment = _END.unpack_from(data, size - _END.size)
+    if magic != b"PK\5\6" or comment or count > _LISTED_LIMIT or start + length != size - _END.size:
+        return []
+    found, at = [], start
+    for _ in range(count):
+        if at + _CENTRAL.size > start + length:
+            return []
+        entry = _CENTRAL.unpack_from(data, at)
+        end = at + _CENTRAL.size + sum(entry[10:13])
+        if entry[0] != b"PK\1\2" or end > start + length:
+            return []
+        name = bytes(data[at + _CENTRAL.size : at + _CENTRAL.size + entry[10]])
+        found.append((name, at, end, entry[16]))
+        at = end
+    return found if at == start + length else []
 
 
 def _split_tflite(data: bytes) -> tuple[int, dict[str, bytes]]:
     """Length of the flatbuffer, and our members; a zip without them is the model's own."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
-            ours = [e for e in entries if e.filename in _MEMBERS]
-            if not ours or any(e.file_size > _MEMBER_LIMIT for e in ours):
-                return len(data), {}
-            return min(e.header_offset for e in ours), {e.filename: archive.read(e) for e in ours}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError):
-        # No zip, or a torn one. A torn one of ours still holds our digest's name: say so instead of passing it.
-        if DIGEST.encode() in data[-_MEMBER_LIMIT:]:
-            return len(data), {MANIFEST: b""}
-        return len(data), {}
+    size, members = len(data), {}
+    for raw, begin, _, offset in _central_directory(data):
+        name = raw.decode("utf-8", "replace")
+        if name not in _MEMBERS or name in members or offset + _LOCAL.size > len(data):
+            continue
+        content = offset + _LOCAL.size + len(raw)
+        members[name] = data[content : content + _CENTRAL.unpack_from(data, begin)[9]]
+        size = min(size, offset)
+    return size, members
 
 
 def _metadata(members: dict[str, bytes]) -> bytes:
@@ -242,12 +339,12 @@ def _varint(value: int) -> bytes:
 
 
 def _split_onnx(data: bytes) -> tuple[int, dict[str, bytes]]:
-    members = {}
-    size = len(data)
+    """Length of the model's own fields, and our members."""
+    size, members = len(data), {}
     for number, wire, begin, end in fields(data):
         if number != _METADATA_PROPS or wire != 2:
             continue
-        entry = {n: data[b:e] for n, w, b, e in fields(data, begin, end) if w == 2}
+        entry = {n: data[b:e] for n, w, b, e in fields(data, begin, end, limit=8) if w == 2}
         name = entry.get(1, b"").decode("utf-8", "replace")
         if name in _MEMBERS:
             members[name] = entry.get(2, b"")

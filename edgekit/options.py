@@ -34,7 +34,7 @@ class Options:
         metadata: Path of a TOML with [preprocess] and [interpret], or those tables.
         labels: Path of a text file, a class name a line; or the names.
         task: What the model answers; None to see from its outputs.
-        trust: Admit code inside Keras and SavedModel files.
+        trust: Admit code inside Keras and SavedModel files; a SHA-256 admits only the source of that digest.
         interface: "int8" or "float" inputs and outputs; None for the precision's default.
         allow_float_ops: Leave what cannot be quantized in float.
         observer, percentile, calibration_memory: How calibration observes; MiB.
@@ -58,7 +58,7 @@ class Options:
     metadata: str | Path | Mapping[str, Any] | None = None
     labels: str | Path | tuple[str, ...] | None = None
     task: str | None = None
-    trust: bool = False
+    trust: bool | str = False
     interface: str | None = None
     allow_float_ops: bool = False
     observer: str = "minmax"
@@ -76,7 +76,7 @@ class Options:
             raise UsageError("option-value", f"--percentile is {self.percentile}; it lies between 50 and 100")
         if self.calibration_memory < 64:
             raise UsageError("option-value", f"--calibration-memory is {self.calibration_memory} MiB; at least 64")
-        if self.calibration_samples < 1 or (self.evaluation_samples or 1) < 1:
+        if min(self.calibration_samples, 1 if self.evaluation_samples is None else self.evaluation_samples) < 1:
             raise UsageError("option-value", "at least one sample is needed")
 
     @property

@@ -25,7 +25,7 @@ from edgekit.converters.sources import identify, identify_live, lowering_for
 from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Source
 from edgekit.converters.worker import Workshop
 from edgekit.data import DataRef
-from edgekit.errors import ConversionError, DataError, MissingFileError, UsageError
+from edgekit.errors import ConversionError, DataError, MissingFileError, UnsafeSourceError, UsageError
 from edgekit.manifest import SCHEMA, Manifest, Needs, Preprocess, Proof, Provenance
 from edgekit.options import Options
 from edgekit.precision import FormatRules, Precision, precisions
@@ -166,7 +166,13 @@ def _identify(model: Any, options: Options, scratch: Path) -> Source:
         if options.output is not None and path.exists() and options.output.exists() and path.samefile(options.output):
             raise UsageError("output-is-source", f"{path} would be overwritten by its own conversion")
     # A live object already runs in the caller's process: its code is the caller's own.
-    return identify(path, signature=options.signature, shapes=dict(options.shapes), trusted=options.trust or live)
+    trusted = live or bool(options.trust)
+    source = identify(path, signature=options.signature, shapes=dict(options.shapes), trusted=trusted)
+    if isinstance(options.trust, str) and options.trust.lower() != source.sha256:
+        raise UnsafeSourceError(
+            "trust-mismatch", f"{path} has the digest {source.sha256}, not the trusted {options.trust}"
+        )
+    return source
 
 
 def _check_output(options: Options) -> None:

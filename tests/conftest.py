@@ -15,3 +15,13 @@ def shared() -> Path:
     if not (SHARED / "models").is_dir():
         pytest.skip("needs the trained models and data in ../shared, which are not part of the repository")
     return SHARED
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-stress", action="store_true", help="also the long runs: thousands of files, kills, calls")
+
+
+@pytest.fixture(scope="session")
+def effort(request: pytest.FixtureRequest) -> int:
+    """How often a stress test repeats: 1 in every run, 100 with --run-stress."""
+    return 100 if request.config.getoption("--run-stress") else 1

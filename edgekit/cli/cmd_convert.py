@@ -29,22 +29,21 @@ the device (exit 6).
 """
 
 
-def _shapes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, tuple[int | None, ...]]:
+_FREE = ("N", "?", "-1")
+
+
+def _shapes(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[int | None, ...]]:
     shapes: dict[str, tuple[int | None, ...]] = {}
     for value in values:
-        name, equals, text = value.rpartition("=")
-        sizes = text.strip("[]").split(",")
-        if (
-            not equals
-            or not name
-            or not all(size.strip().lstrip("-").isdigit() or size.strip() in "N?" for size in sizes)
-        ):
+        name, _equals, text = value.rpartition("=")
+        sizes = [size.strip() for size in text.strip("[]").split(",")]
+        if not name or not all(size.isdecimal() or size in _FREE for size in sizes):
             raise UsageError(
                 "shape-syntax",
                 f"--input {value} is not NAME=SIZE,SIZE,...",
                 next_step="For example --input image=N,224,224,3",
             )
-        shapes[name] = tuple(int(s) if s.strip().isdigit() else None for s in sizes)
+        shapes[name] = tuple(None if size in _FREE else int(size) for size in sizes)
     return shapes
 
 
@@ -124,7 +123,14 @@ def _shapes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> d
     metavar="MIB",
     help="Bound on calibration's memory.",
 )
-@click.option("--trust", is_flag=True, help="Admit code inside Keras and SavedModel files. It will run, as you.")
+@click.option(
+    "--trust",
+    is_flag=False,
+    flag_value="",
+    metavar="[SHA256]",
+    callback=lambda _, __, value: False if value is None else value or True,
+    help="Admit code inside Keras and SavedModel files (of this digest only). It will run, as you.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every random draw.")
 @click.option(
     "--threads",

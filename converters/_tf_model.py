@@ -1,0 +1,255 @@
+"""A TensorFlow model with named inputs and outputs: what both TensorFlow loaders make and both lowerings take.
+
+Keras 2, Keras 3 and SavedModels meet in one form: a traced function from keyword arguments to a dict, whose keywords
+and keys are the public names. Answers for verification and both lowerings come from that same trace, so that what is
+verified is what was converted, and names are carried by the signature, never matched by position or shape.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.converters.stages import LoadedFacts
+from edgekit.errors import FeedError, SourceError, UsageError
+from edgekit.tensors import DTYPES, Layout, TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Shapes = Mapping[str, tuple[int | None, ...]]
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
+"""Public input name -> tensor, to public output name -> tensor."""
+
+CHUNK_SAMPLES, CHUNK_ELEMENTS = 128, 1 << 22
+"""A chunk has at most so many samples and input elements: a few hundred MB of activations for usual networks."""
+
+_LAYOUTS: dict[str, Layout] = {"NHWC": "NHWC", "NCHW": "NCHW", "NDHWC": "NDHWC", "NCDHW": "NCDHW"}
+
+
+@dataclass(frozen=True)
+class TfModel:
+    """A traced model; the `handle` of both TensorFlow loaders.
+
+    Attributes:
+        function: ConcreteFunction: keywords (`TensorSpec.key` of the inputs) -> dict (`key` of the outputs).
+        inputs, outputs: Public names; `tensor` is the keyword where a public name cannot be one.
+        answer: What was traced, to trace it again with other shapes.
+        keep: Objects that own the variables and tables.
+    """
+
+    function: Any
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    answer: Answer
+    keep: tuple[Any, ...] = ()
+
+    def with_shapes(self, shapes: Shapes) -> TfModel:
+        """The same model traced with other sizes; see `reshape`."""
+        return trace(self.answer, reshape(self.inputs, shapes), keep=self.keep)
+
+    def export(self, folder: Path) -> str:
+        """Write a SavedModel with one signature, `serving_default`, and no more; returns the signature's name."""
+        import tensorflow as tf
+
+        name = "serving_default"
+        tf.saved_model.save(holder(self.function, self.keep), str(folder), signatures={name: self.function})
+        return name
+
+
+@dataclass(frozen=True)
+class LoadedTf:
+    """LoadedModel of a TensorFlow source."""
+
+    facts: LoadedFacts
+    handle: TfModel
+    batch: int | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "batch", _batch((*self.facts.inputs, *self.facts.outputs)))
+
+    def run(self, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Answer a batch in bounded chunks.
+
+        Args:
+            feeds: Public name -> array [n, ...], any n; a model without a batch axis takes its shapes as they are.
+
+        Returns:
+            Public name -> array [n, ...] in the output's dtype.
+
+        Raises:
+            FeedError: `feed-names`, `feed-batch`.
+        """
+        arrays = self._arrays(feeds)
+        if self.batch is None:
+            return self._call(arrays)
+        count = len(next(iter(arrays.values())))
+        if not count or any(len(array) != count for array in arrays.values()):
+            lengths = ", ".join(f"{name} {len(array)}" for name, array in arrays.items())
+            raise FeedError("feed-batch", f"the inputs must hold equally many samples, at least one: {lengths}")
+        parts = [self._call(chunk) for chunk in self._chunks(arrays, count)]
+        return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+
+    def _arrays(self, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        known = {spec.name: spec for spec in self.facts.inputs}
+        if known.keys() != feeds.keys():
+            raise FeedError("feed-names", f"the inputs are {', '.join(known)}, not {', '.join(feeds) or 'none'}")
+        return {name: np.asarray(feeds[name], None if s.dtype == "string" else s.dtype) for name, s in known.items()}
+
+    def _chunks(self, arrays: dict[str, NDArray[Any]], count: int) -> Iterator[dict[str, NDArray[Any]]]:
+        """Slices along the batch axis; the last one of a fixed batch is filled up with its last sample."""
+        size = self.batch or max(1, min(CHUNK_SAMPLES, CHUNK_ELEMENTS * count // sum(a.size for a in arrays.values())))
+        for start in range(0, count, size):
+            chunk = {name: array[start : start + size] for name, array in arrays.items()}
+            missing = size - min(size, count - start)
+            if self.batch and missing:
+                chunk = {name: np.concatenate([a, np.repeat(a[-1:], missing, 0)]) for name, a in chunk.items()}
+            yield chunk
+
+    def _call(self, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        import tensorflow as tf
+
+        model = self.handle
+        answers = model.function(**{spec.key: tf.constant(arrays[spec.name]) for spec in model.inputs})
+        return {spec.name: answers[spec.key].numpy() for spec in model.outputs}
+
+
+def trace(
+    answer: Answer, inputs: tuple[TensorSpec, ...], *, keep: tuple[Any, ...] = (), autograph: bool = False
+) -> TfModel:
+    """Trace `answer` once.
+
+    Args:
+        answer: The computation.
+        inputs: Public names, shapes (None: free), dtypes.
+        keep: Objects that own what it captures.
+        autograph: Let Python control flow of the author's own layers be traced; files hold none.
+    """
+    import tensorflow as tf
+
+    keys = identifiers([spec.name for spec in inputs])
+    inputs = tuple(replace(s, tensor=key if key != s.name else None) for s, key in zip(inputs, keys, strict=True))
+
+    order: list[str] = []
+
+    @tf.function(autograph=autograph)  # type: ignore[untyped-decorator, unused-ignore]
+    def call(**feeds: Any) -> dict[str, Any]:
+        answers = answer({spec.name: feeds[spec.key] for spec in inputs})
+        order[:] = answers  # TensorFlow sorts the keys
+        # bfloat16 is no dtype of numpy, nor of an engine.
+        return {n: tf.cast(v, tf.float32) if v.dtype == tf.bfloat16 else tf.identity(v) for n, v in answers.items()}
+
+    function = call.get_concrete_function(
+        **{spec.key: tf.TensorSpec(spec.shape, spec.dtype, name=spec.key) for spec in inputs}
+    )
+    layout = _layout(function)
+    inputs = tuple(replace(spec, layout=layout if layout and len(layout) == len(spec.shape) else None) for spec in inputs)
+    outputs = tuple(spec_of(name, function.structured_outputs[name]) for name in order)
+    return TfModel(function, inputs, outputs, answer, keep)
+
+
+def holder(function: Any, keep: tuple[Any, ...] = ()) -> Any:
+    """An object that owns what a traced function captures, and nothing else, for `tf.saved_model.save`.
+
+    Saving the model object itself would trace each of its layers for itself, which takes four times as long.
+    """
+    import tensorflow as tf
+
+    root = tf.Module()
+    root.variables_ = list(function.graph.variables)
+    handles = {id(variable.handle) for variable in root.variables_}
+    if any(t.dtype == tf.resource and id(t) not in handles for t in function.captured_inputs):
+        root.keep_ = list(keep)  # lookup tables and their like can be saved only by their owner
+    return root
+
+
+def reshape(inputs: tuple[TensorSpec, ...], shapes: Shapes) -> tuple[TensorSpec, ...]:
+    """Replace free sizes.
+
+    Args:
+        inputs: What the source declares.
+        shapes: Input name -> all sizes, None where it stays free.
+
+    Raises:
+        UsageError: `input-unknown`, `shape-conflict`.
+    """
+    known = {spec.name: spec for spec in inputs}
+    for name, shape in shapes.items():
+        if name not in known:
+            raise UsageError("input-unknown", f"no input is called {name!r}; known: {', '.join(known)}")
+        declared = known[name].shape
+        if len(shape) != len(declared) or any(d not in (None, s) for d, s in zip(declared, shape, strict=True)):
+            raise UsageError(
+                "shape-conflict",
+                f"the shape {_sizes(shape)} does not fit the input {known[name].describe()}; only free sizes can be set",
+            )
+    return tuple(replace(spec, shape=tuple(shapes.get(spec.name, spec.shape))) for spec in inputs)
+
+
+def spec_of(name: str, tensor: Any) -> TensorSpec:
+    """TensorSpec of a symbolic tensor, a Keras tensor or a tf.TensorSpec.
+
+    Raises:
+        SourceError: `source-dtype`, `source-rank`: a tensor that no engine can take.
+    """
+    dtype = getattr(tensor.dtype, "name", None) or str(tensor.dtype)
+    if dtype not in DTYPES:
+        raise SourceError("source-dtype", f"the tensor {name!r} is {dtype}, which no engine takes")
+    shape = tensor.shape
+    if getattr(shape, "rank", 0) is None:
+        raise SourceError("source-rank", f"the tensor {name!r} has no fixed number of dimensions")
+    return TensorSpec(name=name, shape=tuple(None if size is None else int(size) for size in shape), dtype=dtype)
+
+
+def unique(names: list[str]) -> list[str]:
+    """The names, with `_1`, `_2`, ... behind those that occurred before."""
+    found: list[str] = []
+    for name in names:
+        candidate, number = name, 0
+        while candidate in found:
+            number += 1
+            candidate = f"{name}_{number}"
+        found.append(candidate)
+    return found
+
+
+def identifiers(names: list[str]) -> list[str]:
+    """Keyword names for public names: unchanged where they are identifiers."""
+    plain = [re.sub(r"\W", "_", name, flags=re.ASCII) for name in names]
+    return unique([name if name[:1].isalpha() else f"input_{name}" for name in plain])
+
+
+def _batch(specs: tuple[TensorSpec, ...]) -> int | None:
+    """Size of the batch axis that all tensors share: 0 when it is free, None when there is none."""
+    first = {spec.shape[0] if spec.shape else -1 for spec in specs}
+    if len(first) != 1 or -1 in first:
+        return None
+    return first.pop() or 0
+
+
+def _layout(function: Any) -> Layout | None:
+    """Meaning of the axes of image inputs: what all convolutions and poolings of the graph agree on."""
+    definition = function.graph.as_graph_def()
+    bodies = [definition.node, *(item.node_def for item in definition.library.function)]
+    formats = {
+        node.attr["data_format"].s.decode()
+        for body in bodies
+        for node in body
+        if node.op in _SPATIAL_OPS and "data_format" in node.attr
+    }
+    return _LAYOUTS.get(formats.pop()) if len(formats) == 1 else None
+
+
+_SPATIAL_OPS = frozenset({
+    "AvgPool", "AvgPool3D", "Conv2D", "Conv2DBackpropInput", "Conv3D", "DepthwiseConv2dNative", "FusedBatchNormV3",
+    "MaxPool", "MaxPool3D",
+})  # fmt: skip
+
+
+def _sizes(shape: tuple[int | None, ...]) -> str:
+    return "[" + ",".join("N" if size is None else str(size) for size in shape) + "]"

@@ -1,0 +1,147 @@
+"""Keras and SavedModel -> float ONNX, by tf2onnx.
+
+tf2onnx has its own Keras and SavedModel readers, which differ by Keras generation and pair names with tensors by
+position. It gets the frozen graph of our trace instead, with a table of names, so that Keras 2, Keras 3 and
+SavedModels are one case. The interface keeps the source's layout; transposes around the convolutions are what
+tf2onnx' optimizer leaves of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from edgekit.converters._tf_model import TfModel, unique
+from edgekit.converters.load_keras import first_line
+from edgekit.converters.stages import Graph, LoadedModel
+from edgekit.errors import ConversionError
+from edgekit.tensors import TensorSpec
+
+FRAMEWORKS = ("keras", "saved_model")
+FORMAT: Literal["tflite", "onnx"] = "onnx"
+EXTRA = "tensorflow"
+
+OPSET = 18
+"""The newest that tf2onnx 1.17 writes (with IR version 8)."""
+
+
+def lower(model: LoadedModel, path: Path) -> Graph:
+    """Convert to a float ONNX file.
+
+    Args:
+        model: Of a Keras or SavedModel loader.
+        path: Where the file goes.
+
+    Returns:
+        Its inputs and outputs in the source's order and layout; sizes are free where the source's are.
+
+    Raises:
+        ConversionError: `op-unsupported-conversion`: lists the ops; `conversion-failed`; `conversion-names`.
+    """
+    import tensorflow as tf
+    import tf2onnx
+
+    handle: TfModel = model.handle
+    inputs, outputs, tensors = _names(handle)
+    with _quiet(), tf.device("/cpu:0"):
+        proto = _convert(handle, inputs, outputs, tensors)
+    _check(proto, inputs, outputs)
+    _name_free_sizes(proto)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+    tools = {"tf2onnx": str(tf2onnx.__version__), "tensorflow": str(tf.__version__)}
+    return Graph("onnx", str(path), inputs, outputs, tools=tools)
+
+
+def _names(model: TfModel) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], dict[str, str]]:
+    """Specs for the ONNX file, and a table: tensor of the TensorFlow graph -> name in the file.
+
+    Inputs and outputs share one namespace in ONNX: an output named as an input gets another name inside.
+    """
+    keys = unique([spec.name for spec in (*model.inputs, *model.outputs)])
+    specs = [
+        replace(spec, tensor=key if key != spec.name else None)
+        for spec, key in zip((*model.inputs, *model.outputs), keys, strict=True)
+    ]
+    inputs, outputs = tuple(specs[: len(model.inputs)]), tuple(specs[len(model.inputs) :])
+    function = model.function
+    placeholders = {tensor.op.get_attr("_user_specified_name").decode(): tensor.name for tensor in _fed(function)}
+    table = {placeholders[source.key]: spec.key for source, spec in zip(model.inputs, inputs, strict=True)}
+    for source, spec in zip(model.outputs, outputs, strict=True):
+        table[function.structured_outputs[source.key].name] = spec.key
+    if len(table) != len(specs):
+        raise ConversionError("conversion-names", "two outputs of the traced model are one tensor")
+    return inputs, outputs, table
+
+
+def _fed(function: Any) -> list[Any]:
+    """The graph's own inputs, without captured variables."""
+    captured = {id(tensor) for tensor in function.graph.internal_captures}
+    return [tensor for tensor in function.inputs if id(tensor) not in captured]
+
+
+def _convert(
+    model: TfModel, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], tensors: dict[str, str]
+) -> Any:
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+    from tf2onnx import convert
+
+    names = list(tensors)
+    try:
+        # Loops stay whole: tf2onnx turns them into ONNX LSTM, GRU or Loop.
+        frozen = convert_variables_to_constants_v2(model.function, lower_control_flow=False, aggressive_inlining=True)
+        proto, _ = convert.from_graph_def(
+            frozen.graph.as_graph_def(add_shapes=True),
+            name="edgekit",
+            input_names=names[: len(inputs)],
+            output_names=names[len(inputs) :],
+            opset=OPSET,
+            tensors_to_rename=tensors,
+        )
+    except Exception as error:  # noqa: BLE001 - tf2onnx raises anything from AssertionError to KeyError
+        raise ConversionError("conversion-failed", f"tf2onnx refused the model: {first_line(error)}") from error
+    return proto
+
+
+def _check(proto: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    """Refuse a graph with TensorFlow ops left in it, or with another interface than the source's."""
+    known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
+    foreign = sorted({node.op_type for node in proto.graph.node if node.domain not in known})
+    if foreign:
+        raise ConversionError(
+            "op-unsupported-conversion", f"ONNX has no counterpart of {', '.join(foreign)}", ops=foreign, format="onnx"
+        )
+    for kind, specs, found in (("input", inputs, proto.graph.input), ("output", outputs, proto.graph.output)):
+        names = {value.name for value in found}
+        if names != {spec.key for spec in specs}:
+            raise ConversionError(
+                "conversion-names",
+                f"the file's {kind}s are {', '.join(sorted(names))}; the source's are "
+                f"{', '.join(spec.key for spec in specs)}",
+            )
+
+
+def _name_free_sizes(proto: Any) -> None:
+    """Give free sizes names that say what they are; tf2onnx numbers them through, from run to run differently."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        for axis, size in enumerate(value.type.tensor_type.shape.dim):
+            if not size.HasField("dim_value"):
+                size.dim_param = "N" if axis == 0 else f"{value.name}_{axis}"
+    del proto.graph.value_info[:]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """tf2onnx reports its progress through logging, and TensorFlow that tf2onnx calls old functions."""
+    loggers = [logging.getLogger(name) for name in ("tf2onnx", "tensorflow")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,148 @@
+"""Keras and SavedModel -> float TFLite, by TensorFlow's own converter.
+
+Built-in kernels only: what needs TensorFlow kernels on the device (Flex) is refused, with the ops by name. No
+optimizations: quantization works on the float file, with ranges that we observe.
+
+The signature of the file carries the public names. Recurrent layers that keep a list of steps can be converted for a
+batch of fixed size only; they are then converted for one sample at a time, and the graph says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from edgekit import files
+from edgekit.converters._tf_model import TfModel
+from edgekit.converters.load_keras import first_line
+from edgekit.converters.stages import Graph, LoadedModel
+from edgekit.errors import ConversionError
+from edgekit.tensors import TensorSpec
+
+FRAMEWORKS = ("keras", "saved_model")
+FORMAT: Literal["tflite", "onnx"] = "tflite"
+EXTRA = "tensorflow"
+
+_OP_LISTS = re.compile(r"(?:TF Select|Custom) ops: *(?P<names>[^\n]+)")
+_NEEDS_FIXED = ("TensorListReserve", "TensorListFromTensor", "TensorListStack", "element_shape")
+"""In the converter's message: a list of steps whose size depends on the free batch."""
+
+
+def lower(model: LoadedModel, path: Path) -> Graph:
+    """Convert to a float TFLite file.
+
+    Args:
+        model: Of a Keras or SavedModel loader.
+        path: Where the file goes.
+
+    Returns:
+        Its inputs and outputs in the source's order; the batch is free where the source's is.
+
+    Raises:
+        ConversionError: `op-unsupported-conversion`: lists the ops; `conversion-failed`; `conversion-names`.
+    """
+    import tensorflow as tf
+
+    handle: TfModel = model.handle
+    notes: tuple[str, ...] = ()
+    try:
+        data = _convert(handle)
+    except Exception as error:
+        fixed = _fixed(handle) if _batch_to_blame(error) else {}
+        if not fixed:
+            raise _explained(error) from error
+        handle = handle.with_shapes(fixed)
+        notes = ("the batch is fixed to 1: a recurrent layer of this model converts in no other way",)
+        try:
+            data = _convert(handle)
+        except Exception as second:
+            raise _explained(second) from second
+    path.write_bytes(data)
+    inputs, outputs = _interface(data, handle)
+    return Graph("tflite", str(path), inputs, outputs, notes=notes, tools={"tensorflow": str(tf.__version__)})
+
+
+def _convert(model: TfModel) -> bytes:
+    import tensorflow as tf
+
+    with files.scratch() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        # Of a SavedModel, too, only the traced signature is written anew: the converter takes twice as long to read
+        # one with all its functions. (TFLiteConverter.from_concrete_functions does the same, but goes on without a
+        # signature when saving fails, and the names are lost.)
+        signature = model.export(scratch / "model")
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(scratch / "model"), signature_keys=[signature])
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        return bytes(converter.convert())
+
+
+def _batch_to_blame(error: Exception) -> bool:
+    return any(word in str(error) for word in _NEEDS_FIXED)
+
+
+def _fixed(model: TfModel) -> dict[str, tuple[int | None, ...]]:
+    """Shapes with a batch of one, where all inputs have a free one."""
+    if not all(spec.shape and spec.shape[0] is None for spec in model.inputs):
+        return {}
+    return {spec.name: (1, *spec.shape[1:]) for spec in model.inputs}
+
+
+def _explained(error: Exception) -> Exception:
+    """Map what the converter raised; what is not its own is returned as it is."""
+    if type(error).__name__ != "ConverterError" and not isinstance(error, (ValueError, RuntimeError)):
+        return error
+    lists = [match["names"].rstrip(". ") for match in _OP_LISTS.finditer(str(error))]
+    ops = sorted({name.strip() for names in lists for name in names.split(",") if name.strip()})
+    if ops:
+        return ConversionError(
+            "op-unsupported-conversion", f"TFLite has no kernel for {', '.join(ops)}", ops=ops, format="tflite"
+        )
+    return ConversionError("conversion-failed", f"TensorFlow's converter refused the model: {first_line(error)}")
+
+
+def _interface(data: bytes, model: TfModel) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs as the file has them, found by its signature.
+
+    Raises:
+        ConversionError: `conversion-names`: the file's signature is not the source's.
+    """
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    file = schema.Model.GetRootAsModel(data, 0)
+    if file.SignatureDefsLength() != 1:
+        raise ConversionError("conversion-names", f"the file has {file.SignatureDefsLength()} signatures, not one")
+    signature = file.SignatureDefs(0)
+    graph = file.Subgraphs(signature.SubgraphIndex())
+    found_inputs = {
+        signature.Inputs(i).Name().decode(): graph.Tensors(signature.Inputs(i).TensorIndex())
+        for i in range(signature.InputsLength())
+    }
+    found_outputs = {
+        signature.Outputs(i).Name().decode(): graph.Tensors(signature.Outputs(i).TensorIndex())
+        for i in range(signature.OutputsLength())
+    }
+    return _specs(model.inputs, found_inputs, "input"), _specs(model.outputs, found_outputs, "output")
+
+
+def _specs(specs: tuple[TensorSpec, ...], found: Mapping[str, Any], kind: str) -> tuple[TensorSpec, ...]:
+    wanted = [spec.key for spec in specs]
+    if set(wanted) != set(found):
+        raise ConversionError(
+            "conversion-names", f"the file's {kind}s are {', '.join(found)}; the source's are {', '.join(wanted)}"
+        )
+    result = []
+    for spec in specs:
+        tensor = found[spec.key]
+        free = tensor.ShapeSignatureLength() > 0
+        sizes = tensor.ShapeSignatureAsNumpy() if free else tensor.ShapeAsNumpy() if tensor.ShapeLength() else ()
+        shape = tuple(None if size < 0 else int(size) for size in sizes)
+        if len(shape) != len(spec.shape):
+            raise ConversionError(
+                "conversion-names", f"the {kind} {spec.name!r} has {len(shape)} dimensions, not {len(spec.shape)}"
+            )
+        result.append(replace(spec, shape=shape))
+    return tuple(result)

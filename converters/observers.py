@@ -1,0 +1,216 @@
+"""Observers: what a range is decided from, value by value, in memory that does not grow with the samples.
+
+An observer watches one tensor. Its state depends only on the multiset of values seen, never on their order or on how
+they were batched, so that two halves of the data merge to the whole and the same data gives the same artifact.
+
+The histogram's buckets are those of the number format itself: the upper 16 bits of a float32 (sign, exponent, 7 bits
+of mantissa). They need no range in advance, are never re-binned (hence merge exactly), and are at most 1/128 of
+their value wide whatever the outliers; a histogram with equal bins loses the bulk of the values as soon as
+one outlier stretches it. Counting by them costs about as much as counting by equal bins.
+
+A new observer is a class with the three methods of `Observer` under `@observer("name")`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.converters.stages import CalibrationOptions, Range
+from edgekit.errors import InternalError, UsageError
+
+Values = NDArray[np.float32]
+
+_CHUNK = 1 << 18
+"""Values counted at once: bincount widens them to 8 bytes, so that this bounds its scratch memory to 2 MB."""
+
+_BUCKETS = 1 << 16
+_NEGATIVE = 1 << 15
+"""Buckets from here on hold negative values, in order of their magnitude."""
+
+
+class Observer(Protocol):
+    """Watches one tensor."""
+
+    def update(self, values: Values, low: float, high: float) -> None:
+        """Take in values: a flat, non-empty, finite float32 array, with its smallest and largest."""
+        ...
+
+    def merge(self, other: Any) -> None:
+        """Take in all that another observer of the same kind has seen."""
+        ...
+
+    def range(self) -> Range:
+        """The range for what was seen so far; at least one value must have been."""
+        ...
+
+
+Factory = Callable[[CalibrationOptions], Observer]
+C = TypeVar("C", bound=Factory)
+
+_observers: dict[str, Factory] = {}
+
+
+def observer(name: str) -> Callable[[C], C]:
+    """Register a class (or function) that makes an observer from the options."""
+
+    def register(factory: C) -> C:
+        if name in _observers:
+            raise InternalError("observer-duplicate", f"two observers are called {name!r}")
+        _observers[name] = factory
+        return factory
+
+    return register
+
+
+def names() -> list[str]:
+    """All known observers."""
+    return sorted(_observers)
+
+
+def factory(name: str) -> Factory:
+    """What makes observers called `name`.
+
+    Raises:
+        UsageError: `observer-unknown`: lists the known ones.
+    """
+    if name not in _observers:
+        raise UsageError("observer-unknown", f"no observer is called {name!r}; known: {', '.join(names())}")
+    return _observers[name]
+
+
+@observer("minmax")
+class MinMax:
+    """The smallest and the largest value of all."""
+
+    def __init__(self, options: CalibrationOptions) -> None:
+        del options
+        self._low = float("inf")
+        self._high = float("-inf")
+
+    def update(self, values: Values, low: float, high: float) -> None:
+        del values
+        self._low = min(self._low, low)
+        self._high = max(self._high, high)
+
+    def merge(self, other: MinMax) -> None:
+        self._low = min(self._low, other._low)
+        self._high = max(self._high, other._high)
+
+    def range(self) -> Range:
+        return Range(self._low, self._high)
+
+
+class Histogram:
+    """Counts of values by the upper 16 bits of their float32 form.
+
+    Attributes:
+        low, high: Smallest and largest value, exactly.
+    """
+
+    def __init__(self) -> None:
+        self.low = float("inf")
+        self.high = float("-inf")
+        # One window of touched buckets a sign: activations span some 20 of 256 exponents.
+        self._start = [0, 0]
+        self._counts = [np.zeros(0, np.int64), np.zeros(0, np.int64)]
+
+    def add(self, values: Values, low: float, high: float) -> None:
+        """Count a flat array of finite values."""
+        self.low = min(self.low, low)
+        self.high = max(self.high, high)
+        values = np.ascontiguousarray(values)
+        # The upper half of each little-endian word; no value is copied before bincount.
+        upper = values.view(np.uint16)[1::2] if _LITTLE else values.view(np.uint16)[0::2]
+        for start in range(0, upper.size, _CHUNK):
+            counts = np.bincount(upper[start : start + _CHUNK])
+            self._take(0, counts[:_NEGATIVE])
+            self._take(1, counts[_NEGATIVE:])
+
+    def merge(self, other: Histogram) -> None:
+        """Add the counts of another one."""
+        self.low = min(self.low, other.low)
+        self.high = max(self.high, other.high)
+        for sign in (0, 1):
+            self._include(sign, other._start[sign], other._counts[sign])
+
+    def total(self) -> int:
+        """How many values were counted."""
+        return int(self._counts[0].sum() + self._counts[1].sum())
+
+    def buckets(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """Lower edge, upper edge and count of every touched bucket, in ascending order of value."""
+        positive = _edges(np.arange(self._start[0], self._start[0] + self._counts[0].size + 1))
+        negative = -_edges(np.arange(self._start[1], self._start[1] + self._counts[1].size + 1))[::-1]
+        lower = np.concatenate([negative[:-1], positive[:-1]])
+        upper = np.concatenate([negative[1:], positive[1:]])
+        counts = np.concatenate([self._counts[1][::-1], self._counts[0]])
+        touched = counts > 0
+        return lower[touched], upper[touched], counts[touched]
+
+    def central(self, share: float) -> tuple[float, float]:
+        """The range that is left when (1 - share) / 2 of the values are cut off at either end.
+
+        Its ends are the outer edges of the buckets in which those order statistics lie: at least `share` of
+        the values are inside, and each end is within 1/128 of the exact one.
+
+        Args:
+            share: In (0, 1].
+        """
+        lower, upper, counts = self.buckets()
+        seen = np.cumsum(counts)
+        cut = int((1.0 - share) / 2 * seen[-1])
+        low = lower[np.searchsorted(seen, cut, side="right")]
+        high = upper[counts.size - 1 - np.searchsorted(np.cumsum(counts[::-1]), cut, side="right")]
+        return max(float(low), self.low), min(float(high), self.high)
+
+    def _take(self, sign: int, counts: NDArray[np.int64]) -> None:
+        touched = np.flatnonzero(counts)
+        if touched.size:
+            self._include(sign, int(touched[0]), counts[touched[0] : touched[-1] + 1])
+
+    def _include(self, sign: int, start: int, counts: NDArray[np.int64]) -> None:
+        if not counts.size:
+            return
+        mine, at = self._counts[sign], self._start[sign]
+        if not mine.size:
+            self._start[sign], self._counts[sign] = start, counts.copy()
+            return
+        first, end = min(at, start), max(at + mine.size, start + counts.size)
+        if (first, end) != (at, at + mine.size):
+            wider = np.zeros(end - first, np.int64)
+            wider[at - first : at - first + mine.size] = mine
+            self._start[sign], self._counts[sign], mine = first, wider, wider
+        mine[start - first : start - first + counts.size] += counts
+
+
+@observer("percentile")
+class Percentile:
+    """The range that holds `options.percentile` percent of the values, cut evenly at both ends."""
+
+    def __init__(self, options: CalibrationOptions) -> None:
+        if not 0 < options.percentile <= 100:
+            raise UsageError("percentile-invalid", f"the percentile must lie in (0, 100], not at {options.percentile}")
+        self._share = options.percentile / 100
+        self._histogram = Histogram()
+
+    def update(self, values: Values, low: float, high: float) -> None:
+        self._histogram.add(values, low, high)
+
+    def merge(self, other: Percentile) -> None:
+        self._histogram.merge(other._histogram)
+
+    def range(self) -> Range:
+        low, high = self._histogram.central(self._share)
+        return Range(low, high)
+
+
+_LITTLE = np.dtype(np.uint16).newbyteorder("=").str[0] == "<" or np.array([1], np.uint32).view(np.uint16)[0] == 1
+
+
+def _edges(bucket: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Smallest magnitude in each bucket; that of infinity stands for the largest finite float's upper edge."""
+    return (bucket.astype(np.uint32) << 16).view(np.float32).astype(np.float64)

@@ -1,0 +1,63 @@
+"""What the engines themselves can run and take, whatever the board: op versions, opsets, memory.
+
+The figures and how they were found are in `_gate.toml` beside this file; here is only how to ask for them.
+"""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from edgekit.device_profiles.schema import version_key
+
+SOURCE = "device_profiles/_gate.toml: measured with the wheels"
+MIB = 2**20
+
+
+def kernels(engine: str, version: str) -> Mapping[str, int]:
+    """Builtin TFLite op -> highest version of it that `engine` ("litert" or "tflite-runtime") has a kernel for."""
+    changes = _data()["litert_ops"]
+    newer = engine == "litert" and version_key(version) >= version_key(changes["from"])
+    return {**_data()["tflite_ops"], **(changes["changes"] if newer else {})}
+
+
+def lacking(kind: str, version: int | None, known: Mapping[str, int]) -> str | None:
+    """Why a TFLite op has no kernel among `known`; None when it has one."""
+    name = kind.upper()
+    if name not in known:
+        return f"{kind} ({'a TensorFlow (flex) op' if name.startswith('FLEX') else 'not a builtin op of it'})"
+    if version is not None and version > known[name]:
+        return f"{kind} version {version} (it has up to {known[name]})"
+    return None
+
+
+def onnx_versions(version: str) -> Mapping[str, int]:
+    """What this version of onnxruntime loads: highest "opset", "ml" (opset of ai.onnx.ml) and "ir" version."""
+    rows: list[dict[str, Any]] = _data()["onnxruntime"]["rows"]
+    row = next((row for row in reversed(rows) if version_key(row["from"]) <= version_key(version)), rows[0])
+    return {key: row[key] for key in ("opset", "ml", "ir")}
+
+
+def imported_mib(engine: str) -> float:
+    """MiB of a process that has imported Python, numpy and the engine."""
+    return float(_data()["imported_mib"][engine])
+
+
+def process_mib(engine: str, format: str, *, integer: bool, file_bytes: int, arena_bytes: int) -> float:
+    """MiB of the whole process at its peak: interpreter, engine, file, packed weights and activations.
+
+    margin * (fixed + file * file_mib + arena * arena_mib) + imported; see `_gate.toml` for where the terms are from.
+    """
+    model = _data()["model"]
+    terms = model[format]["integer" if integer else "float"]
+    added = terms["fixed"] + (terms["file"] * file_bytes + terms["arena"] * arena_bytes) / MIB
+    return round(imported_mib(engine) + float(model["margin"] * added), 1)
+
+
+@functools.cache
+def _data() -> Mapping[str, Any]:
+    text = resources.files("edgekit.device_profiles").joinpath("_gate.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)

@@ -1,0 +1,134 @@
+"""The command line: exit codes, one JSON document, help with examples. Engines are not needed here."""
+
+from __future__ import annotations
+
+import json
+
+import click
+import pytest
+
+from edgekit import cli, errors
+from edgekit.cli import output
+
+
+def invoke(capsys, *args: str) -> tuple[int, str, str]:
+    code = cli.run(args)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def commands() -> list[str]:
+    return cli.cli.list_commands(click.Context(cli.cli))
+
+
+def test_the_commands_are_these():
+    assert commands() == [
+        "bench", "check", "convert", "devices", "doctor", "evaluate", "explain", "inspect", "run", "verify",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", commands())
+def test_help_has_an_example(name, capsys):
+    code, out, _ = invoke(capsys, name, "--help")
+    assert code == 0
+    assert f"edgekit {name}" in out or name == "devices"
+    assert "Usage: edgekit" in out
+
+
+def test_no_arguments_show_the_help(capsys):
+    code, out, err = invoke(capsys)
+    assert code == 2
+    assert "convert" in out + err
+
+
+def test_usage_errors_exit_2_with_a_hint(capsys):
+    code, out, err = invoke(capsys, "convert")
+    assert (code, out) == (2, "")
+    assert "Missing argument" in err
+    assert "edgekit convert --help" in err
+    code, _, err = invoke(capsys, "frobnicate")
+    assert code == 2
+    assert "frobnicate" in err
+
+
+def test_a_failure_with_json_is_one_document(capsys):
+    code, out, err = invoke(capsys, "convert", "--json")
+    assert code == 2
+    error = json.loads(out)["error"]
+    assert {"code", "message", "cause", "next_step"} <= set(error)
+    assert error["code"] == "usage"
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [(errors.UsageError, 2), (errors.DataError, 3), (errors.WorkerError, 4), (errors.VerificationError, 5),
+     (errors.LimitError, 6), (errors.EngineMissingError, 7), (errors.TargetError, 8), (errors.InternalError, 70)],
+)  # fmt: skip
+def test_every_class_has_its_exit_code(kind, code, capsys, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise kind("file-missing", "told", next_step="do this")
+
+    monkeypatch.setattr("edgekit.errors.explanations", refuse)
+    monkeypatch.setattr("edgekit.cli.cmd_explain.explanations", refuse)
+    monkeypatch.setattr("edgekit.errors._catalogued", lambda *_: "")
+    got, out, err = invoke(capsys, "explain")
+    assert (got, out) == (code, "")
+    assert "error: told" in err
+    assert "next: do this" in err
+    assert "Traceback" not in err
+
+
+def test_a_bug_is_70_without_a_traceback_unless_debugging(capsys, monkeypatch):
+    def bug() -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("edgekit.cli.cmd_explain.explanations", bug)
+    code, _, err = invoke(capsys, "explain")
+    assert code == 70
+    assert "ZeroDivisionError: oops" in err
+    assert "Traceback" not in err
+    monkeypatch.setenv("EDGEKIT_DEBUG", "1")
+    _, _, err = invoke(capsys, "explain")
+    assert "Traceback" in err
+
+
+def test_explain_knows_all_codes_and_hints_at_near_ones(capsys):
+    code, out, _ = invoke(capsys, "explain", "artifact-damaged")
+    assert code == 0
+    assert "cause" in out
+    assert "fix" in out
+    code, out, _ = invoke(capsys, "explain", "--json")
+    assert {entry["code"] for entry in json.loads(out)["codes"]} == set(errors.explanations())
+    code, _, err = invoke(capsys, "explain", "artifact-damged")
+    assert code == 2
+    assert "artifact-damaged" in err
+
+
+def test_missing_files_exit_3(capsys, tmp_path):
+    for args in (["inspect"], ["check", "--device", "raspberry-pi-4b"], ["verify"], ["bench"]):
+        code, out, _ = invoke(capsys, args[0], str(tmp_path / "no.tflite"), *args[1:], "--json")
+        assert code == 3, args
+        assert json.loads(out)["error"]["code"] == "file-missing"
+
+
+def test_shapes_of_inputs_are_parsed():
+    from edgekit.cli.cmd_convert import _shapes
+
+    parse = lambda *values: _shapes(None, None, values)  # noqa: E731
+    assert parse("a=1,N,3", "b:0=[2,?]") == {"a": (1, None, 3), "b:0": (2, None)}
+    for wrong in ("a", "=1,2", "a=", "a=1,x", "a=1.5"):
+        with pytest.raises(errors.UsageError) as caught:
+            parse(wrong)
+        assert caught.value.code == "shape-syntax"
+
+
+def test_json_has_no_nan(capsys):
+    output.document({"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": float("-inf")}})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5], "c": {"d": None}}
+
+
+def test_sizes_for_people():
+    assert [output.size(n) for n in (0, 999, 87_152, 1_392_846, 3e9, None)] == [
+        "0 B", "999 B", "87.2 kB", "1.4 MB", "3.0 GB", "unknown",
+    ]  # fmt: skip

@@ -1,0 +1,92 @@
+"""What may be said about a conversion: defaults, contradictions, and the metadata file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgekit import metadata
+from edgekit.errors import MissingFileError, UsageError
+from edgekit.options import Options
+
+
+def code_of(build) -> str:
+    with pytest.raises(UsageError) as caught:
+        build()
+    return caught.value.code
+
+
+def test_the_suffix_decides_the_format():
+    assert Options(output=Path("a/model.TFLITE")).format == "tflite"
+    assert Options(output=Path("model.onnx")).format == "onnx"
+    assert Options(to="onnx").format == "onnx"
+    assert Options(to="onnx", output=Path("model.bin")).format == "onnx"
+
+
+def test_contradictions_are_usage_errors():
+    assert code_of(lambda: Options(to="onnx", output=Path("m.tflite")).format) == "format-conflict"
+    assert code_of(lambda: Options(output=Path("m.bin")).format) == "format-missing"
+    assert code_of(lambda: Options().format) == "format-missing"
+    assert code_of(lambda: Options(to="coreml").format) == "format-unknown"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_drop": -0.1}, {"percentile": 50.0}, {"percentile": 100.1}, {"calibration_memory": 63},
+     {"calibration_samples": 0}, {"evaluation_samples": 0}],
+)  # fmt: skip
+def test_impossible_values_are_refused(wrong):
+    assert code_of(lambda: Options(to="onnx", **wrong)) == "option-value"
+
+
+def test_the_manifest_records_no_paths():
+    recorded = Options(to="onnx", output=Path("/home/me/m.onnx"), calibration="/home/me/c.npz").recorded()
+    assert "home" not in str(recorded)
+    assert recorded["precision"] == "fp32"
+
+
+def test_metadata_file_labels_and_task(tmp_path):
+    file = tmp_path / "feed.toml"
+    file.write_text('[preprocess]\nkind = "image"\nscale = 0.5\nmean = [1, 2, 3]\n[interpret]\ntop_k = 2\n')
+    labels = tmp_path / "labels.txt"
+    labels.write_text("cat\n\n dog \n")
+    said = metadata.read(file, labels, None)
+    assert said.preprocess.kind == "image"
+    assert said.preprocess.mean == (1.0, 2.0, 3.0)
+    assert said.interpret.labels == ("cat", "dog")
+    assert said.interpret.task == "classification", "labels mean classes"
+    assert said.declared
+    assert metadata.read(None, None, "regression").interpret.task == "regression"
+    assert not metadata.read(None, None, None).declared
+
+
+def test_class_names_of_the_data_stand_in_for_missing_labels():
+    assert metadata.complete(metadata.read(None, None, None), class_names=("a", "b")).interpret.labels == ("a", "b")
+    said = metadata.read(None, ("x", "y"), None)
+    assert metadata.complete(said, class_names=("a", "b")) is said
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("[preprocess]\nstd = [0.0]", "std"),
+        ("[interpret]\ntask = 'classify'", "task"),
+        ("[interpret]\ncolour = 1", "unknown field colour"),
+        ("[feed]\nx = 1", "unknown table feed"),
+        ("= nonsense", "TOML"),
+    ],
+)
+def test_wrong_metadata_names_the_field(tmp_path, text, word):
+    file = tmp_path / "feed.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=word) as caught:
+        metadata.read(file, None, None)
+    assert caught.value.code == "metadata-invalid"
+
+
+def test_missing_metadata_and_labels_are_missing_files(tmp_path):
+    with pytest.raises(MissingFileError):
+        metadata.read(tmp_path / "no.toml", None, None)
+    with pytest.raises(MissingFileError):
+        metadata.read(None, tmp_path / "no.txt", None)
