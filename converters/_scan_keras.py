@@ -296,9 +296,7 @@ def _judge_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
         if stat.S_ISLNK(member.external_attr >> 16):
             raise bad(f"the member {name!r} is a symbolic link")
         if member.file_size > _BOMB_FLOOR and member.file_size > _BOMB_RATIO * member.compress_size:
-            raise bad(
-                f"the member {name!r} unpacks {member.compress_size} bytes into {member.file_size}: a decompression bomb"
-            )
+            raise bad(f"the member {name!r} is a bomb: {member.compress_size} bytes unpack into {member.file_size}")
 
 
 def _read_hdf5(path: Path) -> tuple[bytes, str]:

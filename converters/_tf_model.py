@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,8 @@ from edgekit.errors import FeedError, SourceError, UsageError
 from edgekit.tensors import DTYPES, Layout, TensorSpec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 Shapes = Mapping[str, tuple[int | None, ...]]
@@ -83,7 +84,7 @@ class LoadedTf:
             Public name -> array [n, ...] in the output's dtype.
 
         Raises:
-            FeedError: `feed-names`, `feed-batch`.
+            FeedError: `feed-names`, `feed-batch`; `source-run`: TensorFlow refused the arrays.
         """
         arrays = self._arrays(feeds)
         if self.batch is None:
@@ -115,7 +116,10 @@ class LoadedTf:
         import tensorflow as tf
 
         model = self.handle
-        answers = model.function(**{spec.key: tf.constant(arrays[spec.name]) for spec in model.inputs})
+        try:
+            answers = model.function(**{spec.key: tf.constant(arrays[spec.name]) for spec in model.inputs})
+        except (tf.errors.OpError, ValueError, TypeError) as error:
+            raise FeedError("source-run", f"the source cannot answer these inputs: {str(error)[:300]}") from error
         return {spec.name: answers[spec.key].numpy() for spec in model.outputs}
 
 
@@ -148,7 +152,9 @@ def trace(
         **{spec.key: tf.TensorSpec(spec.shape, spec.dtype, name=spec.key) for spec in inputs}
     )
     layout = _layout(function)
-    inputs = tuple(replace(spec, layout=layout if layout and len(layout) == len(spec.shape) else None) for spec in inputs)
+    inputs = tuple(
+        replace(spec, layout=layout if layout and len(layout) == len(spec.shape) else None) for spec in inputs
+    )
     outputs = tuple(spec_of(name, function.structured_outputs[name]) for name in order)
     return TfModel(function, inputs, outputs, answer, keep)
 
@@ -186,7 +192,7 @@ def reshape(inputs: tuple[TensorSpec, ...], shapes: Shapes) -> tuple[TensorSpec,
         if len(shape) != len(declared) or any(d not in (None, s) for d, s in zip(declared, shape, strict=True)):
             raise UsageError(
                 "shape-conflict",
-                f"the shape {_sizes(shape)} does not fit the input {known[name].describe()}; only free sizes can be set",
+                f"the shape {_sizes(shape)} does not fit {known[name].describe()}: only free sizes can be set",
             )
     return tuple(replace(spec, shape=tuple(shapes.get(spec.name, spec.shape))) for spec in inputs)
 

@@ -15,15 +15,15 @@ import contextlib
 import io
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from edgekit import files
 from edgekit.converters import _scan_keras as scan
-from edgekit.converters._tf_model import LoadedTf, TfModel, holder, reshape, spec_of, trace, unique
+from edgekit.converters._tf_model import LoadedTf, TfModel, reshape, spec_of, trace, unique
 from edgekit.converters.stages import LoadedFacts, LoadedModel, Source
-from edgekit.errors import ConversionError, SourceError
+from edgekit.errors import ConversionError, EdgeKitError, SourceError
 
 NAME = "keras"
 TITLE = "Keras: .keras archives and .h5 files, of Keras 3 and Keras 2"
@@ -33,6 +33,7 @@ PRELOAD = ("tensorflow",)
 
 _CUSTOM = re.compile(r"(?:Unknown \w+:|Could not locate \w+) '?(?P<name>[\w>.]+)'?")
 """How Keras 2 and 3 say that a class is unknown."""
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def recognizes(path: Path) -> bool:
@@ -65,8 +66,10 @@ def load(source: Source) -> LoadedModel:
         return load_saved_model.load_folder(source, framework=NAME)
     found = scan.scan(path, trusted=source.trusted)
     model, tools = _read(path, found, trusted=source.trusted)
-    traced = _trace(model, source)
     notes = [f"code of the file ran because it is trusted: {finding.what}" for finding in found.findings]
+    if _to_float32(model):
+        notes.append("layers that computed in 16 bits for training (mixed precision) compute in float32 here")
+    traced = traceable(path.name, lambda: _signature(model, source.shapes))
     facts = LoadedFacts(NAME, traced.inputs, traced.outputs, notes=tuple(notes), tools=tools)
     return LoadedTf(facts, traced)
 
@@ -85,31 +88,24 @@ def save(model: Any, folder: Path) -> Path:
     known to whoever reads it. A model on another backend than TensorFlow cannot be traced and is saved as `.keras`.
 
     Raises:
-        SourceError: `live-shapes-missing`: the model was never built, so that its input shapes are unknown;
-            `live-unsavable`.
+        SourceError: `live-shapes-missing`: the model was never built or called, so that its input shapes are unknown;
+            `source-untraceable`.
     """
-    import tensorflow as tf
-
-    if not getattr(model, "inputs", None):
-        raise SourceError(
-            "live-shapes-missing", f"the model {model.name!r} was never called, so that its input shapes are unknown"
-        )
-    if _backend(model) != "tensorflow":
-        path = folder / "model.keras"
-        model.save(path)
-        return path
     path = folder / "model"
+    if _backend(model) != "tensorflow":
+        model.save(path.with_suffix(".keras"))
+        return path.with_suffix(".keras")
+    if getattr(model, "inputs", None):
+        traced = traceable(f"the model {model.name!r}", lambda: _signature(model, {}, autograph=True))
+        traced.export(path)
+        return path
+    # A subclassed model has no input layers; Keras' own export knows the shapes it was called with.
     try:
-        traced = _signature(model, (), autograph=True)
         with contextlib.redirect_stdout(io.StringIO()):
-            tf.saved_model.save(
-                holder(traced.function, traced.keep), str(path), signatures={"serving_default": traced.function}
-            )
-    except (ValueError, TypeError, AssertionError, tf.errors.OpError) as error:
-        if isinstance(error, SourceError):
-            raise
+            model.export(str(path))
+    except (ValueError, TypeError, AttributeError) as error:
         raise SourceError(
-            "live-unsavable", f"the model {model.name!r} cannot be traced into a graph: {first_line(error)}"
+            "live-shapes-missing", f"the input shapes of the model {model.name!r} are unknown: {reason(error)}"
         ) from error
     return path
 
@@ -121,7 +117,7 @@ def _read(path: Path, found: scan.KerasFile, *, trusted: bool) -> tuple[Any, dic
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 model = keras.models.load_model(named, compile=False, safe_mode=not trusted)
-        except Exception as error:  # noqa: BLE001 - on a damaged file Keras raises anything from KeyError to TypeError
+        except Exception as error:  # on a damaged file Keras raises anything from KeyError to TypeError
             raise _unreadable(path, f"{name} {keras.__version__}", error) from error
     if not getattr(model, "inputs", None):
         raise SourceError("source-shapes-missing", f"{path.name} was saved before its input shapes were known")
@@ -135,7 +131,7 @@ def _unreadable(path: Path, reader: str, error: Exception) -> SourceError:
             "source-custom-class",
             f"{path.name} needs {custom['name']!r}, which is neither in the file nor part of {reader}",
         )
-    return SourceError("source-unreadable", f"{reader} cannot load {path.name}: {first_line(error)}")
+    return SourceError("source-unreadable", f"{reader} cannot load {path.name}: {reason(error)}")
 
 
 def _keras(generation: int) -> tuple[Any, str]:
@@ -172,16 +168,37 @@ def _suffixed(path: Path, suffix: str) -> Iterator[Path]:
         yield link
 
 
-def _trace(model: Any, source: Source) -> TfModel:
+def traceable(name: str, tracing: Callable[[], TfModel]) -> TfModel:
+    """Run a tracing, mapping what TensorFlow raises.
+
+    Raises:
+        SourceError: `source-untraceable`: the model cannot be computed as a graph, or not with these shapes.
+    """
+    import tensorflow as tf
+
     try:
-        traced = _signature(model, source.shapes)
-    except (ValueError, TypeError) as error:
-        if isinstance(error, SourceError) or not source.shapes:
+        return tracing()
+    except (ValueError, TypeError, AttributeError, tf.errors.OpError) as error:
+        if isinstance(error, EdgeKitError):
             raise
-        raise SourceError(
-            "source-shapes", f"the model cannot be computed with the given shapes: {first_line(error)}"
-        ) from error
-    return traced
+        raise SourceError("source-untraceable", f"{name} cannot be traced into a graph: {reason(error)}") from error
+
+
+def _to_float32(model: Any) -> bool:
+    """Make layers compute in float32; whether any did not.
+
+    Mixed precision is a way to train fast on a GPU. The weights are float32 anyway, TFLite has no 16-bit kernels on
+    CPUs, and precision is chosen by the conversion, not by the source.
+    """
+    changed = False
+    for layer in model._flatten_layers():  # noqa: SLF001 - the public `layers` does not descend into wrappers
+        if str(getattr(layer, "compute_dtype", "")) in ("float16", "bfloat16"):
+            changed = True
+            if _generation(model) == 2:
+                layer._set_dtype_policy("float32")  # noqa: SLF001 - no public setter in Keras 2
+            else:
+                layer.dtype_policy = "float32"
+    return changed
 
 
 def _signature(model: Any, shapes: Any, *, autograph: bool = False) -> TfModel:
@@ -216,7 +233,7 @@ def _output_names(model: Any, count: int) -> list[str]:
 
 def _input_structure(model: Any) -> Any:
     """How the model takes its inputs: one tensor, a list, a tuple or a dict of them, nested."""
-    if any(kind.__name__ == "Functional" for kind in type(model).__mro__) and not isinstance(model.input, type(None)):
+    if any(kind.__name__ == "Functional" for kind in type(model).__mro__) and model.input is not None:
         return model.input
     return model.inputs[0] if len(model.inputs) == 1 else list(model.inputs)
 
@@ -250,7 +267,8 @@ def _tensorflow_version() -> str:
     return str(tf.__version__)
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of a framework's message, which may go on for pages."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+def reason(error: BaseException) -> str:
+    """The line of a framework's message that says what is wrong; the rest may go on for pages."""
+    lines = [_COLORS.sub("", line).strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("Exception encountered", "in user code", "File "))]
     return (lines[0] if lines else type(error).__name__)[:300]

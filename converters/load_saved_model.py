@@ -14,7 +14,7 @@ from typing import Any
 from edgekit.converters import _scan_saved_model as scan
 from edgekit.converters._scan_keras import refuse
 from edgekit.converters._tf_model import LoadedTf, holder, reshape, spec_of, trace
-from edgekit.converters.load_keras import first_line
+from edgekit.converters.load_keras import reason, traceable
 from edgekit.converters.stages import LoadedFacts, LoadedModel, Source
 from edgekit.errors import SourceError
 
@@ -60,8 +60,8 @@ def load_folder(source: Source, *, framework: str) -> LoadedModel:
         with contextlib.redirect_stdout(io.StringIO()):
             root = tf.saved_model.load(str(folder), tags=list(meta.meta_info_def.tags))
             signature = root.signatures[name]
-    except Exception as error:  # noqa: BLE001 - on a damaged folder TensorFlow raises anything
-        raise SourceError("source-unreadable", f"TensorFlow cannot load {folder.name}: {first_line(error)}") from error
+    except Exception as error:  # on a damaged folder TensorFlow raises anything from KeyError to its own errors
+        raise SourceError("source-unreadable", f"TensorFlow cannot load {folder.name}: {reason(error)}") from error
     declared = tuple(spec_of(key, spec) for key, spec in signature.structured_input_signature[1].items())
     if not declared:
         raise SourceError("signature-missing", f"the signature {name!r} of {folder.name} has no inputs")
@@ -69,14 +69,7 @@ def load_folder(source: Source, *, framework: str) -> LoadedModel:
     def answer(feeds: dict[str, Any]) -> dict[str, Any]:
         return dict(signature(**feeds))
 
-    try:
-        traced = trace(answer, reshape(declared, source.shapes), keep=(root,))
-    except (ValueError, TypeError, tf.errors.OpError) as error:
-        if isinstance(error, SourceError):
-            raise
-        raise SourceError(
-            "source-shapes", f"the model cannot be computed with the given shapes: {first_line(error)}"
-        ) from error
+    traced = traceable(folder.name, lambda: trace(answer, reshape(declared, source.shapes), keep=(root,)))
     others = [other for other in scan.signatures(meta) if other != name]
     notes = [f"code of the model ran because it is trusted: {finding.what}" for finding in findings]
     if others and source.signature is None:
@@ -112,7 +105,7 @@ def save(model: Any, folder: Path) -> Path:
     except (ValueError, TypeError, AssertionError, tf.errors.OpError) as error:
         if isinstance(error, SourceError):
             raise
-        raise SourceError("live-unsavable", f"the object cannot be traced into a graph: {first_line(error)}") from error
+        raise SourceError("live-unsavable", f"the object cannot be traced into a graph: {reason(error)}") from error
     return path
 
 
@@ -143,7 +136,7 @@ def _concrete(function: Any) -> Any:
     except (ValueError, TypeError) as error:
         raise SourceError(
             "live-signature-missing",
-            f"the tf.function has no input signature, so that its inputs are unknown: {first_line(error)}",
+            f"the tf.function has no input signature, so that its inputs are unknown: {reason(error)}",
         ) from error
 
 

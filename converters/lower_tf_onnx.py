@@ -15,8 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from edgekit.converters._tf_model import TfModel, unique
-from edgekit.converters.load_keras import first_line
+from edgekit.converters.load_keras import reason
 from edgekit.converters.stages import Graph, LoadedModel
 from edgekit.errors import ConversionError
 from edgekit.tensors import TensorSpec
@@ -48,7 +50,7 @@ def lower(model: LoadedModel, path: Path) -> Graph:
     handle: TfModel = model.handle
     inputs, outputs, tensors = _names(handle)
     with _quiet(), tf.device("/cpu:0"):
-        proto = _convert(handle, inputs, outputs, tensors)
+        proto = _convert(handle.function, tensors, len(inputs))
     _check(proto, inputs, outputs)
     _name_free_sizes(proto)
     path.write_bytes(proto.SerializeToString(deterministic=True))
@@ -83,33 +85,40 @@ def _fed(function: Any) -> list[Any]:
     return [tensor for tensor in function.inputs if id(tensor) not in captured]
 
 
-def _convert(
-    model: TfModel, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], tensors: dict[str, str]
-) -> Any:
+def _convert(function: Any, tensors: dict[str, str], inputs: int) -> Any:
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
     from tf2onnx import convert
 
     names = list(tensors)
     try:
         # Loops stay whole: tf2onnx turns them into ONNX LSTM, GRU or Loop.
-        frozen = convert_variables_to_constants_v2(model.function, lower_control_flow=False, aggressive_inlining=True)
+        frozen = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
         proto, _ = convert.from_graph_def(
             frozen.graph.as_graph_def(add_shapes=True),
             name="edgekit",
-            input_names=names[: len(inputs)],
-            output_names=names[len(inputs) :],
+            input_names=names[:inputs],
+            output_names=names[inputs:],
             opset=OPSET,
             tensors_to_rename=tensors,
+            custom_op_handlers={"Erfc": (_erfc, [])},
         )
-    except Exception as error:  # noqa: BLE001 - tf2onnx raises anything from AssertionError to KeyError
-        raise ConversionError("conversion-failed", f"tf2onnx refused the model: {first_line(error)}") from error
+    except Exception as error:  # tf2onnx raises anything from AssertionError to KeyError
+        raise ConversionError("conversion-failed", f"tf2onnx refused the model: {reason(error)}") from error
     return proto
+
+
+def _erfc(context: Any, node: Any, name: str, arguments: Any) -> None:  # noqa: ARG001 - the form of a handler
+    """Erfc(x) = 1 - Erf(x). tf2onnx does not know it, and TensorFlow's exact GELU consists of it."""
+    shapes, dtypes = node.output_shapes, node.output_dtypes
+    context.remove_node(node.name)
+    one = context.make_const(f"{name}_one", np.array(1, np.float32))
+    erf = context.make_node("Erf", node.input, shapes=shapes, dtypes=dtypes)
+    context.make_node("Sub", [one.output[0], erf.output[0]], outputs=node.output, shapes=shapes, dtypes=dtypes)
 
 
 def _check(proto: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
     """Refuse a graph with TensorFlow ops left in it, or with another interface than the source's."""
-    known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
-    foreign = sorted({node.op_type for node in proto.graph.node if node.domain not in known})
+    foreign = sorted(_foreign(proto.graph))
     if foreign:
         raise ConversionError(
             "op-unsupported-conversion", f"ONNX has no counterpart of {', '.join(foreign)}", ops=foreign, format="onnx"
@@ -122,6 +131,18 @@ def _check(proto: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec
                 f"the file's {kind}s are {', '.join(sorted(names))}; the source's are "
                 f"{', '.join(spec.key for spec in specs)}",
             )
+
+
+def _foreign(graph: Any) -> set[str]:
+    """Ops that no opset defines: tf2onnx leaves what it cannot convert as it is, with the name it had."""
+    from onnx import defs
+
+    found = {node.op_type for node in graph.node if not defs.has(node.op_type, OPSET, node.domain)}
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                found |= _foreign(body)
+    return found
 
 
 def _name_free_sizes(proto: Any) -> None:

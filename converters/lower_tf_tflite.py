@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from edgekit import files
 from edgekit.converters._tf_model import TfModel
-from edgekit.converters.load_keras import first_line
+from edgekit.converters.load_keras import reason
 from edgekit.converters.stages import Graph, LoadedModel
 from edgekit.errors import ConversionError
 from edgekit.tensors import TensorSpec
@@ -52,23 +52,23 @@ def lower(model: LoadedModel, path: Path) -> Graph:
     notes: tuple[str, ...] = ()
     try:
         data = _convert(handle)
-    except Exception as error:
-        fixed = _fixed(handle) if _batch_to_blame(error) else {}
+    except ConversionError as error:
+        fixed = _fixed(handle) if error.details.get("batch") else {}
         if not fixed:
-            raise _explained(error) from error
+            raise
         handle = handle.with_shapes(fixed)
+        data = _convert(handle)
         notes = ("the batch is fixed to 1: a recurrent layer of this model converts in no other way",)
-        try:
-            data = _convert(handle)
-        except Exception as second:
-            raise _explained(second) from second
     path.write_bytes(data)
-    inputs, outputs = _interface(data, handle)
+    inputs, outputs, keeps_state = _interface(data, handle)
+    if keeps_state:
+        notes += ("its recurrent layer keeps its state between runs, unless the variables are reset before each",)
     return Graph("tflite", str(path), inputs, outputs, notes=notes, tools={"tensorflow": str(tf.__version__)})
 
 
 def _convert(model: TfModel) -> bytes:
     import tensorflow as tf
+    from tensorflow.lite.python.convert_phase import ConverterError
 
     with files.scratch() as scratch, contextlib.redirect_stdout(io.StringIO()):
         # Of a SavedModel, too, only the traced signature is written anew: the converter takes twice as long to read
@@ -77,11 +77,10 @@ def _convert(model: TfModel) -> bytes:
         signature = model.export(scratch / "model")
         converter = tf.lite.TFLiteConverter.from_saved_model(str(scratch / "model"), signature_keys=[signature])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        return bytes(converter.convert())
-
-
-def _batch_to_blame(error: Exception) -> bool:
-    return any(word in str(error) for word in _NEEDS_FIXED)
+        try:
+            return bytes(converter.convert())
+        except (ConverterError, ValueError, RuntimeError) as error:
+            raise _explained(error) from error
 
 
 def _fixed(model: TfModel) -> dict[str, tuple[int | None, ...]]:
@@ -91,21 +90,27 @@ def _fixed(model: TfModel) -> dict[str, tuple[int | None, ...]]:
     return {spec.name: (1, *spec.shape[1:]) for spec in model.inputs}
 
 
-def _explained(error: Exception) -> Exception:
-    """Map what the converter raised; what is not its own is returned as it is."""
-    if type(error).__name__ != "ConverterError" and not isinstance(error, (ValueError, RuntimeError)):
-        return error
-    lists = [match["names"].rstrip(". ") for match in _OP_LISTS.finditer(str(error))]
+def _explained(error: Exception) -> ConversionError:
+    said = str(error)
+    batch = any(word in said for word in _NEEDS_FIXED)
+    lists = [match["names"].rstrip(". ") for match in _OP_LISTS.finditer(said)]
     ops = sorted({name.strip() for names in lists for name in names.split(",") if name.strip()})
     if ops:
         return ConversionError(
-            "op-unsupported-conversion", f"TFLite has no kernel for {', '.join(ops)}", ops=ops, format="tflite"
+            "op-unsupported-conversion",
+            f"TFLite has no kernel for {', '.join(ops)} as the model uses {'it' if len(ops) == 1 else 'them'}",
+            cause=" ".join(said.partition("Details:")[2].split())[:500] or None,
+            ops=ops,
+            format="tflite",
+            batch=batch,
         )
-    return ConversionError("conversion-failed", f"TensorFlow's converter refused the model: {first_line(error)}")
+    return ConversionError(
+        "conversion-failed", f"TensorFlow's converter refused the model: {reason(error)}", batch=batch
+    )
 
 
-def _interface(data: bytes, model: TfModel) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs as the file has them, found by its signature.
+def _interface(data: bytes, model: TfModel) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], bool]:
+    """Inputs and outputs as the file has them, found by its signature; and whether it has variable tensors.
 
     Raises:
         ConversionError: `conversion-names`: the file's signature is not the source's.
@@ -125,7 +130,12 @@ def _interface(data: bytes, model: TfModel) -> tuple[tuple[TensorSpec, ...], tup
         signature.Outputs(i).Name().decode(): graph.Tensors(signature.Outputs(i).TensorIndex())
         for i in range(signature.OutputsLength())
     }
-    return _specs(model.inputs, found_inputs, "input"), _specs(model.outputs, found_outputs, "output")
+    keeps_state = any(graph.Tensors(i).IsVariable() for i in range(graph.TensorsLength()))
+    return (
+        _specs(model.inputs, found_inputs, "input"),
+        _specs(model.outputs, found_outputs, "output"),
+        keeps_state,
+    )
 
 
 def _specs(specs: tuple[TensorSpec, ...], found: Mapping[str, Any], kind: str) -> tuple[TensorSpec, ...]:

@@ -13,6 +13,7 @@ A new observer is a class with the three methods of `Observer` under `@observer(
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -27,7 +28,10 @@ Values = NDArray[np.float32]
 _CHUNK = 1 << 18
 """Values counted at once: bincount widens them to 8 bytes, so that this bounds its scratch memory to 2 MB."""
 
-_BUCKETS = 1 << 16
+_BATCH = 1 << 13
+"""Values of small tensors are kept until there are this many: bincount clears half a megabyte each time."""
+
+_UPPER = 1 if sys.byteorder == "little" else 0
 _NEGATIVE = 1 << 15
 """Buckets from here on hold negative values, in order of their magnitude."""
 
@@ -117,32 +121,39 @@ class Histogram:
         # One window of touched buckets a sign: activations span some 20 of 256 exponents.
         self._start = [0, 0]
         self._counts = [np.zeros(0, np.int64), np.zeros(0, np.int64)]
+        self._waiting: list[NDArray[np.uint16]] = []
+        self._waiting_size = 0
 
     def add(self, values: Values, low: float, high: float) -> None:
-        """Count a flat array of finite values."""
+        """Count a flat array of finite values, whose smallest and largest the caller knows."""
         self.low = min(self.low, low)
         self.high = max(self.high, high)
-        values = np.ascontiguousarray(values)
-        # The upper half of each little-endian word; no value is copied before bincount.
-        upper = values.view(np.uint16)[1::2] if _LITTLE else values.view(np.uint16)[0::2]
+        upper = np.ascontiguousarray(values).view(np.uint16)[_UPPER::2]
+        if upper.size < _BATCH:
+            self._waiting.append(upper.copy())
+            self._waiting_size += upper.size
+            if self._waiting_size >= _BATCH:
+                self._settle()
+            return
         for start in range(0, upper.size, _CHUNK):
-            counts = np.bincount(upper[start : start + _CHUNK])
-            self._take(0, counts[:_NEGATIVE])
-            self._take(1, counts[_NEGATIVE:])
+            self._count(upper[start : start + _CHUNK])
 
     def merge(self, other: Histogram) -> None:
         """Add the counts of another one."""
         self.low = min(self.low, other.low)
         self.high = max(self.high, other.high)
+        other._settle()
         for sign in (0, 1):
             self._include(sign, other._start[sign], other._counts[sign])
 
     def total(self) -> int:
         """How many values were counted."""
+        self._settle()
         return int(self._counts[0].sum() + self._counts[1].sum())
 
     def buckets(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         """Lower edge, upper edge and count of every touched bucket, in ascending order of value."""
+        self._settle()
         positive = _edges(np.arange(self._start[0], self._start[0] + self._counts[0].size + 1))
         negative = -_edges(np.arange(self._start[1], self._start[1] + self._counts[1].size + 1))[::-1]
         lower = np.concatenate([negative[:-1], positive[:-1]])
@@ -166,6 +177,16 @@ class Histogram:
         low = lower[np.searchsorted(seen, cut, side="right")]
         high = upper[counts.size - 1 - np.searchsorted(np.cumsum(counts[::-1]), cut, side="right")]
         return max(float(low), self.low), min(float(high), self.high)
+
+    def _settle(self) -> None:
+        if self._waiting:
+            self._count(np.concatenate(self._waiting))
+            self._waiting, self._waiting_size = [], 0
+
+    def _count(self, upper: NDArray[np.uint16]) -> None:
+        counts = np.bincount(upper)
+        self._take(0, counts[:_NEGATIVE])
+        self._take(1, counts[_NEGATIVE:])
 
     def _take(self, sign: int, counts: NDArray[np.int64]) -> None:
         touched = np.flatnonzero(counts)
@@ -206,9 +227,6 @@ class Percentile:
     def range(self) -> Range:
         low, high = self._histogram.central(self._share)
         return Range(low, high)
-
-
-_LITTLE = np.dtype(np.uint16).newbyteorder("=").str[0] == "<" or np.array([1], np.uint32).view(np.uint16)[0] == 1
 
 
 def _edges(bucket: NDArray[np.int64]) -> NDArray[np.float64]:

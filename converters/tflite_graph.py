@@ -77,7 +77,7 @@ def pack(data: bytes) -> bytes:
 
 
 def dump(model: ModelT) -> bytes:
-    """Write a model; it is tidied up in place (see the module header)."""
+    """Tidy a model up (in place; see the module header) and write it."""
     _drop_unused(model)
     _share_buffers(model)
     for tensor in tensors(model):
@@ -94,6 +94,17 @@ def dump(model: ModelT) -> bytes:
         op.builtinOptions2 = _shared(op.builtinOptions2, tables)
     for tensor in tensors(model):
         tensor.quantization = _shared(tensor.quantization, tables)
+    data = write(model)
+    for op in operators(model):
+        op.builtinOptions = _unshared(op.builtinOptions)
+        op.builtinOptions2 = _unshared(op.builtinOptions2)
+    for tensor in tensors(model):
+        tensor.quantization = _unshared(tensor.quantization)
+    return data
+
+
+def write(model: ModelT) -> bytes:
+    """Write a model as it is: indices of tensors, buffers and operator codes stay."""
     builder = _builder_class()(sum(_size(buffer) for buffer in model.buffers) + (1 << 14))
     builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())
@@ -319,24 +330,21 @@ class _Table:
     """A table that many refer to and that is written once."""
 
     def __init__(self, table: Any) -> None:
-        self._table = table
+        self.table = table
         self._offset: int | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._table, name)
 
     def Pack(self, builder: Any) -> int:  # noqa: N802 - the generated classes' own spelling
         if self._offset is None:
-            self._offset = int(self._table.Pack(builder))
+            self._offset = int(self.table.Pack(builder))
         return self._offset
 
 
 def _shared(table: Any, known: dict[Any, _Table]) -> Any:
-    if table is None:
-        return None
-    if isinstance(table, _Table):
-        table = table._table  # noqa: SLF001 - dumped before
-    return known.setdefault(_content(table), _Table(table))
+    return None if table is None else known.setdefault(_content(table), _Table(table))
+
+
+def _unshared(table: Any) -> Any:
+    return table.table if isinstance(table, _Table) else table
 
 
 def _content(value: Any) -> Any:

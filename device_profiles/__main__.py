@@ -7,4 +7,5 @@ import sys
 from edgekit.device_profiles import all_profiles
 from edgekit.device_profiles.page import markdown
 
-sys.stdout.write(markdown(all_profiles()))
+if __name__ == "__main__":
+    sys.stdout.write(markdown(all_profiles()))

@@ -62,11 +62,11 @@ def _table(profiles: list[Profile]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for profile in profiles:
         row = profile.summary()
-        name, memory = row["name"], f"{row['memory_mib']}, {row['usable_mib']}"
+        name, memory = row["name"], f"{row['ram_mib']}, {row['usable_mib']}"
         cells = (
             f"[`{name}`](#{name})",
-            row["title"],
-            row["cpu"],
+            profile.title,
+            profile.describe_cpu(),
             memory,
             f"{row['bits']}-bit",
             row["tflite"],

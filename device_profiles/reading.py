@@ -58,7 +58,8 @@ def parse(name: str, text: Any) -> Definition:
         raise _invalid(name, f"expected TOML text, got {type(content).__name__}")
     try:
         return Definition(name, tomllib.loads(content))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        # TOMLDecodeError is a ValueError, as is what int() says of a number of thousands of digits.
         raise _invalid(name, f"it is not TOML: {error}") from error
 
 
@@ -76,7 +77,7 @@ def resolve(definition: Definition, find: Find) -> Profile:
         _put(definition.name, table, path, value)
     try:
         return decode(Profile, table, strict=True)
-    except CodecError as error:
+    except (CodecError, OverflowError) as error:
         raise _invalid(definition.name, str(error)) from error
 
 

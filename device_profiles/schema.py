@@ -9,7 +9,6 @@ Memory is in MiB (2**20 bytes) as Linux shows it, bandwidth and storage speed in
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -36,6 +35,7 @@ ISA = {
 MACHINES = {"armv6l": 32, "armv7l": 32, "aarch64": 64, "x86_64": 64}
 """Wheel platforms of a userland and their word size in bits (PEP 600 names)."""
 
+_ABSURD = 1e12
 _VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}(\.?(post|rc|dev)\d{1,6})?\Z")
 _PYTHON = re.compile(r"3\.\d{1,3}\Z")
 
@@ -48,8 +48,8 @@ def version_key(text: str) -> tuple[int, ...]:
 def _positive(owner: object, names: Iterable[str]) -> None:
     for name in names:
         value = getattr(owner, name)
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} is {value}; it must be positive")
+        if value is not None and not 0 < value < _ABSURD:
+            raise ValueError(f"{name} is {value!s:.24}; it must be positive and below {_ABSURD:g}")
 
 
 def _ascending(owner: object, *names: str) -> None:
@@ -332,9 +332,8 @@ class Profile:
         """One row of `edgekit devices list`."""
         return {
             "name": self.name,
-            "title": self.title,
-            "cpu": self.describe_cpu(),
-            "memory_mib": self.memory.nominal_mib,
+            "cpu": " + ".join(f"{cluster.count}x {cluster.core}" for cluster in self.cpu.clusters),
+            "ram_mib": self.memory.nominal_mib,
             "usable_mib": self.memory.usable_mib,
             "bits": self.os.userland_bits,
             "tflite": self.describe_engine("litert") or self.describe_engine("tflite-runtime") or "none",
@@ -363,9 +362,9 @@ class Profile:
         return " + ".join(f"{c.count}x {c.core} {c.clock_mhz / 1000:.4g} GHz" for c in self.cpu.clusters)
 
     def describe_engine(self, name: str) -> str | None:
-        """`ai-edge-litert 2.3.0`; None when it cannot be installed there."""
+        """`litert 2.3.0`; None when it cannot be installed there."""
         engine = self.engines.get(name)
-        return f"{engine.distribution} {engine.version}" if engine and engine.version else None
+        return f"{name} {engine.version}" if engine and engine.version else None
 
 
 ENGINES = {"litert": "tflite", "tflite-runtime": "tflite", "onnxruntime": "onnx"}

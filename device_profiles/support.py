@@ -16,9 +16,12 @@ from edgekit.device_profiles.schema import version_key
 SOURCE = "device_profiles/_gate.toml: measured with the wheels"
 MIB = 2**20
 
+ONNX_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+"""Domains whose ops the wheels of onnxruntime have kernels for."""
+
 
 def kernels(engine: str, version: str) -> Mapping[str, int]:
-    """Builtin TFLite op -> highest version of it that `engine` ("litert" or "tflite-runtime") has a kernel for."""
+    """TFLite op -> highest version of it that `engine` ("litert" or "tflite-runtime") has a kernel for."""
     changes = _data()["litert_ops"]
     newer = engine == "litert" and version_key(version) >= version_key(changes["from"])
     return {**_data()["tflite_ops"], **(changes["changes"] if newer else {})}
@@ -26,11 +29,10 @@ def kernels(engine: str, version: str) -> Mapping[str, int]:
 
 def lacking(kind: str, version: int | None, known: Mapping[str, int]) -> str | None:
     """Why a TFLite op has no kernel among `known`; None when it has one."""
-    name = kind.upper()
-    if name not in known:
-        return f"{kind} ({'a TensorFlow (flex) op' if name.startswith('FLEX') else 'not a builtin op of it'})"
-    if version is not None and version > known[name]:
-        return f"{kind} version {version} (it has up to {known[name]})"
+    if kind not in known:
+        return f"{kind} (a TensorFlow op, which needs the Flex delegate)" if kind.startswith("CUSTOM:Flex") else kind
+    if version is not None and version > known[kind]:
+        return f"{kind} version {version} (it has up to {known[kind]})"
     return None
 
 

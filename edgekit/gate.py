@@ -11,7 +11,6 @@ kernels for, are data in `device_profiles/_gate.toml`, with how they were found.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -222,7 +221,7 @@ def _engine_limits(case: _Case, wanted: str | None) -> Iterator[Limit]:
         yield Limit("engine", required, "none", "", ok=False, why=why, source=_source(case, "engines"))
         return
     available = f"{found.distribution} {found.version}"
-    why = f"{found.wheel or 'a wheel'} for {os.machine}"
+    why = f"it has a wheel for {os.machine}" + (f": {found.wheel}" if found.wheel else "")
     yield Limit("engine", required, available, "", ok=True, why=why, source=_source(case, "engines"))
     yield Limit(
         "python",
@@ -271,14 +270,17 @@ def _tflite_ops(case: _Case, engine: Engine) -> Limit:
 def _onnx_versions(case: _Case, engine: Engine) -> Iterator[Limit]:
     known, name = support.onnx_versions(engine.version or "0"), f"onnxruntime {engine.version}"
     source = f"{support.SOURCE}, and onnxruntime.ai/docs/reference/compatibility.html"
+    foreign = [op.kind for op in case.facts.ops if ":" in op.kind and op.kind.split(":")[0] not in support.ONNX_DOMAINS]
+    why = f"{name} has " + (f"no kernel for {', '.join(sorted(set(foreign)))}" if foreign else "the domains of all ops")
+    ops = len(case.facts.ops)
+    yield Limit("operators", ops, ops - len(foreign), "ops", ok=not foreign, why=why, source=source)
     for domain, key in (("", "opset"), ("ai.onnx", "opset"), ("ai.onnx.ml", "ml")):
-        required = case.facts.opsets.get(domain)
-        if required is not None:
+        if (required := case.facts.opsets.get(domain)) is not None:
             why = f"{name} loads opsets of {domain or 'ai.onnx'} up to {known[key]}"
             yield Limit("opset", required, known[key], "", ok=required <= known[key], why=why, source=source)
-    if case.facts.ir_version is not None:
-        required, why = case.facts.ir_version, f"{name} reads IR versions up to {known['ir']}"
-        yield Limit("ir_version", required, known["ir"], "", ok=required <= known["ir"], why=why, source=source)
+    if (written := case.facts.metadata.get("ir_version", "")).isdecimal():
+        why = f"{name} reads IR versions up to {known['ir']}"
+        yield Limit("ir_version", int(written), known["ir"], "", ok=int(written) <= known["ir"], why=why, source=source)
 
 
 # -- memory and size --------------------------------------------------------------------------------------------------
@@ -290,8 +292,8 @@ def _memory(case: _Case) -> float | None:
     return support.process_mib(
         case.engine,
         case.facts.format,
-        integer=_arithmetic(case.facts).startswith("int"),
-        file_bytes=case.facts.bytes,
+        integer=_precision(case) in ("int8", "int16x8", "mixed"),
+        file_bytes=_size(case.facts),
         arena_bytes=case.facts.arena_bytes or 0,
     )
 
@@ -309,13 +311,13 @@ def _memory_limits(case: _Case, estimate: float | None) -> Iterator[Limit]:
         "MiB",
         ok=estimate <= usable,
         why=f"{imported} MiB for Python, numpy and {case.engine}, the rest for a file of"
-        f" {case.facts.bytes / support.MIB:.2f} MiB with activations of {size}",
+        f" {_size(case.facts) / support.MIB:.2f} MiB with activations of {size}",
         source=case.profile.source("memory.usable_mib"),
     )
 
 
 def _size_limits(case: _Case) -> Iterator[Limit]:
-    size = round(case.facts.bytes / support.MIB, 3)
+    size = round(_size(case.facts) / support.MIB, 3)
     storage, budget = case.profile.storage.usable_mib, case.profile.budget.model_mib
     if storage is not None:
         why = "twice the file: a new version is written before the old one goes"
@@ -332,17 +334,19 @@ def _size_limits(case: _Case) -> Iterator[Limit]:
 
 def _advice(case: _Case) -> Iterator[str]:
     profile, facts = case.profile, case.facts
+    if case.installed is None:
+        return
     if profile.os.use_python:
         yield (
             f"{profile.os.name} ships Python {profile.os.python}; EdgeKit and the engine need"
             f" {profile.os.use_python}, installed beside it"
         )
-    if case.installed and case.installed.numpy and "<2" in case.installed.numpy:
+    if case.installed.numpy and "<2" in case.installed.numpy:
         yield f"{case.installed.distribution} needs numpy {case.installed.numpy}: with numpy 2 it fails inside"
-    if facts.arena_bytes is None and case.installed:
+    if facts.arena_bytes is None:
         yield "the model has free sizes, so that its activations are not counted: the memory estimate is a lower bound"
     needs = case.manifest.needs if case.manifest else None
-    if needs and case.installed and (needs.engine, needs.engine_version) != (case.engine, case.installed.version):
+    if needs and (needs.engine, needs.engine_version) != (case.engine, case.installed.version):
         yield (
             f"verified with {needs.engine} {needs.engine_version}, there it is {case.engine} {case.installed.version}:"
             " run `edgekit verify` on the device once"
@@ -356,36 +360,34 @@ def _advice(case: _Case) -> Iterator[str]:
 
 
 def _precision_advice(case: _Case) -> Iterator[str]:
-    profile, arithmetic = case.profile, _arithmetic(case.facts)
-    precision = case.manifest.precision if case.manifest else None
+    profile, precision, tflite = case.profile, _precision(case), case.facts.format == "tflite"
     core = profile.cpu.clusters[0].core
-    if arithmetic == "int16":
+    if precision == "int16x8":
         yield "int16 activations: " + (
             "TFLite runs them on reference kernels, several times slower than int8"
-            if case.facts.format == "tflite"
+            if tflite
             else "onnxruntime has no such kernels and computes in float: the gain is size, not speed"
         )
-    elif arithmetic == "int8" and not (profile.has("dotprod") or profile.has("i8mm") or profile.has("avx_vnni")):
+    elif precision in ("int8", "dynamic") and not any(map(profile.has, ("dotprod", "i8mm", "avx_vnni"))):
         yield f"the {core} has no int8 dot products: " + (
             "expect at most 2.5 times the speed of float (MLPerf logs of Raspberry Pi 4), not four times"
-            if case.facts.format == "tflite"
+            if tflite
             else "on onnxruntime int8 may be no faster than float; measure both, or convert to .tflite"
         )
-    if precision == "fp16" or arithmetic == "float16":
+    elif precision == "fp16":
         yield "fp16 halves the file only: the weights are expanded to 32-bit floats on loading" + (
             "" if profile.has("fp16") or profile.has("f16c") else f" (the {core} computes no half floats anyway)"
         )
 
 
-def _arithmetic(facts: ModelFacts) -> str:
-    """The element type in which most multiply-accumulates are done; of most ops when those are not counted."""
-    work: Counter[str] = Counter()
-    for op in facts.ops:
-        work[op.dtype or "float32"] += op.macs or 0
-    if not work.total():
-        work = Counter(op.dtype or "float32" for op in facts.ops)
-    found = work.most_common(1)[0][0] if work else "float32"
-    return "int8" if found in ("uint8", "int4") else found
+def _precision(case: _Case) -> str:
+    """What the model computes in: our manifest's word, else what the file's element types say."""
+    return case.manifest.precision if case.manifest else case.facts.precision
+
+
+def _size(facts: ModelFacts) -> int:
+    """Bytes of the file and of what an ONNX file keeps beside it."""
+    return max(facts.bytes, facts.weight_bytes if facts.external else 0)
 
 
 def _span(pythons: tuple[str, ...]) -> str:

@@ -69,9 +69,7 @@ def plan(
     first, last = _lifetimes(steps, ends, fixed, shared)
     moving = [t for t in first if t in sizes and t not in shared and t not in fixed]
     whole = {t: i for i, t in enumerate(sizes)}
-    moving.sort(
-        key=lambda t: (0, whole[t], 0) if first[t] == 0 and last[t] == _FOREVER else (1, -sizes[t], first[t])
-    )
+    moving.sort(key=lambda t: (0, whole[t], 0) if first[t] == 0 and last[t] == _FOREVER else (1, -sizes[t], first[t]))
     persistent = _place([(sizes[t], 0, _FOREVER) for t in sorted(fixed & sizes.keys(), key=whole.__getitem__)])
     passing = _place([(sizes[t], first[t], last[t]) for t in moving])
     return None if persistent is None or passing is None else persistent + passing
@@ -93,9 +91,7 @@ def _shared(
         for name in (step.inputs[i] for i in step.inplace if i < len(step.inputs)):
             if name not in sizes or name in ends[0] or output in ends[1] or sizes[name] != sizes[output]:
                 continue
-            if fixed & {name, output} or (
-                not step.unmodified and (sizes[name] <= _SCALAR_BYTES or readers[name] > 1)
-            ):
+            if fixed & {name, output} or (not step.unmodified and (sizes[name] <= _SCALAR_BYTES or readers[name] > 1)):
                 continue
             root = shared.get(name, name)
             if (step.unmodified or readers.get(root, 0) <= 1) and root != output:

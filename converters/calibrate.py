@@ -1,0 +1,240 @@
+"""Calibration: which values each tensor of a float graph takes, observed in the real engine, in bounded memory.
+
+Samples are read one at a time and forgotten. Activations are seen by reference, never gathered. When all of them
+do not fit under the memory bound, they are seen in several passes, a group of tensors each, over blocks of
+samples that do fit; the result is the same to the last bit, because observers do not depend on order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.converters import observers
+from edgekit.converters.observers import Factory, Observer
+from edgekit.converters.stages import CalibrationOptions, Graph, Ranges
+from edgekit.converters.taps import Feed, Session, Tap, tap
+from edgekit.errors import ConversionError, DataError
+
+if TYPE_CHECKING:
+    from edgekit.converters.stages import Feeds
+
+_MB = 1 << 20
+_RESERVE = 40 * _MB
+"""For the histograms, the engine's own packed weights and scratch, and the allocator's gaps."""
+_FLOOR = 16 * _MB
+"""A pass never takes less: below, passes cost more than they save."""
+_EVENT_EVERY = 16
+
+
+def calibrate(
+    graph: Graph, batches: Iterator[Feeds], options: CalibrationOptions
+) -> Generator[dict[str, Any], None, Ranges]:
+    """Observe a float graph on data.
+
+    Args:
+        graph: The float graph.
+        batches: Arrays by public input name, [n, ...], any n; values are cast to the graph's input types.
+        options: Which observer, and the bound on memory.
+
+    Yields:
+        `{"samples": how many are done}`, now and then.
+
+    Returns:
+        A range for each float input and each float tensor that an operator makes, by its name inside the file.
+
+    Raises:
+        UsageError: `observer-unknown`, `percentile-invalid`.
+        DataError: `calibration-empty`: there was no sample; `calibration-shape`: an array does not fit its input.
+        ConversionError: `activation-not-finite`: a tensor held NaN or infinity; names it.
+        EngineError: `calibration-engine`: the engine refused the graph or a sample.
+        EngineMissingError: `engine-missing`.
+    """
+    watch = _Watch(observers.factory(options.observer), options)
+    watch.make()  # options that the observer refuses are refused before any work
+    tapped = tap(graph, options.threads)
+    feeds = _single_feeds(graph, tapped, batches)
+    first = next(feeds, None)
+    if first is None:
+        raise DataError("calibration-empty", "there is no sample to calibrate with")
+    groups, block = _plan(tapped, first[1], options, graph)
+    rest = _chain(first, feeds)
+    if len(groups) == 1:
+        yield from _one_pass(tapped, groups[0], rest, watch)
+    else:
+        yield from _passes(tapped, groups, rest, watch, block)
+    return Ranges(options.observer, watch.samples, {name: seen.range() for name, seen in watch.seen.items()})
+
+
+def _one_pass(
+    tapped: Tap, names: Sequence[str], feeds: Iterable[tuple[int, Feed]], watch: _Watch
+) -> Generator[dict[str, Any], None, None]:
+    session = tapped.open(names)
+    try:
+        for runs, (count, feed) in enumerate(feeds):
+            _observe(session, tapped, count, feed, watch)
+            if runs % _EVENT_EVERY == 0:
+                yield {"samples": watch.samples}
+    finally:
+        session.close()
+    yield {"samples": watch.samples}
+
+
+def _passes(
+    tapped: Tap, groups: Sequence[Sequence[str]], feeds: Iterator[tuple[int, Feed]], watch: _Watch, block: int
+) -> Generator[dict[str, Any], None, None]:
+    """Each block of samples goes through one session a group; one session lives at a time."""
+    while held := list(islice(feeds, block)):
+        before = watch.samples
+        for number, group in enumerate(groups):
+            watch.samples = before
+            session = tapped.open(group)
+            try:
+                for count, feed in held:
+                    _observe(session, tapped, count, feed, watch, inputs_too=number == 0)
+            finally:
+                session.close()
+        yield {"samples": watch.samples}
+
+
+def _observe(
+    session: Session, tapped: Tap, count: int, feed: Feed, watch: _Watch, *, inputs_too: bool = True
+) -> None:
+    if inputs_too:
+        for name in tapped.inputs:
+            if feed[name].dtype.kind == "f":
+                watch.show(name, feed[name])
+    session.run(feed, watch.show)
+    watch.samples += count
+
+
+class _Watch:
+    """The observers, one a tensor, made when the tensor is first seen."""
+
+    def __init__(self, factory: Factory, options: CalibrationOptions) -> None:
+        self._factory = factory
+        self._options = options
+        self.seen: dict[str, Observer] = {}
+        self.samples = 0
+
+    def make(self) -> Observer:
+        return self._factory(self._options)
+
+    def show(self, name: str, values: NDArray[Any]) -> None:
+        if not values.size:
+            return
+        values = values.reshape(-1)
+        if values.dtype != np.float32:
+            values = values.astype(np.float32)
+        # A NaN anywhere makes both NaN: finite ends prove that all values are finite.
+        low, high = float(values.min()), float(values.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ConversionError(
+                "activation-not-finite",
+                f"the float graph's tensor {name} holds {'NaN' if math.isnan(low) else 'infinity'} at sample "
+                f"{self.samples + 1} of the calibration data",
+                tensor=name,
+                sample=self.samples + 1,
+            )
+        found = self.seen.get(name)
+        if found is None:
+            found = self.seen[name] = self.make()
+        found.update(values, low, high)
+
+
+def _plan(tapped: Tap, feed: Feed, options: CalibrationOptions, graph: Graph) -> tuple[list[list[str]], int]:
+    """Groups of tensors that fit in memory together, and how many feeds may be held for all of them."""
+    sizes = tapped.sizes(feed)
+    del graph
+    available = max(_FLOOR, options.memory_mb * _MB - _resident() - _RESERVE)
+    if sum(sizes.values()) <= available:
+        return [list(sizes)], 1
+    # Beside the group's tensors the graph needs what is live at once anyway, and the samples that are held.
+    held = available // 8
+    room = max(_FLOOR, available - held - tapped.working_set(sizes))
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if groups[-1] and filled + size > room:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    return groups, max(1, held // max(1, sum(array.nbytes for array in feed.values())))
+
+
+def _resident() -> int:
+    """Bytes of memory this process holds now; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[1])
+    except OSError:
+        return 0
+    import resource
+
+    return pages * resource.getpagesize()
+
+
+def _single_feeds(graph: Graph, tapped: Tap, batches: Iterable[Feeds]) -> Iterator[tuple[int, Feed]]:
+    """Batches cut into what one run of the graph takes: the number of samples and arrays by name inside the file."""
+    name_of = _names_inside(graph, tapped)
+    for batch in batches:
+        missing = sorted(set(name_of) - set(batch))
+        if missing:
+            raise DataError("calibration-shape", f"the calibration data lacks the input {', '.join(missing)}")
+        arrays = {inside: np.asarray(batch[public]) for public, inside in name_of.items()}
+        total = min((len(array) for array in arrays.values()), default=0)
+        step = _step(tapped)
+        for start in range(0, total, step):
+            count = min(step, total - start)
+            yield count, {
+                name: _shaped(name, array, start, step, *tapped.inputs[name]) for name, array in arrays.items()
+            }
+
+
+def _names_inside(graph: Graph, tapped: Tap) -> dict[str, str]:
+    """Public name -> name inside the file."""
+    public = {spec.key: spec.name for spec in graph.inputs}
+    return {public.get(inside, inside): inside for inside in tapped.inputs}
+
+
+def _step(tapped: Tap) -> int:
+    """Samples a run: the fixed batch size where all inputs share one, else 1."""
+    firsts = {shape[0] for shape, _ in tapped.inputs.values() if shape}
+    return firsts.pop() if len(firsts) == 1 and min(firsts) > 1 else 1
+
+
+def _shaped(
+    name: str, array: NDArray[Any], start: int, step: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Samples `start` to `start + step` as the graph's input takes them; the last batch is filled with its end."""
+    part = array[start : start + step]
+    if len(part) < step:
+        part = np.concatenate([part, np.repeat(part[-1:], step - len(part), axis=0)])
+    if not _fits(part.shape, shape) and _fits(part.shape[1:], shape):
+        part = part[0]  # an input without a batch axis
+    if not _fits(part.shape, shape):
+        raise DataError(
+            "calibration-shape",
+            f"the calibration data for {name} has samples of shape {list(array.shape[1:])}, "
+            f"the graph takes {['free' if size < 0 else size for size in shape]}",
+            input=name,
+        )
+    return np.ascontiguousarray(part, dtype)
+
+
+def _fits(actual: Sequence[int], wanted: Sequence[int]) -> bool:
+    return len(actual) == len(wanted) and all(w in (a, -1) for a, w in zip(actual, wanted, strict=True))
+
+
+def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest
+
+
+_ = Mapping

@@ -1,0 +1,290 @@
+"""Taps: one a format; they run a float graph in the real engine and show what each of its float tensors holds.
+
+A tap makes the tensors that shall be seen outputs of the graph. An engine must give true values for outputs, with
+all its fast kernels, whereas TFLite's switch that preserves intermediate tensors is experimental, needs all of
+them in memory at once, and is known to show stale values where a delegate took over. Which tensors are shown is
+chosen when the graph is opened, so that a graph whose activations do not fit in memory is seen in several passes.
+
+Values are handed to a callback as views of the engine's own memory, valid until the callback returns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.converters.stages import Graph
+from edgekit.errors import DataError, EngineError, EngineMissingError, InternalError
+
+Show = Callable[[str, NDArray[Any]], None]
+Feed = Mapping[str, NDArray[Any]]
+
+
+class Session(Protocol):
+    """A graph opened for some of its tensors."""
+
+    def run(self, feed: Feed, show: Show) -> None:
+        """Run one feed (names inside the file) and show each chosen tensor."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Tap(Protocol):
+    """A float graph whose tensors can be seen.
+
+    Attributes:
+        inputs: Name inside the file -> (shape with -1 for free sizes, dtype).
+    """
+
+    inputs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+
+    def sizes(self, feed: Feed) -> dict[str, int]:
+        """Bytes of each float tensor that an operator makes, for such a feed; in the graph's order."""
+        ...
+
+    def working_set(self, sizes: Mapping[str, int]) -> int:
+        """Bytes that must be live at once to run the graph at all."""
+        ...
+
+    def open(self, names: Sequence[str]) -> Session:
+        """Load the graph into the engine so that it shows these tensors."""
+        ...
+
+
+def tap(graph: Graph, threads: int) -> Tap:
+    """The tap for a graph's format."""
+    data = Path(graph.path).read_bytes()
+    if graph.format == "tflite":
+        return TFLiteTap(data, threads)
+    if graph.format == "onnx":
+        return OnnxTap(data, Path(graph.path).parent, threads)
+    raise InternalError("tap-missing", f"there is no tap for {graph.format}")
+
+
+class TFLiteTap:
+    """Taps TFLite graphs through LiteRT."""
+
+    def __init__(self, data: bytes, threads: int) -> None:
+        from edgekit.converters import tflite_graph as files
+
+        self._model = files.read(data)
+        self._threads = threads
+        graph = self._model.subgraphs[0]
+        self._names = files.unique_names(graph)
+        self._stateful = any(tensor.isVariable for tensor in graph.tensors)
+        self.inputs = {}
+        for index in (int(i) for i in graph.inputs):
+            tensor = graph.tensors[index]
+            shape = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
+            self.inputs[self._names[index]] = (tuple(int(size) for size in shape), files.np_dtype(tensor))
+
+    def sizes(self, feed: Feed) -> dict[str, int]:
+        del feed  # the file holds sizes for a batch of one
+        graph = self._model.subgraphs[0]
+        return {
+            self._names[index]: 4 * math.prod(int(size) for size in graph.tensors[index].shape)
+            for op in graph.operators or ()
+            for index in (int(i) for i in op.outputs)
+            if graph.tensors[index].type == _FLOAT32_TFLITE and not graph.tensors[index].isVariable
+        }
+
+    def working_set(self, sizes: Mapping[str, int]) -> int:
+        graph = self._model.subgraphs[0]
+        steps = [
+            ([self._names[i] for i in op.inputs if i >= 0], [self._names[i] for i in op.outputs])
+            for op in graph.operators or ()
+        ]
+        return _peak(steps, sizes)
+
+    def open(self, names: Sequence[str]) -> Session:
+        from edgekit.converters import tflite_graph as files
+
+        graph = self._model.subgraphs[0]
+        index_of = {name: index for index, name in enumerate(self._names)}
+        shown = {name: index_of[name] for name in names}
+        outputs, signatures = graph.outputs, self._model.signatureDefs
+        kept = [int(i) for i in outputs if int(i) not in shown.values()]
+        graph.outputs = np.array([*shown.values(), *kept], np.int32)
+        self._model.signatureDefs = None  # signatures name the outputs there were
+        try:
+            data = files.write(self._model)
+        finally:
+            graph.outputs, self._model.signatureDefs = outputs, signatures
+        inputs = {name: index_of[name] for name in self.inputs}
+        return _TFLiteSession(data, inputs, shown, self._threads, stateful=self._stateful)
+
+
+class _TFLiteSession:
+    def __init__(
+        self, data: bytes, inputs: dict[str, int], shown: dict[str, int], threads: int, *, stateful: bool
+    ) -> None:
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as error:
+            raise EngineMissingError("engine-missing", "calibrating a TFLite graph needs ai-edge-litert") from error
+        self._stateful = stateful
+        self._inputs = inputs
+        self._shown = shown
+        try:
+            self._engine = Interpreter(model_content=data, num_threads=threads)
+            self._engine.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise _refused(error) from error
+        self._shapes = {d["index"]: tuple(d["shape"]) for d in self._engine.get_input_details()}
+
+    def run(self, feed: Feed, show: Show) -> None:
+        engine = self._engine
+        try:
+            self._fit(feed)
+            if self._stateful:
+                engine.reset_all_variables()
+            for name, index in self._inputs.items():
+                engine.set_tensor(index, feed[name])
+            engine.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise _refused(error) from error
+        for name, index in self._shown.items():
+            show(name, engine.tensor(index)())
+
+    def _fit(self, feed: Feed) -> None:
+        """Give inputs of free size the size of this feed."""
+        changed = [index for name, index in self._inputs.items() if feed[name].shape != self._shapes[index]]
+        for index in changed:
+            name = next(name for name, at in self._inputs.items() if at == index)
+            self._engine.resize_tensor_input(index, feed[name].shape)
+            self._shapes[index] = feed[name].shape
+        if changed:
+            self._engine.allocate_tensors()
+
+    def close(self) -> None:
+        del self._engine
+
+
+class OnnxTap:
+    """Taps ONNX graphs through onnxruntime."""
+
+    def __init__(self, data: bytes, folder: Path, threads: int) -> None:
+        try:
+            import onnx
+        except ImportError as error:
+            raise EngineMissingError("engine-missing", "calibrating an ONNX graph needs onnx") from error
+        self._onnx = onnx
+        self._threads = threads
+        self._model = onnx.load_from_string(data)
+        onnx.load_external_data_for_model(self._model, str(folder))
+        graph = self._model.graph
+        self._outputs = list(graph.output)
+        self._constants = {init.name for init in graph.initializer}
+        self._types: dict[str, tuple[str, Sequence[Any]]] = {}
+        self.inputs = {}
+        for value in graph.input:
+            if value.name not in self._constants:
+                kind = value.type.tensor_type
+                shape = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim)
+                self.inputs[value.name] = (shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+
+    def sizes(self, feed: Feed) -> dict[str, int]:
+        made = [
+            name
+            for node in self._model.graph.node
+            if node.op_type != "Constant"
+            for name in node.output
+            if name
+        ]
+        opened = self.open(made)
+        types = {value.name: value.type for value in opened.engine.get_outputs()}
+        floats = [name for name in made if types[name] in _FLOAT_ONNX]
+        opened.close()
+        found: dict[str, int] = {}
+        probe = self._open(floats, shapes_only=True)
+
+        def measure(name: str, shape: NDArray[Any]) -> None:
+            found[name.removesuffix(_SHAPE_OF)] = int(np.prod(shape)) * _FLOAT_ONNX[types[name.removesuffix(_SHAPE_OF)]]
+
+        probe.run(feed, measure)
+        probe.close()
+        return {name: found[name] for name in floats}
+
+    def working_set(self, sizes: Mapping[str, int]) -> int:
+        return _peak([(list(node.input), list(node.output)) for node in self._model.graph.node], sizes)
+
+    def open(self, names: Sequence[str]) -> _OnnxSession:
+        return self._open(names, shapes_only=False)
+
+    def _open(self, names: Sequence[str], *, shapes_only: bool) -> _OnnxSession:
+        graph = self._model.graph
+        nodes = len(graph.node)
+        shown = [name + _SHAPE_OF for name in names] if shapes_only else list(names)
+        del graph.output[:]
+        graph.output.extend(self._onnx.ValueInfoProto(name=name) for name in shown)
+        if shapes_only:
+            graph.node.extend(self._onnx.helper.make_node("Shape", [name], [name + _SHAPE_OF]) for name in names)
+        try:
+            data = self._model.SerializeToString()
+        finally:
+            del graph.output[:]
+            graph.output.extend(self._outputs)
+            del graph.node[nodes:]
+        return _OnnxSession(data, shown, self._threads)
+
+
+class _OnnxSession:
+    def __init__(self, data: bytes, shown: list[str], threads: int) -> None:
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise EngineMissingError("engine-missing", "calibrating an ONNX graph needs onnxruntime") from error
+        options = ort.SessionOptions()
+        # Rewriting would fold away tensors that the quantizer asks for, and costs time on a graph that runs briefly.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # The arena grows by powers of two and never shrinks: twice the activations.
+        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4
+        try:
+            self.engine = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions have no common base but this
+            raise _refused(error) from error
+        self._shown = shown
+
+    def run(self, feed: Feed, show: Show) -> None:
+        try:
+            values = self.engine.run(self._shown, dict(feed))
+        except Exception as error:  # as above
+            raise _refused(error) from error
+        for position, name in enumerate(self._shown):
+            value, values[position] = values[position], None
+            show(name, value)
+
+    def close(self) -> None:
+        del self.engine
+
+
+_FLOAT32_TFLITE = 0
+_FLOAT_ONNX = {"tensor(float)": 4, "tensor(double)": 8, "tensor(float16)": 2}
+_SHAPE_OF = "#shape"
+
+
+def _refused(error: Exception) -> EngineError:
+    return EngineError("calibration-engine", f"the engine could not run the float graph: {str(error).splitlines()[0]}")
+
+
+def _peak(steps: Sequence[tuple[Sequence[str], Sequence[str]]], sizes: Mapping[str, int]) -> int:
+    """The most bytes live at once when each tensor lives from the step that makes it to the last that reads it."""
+    last = {name: number for number, (read, made) in enumerate(steps) for name in (*read, *made)}
+    live = peak = 0
+    for number, (read, made) in enumerate(steps):
+        live += sum(sizes.get(name, 0) for name in made)
+        peak = max(peak, live)
+        live -= sum(sizes.get(name, 0) for name in {*read, *made} if last[name] == number)
+    return peak
+
+
+_ = DataError

@@ -1,0 +1,392 @@
+"""TFLite: from the flatbuffer to `ModelFacts`.
+
+Public names come from the model's signature when it has exactly one, as engines offer them. A free size is a -1 in
+`shape_signature`; it counts as 1 in every figure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgekit.formats import arena, tflite_macs
+from edgekit.formats.facts import (
+    MAX_RANK,
+    Budget,
+    ModelFacts,
+    OpFacts,
+    Shape,
+    SignatureFacts,
+    derive_precision,
+    elements,
+    total,
+)
+from edgekit.formats.flatbuffer import Table
+from edgekit.formats.tflite_schema import (
+    BUILTIN_OPERATORS,
+    CUSTOM,
+    IN_PLACE,
+    PLACEHOLDER,
+    SUBGRAPH_SLOTS,
+    TENSOR_TYPES,
+    UNMODIFIED,
+    Slot,
+)
+from edgekit.tensors import DTYPES, QuantParams, TensorSpec
+
+_SCHEMA_VERSION = 3
+_METADATA_LIMIT = 64
+_CALL_DEPTH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """One tensor; `shape` has 1 for free sizes, `free` says which those are."""
+
+    name: str
+    shape: Shape
+    free: tuple[bool, ...]
+    dtype: str
+    bits: int
+    buffer: int
+    constant: bool
+    variable: bool
+    scaled: bool
+    table: Table
+
+    @property
+    def bytes(self) -> int:
+        return (elements(self.shape) * self.bits + 7) // 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Op:
+    facts: OpFacts
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    calls: tuple[int, ...]
+
+    @property
+    def wired(self) -> bool:
+        """First input and first output are there."""
+        return bool(self.inputs and self.outputs) and self.inputs[0] >= 0 and self.outputs[0] >= 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    tensors: list[_Tensor]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    ops: list[_Op]
+
+
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    facts: SignatureFacts
+    subgraph: int
+    names: dict[int, str]
+
+
+def read(data: bytes) -> ModelFacts:
+    """Read a `.tflite` file.
+
+    Raises:
+        ValueError: It contradicts the format or points outside itself.
+    """
+    model = Table.root(data, Budget(len(data)))
+    version = model.scalar(Slot.MODEL_VERSION, "I")
+    if version != _SCHEMA_VERSION:
+        raise ValueError(f"schema version {version} is not {_SCHEMA_VERSION}")
+    buffers = model.tables(Slot.MODEL_BUFFERS)
+    weights = [_buffer_bytes(buffer, len(data)) for buffer in buffers]
+    outside = sum(t.scalar(Slot.EXTERNAL_LENGTH, "Q") for t in model.tables(Slot.MODEL_EXTERNAL_BUFFERS))
+    codes = [_op_code(code) for code in model.tables(Slot.MODEL_OPERATOR_CODES)]
+    graphs = [_graph(graph, codes, weights) for graph in model.tables(Slot.MODEL_SUBGRAPHS)]
+    if not graphs:
+        raise ValueError("it has no subgraph")
+    _check_calls(graphs)
+    signatures = [_signature(s, graphs) for s in model.tables(Slot.MODEL_SIGNATURES)]
+    only = signatures[0] if len(signatures) == 1 else None
+    main = only.subgraph if only else 0
+    (inputs, left_out), (outputs, left_out_too) = (
+        _interface(graphs[main], graphs[main].inputs, only, "input"),
+        _interface(graphs[main], graphs[main].outputs, only, "output"),
+    )
+    parameters, weight_bytes = _constants(graphs, weights)
+    return ModelFacts(
+        format="tflite",
+        inputs=inputs,
+        outputs=outputs,
+        ops=tuple(op.facts for graph in graphs for op in graph.ops),
+        tensors=sum(len(graph.tensors) for graph in graphs),
+        parameters=parameters,
+        weight_bytes=weight_bytes + outside,
+        arena_bytes=total(_arena(graphs[i]) for i in _reachable(graphs, main)),
+        macs=_macs(graphs, main),
+        bytes=len(data),
+        precision=_precision(graphs),
+        signatures=tuple(s.facts for s in signatures),
+        description=model.text(Slot.MODEL_DESCRIPTION),
+        metadata=_metadata(model, buffers),
+        external=tuple(g.text(Slot.EXTERNAL_GROUP_NAME) for g in model.tables(Slot.MODEL_EXTERNAL_GROUPS)),
+        notes=(*left_out, *left_out_too),
+    )
+
+
+def _buffer_bytes(buffer: Table, size: int) -> int:
+    """Bytes of one buffer, which lies inside the flatbuffer or, in files over 2 GB, behind it."""
+    start, length = buffer.scalar(Slot.BUFFER_OFFSET, "Q"), buffer.scalar(Slot.BUFFER_SIZE, "Q")
+    if start > 1:
+        if start + length > size:
+            raise ValueError(f"a buffer ends at byte {start + length} of {size}: the file is cut short or damaged")
+        return length
+    return buffer.length(Slot.BUFFER_DATA)
+
+
+def _op_code(code: Table) -> tuple[str, int]:
+    """Kind and version. Old files have the 8-bit field alone, newer ones both."""
+    old = code.scalar(Slot.CODE_OLD, "b")
+    number = code.scalar(Slot.CODE_NEW, "i")
+    number = number if old == PLACEHOLDER or number > old else old
+    version = code.scalar(Slot.CODE_VERSION, "i", 1)
+    if number == CUSTOM:
+        return f"CUSTOM:{code.text(Slot.CODE_CUSTOM) or '?'}", version
+    known = 0 <= number < len(BUILTIN_OPERATORS)
+    return BUILTIN_OPERATORS[number] if known else f"UNKNOWN:{number}", version
+
+
+def _graph(graph: Table, codes: list[tuple[str, int]], weights: list[int]) -> _Graph:
+    tensors = [_tensor(tensor, weights) for tensor in graph.tables(Slot.GRAPH_TENSORS)]
+    inputs = _indices(graph.scalars(Slot.GRAPH_INPUTS, "i"), tensors)
+    outputs = _indices(graph.scalars(Slot.GRAPH_OUTPUTS, "i"), tensors)
+    ops = [_op(op, codes, tensors) for op in graph.tables(Slot.GRAPH_OPERATORS)]
+    return _Graph(tensors, inputs, outputs, ops)
+
+
+def _tensor(table: Table, weights: list[int]) -> _Tensor:
+    shape = table.scalars(Slot.TENSOR_SHAPE, "i") or ()
+    signature = table.scalars(Slot.TENSOR_SIGNATURE, "i") or shape
+    name = table.text(Slot.TENSOR_NAME)
+    if len(shape) > MAX_RANK or (len(signature) != len(shape) and shape):
+        raise ValueError(f"tensor {name!r} has {len(shape)} axes and {len(signature)} in its signature")
+    free = tuple(size == -1 for size in signature)
+    shape = tuple(1 if unknown else size for size, unknown in zip(shape or signature, free, strict=True))
+    kind = table.scalar(Slot.TENSOR_TYPE, "b")
+    if not 0 <= kind < len(TENSOR_TYPES):
+        raise ValueError(f"tensor {name!r} has the unknown element type {kind}")
+    if any(size < 0 for size in shape):
+        raise ValueError(f"tensor {name!r} has a negative size in {shape}")
+    elements(shape)
+    dtype, bits = TENSOR_TYPES[kind]
+    buffer = table.scalar(Slot.TENSOR_BUFFER, "I")
+    if buffer >= max(len(weights), 1):
+        raise ValueError(f"tensor {name!r} names buffer {buffer} of {len(weights)}")
+    held = bool(weights) and weights[buffer] > 0
+    constant = (held and not _is_variable(table)) or table.scalar(Slot.TENSOR_EXTERNAL, "I") != 0
+    quantization = table.table(Slot.TENSOR_QUANTIZATION)
+    scaled = quantization is not None and (
+        quantization.length(Slot.QUANT_SCALE, "f") > 0 or quantization.scalar(Slot.QUANT_DETAILS_TYPE, "B") > 0
+    )
+    return _Tensor(name, shape, free, dtype, bits, buffer, constant, _is_variable(table), scaled, table)
+
+
+def _is_variable(table: Table) -> bool:
+    return table.scalar(Slot.TENSOR_VARIABLE, "B") != 0
+
+
+def _indices(numbers: tuple[int, ...] | None, tensors: list[_Tensor], *, optional: bool = False) -> tuple[int, ...]:
+    numbers = numbers or ()
+    least = -1 if optional else 0
+    for number in numbers:
+        if not least <= number < len(tensors):
+            raise ValueError(f"tensor {number} is named, of {len(tensors)}")
+    return numbers
+
+
+def _op(table: Table, codes: list[tuple[str, int]], tensors: list[_Tensor]) -> _Op:
+    code = table.scalar(Slot.OP_CODE, "I")
+    if code >= len(codes):
+        raise ValueError(f"op code {code} is named, of {len(codes)}")
+    kind, version = codes[code]
+    inputs = _indices(table.scalars(Slot.OP_INPUTS, "i"), tensors, optional=True)
+    outputs = _indices(table.scalars(Slot.OP_OUTPUTS, "i"), tensors, optional=True)
+    options = table.table(Slot.OP_OPTIONS)
+    macs = tflite_macs.count(
+        kind,
+        [tensors[i].shape if i >= 0 else None for i in inputs],
+        [tensors[i].shape if i >= 0 else None for i in outputs],
+        adjoint=bool(kind == "BATCH_MATMUL" and options and options.scalar(Slot.BATCH_MATMUL_ADJ_X, "B")),
+        basic=bool(kind == "LSTM" and options and options.scalar(Slot.LSTM_KERNEL_TYPE, "b")),
+    )
+    names = tuple(tensors[i].name if i >= 0 else "" for i in outputs)
+    facts = OpFacts(
+        kind=kind,
+        name=names[0] if names else "",
+        version=version,
+        inputs=tuple(tensors[i].name if i >= 0 else "" for i in inputs),
+        outputs=names,
+        macs=macs,
+        dtype=tensors[outputs[0]].dtype if outputs and outputs[0] >= 0 else "",
+    )
+    return _Op(facts, inputs, outputs, _calls(kind, table))
+
+
+def _calls(kind: str, table: Table) -> tuple[int, ...]:
+    if kind not in SUBGRAPH_SLOTS:
+        return ()
+    options = table.table(Slot.OP_OPTIONS_2 if kind.startswith("STABLEHLO") else Slot.OP_OPTIONS)
+    return tuple(options.scalar(slot, "i") for slot in SUBGRAPH_SLOTS[kind]) if options else ()
+
+
+def _check_calls(graphs: list[_Graph]) -> None:
+    for graph in graphs:
+        for op in graph.ops:
+            if any(not 0 <= called < len(graphs) for called in op.calls):
+                raise ValueError(f"{op.facts.kind} calls subgraph {max(op.calls)}, of {len(graphs)}")
+
+
+def _signature(table: Table, graphs: list[_Graph]) -> _Signature:
+    subgraph = table.scalar(Slot.SIGNATURE_SUBGRAPH, "I")
+    if subgraph >= len(graphs):
+        raise ValueError(f"a signature names subgraph {subgraph}, of {len(graphs)}")
+    names: dict[int, str] = {}
+    sides: list[tuple[str, ...]] = []
+    for slot in (Slot.SIGNATURE_INPUTS, Slot.SIGNATURE_OUTPUTS):
+        side = []
+        for entry in table.tables(slot):
+            index, name = entry.scalar(Slot.MAP_TENSOR, "I"), entry.text(Slot.MAP_NAME)
+            if index >= len(graphs[subgraph].tensors):
+                raise ValueError(f"a signature names tensor {index}, of {len(graphs[subgraph].tensors)}")
+            names.setdefault(index, name)
+            side.append(name)
+        sides.append(tuple(side))
+    facts = SignatureFacts(table.text(Slot.SIGNATURE_KEY), sides[0], sides[1])
+    return _Signature(facts, subgraph, names)
+
+
+def _interface(
+    graph: _Graph, indices: tuple[int, ...], signature: _Signature | None, side: str
+) -> tuple[tuple[TensorSpec, ...], list[str]]:
+    """Specs of one side, and notes on the tensors that have none."""
+    specs, notes = [], []
+    for position, index in enumerate(indices):
+        tensor = graph.tensors[index]
+        name = (signature.names.get(index) if signature else None) or tensor.name or f"{side}_{position}"
+        if tensor.dtype not in DTYPES:
+            notes.append(f"{side} {name} has element type {tensor.dtype}, which no runtime here can feed or read")
+            continue
+        shape = tuple(None if free else size for size, free in zip(tensor.shape, tensor.free, strict=True))
+        inside = tensor.name if tensor.name and tensor.name != name else None
+        specs.append(TensorSpec(name, shape, tensor.dtype, quant=_quant(tensor), tensor=inside))
+    return tuple(specs), notes
+
+
+def _quant(tensor: _Tensor) -> QuantParams | None:
+    table = tensor.table.table(Slot.TENSOR_QUANTIZATION)
+    if table is None or tensor.dtype.startswith("float"):
+        return None
+    scale = table.floats(Slot.QUANT_SCALE)
+    if not scale:
+        return None
+    points = table.scalars(Slot.QUANT_ZERO_POINT, "q") or (0,) * len(scale)
+    points = points * len(scale) if len(points) == 1 else points
+    return QuantParams(scale, points, table.scalar(Slot.QUANT_AXIS, "i") if len(scale) > 1 else None)
+
+
+def _reachable(graphs: list[_Graph], main: int) -> list[int]:
+    """The main subgraph and those that its ops call, directly or not."""
+    reached, seen = [main], {main}
+    for index in reached:
+        for op in graphs[index].ops:
+            reached += dict.fromkeys(called for called in op.calls if called not in seen)
+            seen.update(op.calls)
+    return reached
+
+
+def _constants(graphs: list[_Graph], weights: list[int]) -> tuple[int, int]:
+    """Parameters and bytes of the constants, each buffer once."""
+    parameters, used = 0, set()
+    for graph in graphs:
+        for tensor in graph.tensors:
+            if not tensor.constant or tensor.buffer in used:
+                continue
+            if tensor.buffer:
+                used.add(tensor.buffer)
+            index = tensor.dtype in ("int32", "int64", "uint32", "uint64")
+            if tensor.bits and tensor.dtype != "bool" and (tensor.scaled or not index):
+                parameters += elements(tensor.shape)
+    return parameters, sum(weights[i] for i in used)
+
+
+def _arena(graph: _Graph) -> int | None:
+    tensors = graph.tensors
+    sizes = {str(i): t.bytes for i, t in enumerate(tensors) if not t.constant and t.bits}
+    steps = [
+        arena.Step(
+            tuple(map(str, op.inputs)),
+            tuple(map(str, op.outputs)),
+            IN_PLACE.get(op.facts.kind, ()),
+            op.facts.kind in UNMODIFIED,
+        )
+        for op in graph.ops
+    ]
+    variables = [str(i) for i, t in enumerate(tensors) if t.variable]
+    return arena.plan(sizes, steps, map(str, graph.inputs), map(str, graph.outputs), variables)
+
+
+def _macs(graphs: list[_Graph], main: int) -> int | None:
+    """Of one run: calls add their subgraph's; what a loop or a branch multiplies depends on the data."""
+    known: dict[int, int | None] = {}
+
+    def of(index: int, depth: int) -> int | None:
+        if index not in known:
+            known[index] = None  # while it is being counted: a subgraph that calls itself has no count
+            if depth < _CALL_DEPTH:
+                known[index] = total(of_op(op, depth + 1) for op in graphs[index].ops)
+        return known[index]
+
+    def of_op(op: _Op, depth: int) -> int | None:
+        called = total([of(index, depth) for index in op.calls])
+        if called and op.facts.kind not in ("CALL", "STABLEHLO_COMPOSITE"):
+            return None
+        return total((op.facts.macs, called))
+
+    return of(main, 0)
+
+
+def _precision(graphs: list[_Graph]) -> str:
+    kinds: set[str] = set()
+    for graph in graphs:
+        # Weights that are stored smaller than they are used pass through DEQUANTIZE first.
+        stored = {op.outputs[0]: op.inputs[0] for op in graph.ops if op.facts.kind == "DEQUANTIZE" and op.wired}
+        for op in graph.ops:
+            position = tflite_macs.WEIGHTED.get(op.facts.kind)
+            if position is None or not op.wired or len(op.inputs) <= position or op.inputs[position] < 0:
+                continue
+            data = op.inputs[2] if op.facts.kind in tflite_macs.TRANSPOSED and len(op.inputs) > 2 else op.inputs[0]
+            weight = stored.get(op.inputs[position], op.inputs[position])
+            kinds.add(_kind(graph.tensors[data].dtype, graph.tensors[weight].dtype))
+    return derive_precision(kinds, {t.dtype for graph in graphs for t in graph.tensors})
+
+
+def _kind(activation: str, weight: str) -> str:
+    if activation in ("int8", "uint8"):
+        return "int8"
+    if activation == "int16":
+        return "int16x8"
+    if weight in ("int8", "uint8", "int4", "uint4", "int2", "int16"):
+        return "dynamic"
+    return "fp16" if "float16" in (activation, weight) else "fp32"
+
+
+def _metadata(model: Table, buffers: list[Table]) -> dict[str, str]:
+    """`min_runtime_version` is text padded with zeros; of other entries only their presence is told."""
+    found: dict[str, str] = {}
+    for entry in model.tables(Slot.MODEL_METADATA):
+        name, buffer = entry.text(Slot.METADATA_NAME), entry.scalar(Slot.METADATA_BUFFER, "I")
+        if not name or buffer >= len(buffers):
+            continue
+        blob = buffers[buffer].blob(Slot.BUFFER_DATA, _METADATA_LIMIT)
+        text = blob.split(b"\0")[0].decode("ascii", "replace")
+        size = buffers[buffer].length(Slot.BUFFER_DATA)
+        found[name] = text if name == "min_runtime_version" else f"{size} bytes"
+    return found
