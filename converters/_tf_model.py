@@ -7,6 +7,7 @@ verified is what was converted, and names are carried by the signature, never ma
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ Shapes = Mapping[str, tuple[int | None, ...]]
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 """Public input name -> tensor, to public output name -> tensor."""
 
+NAMES = "edgekit_names.json"
 CHUNK_SAMPLES, CHUNK_ELEMENTS = 128, 1 << 22
 """A chunk has at most so many samples and input elements: a few hundred MB of activations for usual networks."""
 
@@ -61,6 +63,11 @@ class TfModel:
         name = "serving_default"
         tf.saved_model.save(holder(self.function, self.keep), str(folder), signatures={name: self.function})
         return name
+
+    def write_names(self, folder: Path) -> None:
+        """Put the public names and their order beside an exported SavedModel, which keeps neither."""
+        names = {"inputs": {s.key: s.name for s in self.inputs}, "outputs": {s.key: s.name for s in self.outputs}}
+        (folder / NAMES).write_text(json.dumps(names), encoding="utf-8")
 
 
 @dataclass(frozen=True)

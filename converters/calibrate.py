@@ -102,9 +102,7 @@ def _passes(
         yield {"samples": watch.samples}
 
 
-def _observe(
-    session: Session, tapped: Tap, count: int, feed: Feed, watch: _Watch, *, inputs_too: bool = True
-) -> None:
+def _observe(session: Session, tapped: Tap, count: int, feed: Feed, watch: _Watch, *, inputs_too: bool = True) -> None:
     if inputs_too:
         for name in tapped.inputs:
             if feed[name].dtype.kind == "f":
@@ -192,14 +190,15 @@ def _single_feeds(graph: Graph, tapped: Tap, batches: Iterable[Feeds]) -> Iterat
         step = _step(tapped)
         for start in range(0, total, step):
             count = min(step, total - start)
-            yield count, {
-                name: _shaped(name, array, start, step, *tapped.inputs[name]) for name, array in arrays.items()
-            }
+            yield (
+                count,
+                {name: _shaped(name, array, start, step, *tapped.inputs[name]) for name, array in arrays.items()},
+            )
 
 
 def _names_inside(graph: Graph, tapped: Tap) -> dict[str, str]:
     """Public name -> name inside the file."""
-    public = {spec.key: spec.name for spec in graph.inputs}
+    public = {tapped.inside(spec): spec.name for spec in graph.inputs}
     return {public.get(inside, inside): inside for inside in tapped.inputs}
 
 

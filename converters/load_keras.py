@@ -33,6 +33,7 @@ PRELOAD = ("tensorflow",)
 
 _CUSTOM = re.compile(r"(?:Unknown \w+:|Could not locate \w+) '?(?P<name>[\w>.]+)'?")
 """How Keras 2 and 3 say that a class is unknown."""
+_RAISED = re.compile(r"\n\s*\w+(?:Error|Exception): ")
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -98,6 +99,7 @@ def save(model: Any, folder: Path) -> Path:
     if getattr(model, "inputs", None):
         traced = traceable(f"the model {model.name!r}", lambda: _signature(model, {}, autograph=True))
         traced.export(path)
+        traced.write_names(path)
         return path
     # A subclassed model has no input layers; Keras' own export knows the shapes it was called with.
     try:
@@ -217,7 +219,8 @@ def _signature(model: Any, shapes: Any, *, autograph: bool = False) -> TfModel:
         flat = flatten(answers)
         return dict(zip(_output_names(model, len(flat)), flat, strict=True))
 
-    return trace(answer, inputs, keep=(model,), autograph=autograph)
+    # Keras 3 keeps AutoGraph out of its layers.
+    return trace(answer, inputs, keep=(model,), autograph=autograph and legacy)
 
 
 def _output_names(model: Any, count: int) -> list[str]:
@@ -269,6 +272,9 @@ def _tensorflow_version() -> str:
 
 def reason(error: BaseException) -> str:
     """The line of a framework's message that says what is wrong; the rest may go on for pages."""
-    lines = [_COLORS.sub("", line).strip() for line in str(error).splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("Exception encountered", "in user code", "File "))]
+    text = _COLORS.sub("", str(error))
+    if "in user code:" in text:  # AutoGraph's traceback, with the error at its end
+        text = text[[match.start() for match in _RAISED.finditer(text)][-1] :] if _RAISED.search(text) else text
+    lines = [_RAISED.sub("", f"\n{line}").strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("Exception encountered")]
     return (lines[0] if lines else type(error).__name__)[:300]

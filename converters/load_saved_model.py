@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 from edgekit.converters import _scan_saved_model as scan
 from edgekit.converters._scan_keras import refuse
-from edgekit.converters._tf_model import LoadedTf, holder, reshape, spec_of, trace
+from edgekit.converters._tf_model import NAMES, LoadedTf, holder, reshape, spec_of, trace
 from edgekit.converters.load_keras import reason, traceable
 from edgekit.converters.stages import LoadedFacts, LoadedModel, Source
 from edgekit.errors import SourceError
@@ -62,12 +63,15 @@ def load_folder(source: Source, *, framework: str) -> LoadedModel:
             signature = root.signatures[name]
     except Exception as error:  # on a damaged folder TensorFlow raises anything from KeyError to its own errors
         raise SourceError("source-unreadable", f"TensorFlow cannot load {folder.name}: {reason(error)}") from error
-    declared = tuple(spec_of(key, spec) for key, spec in signature.structured_input_signature[1].items())
-    if not declared:
+    specs = signature.structured_input_signature[1]
+    if not specs:
         raise SourceError("signature-missing", f"the signature {name!r} of {folder.name} has no inputs")
+    inputs, outputs = _names(folder, sorted(specs), sorted(signature.structured_outputs))
+    declared = tuple(spec_of(public, specs[key]) for key, public in inputs.items())
 
     def answer(feeds: dict[str, Any]) -> dict[str, Any]:
-        return dict(signature(**feeds))
+        answers = signature(**{key: feeds[public] for key, public in inputs.items()})
+        return {public: answers[key] for key, public in outputs.items()}
 
     traced = traceable(folder.name, lambda: trace(answer, reshape(declared, source.shapes), keep=(root,)))
     others = [other for other in scan.signatures(meta) if other != name]
@@ -107,6 +111,21 @@ def save(model: Any, folder: Path) -> Path:
             raise
         raise SourceError("live-unsavable", f"the object cannot be traced into a graph: {reason(error)}") from error
     return path
+
+
+def _names(folder: Path, inputs: list[str], outputs: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Signature name -> public name: the signature's own, sorted, or as `write_names` said them for a live model."""
+    plain = {name: name for name in inputs}, {name: name for name in outputs}
+    try:
+        said = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+        named = dict(said["inputs"]), dict(said["outputs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return plain
+    fits = all(
+        sorted(table) == sorted(names) and len(set(table.values())) == len(table)
+        for table, names in zip(named, (inputs, outputs), strict=True)
+    )
+    return named if fits else plain
 
 
 def _live(model: Any) -> tuple[Any, Any]:

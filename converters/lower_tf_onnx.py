@@ -9,6 +9,7 @@ tf2onnx' optimizer leaves of them.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +31,9 @@ EXTRA = "tensorflow"
 OPSET = 18
 """The newest that tf2onnx 1.17 writes (with IR version 8)."""
 
+_ADDRESS = re.compile(r"(?<=einsum)(\d{9,})")
+"""tf2onnx numbers einsums by the address of an object."""
+
 
 def lower(model: LoadedModel, path: Path) -> Graph:
     """Convert to a float ONNX file.
@@ -49,10 +53,10 @@ def lower(model: LoadedModel, path: Path) -> Graph:
 
     handle: TfModel = model.handle
     inputs, outputs, tensors = _names(handle)
-    with _quiet(), tf.device("/cpu:0"):
+    with _quiet(), _repeatable(), tf.device("/cpu:0"):
         proto = _convert(handle.function, tensors, len(inputs))
     _check(proto, inputs, outputs)
-    _name_free_sizes(proto)
+    _settle(proto.graph)
     path.write_bytes(proto.SerializeToString(deterministic=True))
     tools = {"tf2onnx": str(tf2onnx.__version__), "tensorflow": str(tf.__version__)}
     return Graph("onnx", str(path), inputs, outputs, tools=tools)
@@ -118,7 +122,11 @@ def _erfc(context: Any, node: Any, name: str, arguments: Any) -> None:  # noqa: 
 
 def _check(proto: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
     """Refuse a graph with TensorFlow ops left in it, or with another interface than the source's."""
-    foreign = sorted(_foreign(proto.graph))
+    from onnx import defs
+
+    # tf2onnx leaves what it cannot convert as it is, with the name it had.
+    nodes = [node for body in _graphs(proto.graph) for node in body.node]
+    foreign = sorted({node.op_type for node in nodes if not defs.has(node.op_type, OPSET, node.domain)})
     if foreign:
         raise ConversionError(
             "op-unsupported-conversion", f"ONNX has no counterpart of {', '.join(foreign)}", ops=foreign, format="onnx"
@@ -133,25 +141,57 @@ def _check(proto: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec
             )
 
 
-def _foreign(graph: Any) -> set[str]:
-    """Ops that no opset defines: tf2onnx leaves what it cannot convert as it is, with the name it had."""
-    from onnx import defs
-
-    found = {node.op_type for node in graph.node if not defs.has(node.op_type, OPSET, node.domain)}
-    for node in graph.node:
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                found |= _foreign(body)
-    return found
-
-
-def _name_free_sizes(proto: Any) -> None:
-    """Give free sizes names that say what they are; tf2onnx numbers them through, from run to run differently."""
-    for value in (*proto.graph.input, *proto.graph.output):
+def _settle(graph: Any) -> None:
+    """Name free sizes by what they are, and keep memory addresses out of names: both vary from run to run."""
+    for value in (*graph.input, *graph.output):
         for axis, size in enumerate(value.type.tensor_type.shape.dim):
             if not size.HasField("dim_value"):
                 size.dim_param = "N" if axis == 0 else f"{value.name}_{axis}"
-    del proto.graph.value_info[:]
+    addresses: dict[str, str] = {}
+
+    def settled(name: str) -> str:
+        return _ADDRESS.sub(lambda match: addresses.setdefault(match[1], str(len(addresses))), name)
+
+    for body in _graphs(graph):
+        del body.value_info[:]  # intermediate shapes, full of numbered sizes; engines infer them
+        for node in body.node:
+            node.name = settled(node.name)
+            node.input[:] = [settled(name) for name in node.input]
+            node.output[:] = [settled(name) for name in node.output]
+        for constant in body.initializer:
+            constant.name = settled(constant.name)
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    """A graph and the bodies of its loops and branches, to any depth."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                yield from _graphs(body)
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """Let tf2onnx' sets of nodes iterate in an order free of memory addresses, and its numbers start at 1.
+
+    Which of several equal nodes survives its merging, and in which order the rest is numbered, depends on it.
+    (Sets of names depend on PYTHONHASHSEED, which a worker fixes.)
+    """
+    from tf2onnx import utils
+    from tf2onnx.graph import Node
+
+    utils.INTERNAL_NAME = 1
+    numbers: dict[int, tuple[int, Any]] = {}  # holds the nodes as well, so that no address is used twice
+
+    def number(node: Any) -> int:
+        return numbers.setdefault(id(node), (len(numbers), node))[0]
+
+    Node.__hash__ = number
+    try:
+        yield
+    finally:
+        del Node.__hash__
 
 
 @contextmanager

@@ -14,7 +14,7 @@ A new observer is a class with the three methods of `Observer` under `@observer(
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -31,6 +31,7 @@ _CHUNK = 1 << 18
 _BATCH = 1 << 13
 """Values of small tensors are kept until there are this many: bincount clears half a megabyte each time."""
 
+_UINT32_MAX = 2**32 - 1
 _UPPER = 1 if sys.byteorder == "little" else 0
 _NEGATIVE = 1 << 15
 """Buckets from here on hold negative values, in order of their magnitude."""
@@ -118,9 +119,9 @@ class Histogram:
     def __init__(self) -> None:
         self.low = float("inf")
         self.high = float("-inf")
-        # One window of touched buckets a sign: activations span some 20 of 256 exponents.
-        self._start = [0, 0]
-        self._counts = [np.zeros(0, np.int64), np.zeros(0, np.int64)]
+        # Buckets of magnitude from zero up to the largest seen, one array a sign.
+        self._counts = [np.zeros(0, np.uint32), np.zeros(0, np.uint32)]
+        self._total = 0
         self._waiting: list[NDArray[np.uint16]] = []
         self._waiting_size = 0
 
@@ -143,22 +144,20 @@ class Histogram:
         self.low = min(self.low, other.low)
         self.high = max(self.high, other.high)
         other._settle()
-        for sign in (0, 1):
-            self._include(sign, other._start[sign], other._counts[sign])
+        self._include(other._total, other._counts)
 
     def total(self) -> int:
         """How many values were counted."""
         self._settle()
-        return int(self._counts[0].sum() + self._counts[1].sum())
+        return self._total
 
     def buckets(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         """Lower edge, upper edge and count of every touched bucket, in ascending order of value."""
         self._settle()
-        positive = _edges(np.arange(self._start[0], self._start[0] + self._counts[0].size + 1))
-        negative = -_edges(np.arange(self._start[1], self._start[1] + self._counts[1].size + 1))[::-1]
-        lower = np.concatenate([negative[:-1], positive[:-1]])
-        upper = np.concatenate([negative[1:], positive[1:]])
-        counts = np.concatenate([self._counts[1][::-1], self._counts[0]])
+        positive, negative = (_edges(counts.size + 1) for counts in self._counts)
+        lower = np.concatenate([-negative[:0:-1], positive[:-1]])
+        upper = np.concatenate([-negative[-2::-1], positive[1:]])
+        counts = np.concatenate([self._counts[1][::-1], self._counts[0]]).astype(np.int64)
         touched = counts > 0
         return lower[touched], upper[touched], counts[touched]
 
@@ -185,27 +184,22 @@ class Histogram:
 
     def _count(self, upper: NDArray[np.uint16]) -> None:
         counts = np.bincount(upper)
-        self._take(0, counts[:_NEGATIVE])
-        self._take(1, counts[_NEGATIVE:])
+        positive = counts[:_NEGATIVE]
+        if counts.size > _NEGATIVE:
+            touched = np.flatnonzero(positive)
+            positive = positive[: touched[-1] + 1] if touched.size else positive[:0]
+        self._include(upper.size, [positive, counts[_NEGATIVE:]])
 
-    def _take(self, sign: int, counts: NDArray[np.int64]) -> None:
-        touched = np.flatnonzero(counts)
-        if touched.size:
-            self._include(sign, int(touched[0]), counts[touched[0] : touched[-1] + 1])
-
-    def _include(self, sign: int, start: int, counts: NDArray[np.int64]) -> None:
-        if not counts.size:
-            return
-        mine, at = self._counts[sign], self._start[sign]
-        if not mine.size:
-            self._start[sign], self._counts[sign] = start, counts.copy()
-            return
-        first, end = min(at, start), max(at + mine.size, start + counts.size)
-        if (first, end) != (at, at + mine.size):
-            wider = np.zeros(end - first, np.int64)
-            wider[at - first : at - first + mine.size] = mine
-            self._start[sign], self._counts[sign], mine = first, wider, wider
-        mine[start - first : start - first + counts.size] += counts
+    def _include(self, total: int, counts: Sequence[NDArray[Any]]) -> None:
+        self._total += total
+        for sign, added in enumerate(counts):
+            mine = self._counts[sign]
+            if self._total > _UINT32_MAX and mine.dtype == np.uint32:
+                mine = mine.astype(np.int64)
+            if added.size > mine.size:
+                mine = np.concatenate([mine, np.zeros(added.size - mine.size, mine.dtype)])
+            np.add(mine[: added.size], added, out=mine[: added.size], casting="unsafe")
+            self._counts[sign] = mine
 
 
 @observer("percentile")
@@ -229,6 +223,6 @@ class Percentile:
         return Range(low, high)
 
 
-def _edges(bucket: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Smallest magnitude in each bucket; that of infinity stands for the largest finite float's upper edge."""
-    return (bucket.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+def _edges(count: int) -> NDArray[np.float64]:
+    """Smallest magnitude in each of the first buckets; infinity stands for the upper edge of the last finite one."""
+    return (np.arange(count, dtype=np.uint32) << 16).view(np.float32).astype(np.float64)

@@ -1,18 +1,13 @@
-"""ONNX graphs for the quantizers: read, make ready, find things in, make small, write.
+"""ONNX graphs for the quantizers: read, make ready, find things in, write.
 
-Making ready is left to onnxruntime's own basic optimizations, because they are what runs on the device anyway: weights that
-are computed in the file become constants, BatchNorm and bias additions go into the convolution or the Gemm before
-them. A quantizer that saw the graph as exported would put roundings between these parts, find no weight where one
-is computed (the cause of onnxruntime's issue 24815) and leave half of the work in float.
-
-Making small matters because the graph is a third of the file in a small model: names, shapes and zero points that a
-reader can do without are left out, equal constants are stored once.
+Making ready is left to onnxruntime's own basic optimizations, because they are what runs on the device anyway: weights
+that are computed in the file become constants, BatchNorm and bias additions go into the convolution or the Gemm
+before them. A quantizer that saw the graph as exported would put roundings between these parts, find no weight where
+one is computed (so onnxruntime's issue 24815) and leave half of the work in float.
 """
 
 from __future__ import annotations
 
-import itertools
-import string
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -29,6 +24,10 @@ if TYPE_CHECKING:
 IR_VERSION = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
 """IR version that came with an opset (ONNX' own table); later ones are refused by an older engine on a device."""
 
+FLOAT32 = 1
+FLOATS = frozenset({FLOAT32, 10, 11, 16})
+"""Element types by TensorProto's numbers: float32; float16, float64, bfloat16."""
+
 MOVES = frozenset({
     "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Slice", "Gather",
     "GatherElements", "GatherND", "Split", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "ReverseSequence",
@@ -36,8 +35,9 @@ MOVES = frozenset({
 """Ops whose (first) input's values are their outputs' values, in other places."""
 
 BYSTANDERS = MOVES | frozenset({
-    "Concat", "Pad", "Cast", "CastLike", "Shape", "Size", "Constant", "ConstantOfShape", "Range", "NonZero", "ScatterND",
-    "ScatterElements", "EyeLike", "OneHot", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Trilu", "Col2Im",
+    "Concat", "Pad", "Cast", "CastLike", "Shape", "Size", "Constant", "ConstantOfShape", "Range", "NonZero", "OneHot",
+    "ScatterND", "ScatterElements", "EyeLike", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Trilu",
+    "Col2Im",
 })  # fmt: skip
 """Ops that compute nothing: they move, place or convert values. Never counted as float ops."""
 
@@ -49,11 +49,10 @@ def read(path: str | Path) -> Any:
         ConversionError: `onnx-unreadable`: the float file of an earlier stage cannot be parsed.
     """
     import onnx
-    from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load(str(path))
-    except (OSError, DecodeError, ValueError) as error:
+    except Exception as error:  # protobuf's DecodeError derives from Exception only, and its module has no types
         raise ConversionError("onnx-unreadable", f"{path} cannot be read: {error}") from error
     constant = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constant]
@@ -89,7 +88,7 @@ def raise_opset(model: Any, minimum: int) -> tuple[Any, tuple[str, ...]]:
     metadata = list(model.metadata_props)
     try:
         raised = version_converter.convert_version(model, minimum)
-    except Exception as error:  # noqa: BLE001 - the converter raises RuntimeError and its own C++ exceptions
+    except Exception as error:  # the converter raises RuntimeError and its own C++ exceptions
         line = str(error).strip().splitlines()[0]
         raise ConversionError(
             "opset-raise-failed", f"opset {before} cannot be raised to {minimum}: {line}", opset=before
@@ -146,7 +145,7 @@ def session(model: Any, options: Any = None, **more: Any) -> Any:
     data = model if isinstance(model, bytes) else model.SerializeToString()
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], **more)
-    except Exception as error:  # noqa: BLE001 - its exception classes share no public base but Exception
+    except Exception as error:  # its exception classes share no public base but Exception
         line = str(error).strip().splitlines()[0]
         raise ConversionError("onnx-engine-refused", f"onnxruntime cannot open the model: {line}") from error
 
@@ -159,6 +158,15 @@ def infer_types(model: Any) -> Any:
     del model.graph.value_info[:]
     model.graph.value_info.extend(inferred.graph.value_info)
     return model
+
+
+def declare(model: Any, names: Iterable[str]) -> None:
+    """Say that tensors of unknown type are float32: outputs of ops that shape inference does not know."""
+    from onnx import helper
+
+    view = View(model)
+    unknown = [name for name in names if name in view.producer and not view.type(name)]
+    model.graph.value_info.extend(helper.make_tensor_value_info(name, FLOAT32, None) for name in unknown)
 
 
 class View:
@@ -187,13 +195,15 @@ class View:
         tensor = self.constants.get(name)
         return None if tensor is None else np.asarray(numpy_helper.to_array(tensor))
 
+    def type(self, name: str) -> int:
+        """Element type, one of TensorProto's; 0 when unknown."""
+        if name in self.constants:
+            return int(self.constants[name].data_type)
+        return int(self._types[name].elem_type) if name in self._types else 0
+
     def floating(self, name: str) -> bool:
         """Whether a tensor is known to be float32."""
-        from onnx import TensorProto
-
-        if name in self.constants:
-            return bool(self.constants[name].data_type == TensorProto.FLOAT)
-        return name in self._types and bool(self._types[name].elem_type == TensorProto.FLOAT)
+        return self.type(name) == FLOAT32
 
     def rank(self, name: str) -> int | None:
         """Number of axes, where known."""
@@ -266,12 +276,29 @@ def sort(model: Any) -> None:
         made.update(name for node in ready for name in node.output)
         taken = {id(node) for node in ready}
         waiting = [node for node in waiting if id(node) not in taken]
-    copies = [_copy(node) for node in ordered]
+    set_nodes(model, ordered)
+
+
+def prepend(model: Any, nodes: list[Any]) -> None:
+    """Put nodes before all others."""
+    set_nodes(model, [*nodes, *model.graph.node])
+
+
+def remove(model: Any, gone: set[int]) -> None:
+    """Remove the nodes with these ids (`id(node)`). Nodes are copied: ids and references to them end here."""
+    if gone:
+        set_nodes(model, [node for node in model.graph.node if id(node) not in gone])
+
+
+def set_nodes(model: Any, nodes: list[Any]) -> None:
+    """Make `nodes` (in order) the model's nodes; they are copied."""
+    copies = [copy(node) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(copies)
 
 
-def _copy(node: Any) -> Any:
+def copy(node: Any) -> Any:
+    """A node that survives its graph's list being emptied."""
     from onnx import NodeProto
 
     copy = NodeProto()
@@ -286,99 +313,3 @@ def _needs(node: Any) -> Iterator[str]:
             inside = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
             inside |= {name for child in graph.node for name in child.output}
             yield from (name for child in graph.node for name in _needs(child) if name not in inside)
-
-
-def slim(model: Any, keep: Iterable[str]) -> None:
-    """Leave out what no reader needs, and store equal constants once.
-
-    Args:
-        model: Changed in place.
-        keep: Tensors that keep their names, because they are looked up by them later (inputs, outputs, activations).
-            All others get names of one to three letters.
-    """
-    graph = model.graph
-    _merge_constants(graph)
-    del graph.value_info[:]
-    graph.doc_string = ""
-    graph.name = "edgekit"
-    model.doc_string = ""
-    model.producer_name, model.producer_version, model.domain = "edgekit", "", ""
-    model.ClearField("training_info")
-    props = [entry for entry in model.metadata_props if not entry.key.startswith(("onnx.infer", "onnx.quant"))]
-    del model.metadata_props[:]
-    model.metadata_props.extend(props)
-    for node in graph.node:
-        node.name = node.doc_string = ""
-    for value in (*graph.input, *graph.output):
-        value.doc_string = ""
-    used = {node.domain for node in _all_nodes(graph)} | {""}
-    imports = [entry for entry in model.opset_import if entry.domain in used]
-    del model.opset_import[:]
-    model.opset_import.extend(imports)
-    if not any(has_subgraph(node) for node in graph.node):
-        _shorten(graph, set(keep))
-
-
-def _all_nodes(graph: Any) -> Iterator[Any]:
-    for node in graph.node:
-        yield node
-        for item in node.attribute:
-            for inner in (*([item.g] if item.HasField("g") else []), *item.graphs):
-                yield from _all_nodes(inner)
-
-
-def _merge_constants(graph: Any) -> None:
-    """Store equal constants once; drop those that nobody takes."""
-    used = {name for node in _all_nodes(graph) for name in node.input} | {value.name for value in graph.output}
-    first: dict[tuple[Any, ...], str] = {}
-    alias: dict[str, str] = {}
-    kept = []
-    for tensor in graph.initializer:
-        if tensor.name not in used:
-            continue
-        key = (tensor.data_type, tuple(tensor.dims), _bytes(tensor))
-        if key in first:
-            alias[tensor.name] = first[key]
-        else:
-            first[key] = tensor.name
-            kept.append(tensor)
-    # Bodies of If and Loop see these names too, but never change them.
-    for node in _all_nodes(graph):
-        for index, name in enumerate(node.input):
-            if name in alias:
-                node.input[index] = alias[name]
-    outputs = {value.name for value in graph.output}
-    kept += [tensor for tensor in graph.initializer if tensor.name in alias and tensor.name in outputs]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-
-
-def _bytes(tensor: Any) -> bytes:
-    from onnx import TensorProto, numpy_helper
-
-    if tensor.data_type == TensorProto.STRING:
-        return b"\0".join(tensor.string_data)
-    return numpy_helper.to_array(tensor).tobytes()
-
-
-def _shorten(graph: Any, keep: set[str]) -> None:
-    keep |= {value.name for value in (*graph.input, *graph.output)} | {""}
-    names = (name for name in _letters() if name not in keep)
-    short: dict[str, str] = {}
-    for tensor in graph.initializer:
-        if tensor.name not in keep:
-            tensor.name = short.setdefault(tensor.name, next(names))
-    for node in graph.node:
-        for fields in (node.input, node.output):
-            for index, name in enumerate(fields):
-                if name in keep:
-                    continue
-                if name not in short:
-                    short[name] = next(names)
-                fields[index] = short[name]
-
-
-def _letters() -> Iterator[str]:
-    """a, b, ... z, aa, ab, ..."""
-    for length in itertools.count(1):
-        yield from map("".join, itertools.product(string.ascii_lowercase, repeat=length))

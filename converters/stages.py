@@ -11,18 +11,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from edgekit.manifest import Preprocess
+from numpy.typing import NDArray
+
+from edgekit.data import DataRef
+from edgekit.precision import Precision
 from edgekit.tensors import TensorSpec
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
-    Feeds = dict[str, NDArray[Any]]
-    _ = np
+Array = NDArray[Any]
+Feeds = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -106,29 +104,6 @@ class Graph:
     notes: tuple[str, ...] = ()
     float_ops: tuple[str, ...] = ()
     tools: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class DataRef:
-    """Calibration or evaluation data, as the user named it. Opened by `edgekit.data.open_data`.
-
-    Attributes:
-        path: `.npz`, `.npy`, `.csv`, or a folder of images or WAV files.
-        label: Name of the label column (csv) or array (npz); None for the defaults ("label", "y").
-        samples: Draw at most this many, by a seeded shuffle over all; None for all of them.
-        seed: Of that shuffle.
-        preprocess: How raw files become arrays.
-    """
-
-    path: str
-    label: str | None = None
-    samples: int | None = None
-    seed: int = 0
-    preprocess: Preprocess = field(default_factory=Preprocess)
-
-    def __post_init__(self) -> None:
-        if self.samples is not None and self.samples < 1:
-            raise ValueError("at least one sample is needed")
 
 
 @dataclass(frozen=True)
@@ -217,3 +192,13 @@ class Lowering(Protocol):
     EXTRA: str
 
     def lower(self, model: LoadedModel, path: Path) -> Graph: ...
+
+
+class Quantizer(Protocol):
+    """What a module `quantize_FORMAT.py` offers: from a float graph to a quantized one of the same format."""
+
+    FORMAT: Literal["tflite", "onnx"]
+
+    def quantize(
+        self, graph: Graph, ranges: Ranges | None, precision: Precision, options: QuantizeOptions, path: Path
+    ) -> Graph: ...

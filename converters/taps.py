@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.converters.stages import Graph
-from edgekit.errors import DataError, EngineError, EngineMissingError, InternalError
+from edgekit.errors import EngineError, EngineMissingError, InternalError
+from edgekit.tensors import TensorSpec
 
 Show = Callable[[str, NDArray[Any]], None]
 Feed = Mapping[str, NDArray[Any]]
@@ -43,6 +44,10 @@ class Tap(Protocol):
     """
 
     inputs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+
+    def inside(self, spec: TensorSpec) -> str:
+        """Name inside the file of an input."""
+        ...
 
     def sizes(self, feed: Feed) -> dict[str, int]:
         """Bytes of each float tensor that an operator makes, for such a feed; in the graph's order."""
@@ -83,6 +88,12 @@ class TFLiteTap:
             tensor = graph.tensors[index]
             shape = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
             self.inputs[self._names[index]] = (tuple(int(size) for size in shape), files.np_dtype(tensor))
+
+    def inside(self, spec: TensorSpec) -> str:
+        from edgekit.converters import tflite_graph as files
+
+        (index,) = files.interface(self._model, (spec,), "inputs")
+        return self._names[index]
 
     def sizes(self, feed: Feed) -> dict[str, int]:
         del feed  # the file holds sizes for a batch of one
@@ -189,27 +200,28 @@ class OnnxTap:
                 shape = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim)
                 self.inputs[value.name] = (shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
 
+    def inside(self, spec: TensorSpec) -> str:
+        return spec.key
+
     def sizes(self, feed: Feed) -> dict[str, int]:
-        made = [
-            name
-            for node in self._model.graph.node
-            if node.op_type != "Constant"
-            for name in node.output
-            if name
-        ]
+        made = [name for node in self._model.graph.node if node.op_type != "Constant" for name in node.output if name]
         opened = self.open(made)
-        types = {value.name: value.type for value in opened.engine.get_outputs()}
-        floats = [name for name in made if types[name] in _FLOAT_ONNX]
+        inferred = {value.name: value for value in opened.engine.get_outputs() if value.type in _FLOAT_ONNX}
+        known = _sizes_of_symbols(opened.engine.get_inputs(), feed)
         opened.close()
-        found: dict[str, int] = {}
-        probe = self._open(floats, shapes_only=True)
+        shapes = {name: [known.get(size, size) for size in value.shape] for name, value in inferred.items()}
+        unknown = [name for name, shape in shapes.items() if not all(isinstance(size, int) for size in shape)]
+        if unknown:
+            shapes.update(self._measure_shapes(unknown, feed))
+        return {name: math.prod(shapes[name]) * _FLOAT_ONNX[value.type] for name, value in inferred.items()}
 
-        def measure(name: str, shape: NDArray[Any]) -> None:
-            found[name.removesuffix(_SHAPE_OF)] = int(np.prod(shape)) * _FLOAT_ONNX[types[name.removesuffix(_SHAPE_OF)]]
-
-        probe.run(feed, measure)
+    def _measure_shapes(self, names: Sequence[str], feed: Feed) -> dict[str, list[int]]:
+        """Run the graph once with a Shape node on each tensor."""
+        found: dict[str, list[int]] = {}
+        probe = self._open(names, shapes_only=True)
+        probe.run(feed, lambda name, shape: found.update({name.removesuffix(_SHAPE_OF): shape.tolist()}))
         probe.close()
-        return {name: found[name] for name in floats}
+        return found
 
     def working_set(self, sizes: Mapping[str, int]) -> int:
         return _peak([(list(node.input), list(node.output)) for node in self._model.graph.node], sizes)
@@ -248,6 +260,9 @@ class _OnnxSession:
         options.enable_mem_pattern = False
         options.intra_op_num_threads = threads
         options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Shape nodes run as soon as they can; by default all tensors would stay until the end for their sake.
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         try:
             self.engine = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base but this
@@ -272,6 +287,16 @@ _FLOAT_ONNX = {"tensor(float)": 4, "tensor(double)": 8, "tensor(float16)": 2}
 _SHAPE_OF = "#shape"
 
 
+def _sizes_of_symbols(inputs: Sequence[Any], feed: Feed) -> dict[Any, int]:
+    """Values of the free sizes that have a name."""
+    return {
+        symbol: size
+        for value in inputs
+        for symbol, size in zip(value.shape, feed[value.name].shape, strict=True)
+        if isinstance(symbol, str)
+    }
+
+
 def _refused(error: Exception) -> EngineError:
     return EngineError("calibration-engine", f"the engine could not run the float graph: {str(error).splitlines()[0]}")
 
@@ -285,6 +310,3 @@ def _peak(steps: Sequence[tuple[Sequence[str], Sequence[str]]], sizes: Mapping[s
         peak = max(peak, live)
         live -= sum(sizes.get(name, 0) for name in {*read, *made} if last[name] == number)
     return peak
-
-
-_ = DataError

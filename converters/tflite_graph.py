@@ -13,13 +13,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import SourceError
-from edgekit.tensors import DTYPES
+from edgekit.errors import InternalError, SourceError
+from edgekit.tensors import DTYPES, TensorSpec
 
 ModelT = Any
 TensorT = Any
@@ -179,6 +179,25 @@ def np_dtype(tensor: TensorT) -> np.dtype[Any]:
     return np.dtype(dtype_of(tensor))
 
 
+def interface(model: ModelT, specs: Iterable[TensorSpec], side: Literal["inputs", "outputs"]) -> list[int]:
+    """Index in the main graph of each spec's tensor: found by its name in the signature, or by the tensor's own name.
+
+    Raises:
+        InternalError: `interface-lost`: the file has no such tensor.
+    """
+    main = model.subgraphs[0]
+    ends = [int(index) for index in getattr(main, side)]
+    known = {name_of(main.tensors[index]): index for index in ends}
+    for signature in model.signatureDefs or ():
+        known |= {entry.name.decode(): int(entry.tensorIndex) for entry in getattr(signature, side) or ()}
+    found = []
+    for spec in specs:
+        if spec.key not in known:
+            raise InternalError("interface-lost", f"the graph has no {side[:-1]} {spec.key}; it has {', '.join(known)}")
+        found.append(known[spec.key])
+    return found
+
+
 def unique_names(graph: SubGraphT) -> list[str]:
     """A name a tensor, in file order: its own, and where a name is missing or taken, one with its index.
 
@@ -246,6 +265,7 @@ def _common_scope(names: list[str]) -> str:
 def _drop_unused(model: ModelT) -> None:
     """Remove metadata debris, tensors that nothing refers to, and operator codes without operators."""
     drop_metadata(model, _DEBRIS)
+    model.signatureDefs = model.signatureDefs or None
     for number, graph in enumerate(model.subgraphs):
         entries = [
             entry
@@ -318,7 +338,10 @@ def _tidy_tensor(tensor: TensorT) -> None:
     quantization = tensor.quantization
     if quantization is None:
         return
-    if not any(_filled(getattr(quantization, part)) for part in _EMPTY_QUANTIZATION[:4]) and quantization.details is None:
+    if (
+        not any(_filled(getattr(quantization, part)) for part in _EMPTY_QUANTIZATION[:4])
+        and quantization.details is None
+    ):
         tensor.quantization = None
         return
     quantization.min = quantization.max = None  # statistics: the runtime reads scale and zero point only

@@ -190,7 +190,7 @@ def fields(
     Raises:
         ValueError: Not a protobuf message, or over the limit.
     """
-    found = []
+    found: list[tuple[int, int, int, int]] = []
     for field in scan(data, start, end):
         if len(found) == limit:
             raise ValueError(f"more than {limit} fields in one message")

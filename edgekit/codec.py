@@ -102,6 +102,9 @@ def _decode_dataclass(kind: type, data: Any, strict: bool, where: str) -> Any:
         if name in data:
             values[name] = _decode(hints[name], data[name], strict, path)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            if type(None) in typing.get_args(hints[name]):
+                values[name] = None  # `encode` leaves None out
+                continue
             raise CodecError(f"{path}: missing")
     try:
         return kind(**values)

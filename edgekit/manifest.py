@@ -177,7 +177,7 @@ def parse(text: str | bytes) -> Manifest:
         if isinstance(schema, int) and schema > SCHEMA:
             raise ArtifactError("manifest-newer", f"the manifest has schema {schema}, this edgekit reads {SCHEMA}")
         return decode(Manifest, data)
-    except (CodecError, ValueError) as error:
+    except (CodecError, ValueError, RecursionError) as error:  # the last: JSON nested without end
         if isinstance(error, ArtifactError):
             raise
         raise ArtifactError("manifest-invalid", f"the manifest cannot be read: {error}") from error

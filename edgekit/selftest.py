@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 STORED_ELEMENTS = 64
 """An output of more elements is thinned to this many, evenly spread."""
 
+LARGEST_INPUT = 1 << 26
+"""Elements; a file that asks for more wants the memory, not the test."""
+
+_RANK = 64
 _MASK = (1 << 64) - 1
 
 
@@ -72,26 +77,33 @@ class SelfTest:
     vectors: tuple[Vector, ...]
     tolerance: Tolerance = field(default_factory=Tolerance)
 
+    def __post_init__(self) -> None:
+        for name, shape in self.shapes.items():
+            if len(shape) > _RANK or any(size < 0 for size in shape) or math.prod(shape) > LARGEST_INPUT:
+                raise ValueError(f"{name}: no self-test feeds a tensor of shape {list(shape)[:16]}")
+        for name, (low, high) in self.ranges.items():
+            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+                raise ValueError(f"{name}: the range {low} to {high} holds no numbers")
+
     def to_json(self) -> str:
         return json.dumps(encode(self), separators=(",", ":"), sort_keys=True)
 
     def feeds(self, vector: Vector, inputs: tuple[TensorSpec, ...]) -> dict[str, NDArray[Any]]:
-        """The raw input arrays of one vector, in the tensors' own dtypes."""
-        import numpy as np
+        """The raw input arrays of one vector, in the tensors' own dtypes.
 
+        Raises:
+            ArtifactError: `selftest-invalid`: the vectors do not fit `inputs`.
+        """
+        try:
+            return {spec.name: self._feed(vector, spec, position) for position, spec in enumerate(inputs)}
+        except (KeyError, ValueError) as error:
+            raise ArtifactError("selftest-invalid", f"the self-test does not fit the inputs: {error}") from error
+
+    def _feed(self, vector: Vector, spec: TensorSpec, position: int) -> NDArray[Any]:
+        shape = self.shapes[spec.name]
         if vector.index is None:
-            return {
-                spec.name: np.frombuffer(base64.b64decode(vector.inputs[spec.name]), _little(spec.dtype)).reshape(
-                    self.shapes[spec.name]
-                )
-                for spec in inputs
-            }
-        return {
-            spec.name: generate(
-                spec, self.shapes[spec.name], self.ranges[spec.name], self.seed, vector.index * 64 + position
-            )
-            for position, spec in enumerate(inputs)
-        }
+            return restore(vector.inputs[spec.name], spec.dtype).reshape(shape)
+        return generate(spec, shape, self.ranges[spec.name], self.seed, vector.index * 64 + position)
 
 
 def parse(text: str | bytes) -> SelfTest:
@@ -102,7 +114,7 @@ def parse(text: str | bytes) -> SelfTest:
     """
     try:
         return decode(SelfTest, json.loads(text))
-    except (CodecError, ValueError) as error:
+    except (CodecError, ValueError, RecursionError) as error:  # the last: JSON nested without end
         raise ArtifactError("selftest-invalid", f"the self-test vectors cannot be read: {error}") from error
 
 
@@ -123,14 +135,8 @@ def generate(
     """
     import numpy as np
 
-    count = int(np.prod(shape, dtype=np.int64))
-    state = np.arange(1, count + 1, dtype=np.uint64)
-    start = (seed * 0x9E3779B97F4A7C15 + stream * 0xD1B54A32D192ED03) & _MASK
-    state = state * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start)
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    state ^= state >> np.uint64(31)
-    unit = (state >> np.uint64(40)).astype(np.float64) / float(1 << 24)
+    bits = noise(int(np.prod(shape, dtype=np.int64)), seed, stream)
+    unit = (bits >> np.uint64(40)).astype(np.float64) / float(1 << 24)
     low, high = bounds
     real = low + (high - low) * unit
     dtype = np.dtype(spec.dtype)
@@ -144,6 +150,25 @@ def generate(
         limits = INTEGER_RANGE.get(spec.dtype, (low, high))
         real = np.clip(np.rint(real), *limits)
     return real.astype(dtype).reshape(shape)
+
+
+def noise(count: int, seed: int, stream: int = 0) -> NDArray[Any]:
+    """`count` words of SplitMix64 (uint64), the same on every machine and numpy version."""
+    import numpy as np
+
+    # Mixed, not multiplied: starts that differ by multiples of the step would give one sequence, shifted.
+    start = _mix(_mix(seed & _MASK) + stream & _MASK)
+    state = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+def _mix(z: int) -> int:
+    """SplitMix64's output function, on a number: spreads neighboring seeds over all 64 bits."""
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & _MASK
+    return z ^ z >> 31
 
 
 def thin(output: NDArray[Any]) -> NDArray[Any]:

@@ -1,0 +1,46 @@
+"""The device side: numpy and one engine, nothing more.
+
+`engines` finds the engines by file name (`engine_NAME.py`); `open_session` picks the one that reads a format.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, cast
+
+from edgekit.artifact import Artifact
+from edgekit.errors import UsageError
+from edgekit.registry import Registry
+from edgekit.runtimes.base import Backend, Session
+
+_PREFERRED = {"tflite": "litert", "onnx": "onnxruntime"}
+
+
+def _backend(name: str, found: Any) -> Backend:
+    del name
+    return cast("Backend", found.BACKEND if isinstance(found, ModuleType) else found)
+
+
+engines: Registry[Backend] = Registry(
+    kind="engine",
+    package="edgekit.runtimes",
+    prefix="engine_",
+    suffix=".py",
+    group="edgekit.engines",
+    read=_backend,
+)
+
+
+def open_session(artifact: Artifact, threads: int | None = None, engine: str | None = None) -> Session:
+    """Open an artifact in the engine of its format, or in the named one.
+
+    Raises:
+        UsageError: `unknown-name`; `engine-format`: the named engine does not read this format.
+        EngineMissingError: `engine-missing`. EngineError: the engine refuses the model; says why.
+    """
+    backend = engines.get(engine or _PREFERRED[artifact.format])
+    if artifact.format not in backend.formats:
+        raise UsageError(
+            "engine-format", f"{backend.name} runs {', '.join(backend.formats)}, this is {artifact.format}"
+        )
+    return backend.open(artifact, threads)

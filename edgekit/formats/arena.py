@@ -12,7 +12,7 @@ lifetimes; for ONNX the figure is an estimate of the same kind.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 ALIGNMENT = 64
@@ -26,6 +26,9 @@ _STEPS = 8_000_000
 
 _FOREVER = 1 << 62
 
+Key = Hashable
+"""What a reader calls its tensors: names or numbers."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -38,18 +41,18 @@ class Step:
         unmodified: The output has the very bytes of the input (a reshape), so that other readers do not matter.
     """
 
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    inputs: tuple[Key, ...]
+    outputs: tuple[Key, ...]
     inplace: tuple[int, ...] = ()
     unmodified: bool = False
 
 
 def plan(
-    sizes: Mapping[str, int],
+    sizes: Mapping[Key, int],
     steps: Sequence[Step],
-    inputs: Iterable[str],
-    outputs: Iterable[str],
-    variables: Iterable[str] = (),
+    inputs: Iterable[Key],
+    outputs: Iterable[Key],
+    variables: Iterable[Key] = (),
 ) -> int | None:
     """Peak bytes of the activations.
 
@@ -76,14 +79,14 @@ def plan(
 
 
 def _shared(
-    sizes: Mapping[str, int], steps: Sequence[Step], ends: tuple[set[str], set[str]], fixed: set[str]
-) -> dict[str, str]:
+    sizes: Mapping[Key, int], steps: Sequence[Step], ends: tuple[set[Key], set[Key]], fixed: set[Key]
+) -> dict[Key, Key]:
     """Tensor -> the tensor whose place it takes."""
-    readers: dict[str, int] = {}
+    readers: dict[Key, int] = {}
     for names in (*ends, fixed, *(step.inputs for step in steps)):
         for name in names:
             readers[name] = readers.get(name, 0) + 1
-    shared: dict[str, str] = {}
+    shared: dict[Key, Key] = {}
     for step in steps:
         if not step.inplace or not step.outputs or step.outputs[0] not in sizes:
             continue
@@ -101,12 +104,12 @@ def _shared(
 
 
 def _lifetimes(
-    steps: Sequence[Step], ends: tuple[set[str], set[str]], fixed: set[str], shared: Mapping[str, str]
-) -> tuple[dict[str, int], dict[str, int]]:
+    steps: Sequence[Step], ends: tuple[set[Key], set[Key]], fixed: set[Key], shared: Mapping[Key, Key]
+) -> tuple[dict[Key, int], dict[Key, int]]:
     """Tensor -> step of its first use, and of its last."""
     first = dict.fromkeys([*fixed, *ends[0]], 0)
     kept = {*fixed, *ends[0], *ends[1]}
-    last: dict[str, int] = {}
+    last: dict[Key, int] = {}
     for index, step in enumerate(steps):
         for name in step.outputs:
             first.setdefault(name, index)

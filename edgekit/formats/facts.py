@@ -114,12 +114,20 @@ class ModelFacts:
 class Budget:
     """Steps that a reader may still take: some work a byte of the file, and never more than a few seconds' worth.
 
-    A flatbuffer may point many times to one place, so that a small file can describe endless work.
+    A flatbuffer may point many times to one place, so that a small file can describe endless work, and two bytes of
+    protobuf make an object. Memory is bounded with the steps: a record that is kept costs as many as it is large.
+
+    Attributes:
+        PER_BYTE: Generous: no honest file comes near.
+        LEAST: For the smallest files.
+        MOST: A graph of some hundred thousand ops, which no small board could run.
+        OBJECT: What a table or a message costs.
     """
 
-    PER_BYTE = 16
+    PER_BYTE = 32
     LEAST = 1 << 16
     MOST = 4_000_000
+    OBJECT = 16
 
     def __init__(self, size: int) -> None:
         self.left = min(self.PER_BYTE * size + self.LEAST, self.MOST)
@@ -150,6 +158,18 @@ def total(macs: Iterable[int | None]) -> int | None:
             return None
         known += part
     return known
+
+
+INTEGER_WEIGHTS = frozenset({"int8", "uint8", "int4", "uint4", "int2", "uint2", "int16", "uint16"})
+
+
+def arithmetic(activation: str, weight: str) -> str:
+    """How an op multiplies, by the stored element types of its data and of its weights."""
+    if weight in INTEGER_WEIGHTS:
+        if activation in ("int16", "uint16"):
+            return "int16x8"
+        return "int8" if activation in INTEGER_WEIGHTS else "dynamic"
+    return "fp16" if "float16" in (activation, weight) else "fp32"
 
 
 def derive_precision(kinds: set[str], dtypes: set[str]) -> str:

@@ -25,7 +25,7 @@ class Table:
     __slots__ = ("_at", "_budget", "_data", "_fields", "_size", "_vtable")
 
     def __init__(self, data: bytes, at: int, budget: Budget) -> None:
-        budget.spend()
+        budget.spend(Budget.OBJECT)
         self._data, self._at, self._budget = data, at, budget
         self._vtable = at - _read("i", data, at)
         length = _read("H", data, self._vtable)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from edgekit.artifact import scan, varint
 from edgekit.formats.facts import MAX_RANK, Budget, elements
+from edgekit.formats.onnx_model import Const, Field, Graph, Model, Node, Value
 
 MAX_DEPTH = 32
 """Graphs inside graphs: If, Loop and Scan nest a few deep."""
@@ -30,10 +30,9 @@ DATA_TYPES = (
 """TensorProto.DataType, by number: name and bits an element."""
 
 _WANTED = """
-K N allowzero auto_pad axes axis block_size blocksize ceil_mode coefficients dilations end hidden_size keepdims
-keep_aspect_ratio_policy kernel_shape layout noop_with_empty_axes num_outputs output_dtype output_padding output_shape
-pads perm scales shape split start starts ends strides to transA transB transBatchA transBatchB value value_float
-value_floats value_int value_ints
+N allowzero auto_pad axes axis blocksize ceil_mode channels_last coefficients dilations end ends group hidden_size
+keep_aspect_ratio_policy keepdims kernel_shape layout noop_with_empty_axes output_dtype output_padding output_shape pads
+perm shape split start starts strides to transA transB transBatchA transBatchB value value_float value_int value_ints
 """
 WANTED = frozenset(_WANTED.split())
 """Attributes that are looked at; others may be long and are skipped."""
@@ -42,93 +41,6 @@ _RAW = {
     "float32": "f", "float64": "d", "float16": "e", "int8": "b", "uint8": "B", "int16": "h", "uint16": "H",
     "int32": "i", "uint32": "I", "int64": "q", "uint64": "Q", "bool": "?",
 }  # fmt: skip
-
-Field = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Const:
-    """A TensorProto whose payload stays in the file.
-
-    Attributes:
-        dims: Sizes.
-        dtype: Name as in `DATA_TYPES`.
-        bytes: Of the data, wherever it lies.
-        parts: Where it lies in the file: (field number, wire type, begin, end).
-        location: The file beside the model, for external data.
-    """
-
-    name: str
-    dims: tuple[int, ...]
-    dtype: str
-    bytes: int
-    parts: tuple[Field, ...] = ()
-    location: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A ValueInfoProto. `shape` is None for an unknown rank; a free size is None or the name of its parameter.
-
-    `dtype` is "" for what is not a tensor, `what` says what it is then.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int | str | None, ...] | None
-    what: str = "tensor"
-
-
-@dataclass(slots=True)
-class Node:
-    """A NodeProto; attributes that are not wanted are missing."""
-
-    op: str = ""
-    domain: str = ""
-    name: str = ""
-    inputs: list[str] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)
-    ints: dict[str, int] = field(default_factory=dict)
-    floats: dict[str, float] = field(default_factory=dict)
-    lists: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
-    tensor: Const | None = None
-    graphs: list[Graph] = field(default_factory=list)
-
-    @property
-    def kind(self) -> str:
-        """Op type, with its domain unless that is the standard one."""
-        return self.op if self.domain in ("", "ai.onnx") else f"{self.domain}:{self.op}"
-
-    def input(self, index: int) -> str:
-        return self.inputs[index] if index < len(self.inputs) else ""
-
-
-@dataclass(slots=True)
-class Graph:
-    """A GraphProto (or the body of a FunctionProto)."""
-
-    name: str = ""
-    nodes: list[Node] = field(default_factory=list)
-    constants: dict[str, Const] = field(default_factory=dict)
-    inputs: list[Value] = field(default_factory=list)
-    outputs: list[Value] = field(default_factory=list)
-    values: dict[str, Value] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Model:
-    """A ModelProto."""
-
-    ir_version: int = 0
-    producer: str = ""
-    producer_version: str = ""
-    description: str = ""
-    opsets: dict[str, int] = field(default_factory=dict)
-    graph: Graph | None = None
-    functions: dict[tuple[str, str], Graph] = field(default_factory=dict)
-    metadata: dict[str, int] = field(default_factory=dict)
 
 
 class Reader:
@@ -184,6 +96,7 @@ class Reader:
     def _graph(self, begin: int, end: int, depth: int) -> Graph:
         if depth > MAX_DEPTH:
             raise ValueError(f"graphs nest more than {MAX_DEPTH} deep")
+        self._budget.spend(Budget.OBJECT)
         found = Graph()
         for number, wire, at, stop in self._fields(begin, end):
             if wire != 2:
@@ -218,14 +131,17 @@ class Reader:
         return (domain, name), body
 
     def _node(self, begin: int, end: int, depth: int) -> Node:
+        self._budget.spend(Budget.OBJECT)
         found = Node()
+        inputs: list[str] = []
+        outputs: list[str] = []
         for number, wire, at, stop in self._fields(begin, end):
             if wire != 2:
                 continue
             if number == 1:
-                found.inputs.append(self._text(at, stop))
+                inputs.append(self._text(at, stop))
             elif number == 2:
-                found.outputs.append(self._text(at, stop))
+                outputs.append(self._text(at, stop))
             elif number == 3:
                 found.name = self._text(at, stop)
             elif number == 4:
@@ -234,40 +150,46 @@ class Reader:
                 self._attribute(found, at, stop, depth)
             elif number == 7:
                 found.domain = self._text(at, stop)
+        found.inputs, found.outputs = tuple(inputs), tuple(outputs)
         return found
 
     def _attribute(self, node: Node, begin: int, end: int, depth: int) -> None:
         """An AttributeProto. Writers put the name first; a long list behind an unwanted name is not walked."""
-        name, ints, floats = "", [], 0
+        self._budget.spend(Budget.OBJECT)
+        node.attribute_bytes += end - begin
+        name, floats = "", 0
+        ints: list[int] = []
         for position, (number, wire, at, stop) in enumerate(self._fields(begin, end)):
             if number == 1:
                 name = self._text(at, stop)
-            elif number == 2 and wire == 5:
-                node.floats[name] = struct.unpack_from("<f", self.data, at)[0]
-            elif (number, wire) == (3, 0):
-                node.ints[name] = self._int(at, stop)
+            elif (number, wire) == (2, 5) and name in WANTED:
+                node.floats = {**node.floats, name: struct.unpack_from("<f", self.data, at)[0]}
+            elif (number, wire) == (3, 0) and name in WANTED:
+                node.ints = {**node.ints, name: self._int(at, stop)}
             elif number == 4 and name in WANTED:
-                node.texts[name] = self._text(at, stop)
-            elif (number, wire) == (5, 2):
-                node.tensor = self._tensor(at, stop)
+                node.texts = {**node.texts, name: self._text(at, stop)}
+            elif number in (5, 22) and wire == 2:
+                node.tensor = self._tensor(at, stop) if number == 5 else self._sparse(at, stop)
             elif number in (6, 11) and wire == 2:
                 node.graphs.append(self._graph(at, stop, depth + 1))
-            elif number == 8:
-                ints += self._ints(wire, at, stop) if name in WANTED else ()
+            elif number == 8 and name in WANTED:
+                ints += self._ints(wire, at, stop)
             elif number == 7:
                 floats += max(1, (stop - at) // 4)
-            elif (number, wire) == (22, 2):
-                node.tensor = self._sparse(at, stop)
             if position and name and name not in WANTED and number not in (6, 11):
                 return
         if ints:
-            node.lists[name] = tuple(ints)
+            node.lists = {**node.lists, name: tuple(ints)}
         if floats:
-            node.counts[name] = floats
+            node.counts = {**node.counts, name: floats}
 
     def _tensor(self, begin: int, end: int) -> Const:
         """A TensorProto."""
-        name, kind, dims, parts, location, external = "", 0, [], [], False, {}
+        self._budget.spend(Budget.OBJECT)
+        name, kind, location = "", 0, False
+        dims: list[int] = []
+        parts: list[Field] = []
+        external: dict[str, str] = {}
         for number, wire, at, stop in self._fields(begin, end):
             if number == 1:
                 dims += self._ints(wire, at, stop)
@@ -316,6 +238,7 @@ class Reader:
 
     def _value(self, begin: int, end: int) -> Value:
         """A ValueInfoProto: name 1, type 2; a TypeProto: tensor 1, others 4 to 9."""
+        self._budget.spend(Budget.OBJECT)
         name, found = "", None
         for number, wire, at, stop in self._fields(begin, end):
             if number == 1:

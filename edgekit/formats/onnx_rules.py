@@ -1,7 +1,7 @@
-"""How shapes, and the content of small tensors, follow from op to op in ONNX.
+"""How shapes follow from op to op in ONNX.
 
-A rule returns the shapes of a node's outputs or raises `Unknown`. No rule is a guess: an attribute or an operand that
-it does not understand makes the outputs unknown. Source: https://onnx.ai/onnx/operators.
+A rule returns the shapes of a node's outputs or raises `UnknownError`. No rule is a guess: an attribute or an operand
+that it does not understand makes the outputs unknown. Source: https://onnx.ai/onnx/operators.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 
 from edgekit.formats.facts import MAX_ELEMENTS, MAX_RANK, Shape
-from edgekit.formats.onnx_proto import Node
+from edgekit.formats.onnx_content import CONTENT
+from edgekit.formats.onnx_model import Node
 from edgekit.formats.onnx_shapes import (
     NUMBERS,
     Rule,
     Shapes,
-    Unknown,
+    UnknownError,
     axes_of,
     axis_of,
     broadcast,
@@ -33,7 +34,7 @@ def infer(node: Node, at: Shapes) -> None:
             if name and shape is not None:
                 at.shapes[name] = checked(shape)
         _compute(node, at)
-    except Unknown:
+    except UnknownError:
         return
 
 
@@ -72,7 +73,7 @@ def _window(node: Node, spatial: Shape, kernel: Shape) -> list[int]:
     pads = node.lists.get("pads", (0,) * (2 * axes))
     mode = node.texts.get("auto_pad", "NOTSET")
     if {len(kernel), len(strides), len(dilations)} != {axes} or len(pads) != 2 * axes or min(strides, default=1) < 1:
-        raise Unknown("window attributes")
+        raise UnknownError("window attributes")
     if mode in ("SAME_UPPER", "SAME_LOWER"):
         return [-(-size // stride) for size, stride in zip(spatial, strides, strict=True)]
     pads = (0,) * (2 * axes) if mode == "VALID" else pads
@@ -90,7 +91,7 @@ def _conv(weights: int) -> Rule:
     def rule(node: Node, at: Shapes) -> list[Shape]:
         data, kernel = at.shape(node.input(0)), at.shape(node.input(weights))
         if len(data) < 3 or len(kernel) != len(data):
-            raise Unknown("ranks")
+            raise UnknownError("ranks")
         return [(data[0], kernel[0], *_window(node, data[2:], kernel[2:]))]
 
     return rule
@@ -102,29 +103,21 @@ def _conv_transpose(node: Node, at: Shapes) -> list[Shape]:
     strides, dilations = node.lists.get("strides", (1,) * axes), node.lists.get("dilations", (1,) * axes)
     extra, pads = node.lists.get("output_padding", (0,) * axes), node.lists.get("pads", (0,) * (2 * axes))
     if axes < 1 or len(kernel) != len(data) or {len(strides), len(dilations), len(extra), len(pads) // 2} != {axes}:
-        raise Unknown("attributes")
+        raise UnknownError("attributes")
     out = kernel[1] * node.ints.get("group", 1)
     if "output_shape" in node.lists:
         return [(data[0], out, *node.lists["output_shape"][-axes:])]
     same = node.texts.get("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
-    sizes = [
-        data[2 + i] * strides[i]
-        if same
-        else strides[i] * (data[2 + i] - 1)
-        + extra[i]
-        + (kernel[2 + i] - 1) * dilations[i]
-        + 1
-        - pads[i]
-        - pads[axes + i]
-        for i in range(axes)
-    ]
+    taps = [(kernel[2 + i] - 1) * dilations[i] + 1 for i in range(axes)]
+    grown = [strides[i] * (data[2 + i] - 1) + taps[i] + extra[i] - pads[i] - pads[axes + i] for i in range(axes)]
+    sizes = [data[2 + i] * strides[i] for i in range(axes)] if same else grown
     return [(data[0], out, *sizes)]
 
 
 def _pool(node: Node, at: Shapes) -> list[Shape]:
     data, kernel = at.shape(node.input(0)), node.lists.get("kernel_shape", ())
     if len(data) < 3 or node.ints.get("channels_last"):
-        raise Unknown("layout")
+        raise UnknownError("layout")
     shape = (*data[:2], *_window(node, data[2:], kernel))
     return [shape, shape]
 
@@ -132,7 +125,7 @@ def _pool(node: Node, at: Shapes) -> list[Shape]:
 def _global_pool(node: Node, at: Shapes) -> list[Shape]:
     data = at.shape(node.input(0))
     if len(data) < 2 or node.ints.get("channels_last"):
-        raise Unknown("layout")
+        raise UnknownError("layout")
     return [(*data[:2], *(1 for _ in data[2:]))]
 
 
@@ -145,7 +138,7 @@ def _matmul(second: int) -> Rule:
     def rule(node: Node, at: Shapes) -> list[Shape]:
         left, right = at.shape(node.input(0)), at.shape(node.input(second))
         if node.ints.get("transBatchA") or node.ints.get("transBatchB") or not left or not right:
-            raise Unknown("operands")
+            raise UnknownError("operands")
         if node.ints.get("transA") and len(left) > 1:
             left = (*left[:-2], left[-1], left[-2])
         if node.ints.get("transB") and len(right) > 1:
@@ -172,15 +165,15 @@ def _reshape(node: Node, at: Shapes) -> list[Shape]:
     wanted = list(node.lists["shape"]) if "shape" in node.lists else at.ints(node.input(1))
     if not node.ints.get("allowzero"):
         if any(size == 0 and i >= len(data) for i, size in enumerate(wanted)):
-            raise Unknown("a zero beyond the rank")
+            raise UnknownError("a zero beyond the rank")
         wanted = [data[i] if size == 0 else size for i, size in enumerate(wanted)]
     if wanted.count(-1) == 1:
         rest = math.prod(size for size in wanted if size != -1)
         if rest < 1 or math.prod(data) % rest:
-            raise Unknown("sizes do not divide")
+            raise UnknownError("sizes do not divide")
         wanted[wanted.index(-1)] = math.prod(data) // rest
     if math.prod(wanted) != math.prod(data):
-        raise Unknown("another number of elements")
+        raise UnknownError("another number of elements")
     return [tuple(wanted)]
 
 
@@ -188,17 +181,17 @@ def _transpose(node: Node, at: Shapes) -> list[Shape]:
     data = at.shape(node.input(0))
     order = node.lists.get("perm", tuple(reversed(range(len(data)))))
     if sorted(order) != list(range(len(data))):
-        raise Unknown("perm")
+        raise UnknownError("perm")
     return [tuple(data[i] for i in order)]
 
 
 def _concat(node: Node, at: Shapes) -> list[Shape]:
     parts = [at.shape(name) for name in node.inputs]
     if not parts or len({len(part) for part in parts}) != 1 or not parts[0]:
-        raise Unknown("ranks")
+        raise UnknownError("ranks")
     axis = axis_of(node.ints.get("axis", 1), len(parts[0]))
     if len({part[:axis] + part[axis + 1 :] for part in parts}) != 1:
-        raise Unknown("sizes differ")
+        raise UnknownError("sizes differ")
     return [(*parts[0][:axis], sum(part[axis] for part in parts), *parts[0][axis + 1 :])]
 
 
@@ -207,19 +200,19 @@ def _squeeze(node: Node, at: Shapes) -> list[Shape]:
     axes = axes_of(node, at, 1)
     gone = {i for i, s in enumerate(data) if s == 1} if axes is None else {axis_of(a, len(data)) for a in axes}
     if any(data[i] != 1 for i in gone):
-        raise Unknown("an axis is not of size 1")
+        raise UnknownError("an axis is not of size 1")
     return [tuple(size for i, size in enumerate(data) if i not in gone)]
 
 
 def _unsqueeze(node: Node, at: Shapes) -> list[Shape]:
     data, axes = at.shape(node.input(0)), axes_of(node, at, 1)
     if axes is None or len(data) + len(axes) > MAX_RANK:
-        raise Unknown("axes")
+        raise UnknownError("axes")
     rank = len(data) + len(axes)
     new = {axis_of(a, rank) for a in axes}
     rest = iter(data)
     if len(new) != len(axes):
-        raise Unknown("an axis twice")
+        raise UnknownError("an axis twice")
     return [tuple(1 if i in new else next(rest) for i in range(rank))]
 
 
@@ -227,7 +220,7 @@ def _pad(node: Node, at: Shapes) -> list[Shape]:
     data = at.shape(node.input(0))
     pads = list(node.lists["pads"]) if "pads" in node.lists else at.ints(node.input(1))
     if len(pads) != 2 * len(data) or node.input(3):
-        raise Unknown("pads")
+        raise UnknownError("pads")
     return [tuple(size + pads[i] + pads[len(data) + i] for i, size in enumerate(data))]
 
 
@@ -268,7 +261,7 @@ def _split(node: Node, at: Shapes) -> list[Shape]:
         each = -(-data[axis] // count)
         sizes = [each] * (count - 1) + [data[axis] - each * (count - 1)]
     if len(sizes) != len(node.outputs) or sum(sizes) != data[axis]:
-        raise Unknown("split sizes")
+        raise UnknownError("split sizes")
     return [(*data[:axis], size, *data[axis + 1 :]) for size in sizes]
 
 
@@ -285,12 +278,12 @@ def _shape(node: Node, at: Shapes) -> list[Shape]:
 def _resize(node: Node, at: Shapes) -> list[Shape]:
     data = at.shape(node.input(0))
     if "axes" in node.lists or node.texts.get("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise Unknown("partial resize")
+        raise UnknownError("partial resize")
     if node.input(3):
         return [tuple(at.ints(node.input(3)))]
     scales = at.content(node.input(2 if len(node.inputs) > 2 else 1))
     if len(scales) != len(data) or not all(math.isfinite(s) and s > 0 for s in scales):
-        raise Unknown("scales")
+        raise UnknownError("scales")
     return [tuple(math.floor(size * scale) for size, scale in zip(data, scales, strict=True))]
 
 
@@ -301,7 +294,7 @@ def _expand(node: Node, at: Shapes) -> list[Shape]:
 def _tile(node: Node, at: Shapes) -> list[Shape]:
     data, repeats = at.shape(node.input(0)), at.ints(node.input(1))
     if len(data) != len(repeats):
-        raise Unknown("repeats")
+        raise UnknownError("repeats")
     return [tuple(size * repeat for size, repeat in zip(data, repeats, strict=True))]
 
 
@@ -309,7 +302,7 @@ def _depth_to_space(node: Node, at: Shapes) -> list[Shape]:
     n, c, h, w = at.shape(node.input(0), 4)
     block = node.ints.get("blocksize", 0)
     if block < 1:
-        raise Unknown("blocksize")
+        raise UnknownError("blocksize")
     if node.op == "DepthToSpace":
         return [(n, c // block**2, h * block, w * block)]
     return [(n, c * block**2, h // block, w // block)]
@@ -333,89 +326,28 @@ def _dynamic_quantize(node: Node, at: Shapes) -> list[Shape]:
     return [at.shape(node.input(0)), (), ()]
 
 
-def _shape_content(node: Node, at: Shapes) -> list[float]:
-    return list(at.shape(node.input(0))[node.ints.get("start", 0) : node.ints.get("end")])
-
-
-def _gather_content(node: Node, at: Shapes) -> list[float]:
-    data, indices = at.content(node.input(0)), at.ints(node.input(1))
-    if len(at.shape(node.input(0))) != 1 or any(not -len(data) <= i < len(data) for i in indices):
-        raise Unknown("indices")
-    return [data[i] for i in indices]
-
-
-def _concat_content(node: Node, at: Shapes) -> list[float]:
-    return [value for name in node.inputs for value in at.content(name)]
-
-
-def _slice_content(node: Node, at: Shapes) -> list[float]:
-    data = at.content(node.input(0))
-    parts = slice_parts(node, at, 1)
-    if len(parts) != 1 or len(at.shape(node.input(0))) != 1:
-        raise Unknown("rank")
-    return data[parts[0][1]]
-
-
-def _keep_content(node: Node, at: Shapes) -> list[float]:
-    return at.content(node.input(0))
-
-
-def _cast_content(node: Node, at: Shapes) -> list[float]:
-    data = at.content(node.input(0))
-    if node.ints.get("to") in (6, 7):
-        if not all(map(math.isfinite, data)):
-            raise Unknown("no number")
-        return [int(value) for value in data]
-    return data
-
-
-def _arithmetic(node: Node, at: Shapes) -> list[float]:
-    left, right = at.content(node.input(0)), at.content(node.input(1))
-    if len(left) != len(right):
-        left, right = left * len(right) if len(left) == 1 else left, right * len(left) if len(right) == 1 else right
-    if len(left) != len(right) or (node.op == "Div" and not all(right)):
-        raise Unknown("operands")
-    return [_operate(node.op, a, b) for a, b in zip(left, right, strict=True)]
-
-
-def _operate(op: str, a: float, b: float) -> float:
-    if op == "Add":
-        return a + b
-    if op == "Sub":
-        return a - b
-    if op == "Mul":
-        return a * b
-    if isinstance(a, int) and isinstance(b, int):  # integers divide towards zero
-        return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
-    return a / b
-
-
-def _rounded(node: Node, at: Shapes) -> list[float]:
-    data = at.content(node.input(0))
-    if not all(map(math.isfinite, data)):
-        raise Unknown("no number")
-    return [float(math.floor(v) if node.op == "Floor" else math.ceil(v)) for v in data]
-
-
 _ELEMENTWISE = """
-Abs Acos Acosh Asin Asinh Atan Atanh BatchNormalization Bernoulli BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh CumSum
-DequantizeLinear Elu Erf Exp Floor Gelu GroupNormalization Hardmax HardSigmoid HardSwish Identity InstanceNormalization
-IsInf IsNaN LRN LayerNormalization LeakyRelu Log LogSoftmax LpNormalization MeanVarianceNormalization Mish Neg Not PRelu
-QuantizeLinear RMSNormalization Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt
-Swish Tan Tanh ThresholdedRelu Trilu com.microsoft:DequantizeLinear com.microsoft:FastGelu com.microsoft:Gelu
-com.microsoft:QLinearLeakyRelu com.microsoft:QLinearSigmoid com.microsoft:QLinearSoftmax com.microsoft:QuantizeLinear
-com.microsoft:QuickGelu ai.onnx.ml:Scaler
+Abs Acos Acosh Asin Asinh Atan Atanh BatchNormalization BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh
+CumSum DequantizeLinear Elu Erf Exp Floor Gelu GroupNormalization Hardmax HardSigmoid HardSwish Identity
+InstanceNormalization IsInf IsNaN LRN LayerNormalization LeakyRelu Log LogSoftmax LpNormalization
+MeanVarianceNormalization Mish Neg Not PRelu QuantizeLinear RMSNormalization Reciprocal Relu Round Selu Shrink Sigmoid
+Sign Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu ai.onnx.ml:Scaler
+com.microsoft:DequantizeLinear com.microsoft:FastGelu com.microsoft:Gelu com.microsoft:QLinearLeakyRelu
+com.microsoft:QLinearSigmoid com.microsoft:QLinearSoftmax com.microsoft:QuantizeLinear com.microsoft:QuickGelu
 """
+ELEMENTWISE = frozenset(_ELEMENTWISE.split())
+"""Ops whose first output has the shape of the first input."""
+
 _BROADCAST = """
-Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or
-Pow Sub Sum Where Xor
+Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul
+Or Pow Sub Sum Where Xor
 """
 _REDUCE = """
 ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare
 """
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(_ELEMENTWISE.split(), _same_first),
+    **dict.fromkeys(ELEMENTWISE, _same_first),
     **dict.fromkeys(_BROADCAST.split(), _broadcast),
     **dict.fromkeys(_REDUCE.split(), _reduce),
     **dict.fromkeys(("com.microsoft:QLinearAdd", "com.microsoft:QLinearMul"), _broadcast_quantized),
@@ -452,15 +384,3 @@ RULES: dict[str, Rule] = {
     "com.microsoft:QLinearGlobalAveragePool": _global_pool,
 }
 """Op kind -> rule for the shapes of its outputs."""
-
-CONTENT = {
-    **dict.fromkeys(("Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten"), _keep_content),
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _arithmetic),
-    **dict.fromkeys(("Floor", "Ceil"), _rounded),
-    "Cast": _cast_content,
-    "Concat": _concat_content,
-    "Gather": _gather_content,
-    "Shape": _shape_content,
-    "Slice": _slice_content,
-}
-"""Op kind -> rule for the numbers in its first output."""

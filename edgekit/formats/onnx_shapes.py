@@ -1,9 +1,10 @@
 """What is known of an ONNX graph's tensors, for a batch of one.
 
-Exporters rarely write them all down, and those of a free batch are not numbers. Free sizes of the inputs count as 1,
-and shapes follow from there op by op, for the ops that models for small boards are made of (`onnx_rules`).
-Small tensors that do not depend on the input (shapes that are computed in the graph) are followed as numbers. Whatever is not certain stays unknown: a rule that
-lacks an operand raises `Unknown`, and the file's own `value_info` is asked instead.
+Exporters rarely write all shapes down, and those of a free batch are not numbers. Free sizes of the inputs count as 1,
+and shapes follow from there op by op, for the ops that models for small boards are made of (`onnx_rules`). Small
+tensors that do not depend on the input, shapes that are computed in the graph, are followed as numbers
+(`onnx_content`). Whatever is not certain stays unknown: a rule that lacks an operand raises `UnknownError`, and the
+file's own `value_info` is asked instead.
 
 Source: the operators' specification, https://onnx.ai/onnx/operators.
 """
@@ -14,13 +15,14 @@ import math
 from collections.abc import Callable, Sequence
 
 from edgekit.formats.facts import MAX_ELEMENTS, MAX_RANK, Shape
-from edgekit.formats.onnx_proto import Const, Node, Reader
+from edgekit.formats.onnx_model import Const, Node
+from edgekit.formats.onnx_proto import Reader
 
 NUMBERS = 64
 """Longest tensor that is followed as numbers: longer than any shape."""
 
 
-class Unknown(LookupError):
+class UnknownError(LookupError):
     """An operand is not known."""
 
 
@@ -33,7 +35,7 @@ class Shapes:
     """
 
     def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+        self.reader = reader
         self._constants: dict[str, Const] = {}
         self.shapes: dict[str, Shape] = {}
         self.numbers: dict[str, list[float]] = {}
@@ -45,7 +47,7 @@ class Shapes:
     def shape(self, name: str, rank: int | None = None) -> Shape:
         found = self.shapes.get(name)
         if found is None or (rank is not None and len(found) != rank):
-            raise Unknown(name)
+            raise UnknownError(name)
         return found
 
     def content(self, name: str) -> list[float]:
@@ -53,10 +55,10 @@ class Shapes:
         if name not in self.numbers:
             const = self._constants.get(name)
             if const is None or math.prod(const.dims) > NUMBERS:
-                raise Unknown(name)
-            found = self._reader.values(const)
+                raise UnknownError(name)
+            found = self.reader.values(const)
             if len(found) != math.prod(const.dims):
-                raise Unknown(name)
+                raise UnknownError(name)
             self.numbers[name] = found
         return self.numbers[name]
 
@@ -69,19 +71,19 @@ Rule = Callable[[Node, Shapes], Sequence[Shape | None]]
 
 def _int(value: float) -> int:
     if not math.isfinite(value) or value != int(value):
-        raise Unknown(f"{value} is no size")
+        raise UnknownError(f"{value} is no size")
     return int(value)
 
 
 def checked(shape: Shape) -> Shape:
     if len(shape) > MAX_RANK or any(size < 0 for size in shape) or math.prod(shape) > MAX_ELEMENTS:
-        raise Unknown(f"impossible shape of {len(shape)} axes")
+        raise UnknownError(f"impossible shape of {len(shape)} axes")
     return shape
 
 
 def axis_of(axis: int, rank: int) -> int:
     if not -rank <= axis < rank:
-        raise Unknown(f"axis {axis} of {rank}")
+        raise UnknownError(f"axis {axis} of {rank}")
     return axis % rank
 
 
@@ -99,7 +101,7 @@ def broadcast(*shapes: Shape) -> Shape:
     for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in shapes), strict=True):
         size = next((s for s in sizes if s != 1), 1)
         if any(s not in (1, size) for s in sizes):
-            raise Unknown("shapes do not broadcast")
+            raise UnknownError("shapes do not broadcast")
         result.append(size)
     return tuple(result)
 
@@ -114,7 +116,7 @@ def slice_parts(node: Node, at: Shapes, rank: int) -> list[tuple[int, slice]]:
         axes = at.ints(node.input(3)) if node.input(3) else list(range(len(starts)))
         steps = at.ints(node.input(4)) if node.input(4) else [1] * len(starts)
     if len({len(starts), len(ends), len(axes), len(steps)}) != 1 or 0 in steps:
-        raise Unknown("slice operands")
+        raise UnknownError("slice operands")
     found = []
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         # Backwards, an end before the first element means "all of them", which Python spells None.

@@ -16,6 +16,7 @@ from edgekit.formats.facts import (
     OpFacts,
     Shape,
     SignatureFacts,
+    arithmetic,
     derive_precision,
     elements,
     total,
@@ -318,19 +319,13 @@ def _constants(graphs: list[_Graph], weights: list[int]) -> tuple[int, int]:
 
 
 def _arena(graph: _Graph) -> int | None:
-    tensors = graph.tensors
-    sizes = {str(i): t.bytes for i, t in enumerate(tensors) if not t.constant and t.bits}
+    sizes: dict[arena.Key, int] = {i: t.bytes for i, t in enumerate(graph.tensors) if not t.constant and t.bits}
     steps = [
-        arena.Step(
-            tuple(map(str, op.inputs)),
-            tuple(map(str, op.outputs)),
-            IN_PLACE.get(op.facts.kind, ()),
-            op.facts.kind in UNMODIFIED,
-        )
+        arena.Step(op.inputs, op.outputs, IN_PLACE.get(op.facts.kind, ()), op.facts.kind in UNMODIFIED)
         for op in graph.ops
     ]
-    variables = [str(i) for i, t in enumerate(tensors) if t.variable]
-    return arena.plan(sizes, steps, map(str, graph.inputs), map(str, graph.outputs), variables)
+    variables = [i for i, t in enumerate(graph.tensors) if t.variable]
+    return arena.plan(sizes, steps, graph.inputs, graph.outputs, variables)
 
 
 def _macs(graphs: list[_Graph], main: int) -> int | None:
@@ -364,18 +359,8 @@ def _precision(graphs: list[_Graph]) -> str:
                 continue
             data = op.inputs[2] if op.facts.kind in tflite_macs.TRANSPOSED and len(op.inputs) > 2 else op.inputs[0]
             weight = stored.get(op.inputs[position], op.inputs[position])
-            kinds.add(_kind(graph.tensors[data].dtype, graph.tensors[weight].dtype))
+            kinds.add(arithmetic(graph.tensors[data].dtype, graph.tensors[weight].dtype))
     return derive_precision(kinds, {t.dtype for graph in graphs for t in graph.tensors})
-
-
-def _kind(activation: str, weight: str) -> str:
-    if activation in ("int8", "uint8"):
-        return "int8"
-    if activation == "int16":
-        return "int16x8"
-    if weight in ("int8", "uint8", "int4", "uint4", "int2", "int16"):
-        return "dynamic"
-    return "fp16" if "float16" in (activation, weight) else "fp32"
 
 
 def _metadata(model: Table, buffers: list[Table]) -> dict[str, str]:

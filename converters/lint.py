@@ -1,0 +1,212 @@
+"""A look at the data before any work: what would make a conversion fail late, or pass and be wrong.
+
+Streaming, one pass: the extremes and moments of each input, a digest of each sample, the labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from edgekit.data import Dataset
+from edgekit.tensors import TensorSpec
+
+FEW = 20
+"""Fewer calibration samples than this rarely reach the ranges that real inputs reach."""
+
+RATIO = 8.0
+"""Scales of two data sets of one model that differ by more are no coincidence: 255 and its square root are the usual."""
+
+SHIFT = 1.0
+"""Means that differ by more than this many standard deviations of single values."""
+
+SPREAD = 0.35
+"""A calibration set whose per-sample means spread by less than this share of the evaluation's is too much alike."""
+
+CLASSES = 0.5
+"""Share of the evaluation's classes that calibration must hold."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or looks it."""
+
+    severity: Literal["error", "warning"]
+    code: str
+    message: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings, and what was seen on the way: input name -> (low, high) over both data sets."""
+
+    findings: tuple[Finding, ...]
+    ranges: dict[str, tuple[float, float]]
+
+
+@dataclass
+class _Seen:
+    """Statistics of one input over one data set."""
+
+    low: float = np.inf
+    high: float = -np.inf
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    broken: int = -1
+    means: list[float] = field(default_factory=list)
+
+    @property
+    def mean(self) -> float:
+        return self.total / max(1, self.count)
+
+    @property
+    def deviation(self) -> float:
+        return float(np.sqrt(max(0.0, self.squares / max(1, self.count) - self.mean**2)))
+
+    @property
+    def magnitude(self) -> float:
+        return max(abs(self.low), abs(self.high))
+
+
+@dataclass
+class _Survey:
+    """Statistics of one data set."""
+
+    inputs: dict[str, _Seen]
+    digests: set[bytes]
+    samples: int
+
+
+def lint(calibration: Dataset | None, evaluation: Dataset | None, inputs: tuple[TensorSpec, ...]) -> Report:
+    """Look at both data sets; either may be missing."""
+    findings: list[Finding] = []
+    surveys: dict[str, _Survey] = {}
+    for name, data in (("calibration", calibration), ("evaluation", evaluation)):
+        if data is not None:
+            surveys[name] = _survey(data, inputs)
+            findings += _alone(name, surveys[name])
+    if calibration is not None:
+        findings += _enough(calibration)
+    if calibration is not None and evaluation is not None:
+        findings += _labels(calibration, evaluation)
+        findings += _together(surveys["calibration"], surveys["evaluation"])
+    return Report(tuple(findings), _ranges(surveys))
+
+
+def _survey(data: Dataset, inputs: tuple[TensorSpec, ...]) -> _Survey:
+    survey = _Survey({spec.name: _Seen() for spec in inputs}, set(), 0)
+    for batch in data.batches(16):
+        size = len(next(iter(batch.feeds.values())))
+        digests: list[Any] = [hashlib.blake2b(digest_size=16) for _ in range(size)]
+        for name, array in batch.feeds.items():
+            seen = survey.inputs[name]
+            flat = array.reshape(size, -1)
+            for digest, row in zip(digests, flat, strict=True):
+                digest.update(row.tobytes())
+            real = flat.astype(np.float64)
+            sane = np.isfinite(real).all(axis=1)
+            if not sane.all() and seen.broken < 0:
+                seen.broken = survey.samples + int(np.flatnonzero(~sane)[0])
+            real = real[sane]
+            if real.size:
+                seen.low, seen.high = min(seen.low, float(real.min())), max(seen.high, float(real.max()))
+                seen.count += real.size
+                seen.total += float(real.sum())
+                seen.squares += float((real**2).sum())
+                seen.means += real.mean(axis=1).tolist()
+        survey.digests.update(digest.digest() for digest in digests)
+        survey.samples += size
+    return survey
+
+
+def _alone(name: str, survey: _Survey) -> list[Finding]:
+    findings = []
+    for tensor, seen in survey.inputs.items():
+        if seen.broken >= 0:
+            message = f"{name} sample {seen.broken} of {tensor} holds NaN or infinity."
+            findings.append(Finding("error", "data-nan", message, "Drop or repair such samples."))
+        elif seen.low == seen.high and survey.samples > 1 and seen.count > survey.samples:
+            message = f"every value of {tensor} in the {name} data is {seen.low:g}."
+            findings.append(Finding("error", "data-constant", message, "Check how the data was written."))
+    if survey.samples > 1 and len(survey.digests) == 1:
+        message = f"all {survey.samples} {name} samples are equal."
+        findings.append(Finding("error", "data-equal", message, "Give different samples."))
+    elif survey.samples >= 8 and len(survey.digests) < 0.9 * survey.samples:
+        message = f"only {len(survey.digests)} of {survey.samples} {name} samples are different."
+        findings.append(Finding("warning", "data-duplicates", message, "Drop the duplicates: they teach nothing."))
+    return findings
+
+
+def _enough(calibration: Dataset) -> list[Finding]:
+    if len(calibration) >= FEW:
+        return []
+    message = f"{len(calibration)} calibration samples are few."
+    return [Finding("warning", "data-few", message, "100 to 500 representative samples are usual.")]
+
+
+def _labels(calibration: Dataset, evaluation: Dataset) -> list[Finding]:
+    """The trap of a file sorted by class, of which only the head was taken."""
+    if calibration.labels is None or evaluation.labels is None or evaluation.labels.ndim != 1:
+        return []
+    held, wanted = set(calibration.labels.tolist()), set(evaluation.labels.tolist())
+    possible = min(len(wanted), len(calibration))
+    if len(wanted) < 2 or len(wanted) > 0.5 * len(evaluation) or len(held & wanted) >= CLASSES * possible:
+        return []
+    message = f"the calibration data holds {len(held & wanted)} of the {len(wanted)} classes of the evaluation data."
+    return [Finding("warning", "data-classes", message, "Shuffle before you split: files are often sorted by class.")]
+
+
+def _together(calibration: _Survey, evaluation: _Survey) -> list[Finding]:
+    findings: list[Finding] = []
+    for tensor, ours in calibration.inputs.items():
+        theirs = evaluation.inputs[tensor]
+        if not ours.count or not theirs.count:
+            continue
+        ratio = _ratio(ours, theirs)
+        span = f"[{ours.low:.4g}, {ours.high:.4g}] in calibration, [{theirs.low:.4g}, {theirs.high:.4g}] in evaluation"
+        if ratio > RATIO or ratio < 1 / RATIO:
+            kind = "un-normalized" if ratio > 1 else "normalized twice"
+            message = f"{tensor} looks {kind} in the calibration data: {span}."
+            fix = "Prepare both alike, exactly as in training."
+            findings.append(Finding("error", "data-scale", message, fix))
+        elif abs(ours.mean - theirs.mean) > SHIFT * max(ours.deviation, theirs.deviation):
+            message = f"{tensor} has mean {ours.mean:.4g} in calibration and {theirs.mean:.4g} in evaluation: {span}."
+            findings.append(Finding("warning", "data-shift", message, "Prepare both alike, exactly as in training."))
+        elif _alike(ours, theirs):
+            message = f"the calibration samples of {tensor} are far more alike than the evaluation's."
+            fix = "Draw them from all classes: shuffle before you split."
+            findings.append(Finding("warning", "data-alike", message, fix))
+    common = len(calibration.digests & evaluation.digests)
+    if common > 0.5 * len(evaluation.digests):
+        message = f"{common} of {len(evaluation.digests)} evaluation samples were calibrated on as well."
+        fix = "Keep some apart: figures on known samples flatter."
+        findings.append(Finding("warning", "data-overlap", message, fix))
+    return findings
+
+
+def _ratio(ours: _Seen, theirs: _Seen) -> float:
+    """Of the scales: of the spreads where both have one, else of the magnitudes."""
+    if ours.deviation > 0 and theirs.deviation > 0:
+        return ours.deviation / theirs.deviation
+    return ours.magnitude / theirs.magnitude if theirs.magnitude and ours.magnitude else 1.0
+
+
+def _alike(ours: _Seen, theirs: _Seen) -> bool:
+    if len(ours.means) < FEW or len(theirs.means) < FEW:
+        return False
+    return float(np.std(ours.means)) < SPREAD * float(np.std(theirs.means))
+
+
+def _ranges(surveys: dict[str, _Survey]) -> dict[str, tuple[float, float]]:
+    ranges: dict[str, tuple[float, float]] = {}
+    for survey in surveys.values():
+        for name, seen in survey.inputs.items():
+            if seen.count:
+                low, high = ranges.get(name, (np.inf, -np.inf))
+                ranges[name] = (min(low, seen.low), max(high, seen.high))
+    return ranges

@@ -1,0 +1,272 @@
+"""Quantizing TFLite graphs: ai-edge-quantizer rewrites the float graph by the ranges that we observed.
+
+Around it stands what it leaves to the user: unique names, weights wide enough for their bias, recurrent weights,
+float16 for any operator, integer forms of operators that it does not know but kernels do, the list of what still
+computes in float, and a file without debris. Nothing stays in float silently.
+
+Where the quantizer would give weights a scale a channel, but some kernel reads those as zero or wrongly, they get one
+scale for all. What was found, by comparing each operator with float on LiteRT 2.3 and tflite-runtime 2.14:
+  - BATCH_MATMUL by a constant, everywhere: zeros. (By one constant matrix it becomes FULLY_CONNECTED, which is exact.)
+  - FULLY_CONNECTED in dynamic precision, before runtime 2.15: 0.5 dB instead of 40.
+  - FULLY_CONNECTED with int16 activations and several rows, before runtime 2.15: 0 dB instead of 48.
+Weights of depthwise and transposed convolutions in dynamic precision are stored as int8 and widened on loading: no fast
+kernel quantizes their activations while running; the slow depthwise one takes four to five times as long as float, the
+other one does not exist before runtime 2.15.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.converters import tflite_graph as files
+from edgekit.converters import tflite_rewrites as rewrites
+from edgekit.converters.stages import Graph, QuantizeOptions, Ranges
+from edgekit.converters.tflite_graph import ModelT, OperatorT, SubGraphT, TensorT
+from edgekit.errors import ConversionError, EngineMissingError, InternalError
+from edgekit.precision import Precision
+from edgekit.tensors import QuantParams, TensorSpec
+
+FORMAT = "tflite"
+
+_MATRIX_WORTH = 1024
+"""Elements of a constant matrix below which dynamic precision leaves it alone without a word."""
+
+
+def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options: QuantizeOptions, path: Path) -> Graph:
+    """Quantize a float TFLite graph.
+
+    Args:
+        graph: The float graph.
+        ranges: From `calibrate`; needed when the precision is static.
+        precision: Any of the TFLite ones.
+        options: Interface and what may stay in float.
+        path: Where the file goes.
+
+    Returns:
+        The quantized graph; `float_ops` names what stayed in float.
+
+    Raises:
+        ConversionError: `op-not-quantizable`: names the operators that the precision cannot do;
+            `quantizer-failed`: the quantizer refused the graph.
+        SourceError: `tflite-unreadable`.
+        EngineMissingError: `quantizer-missing`.
+    """
+    model = files.read(Path(graph.path).read_bytes())
+    rewrites.give_unique_names(model)
+    notes: list[str] = []
+    if precision.kind == "static":
+        if ranges is None:
+            raise InternalError("ranges-missing", f"{precision.name} was asked for without observed ranges")
+        model = _static(model, ranges, precision, options)
+        left = _float_operators(model)
+    elif precision.kind == "dynamic":
+        model, left = _dynamic(model)
+    else:
+        notes = [f"{name} stays float32: float16 cannot hold its values" for name in rewrites.weights_to_half(model)]
+        left = []
+    if left and not options.allow_float_ops:
+        raise _refusal(left, precision)
+    _restore_interface_names(model, graph)
+    # It was true of the float graph.
+    files.drop_metadata(model, [b"min_runtime_version"])
+    files.shorten_names(model)
+    path.write_bytes(files.dump(model))
+    return _described(graph, model, path, precision, notes, left)
+
+
+def _static(model: ModelT, ranges: Ranges, precision: Precision, options: QuantizeOptions) -> ModelT:
+    from edgekit.converters import tflite_islands
+
+    bits = {"int8": 8, "int16": 16}[precision.activations]
+    rewrites.matmul_to_fully_connected(model)
+    rewrites.unary_to_multiplication(model)
+    statistics = {name: _statistic(seen.min, seen.max) for name, seen in ranges.tensors.items()}
+    scales = {name: _scale(seen.min, seen.max, bits) for name, seen in ranges.tensors.items()}
+    for name, (low, high) in rewrites.bias_safe_weight_ranges(model, scales).items():
+        statistics[name] = {"min": low, "max": high}
+    made = _run_quantizer(model, _static_recipe(model, bits, options), statistics)
+    tflite_islands.absorb(made, ranges, bits)
+    return made
+
+
+def _dynamic(model: ModelT) -> tuple[ModelT, list[str]]:
+    rewrites.matmul_to_fully_connected(model)
+    rewrites.lstm_weights_to_int8(model)
+    made = _run_quantizer(model, _dynamic_recipe(model), None)
+    left = []
+    for graph in made.subgraphs:
+        for op in graph.operators or ():
+            inputs = [graph.tensors[int(i)] for i in op.inputs if int(i) >= 0]
+            if any(_is_float_matrix(made, tensor) for tensor in inputs):
+                left.append(_called(made, graph, op))
+    return made, left
+
+
+def _is_float_matrix(model: ModelT, tensor: TensorT) -> bool:
+    if files.dtype_of(tensor) != "float32" or not files.is_constant(model, tensor):
+        return False
+    shape = [int(size) for size in tensor.shape]
+    return len(shape) > 1 and int(np.prod(shape)) >= _MATRIX_WORTH
+
+
+def _static_recipe(model: ModelT, bits: int, options: QuantizeOptions) -> Any:
+    from ai_edge_quantizer import algorithm_manager, qtyping, recipe_manager
+
+    operation = qtyping.TFLOperationName
+    recipe = recipe_manager.RecipeManager()
+
+    def quantized(scope: str, name: Any, granularity: Any) -> None:
+        recipe.add_static_config(
+            scope, name, activation_num_bits=bits, weight_num_bits=8, weight_granularity=granularity
+        )
+
+    def left(scope: str, name: Any) -> None:
+        recipe.add_quantization_config(scope, name, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
+
+    quantized(".*", operation.ALL_SUPPORTED, qtyping.QuantGranularity.CHANNELWISE)
+    quantized(".*", operation.BATCH_MATMUL, qtyping.QuantGranularity.TENSORWISE)
+    if bits == 16:
+        for name in rewrites.dense_of_several_rows(model):
+            quantized(_scope(name), operation.FULLY_CONNECTED, qtyping.QuantGranularity.TENSORWISE)
+        for name in rewrites.matmuls_of_constant_left(model):
+            left(_scope(name), operation.BATCH_MATMUL)  # there is no kernel of int8 by int16
+    if options.interface == "float":
+        left(".*", operation.INPUT)
+        left(".*", operation.OUTPUT)
+    return recipe.get_quantization_recipe()
+
+
+def _scope(name: str) -> str:
+    """The quantizer's way to say which operator: a pattern for the names of its outputs."""
+    return f"^{re.escape(name)};?$"
+
+
+def _dynamic_recipe(model: ModelT) -> Any:
+    from ai_edge_quantizer import algorithm_manager, qtyping, recipe_manager
+
+    operation = qtyping.TFLOperationName
+    recipe = recipe_manager.RecipeManager()
+    recipe.add_dynamic_config(".*", operation.ALL_SUPPORTED, 8)
+    for name in (operation.FULLY_CONNECTED, operation.BATCH_MATMUL):
+        recipe.add_dynamic_config(".*", name, 8, granularity=qtyping.QuantGranularity.TENSORWISE)
+    for name in (operation.DEPTHWISE_CONV_2D, operation.CONV_2D_TRANSPOSE):
+        recipe.add_weight_only_config(".*", name, 8)
+    for output in rewrites.matmuls_of_constant_left(model):  # there is no kernel of int8 by float
+        recipe.add_quantization_config(
+            _scope(output), operation.BATCH_MATMUL, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE
+        )
+    return recipe.get_quantization_recipe()
+
+
+def _run_quantizer(model: ModelT, recipe: Any, statistics: dict[str, Any] | None) -> ModelT:
+    try:
+        from ai_edge_quantizer import quantizer
+    except ImportError as error:
+        raise EngineMissingError("quantizer-missing", "quantizing TFLite graphs needs ai-edge-quantizer") from error
+    # It looks through them even where there are none.
+    model.signatureDefs = model.signatureDefs or []
+    with warnings.catch_warnings():
+        # It warns about an interpreter that it makes itself.
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            worker = quantizer.Quantizer(files.write(model), recipe)
+            made = worker.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
+        except Exception as error:  # it has no exception class of its own, and raises whatever its parts raise
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ConversionError("quantizer-failed", f"ai-edge-quantizer refused the graph: {said}") from error
+    return files.read(bytes(made.quantized_model))
+
+
+def _statistic(low: float, high: float) -> dict[str, Any]:
+    return {"min": np.array([low], np.float32), "max": np.array([high], np.float32)}
+
+
+def _scale(low: float, high: float, bits: int) -> float:
+    """What the quantizer will choose: asymmetric in 8 bits, symmetric in 16, zero always representable."""
+    if bits == 8:
+        return (max(high, 0.0) - min(low, 0.0)) / 255
+    return max(abs(low), abs(high)) / 32767
+
+
+def _float_operators(model: ModelT) -> list[str]:
+    """Operators that take or give float tensors, by kind and name; those that only convert do not count."""
+    operator = files.schema().BuiltinOperator
+    found = []
+    for graph in model.subgraphs:
+        for op in graph.operators or ():
+            if files.op_code(model, op) in (operator.QUANTIZE, operator.DEQUANTIZE):
+                continue
+            touched = [graph.tensors[int(i)] for i in (*op.inputs, *op.outputs) if int(i) >= 0]
+            if any(files.dtype_of(tensor) == "float32" for tensor in touched):
+                found.append(_called(model, graph, op))
+    return found
+
+
+def _called(model: ModelT, graph: SubGraphT, op: OperatorT) -> str:
+    name = files.name_of(graph.tensors[int(op.outputs[0])]) if len(op.outputs) else ""
+    return f"{files.op_name(model, op)} ({re.split(';', name)[0]})"
+
+
+def _refusal(left: list[str], precision: Precision) -> ConversionError:
+    shown = ", ".join(left[:8]) + (f" and {len(left) - 8} more" if len(left) > 8 else "")
+    instead = "--precision dynamic or " if precision.kind == "static" else ""
+    return ConversionError(
+        "op-not-quantizable",
+        f"{precision.name} cannot be had for {shown}",
+        cause="There is no integer kernel for these operators, or none that gives right answers.",
+        next_step=f"Use {instead}--allow-float-ops, which leaves these operators in float and lists them.",
+        ops=left,
+    )
+
+
+def _restore_interface_names(model: ModelT, graph: Graph) -> None:
+    """Let inputs and outputs have their old names; what converts them inside takes the suffixed ones."""
+    main = model.subgraphs[0]
+    ends = [(index, spec) for side in ("inputs", "outputs") for index, spec in _ends(model, graph, side)]
+    for index, wanted in ends:
+        tensor = main.tensors[index]
+        if files.name_of(tensor) == wanted.key:
+            continue
+        for other in main.tensors:
+            if files.name_of(other) == wanted.key:
+                other.name = f"{wanted.key}_inner".encode()
+        tensor.name = wanted.key.encode()
+
+
+def _ends(model: ModelT, graph: Graph, side: Any) -> list[tuple[int, TensorSpec]]:
+    """Index of the tensor of each input or output, in the graph's own order."""
+    specs = getattr(graph, side)
+    return list(zip(files.interface(model, specs, side), specs, strict=True))
+
+
+def _described(
+    graph: Graph, model: ModelT, path: Path, precision: Precision, notes: Iterable[str], left: Iterable[str]
+) -> Graph:
+    main = model.subgraphs[0]
+    return Graph(
+        format="tflite",
+        path=str(path),
+        inputs=tuple(_spec(spec, main.tensors[i]) for i, spec in _ends(model, graph, "inputs")),
+        outputs=tuple(_spec(spec, main.tensors[i]) for i, spec in _ends(model, graph, "outputs")),
+        precision=precision.name,
+        notes=(*graph.notes, *notes),
+        float_ops=tuple(left),
+        tools={**graph.tools, "ai-edge-quantizer": version("ai-edge-quantizer")},
+    )
+
+
+def _spec(spec: TensorSpec, tensor: TensorT) -> TensorSpec:
+    quantization = tensor.quantization
+    quant = None
+    if quantization is not None and quantization.scale is not None and len(quantization.scale):
+        quant = QuantParams(
+            tuple(float(scale) for scale in quantization.scale), tuple(int(zero) for zero in quantization.zeroPoint)
+        )
+    return TensorSpec(spec.name, spec.shape, files.dtype_of(tensor), spec.layout, quant, files.name_of(tensor))

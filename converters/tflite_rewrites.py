@@ -1,0 +1,313 @@
+"""Rewrites of a float TFLite graph that come before, or stand in for, quantization by ai-edge-quantizer.
+
+Each one exists because of something the quantizer or the kernels do not do; its function says what. All work on the
+objects of `tflite_graph` in place and leave the graph computing what it did.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.converters import tflite_graph as files
+from edgekit.converters.tflite_graph import ModelT, OperatorT, SubGraphT, TensorT
+
+_HALF_MAX = float(np.finfo(np.float16).max)
+_HALF_TINY = float(np.finfo(np.float16).tiny)
+_HALF_WORTH = 128
+"""Elements; the DEQUANTIZE operator and its tensor take about as many bytes as half of these save."""
+
+_INT8_MAX = 127
+_ACCUMULATOR_ROOM = 2**29
+"""A quarter of an int32 for the bias leaves the rest of the accumulator to the products."""
+
+_LSTM_WEIGHTS = (*range(1, 9), *range(9, 12), 16)
+"""Inputs of the LSTM operators that are matrices or peepholes: input and recurrent gates, peepholes, projection."""
+
+
+def give_unique_names(model: ModelT) -> None:
+    """Name every tensor of the file differently: the quantizer keys its tables by name."""
+    taken: set[str] = set()
+    for number, graph in enumerate(model.subgraphs):
+        for tensor, name in zip(graph.tensors, files.unique_names(graph), strict=True):
+            # Of the main graph these are the very names that ranges are keyed by.
+            unique = name if number == 0 or name not in taken else f"{name}@{number}"
+            while number and unique in taken:
+                unique += "@"
+            taken.add(unique)
+            tensor.name = unique.encode()
+
+
+def matmul_to_fully_connected(model: ModelT) -> None:
+    """Turn a BATCH_MATMUL by one constant matrix into a FULLY_CONNECTED, and a constant ADD behind it into its bias.
+
+    It is the operator that runtimes have fast kernels for, and the one that takes a scale a channel and a bias.
+    """
+    operator = files.schema().BuiltinOperator
+    for graph in model.subgraphs:
+        for op in list(graph.operators or ()):
+            if files.op_code(model, op) != operator.BATCH_MATMUL:
+                continue
+            weights = _matrix(model, graph, op)
+            if weights is None:
+                continue
+            bias, last = _bias_behind(model, graph, op, weights.shape[0])
+            _become_fully_connected(model, graph, op, weights, bias, last)
+
+
+def _matrix(model: ModelT, graph: SubGraphT, op: OperatorT) -> NDArray[np.float32] | None:
+    """The constant right side as [columns, rows], when it is one matrix and the left side is taken as it is."""
+    left, right = (graph.tensors[int(index)] for index in op.inputs)
+    if op.builtinOptions.adjX or not files.is_constant(model, right) or files.is_constant(model, left):
+        return None
+    if files.dtype_of(left) != "float32" or files.dtype_of(right) != "float32":
+        return None
+    sizes = [int(size) for size in right.shape]
+    if any(size != 1 for size in sizes[:-2]) or len(sizes) > len(left.shape):
+        return None
+    matrix = files.constant(model, right).reshape(sizes[-2:])
+    return np.ascontiguousarray(matrix if op.builtinOptions.adjY else matrix.T)
+
+
+def _bias_behind(
+    model: ModelT, graph: SubGraphT, op: OperatorT, columns: int
+) -> tuple[NDArray[np.float32] | None, OperatorT | None]:
+    """What a lone ADD of one constant a column adds to the product, and that ADD."""
+    made = int(op.outputs[0])
+    readers = [other for other in graph.operators if made in [int(i) for i in other.inputs]]
+    if len(readers) != 1 or made in [int(i) for i in graph.outputs]:
+        return None, None
+    add = readers[0]
+    if files.op_code(model, add) != files.schema().BuiltinOperator.ADD:
+        return None, None
+    other = next((int(i) for i in add.inputs if int(i) != made), made)
+    tensor = graph.tensors[other]
+    if other == made or not files.is_constant(model, tensor):
+        return None, None
+    values = files.constant(model, tensor)
+    if values.size != columns or not values.ndim or values.shape[-1] != columns:
+        return None, None
+    if list(graph.tensors[int(add.outputs[0])].shape) != list(graph.tensors[made].shape):
+        return None, None
+    return values.reshape(-1), add
+
+
+def _become_fully_connected(
+    model: ModelT,
+    graph: SubGraphT,
+    op: OperatorT,
+    weights: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    add: OperatorT | None,
+) -> None:
+    schema = files.schema()
+    name = files.name_of(graph.tensors[int(op.inputs[1])])
+    inputs = [int(op.inputs[0]), _add_constant(model, graph, weights, f"{name}/transposed")]
+    options = schema.FullyConnectedOptionsT()
+    options.keepNumDims = True
+    if bias is not None and add is not None:
+        inputs.append(_add_constant(model, graph, bias, f"{name}/bias"))
+        options.fusedActivationFunction = add.builtinOptions.fusedActivationFunction
+        op.outputs = add.outputs
+        graph.operators.remove(add)
+    op.inputs = np.array(inputs, np.int32)
+    # Version 6 is the first that goes without a bias.
+    op.opcodeIndex = files.use_op_code(model, schema.BuiltinOperator.FULLY_CONNECTED, 6)
+    op.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
+    op.builtinOptions = options
+
+
+def unary_to_multiplication(model: ModelT) -> None:
+    """Write SQUARE as x times x and NEG as x times -1.
+
+    SQUARE has no integer kernel, and the int8 one of NEG ignores the zero point; multiplication has both.
+    """
+    schema = files.schema()
+    operator = schema.BuiltinOperator
+    for graph in model.subgraphs:
+        for op in graph.operators or ():
+            code = files.op_code(model, op)
+            x = int(op.inputs[0]) if len(op.inputs) else -1
+            if code not in (operator.SQUARE, operator.NEG) or files.dtype_of(graph.tensors[x]) != "float32":
+                continue
+            name = files.name_of(graph.tensors[int(op.outputs[0])])
+            other = x if code == operator.SQUARE else _add_constant(model, graph, np.float32([-1]), f"{name}/minus")
+            op.inputs = np.array([x, other], np.int32)
+            op.opcodeIndex = files.use_op_code(model, operator.MUL, 1)
+            op.builtinOptionsType, op.builtinOptions = schema.BuiltinOptions.MulOptions, schema.MulOptionsT()
+
+
+def lstm_weights_to_int8(model: ModelT) -> list[OperatorT]:
+    """Store LSTM weights as int8, one scale a tensor, for the kernel that quantizes activations while running.
+
+    The quantizer knows no recurrent operator.
+
+    Returns:
+        The operators done.
+    """
+    operator = files.schema().BuiltinOperator
+    done = []
+    for graph in model.subgraphs:
+        for op in graph.operators or ():
+            if files.op_code(model, op) not in (operator.UNIDIRECTIONAL_SEQUENCE_LSTM, operator.LSTM):
+                continue
+            inputs = [int(index) for index in op.inputs]
+            present = [at for at in _LSTM_WEIGHTS if at < len(inputs) and inputs[at] >= 0]
+            if not all(_is_float_constant(model, graph.tensors[inputs[at]]) for at in present):
+                continue
+            for at in present:
+                inputs[at] = _int8_copy(model, graph, inputs[at])
+            op.inputs = np.array(inputs, np.int32)
+            done.append(op)
+    return done
+
+
+def _int8_copy(model: ModelT, graph: SubGraphT, index: int) -> int:
+    schema = files.schema()
+    values = files.constant(model, graph.tensors[index])
+    scale = float(np.abs(values).max(initial=0.0)) / _INT8_MAX or 1.0
+    made = _add_constant(
+        model, graph, np.rint(values / scale).astype(np.int8), f"{files.name_of(graph.tensors[index])}/int8"
+    )
+    quantization = schema.QuantizationParametersT()
+    quantization.scale = np.array([scale], np.float32)
+    quantization.zeroPoint = np.array([0], np.int64)
+    graph.tensors[made].quantization = quantization
+    return made
+
+
+def weights_to_half(model: ModelT) -> list[str]:
+    """Store float constants as float16 and widen them where they are read, once, when the model is loaded.
+
+    Runtimes recognize this form: XNNPACK unpacks the weights itself, the builtin DEQUANTIZE kernel runs on a constant
+    only once. The quantizer's own casting knows five operators; this takes any.
+
+    Returns:
+        Names of constants that stay in float32, because float16 cannot hold them.
+    """
+    left = []
+    for graph in model.subgraphs:
+        first = []
+        for index, tensor in enumerate(list(graph.tensors)):
+            if not _is_float_constant(model, tensor) or tensor.isVariable:
+                continue
+            values = files.constant(model, tensor)
+            if values.size < _HALF_WORTH:
+                continue
+            largest = float(np.abs(values).max())
+            if not largest <= _HALF_MAX or 0 < largest < _HALF_TINY:
+                left.append(files.name_of(tensor))
+                continue
+            half = _add_constant(model, graph, values.astype(np.float16), f"{files.name_of(tensor)}/half")
+            tensor.buffer = 0
+            first.append(_dequantize(model, half, index))
+        graph.operators = [*first, *(graph.operators or ())]
+    return left
+
+
+def _dequantize(model: ModelT, source: int, target: int) -> OperatorT:
+    schema = files.schema()
+    op = schema.OperatorT()
+    # Version 3 is the first that takes float16.
+    op.opcodeIndex = files.use_op_code(model, schema.BuiltinOperator.DEQUANTIZE, 3)
+    op.inputs, op.outputs = np.array([source], np.int32), np.array([target], np.int32)
+    return op
+
+
+def bias_safe_weight_ranges(
+    model: ModelT, smallest_input_scale: dict[str, float]
+) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Ranges of weights, wide enough in each channel that the channel's bias fits its integers.
+
+    A bias is stored in units of input scale times weight scale. Where a channel's weights are (nearly) zero, as
+    training leaves dead channels, those units are so small that the bias overflows an int32, and the quantizer lets it
+    wrap around to the opposite sign.
+
+    Args:
+        model: The float graph, its tensors named uniquely.
+        smallest_input_scale: Activation name -> scale it will have at least.
+
+    Returns:
+        Weight name -> (min, max), shaped to broadcast, for weights that need widening.
+    """
+    widened = {}
+    for graph, op, (at_input, at_weights, at_bias, axis) in _weighted(model):
+        inputs = [int(index) for index in op.inputs]
+        if len(inputs) <= at_bias or inputs[at_bias] < 0:
+            continue
+        weights, bias = graph.tensors[inputs[at_weights]], graph.tensors[inputs[at_bias]]
+        scale = smallest_input_scale.get(files.name_of(graph.tensors[inputs[at_input]]))
+        if not scale or not _is_float_constant(model, weights) or not _is_float_constant(model, bias):
+            continue
+        values = files.constant(model, weights)
+        others = tuple(number for number in range(values.ndim) if number != axis)
+        bound = np.abs(values).max(axis=others, keepdims=True)
+        needed = np.abs(files.constant(model, bias).astype(np.float64)) / (scale * _ACCUMULATOR_ROOM) * _INT8_MAX
+        needed = needed.reshape(bound.shape).astype(np.float32)
+        if (needed > bound).any():
+            wide = np.maximum(bound, needed)
+            widened[files.name_of(weights)] = (-wide, wide)
+    return widened
+
+
+def dense_of_several_rows(model: ModelT) -> list[str]:
+    """Output names of FULLY_CONNECTED operators that multiply more than one row."""
+    code = files.schema().BuiltinOperator.FULLY_CONNECTED
+    found = []
+    for graph in model.subgraphs:
+        for op in graph.operators or ():
+            if files.op_code(model, op) != code:
+                continue
+            shape = [int(size) for size in graph.tensors[int(op.inputs[0])].shape]
+            columns = int(graph.tensors[int(op.inputs[1])].shape[-1])
+            if math.prod(shape) > columns:
+                found.append(files.name_of(graph.tensors[int(op.outputs[0])]))
+    return found
+
+
+def matmuls_of_constant_left(model: ModelT) -> list[str]:
+    """Output names of BATCH_MATMUL operators whose left side is a constant."""
+    code = files.schema().BuiltinOperator.BATCH_MATMUL
+    return [
+        files.name_of(graph.tensors[int(op.outputs[0])])
+        for graph in model.subgraphs
+        for op in graph.operators or ()
+        if files.op_code(model, op) == code and files.is_constant(model, graph.tensors[int(op.inputs[0])])
+    ]
+
+
+def _weighted(model: ModelT) -> Iterator[tuple[SubGraphT, OperatorT, tuple[int, int, int, int]]]:
+    """Operators with weights and a bias: positions of input, weights and bias, and the channel axis of the weights."""
+    operator = files.schema().BuiltinOperator
+    layout = {
+        operator.CONV_2D: (0, 1, 2, 0),
+        operator.DEPTHWISE_CONV_2D: (0, 1, 2, 3),
+        operator.FULLY_CONNECTED: (0, 1, 2, 0),
+        operator.TRANSPOSE_CONV: (2, 1, 3, 0),
+    }
+    for graph in model.subgraphs:
+        for op in graph.operators or ():
+            code = files.op_code(model, op)
+            if code in layout:
+                yield graph, op, layout[code]
+
+
+def _is_float_constant(model: ModelT, tensor: TensorT) -> bool:
+    return files.dtype_of(tensor) == "float32" and files.is_constant(model, tensor)
+
+
+def _add_constant(model: ModelT, graph: SubGraphT, values: NDArray[Any], name: str) -> int:
+    schema = files.schema()
+    types = {"float32": schema.TensorType.FLOAT32, "float16": schema.TensorType.FLOAT16, "int8": schema.TensorType.INT8}
+    tensor = schema.TensorT()
+    tensor.name = name.encode()
+    tensor.type = types[values.dtype.name]
+    tensor.shape = np.array(values.shape, np.int32)
+    tensor.hasRank = True
+    files.set_constant(model, tensor, values)
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1

@@ -1,0 +1,372 @@
+"""Does the artifact give the source's answers? Measured over all samples, judged by the policy, fail-closed.
+
+Streaming: batches of reference and answer go in, sums stay. What cannot be judged (NaN on the artifact's side, a range of
+zero with an error, no decided sample at all) counts as failed or falls to the stricter rule, never as passed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from edgekit.converters.policy import Policy, policy
+from edgekit.converters.stages import Array, Feeds
+from edgekit.errors import VerificationError
+from edgekit.manifest import Interpret, Metric, Proof
+from edgekit.metrics import Accumulator, accumulator
+
+SILENT_DB = -300.0
+"""SQNR of an artifact that errs where the source is exactly zero (minus infinity, which JSON lacks)."""
+
+FEW = 5
+"""Fewer decided samples than this say little: the noise rule applies as well."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One bound that was missed: the figure and the bound, and what to try."""
+
+    code: Literal["verify-parity", "verify-accuracy", "verify-agreement", "verify-noise", "verify-nonfinite"]
+    message: str
+    next_step: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The verdict.
+
+    Attributes:
+        proof: What was measured.
+        interpret: How the outputs are read, completed by what was seen of them.
+        failures: Empty when the artifact passed.
+        warnings: For the user.
+    """
+
+    proof: Proof
+    interpret: Interpret
+    failures: tuple[Failure, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    def enforce(self) -> None:
+        """Raise when the artifact failed.
+
+        Raises:
+            VerificationError: With the code of the first failure and the messages of all.
+        """
+        if self.failures:
+            code = self.failures[0].code
+            raise VerificationError(
+                code,
+                "; ".join(failure.message for failure in self.failures),
+                next_step=self.failures[0].next_step,
+                failures=[failure.message for failure in self.failures],
+            )
+
+
+@dataclass
+class _Output:
+    """Sums over all samples of one output."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+    product: float = 0.0
+    answer: float = 0.0
+    worst: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+    broken: int = 0
+
+    def add(self, reference: Array, found: Array) -> None:
+        s, a = reference.astype(np.float64).reshape(-1), found.astype(np.float64).reshape(-1)
+        # Where the source itself is not finite there is nothing to compare; the artifact must be finite elsewhere.
+        sane = np.isfinite(s)
+        self.broken += int((sane & ~np.isfinite(a)).sum())
+        sane &= np.isfinite(a)
+        s, a = s[sane], a[sane]
+        if not s.size:
+            return
+        self.signal += float(s @ s)
+        self.noise += float((s - a) @ (s - a))
+        self.product += float(s @ a)
+        self.answer += float(a @ a)
+        self.worst = max(self.worst, float(np.abs(s - a).max()))
+        self.low, self.high = min(self.low, float(s.min())), max(self.high, float(s.max()))
+
+    @property
+    def span(self) -> float:
+        """Range of the source's values; of a constant output its magnitude."""
+        if self.high < self.low:
+            return 0.0
+        return (self.high - self.low) or max(abs(self.high), abs(self.low))
+
+    @property
+    def relative(self) -> float:
+        if self.worst == 0:
+            return 0.0
+        return self.worst / self.span if self.span else math.inf
+
+    @property
+    def sqnr(self) -> float:
+        if self.noise == 0:
+            return math.inf
+        return 10 * math.log10(self.signal / self.noise) if self.signal else SILENT_DB
+
+    @property
+    def cosine(self) -> float:
+        if self.signal == 0 or self.answer == 0:
+            return 1.0 if self.signal == self.answer else 0.0
+        return self.product / math.sqrt(self.signal * self.answer)
+
+
+@dataclass
+class _Classes:
+    """Agreement on the class, as far as the output is a class vector."""
+
+    samples: int = 0
+    same: int = 0
+    tied: int = 0
+    decided: int = 0
+    decided_same: int = 0
+    probabilities: bool = True
+    vector: bool = True
+
+    def add(self, reference: Array, found: Array, tolerance: float, margin: float) -> None:
+        s, a = reference.astype(np.float64), found.astype(np.float64)
+        if s.ndim > 2:
+            s, a = (x.reshape(len(x), -1) if x.size == len(x) * x.shape[-1] else x for x in (s, a))
+        if s.ndim != 2 or s.shape[1] < 2 or reference.dtype.kind != "f":
+            self.vector = False
+            return
+        sums = s.sum(axis=1)
+        self.probabilities &= bool((s >= -1e-6).all() and (np.abs(sums - 1) < 1e-3).all())
+        scores = s if self.probabilities else _softmax(s)
+        rows = np.arange(len(s))
+        said = a.argmax(axis=1)
+        same = s.argmax(axis=1) == said
+        lead = s.max(axis=1) - s[rows, said]
+        top = np.sort(scores, axis=1)
+        decided = top[:, -1] - top[:, -2] >= margin
+        self.samples += len(s)
+        self.same += int(same.sum())
+        self.tied += int((~same & (lead <= tolerance)).sum())
+        self.decided += int(decided.sum())
+        self.decided_same += int((decided & same).sum())
+
+
+@dataclass
+class Comparison:
+    """Takes batches, gives the verdict.
+
+    Attributes:
+        policy: Name of the policy of the artifact's precision.
+        interpret: How the outputs are read, as far as it is known.
+        declared: The user named the task, so that logits count as class scores.
+        max_drop: Points that the metric may lose.
+    """
+
+    policy: str
+    interpret: Interpret
+    declared: bool = False
+    max_drop: float = 1.0
+    _outputs: dict[str, _Output] = field(default_factory=dict)
+    _edges: dict[str, _Output] = field(default_factory=dict)
+    _classes: _Classes = field(default_factory=_Classes)
+    _metrics: tuple[Accumulator, Accumulator] | None = None
+    _samples: int = 0
+    _chosen: str | None = None
+
+    def add(self, reference: Feeds, answer: Feeds, labels: Array | None = None) -> None:
+        """One batch: arrays [n, ...] by public output name, of the source and of the artifact; labels [n, ...]."""
+        bounds = policy(self.policy)
+        self._chosen = self.interpret.output or self._chosen or next(iter(reference))
+        for name, expected in reference.items():
+            self._outputs.setdefault(name, _Output()).add(expected, _like(answer, name, expected))
+        chosen = self._outputs[self._chosen]
+        expected, found = reference[self._chosen], answer[self._chosen]
+        tolerance = (bounds.relative_error or 0.0) * chosen.span
+        self._classes.add(expected, found, tolerance, bounds.decided_margin)
+        self._samples += len(expected)
+        if labels is not None:
+            if self._metrics is None:
+                self._metrics = (accumulator(self.interpret.task, labels), accumulator(self.interpret.task, labels))
+            self._metrics[0].add(expected, labels)
+            self._metrics[1].add(found, labels)
+
+    def add_edges(self, reference: Feeds, answer: Feeds) -> None:
+        """Edge cases: the artifact must be finite where the source is, and equal under a policy of parity."""
+        for name, expected in reference.items():
+            self._edges.setdefault(name, _Output()).add(expected, _like(answer, name, expected))
+
+    def finish(self, data: Literal["evaluation", "calibration", "random"]) -> Verification:
+        """Measure and judge all that was added."""
+        bounds = policy(self.policy)
+        proof = self._proof(data)
+        failures = [*self._finite(), *_parity(bounds, proof, self._edge_error())]
+        warnings: list[str] = []
+        if bounds.metric:
+            failures += self._quantized(bounds, proof, warnings)
+        return Verification(proof, self._reading(), tuple(failures), tuple(warnings))
+
+    @property
+    def _is_classifier(self) -> bool:
+        said = self.declared and self.interpret.task == "classification"
+        seen = self.interpret.task in ("other", "classification") and self._classes.probabilities
+        return self._classes.vector and self._classes.samples > 0 and (said or seen)
+
+    def _proof(self, data: Literal["evaluation", "calibration", "random"]) -> Proof:
+        seen = list(self._outputs.values())
+        classes = self._classes
+        sqnr = min(output.sqnr for output in seen)
+        vector = classes.vector and classes.samples
+        return Proof(
+            samples=self._samples,
+            data=data,
+            max_abs_error=max(output.worst for output in seen),
+            relative_error=_finite_number(max(output.relative for output in seen)),
+            sqnr_db=None if math.isinf(sqnr) else sqnr,
+            cosine=min(output.cosine for output in seen),
+            agreement=classes.same / classes.samples if vector else None,
+            decided_agreement=classes.decided_same / classes.decided if vector and classes.decided else None,
+            metric=self._metric(),
+        )
+
+    def _metric(self) -> Metric | None:
+        if self._metrics is None:
+            return None
+        source, artifact = (metric.value for metric in self._metrics)
+        return Metric(self._metrics[0].name, source, artifact, source - artifact)
+
+    def _finite(self) -> list[Failure]:
+        failures = []
+        for where, outputs in (("", self._outputs), (" on edge cases (zeros, extremes)", self._edges)):
+            for name, output in outputs.items():
+                if output.broken:
+                    message = f"{output.broken} values of {name} are NaN or infinite{where} where the source's are not"
+                    step = "Look for ops that overflow (exp, divisions, float16); try --precision fp32."
+                    failures.append(Failure("verify-nonfinite", message, step))
+        return failures
+
+    def _edge_error(self) -> float:
+        """Worst error on edge cases over the larger of both ranges."""
+        worst = 0.0
+        for name, edge in self._edges.items():
+            span = max(edge.span, self._outputs[name].span if name in self._outputs else 0.0)
+            worst = max(worst, edge.worst / span if span else (math.inf if edge.worst else 0.0))
+        return worst
+
+    def _quantized(self, bounds: Policy, proof: Proof, warnings: list[str]) -> list[Failure]:
+        if proof.metric is not None:
+            return _accuracy(proof.metric, self.max_drop)
+        failures: list[Failure] = []
+        decided = self._classes.decided if self._is_classifier else 0
+        if decided and bounds.decided_agreement is not None:
+            share = self._classes.decided_same / decided
+            if share < bounds.decided_agreement:
+                message = (
+                    f"the artifact agrees on {100 * share:.1f} % of the {decided} samples that the source decides, "
+                    f"{100 * bounds.decided_agreement:.0f} % are asked"
+                )
+                failures.append(Failure("verify-agreement", message, _TRY))
+        if (
+            decided < FEW
+            and bounds.sqnr_db is not None
+            and proof.sqnr_db is not None
+            and proof.sqnr_db < bounds.sqnr_db
+        ):
+            message = f"SQNR is {proof.sqnr_db:.1f} dB, {bounds.sqnr_db:g} dB are asked"
+            failures.append(Failure("verify-noise", message, _TRY))
+        if not self._is_classifier and self._classes.vector and self.interpret.task == "other":
+            warnings.append(
+                "the output looks like class scores without a softmax: add labels to --eval, or --task classification, "
+                "so that agreement on the class is judged and not only noise"
+            )
+        return failures
+
+    def _reading(self) -> Interpret:
+        """The interpretation, with the task and kind of scores that were seen."""
+        said = self.interpret
+        if said.task == "other" and self._metrics is not None:
+            task = {"top1": "classification", "multi_label_f1": "multi-label", "r2": "regression"}
+            said = replace(said, task=task[self._metrics[0].name])  # type: ignore[arg-type] - a Task by the table
+        elif said.task == "other" and self._is_classifier and len(self._outputs) == 1:
+            said = replace(said, task="classification")
+        if self._classes.vector and self._classes.samples and self._classes.probabilities:
+            said = replace(said, scores="probabilities")
+        elif not self._classes.vector and self._chosen in self._outputs:
+            chosen = self._outputs[self._chosen]
+            said = replace(said, scores="probabilities" if chosen.low >= 0 and chosen.high <= 1 else "logits")
+        return said
+
+
+_TRY = (
+    "Try --observer percentile, more representative calibration samples (100 to 500, as in training), or "
+    "--precision int16x8; with labels in --eval, accuracy decides instead."
+)
+
+
+def _accuracy(metric: Metric, max_drop: float) -> list[Failure]:
+    if metric.drop <= max_drop + 1e-9:  # points are differences of decimals
+        return []
+    message = (
+        f"{metric.name} falls from {metric.source:.2f} to {metric.artifact:.2f}: a drop of {metric.drop:.2f} points, "
+        f"at most {max_drop:g} are allowed"
+    )
+    step = "Try --observer percentile, more representative calibration samples, --precision int16x8, or a larger --max-drop."
+    return [Failure("verify-accuracy", message, step)]
+
+
+def _parity(bounds: Policy, proof: Proof, edge_error: float) -> list[Failure]:
+    failures = []
+    step = "This is a conversion error, not rounding: report it with the model, or try the other format."
+    if bounds.relative_error is not None:
+        if not proof.relative_error <= bounds.relative_error:
+            message = f"the largest error is {proof.relative_error:.2g} of the output's range, {bounds.relative_error:g} is allowed"
+            failures.append(Failure("verify-parity", message, step))
+        elif not edge_error <= bounds.relative_error:
+            message = (
+                f"on edge cases (zeros, extremes) the error is {edge_error:.2g} of the output's range, "
+                f"{bounds.relative_error:g} is allowed"
+            )
+            failures.append(Failure("verify-parity", message, step))
+    if bounds.agreement is not None and proof.agreement is not None and not failures:
+        # Within the parity bound a flip can only be a tie; outside of it the bound above has failed already.
+        return failures
+    if bounds.cosine is not None and not proof.cosine >= bounds.cosine:
+        message = f"the cosine similarity is {proof.cosine:.6f}, {bounds.cosine} is asked"
+        failures.append(
+            Failure("verify-parity", message, "Values may leave the range of float16: use --precision fp32.")
+        )
+    return failures
+
+
+def _like(answer: Feeds, name: str, expected: Array) -> Array:
+    """The artifact's output of that name, in the reference's shape.
+
+    Raises:
+        VerificationError: `verify-outputs`.
+    """
+    found = answer.get(name)
+    if found is None or found.shape != expected.shape:
+        shape = None if found is None else list(found.shape)
+        raise VerificationError(
+            "verify-outputs",
+            f"output {name} has shape {shape} in the artifact and {list(expected.shape)} in the source",
+        )
+    return found
+
+
+def _softmax(scores: Array) -> Array:
+    raised: Any = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+
+
+def _finite_number(value: float) -> float:
+    """JSON has no infinity: the largest float says the same."""
+    return value if math.isfinite(value) else 1.7976931348623157e308

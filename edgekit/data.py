@@ -1,0 +1,247 @@
+"""Calibration and evaluation data: read as it is needed, never wholly into memory.
+
+A data set is columns of samples, one an input, and labels. Arrays are read by position from the file (deflated members are
+spilled once to an unnamed temporary file); memory maps are avoided, because their pages count as resident memory.
+Everything that cannot be fed to the model is refused when the data is opened, before any work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import DataError, MissingFileError
+from edgekit.manifest import Preprocess
+from edgekit.selftest import noise
+from edgekit.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.data_columns import Column
+
+LABEL_NAMES = ("y", "label", "labels")
+
+
+@dataclass(frozen=True)
+class DataRef:
+    """Calibration or evaluation data, as the user named it.
+
+    Attributes:
+        path: `.npz`, `.npy`, `.csv`, an image, a WAV file, or a folder of images or WAV files.
+        label: Name of the label column (csv) or array (npz); None for the defaults ("y", "label", "labels").
+        samples: Draw at most this many, by a seeded shuffle over all; None for all of them.
+        seed: Of that shuffle.
+        preprocess: How raw files become arrays.
+    """
+
+    path: str
+    label: str | None = None
+    samples: int | None = None
+    seed: int = 0
+    preprocess: Preprocess = field(default_factory=Preprocess)
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 1:
+            raise ValueError("at least one sample is needed")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples: arrays [n, ...] by input name, and their labels [n, ...] or None."""
+
+    feeds: dict[str, NDArray[Any]]
+    labels: NDArray[Any] | None
+
+
+class Dataset:
+    """Opened data.
+
+    Attributes:
+        ref: As it was named.
+        inputs: What it feeds.
+        labels: One a sample, or None.
+        class_names: From folder names or text labels, in the order of their indices; or empty.
+    """
+
+    def __init__(
+        self,
+        ref: DataRef,
+        inputs: tuple[TensorSpec, ...],
+        columns: dict[str, Column],
+        labels: NDArray[Any] | None,
+        class_names: tuple[str, ...] = (),
+    ) -> None:
+        total = _agree(ref, columns, labels)
+        self.ref = ref
+        self.inputs = inputs
+        self.class_names = class_names
+        self._columns = columns
+        self._chosen = draw(total, ref.samples, ref.seed)
+        self.labels = None if labels is None else labels[self._chosen]
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @property
+    def labelled(self) -> bool:
+        return self.labels is not None
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All samples in the data's own order, at most `size` at a time."""
+        for start in range(0, len(self), size):
+            rows = self._chosen[start : start + size]
+            feeds = {spec.name: _typed(self._columns[spec.name].read(rows), spec) for spec in self.inputs}
+            yield Batch(feeds, None if self.labels is None else self.labels[start : start + size])
+
+    @property
+    def sha256(self) -> str:
+        """Of exactly the samples that are used, as they are fed."""
+        whole = hashlib.sha256()
+        for batch in self.batches(16):
+            for name, array in batch.feeds.items():
+                whole.update(f"{name} {array.dtype} {array.shape}".encode())
+                whole.update(array.tobytes())
+        return whole.hexdigest()
+
+
+def open_data(ref: DataRef, inputs: tuple[TensorSpec, ...], scratch: Path | None = None) -> Dataset:
+    """Open data for a model.
+
+    Args:
+        ref: What to open.
+        inputs: The model's; their names, shapes and dtypes are what the data must fit.
+        scratch: Unused; unnamed temporary files need no folder.
+
+    Raises:
+        MissingFileError: `file-missing`.
+        DataError: `data-unreadable`, `data-unknown`, `data-names`, `data-shape`, `data-dtype`, `data-length`,
+            `data-empty`, `data-labels`.
+    """
+    from edgekit import data_columns
+
+    del scratch
+    path = Path(ref.path)
+    if not path.exists():
+        raise MissingFileError("file-missing", f"there is no {path}")
+    found = data_columns.read(path, ref, inputs)
+    columns = {spec.name: _checked(found.columns[spec.name], spec, path) for spec in inputs}
+    return Dataset(ref, inputs, columns, found.labels, found.class_names)
+
+
+def draw(total: int, samples: int | None, seed: int) -> NDArray[Any]:
+    """Which samples are used, ascending: all, or a seeded draw that no numpy version changes."""
+    import numpy as np
+
+    if samples is None or samples >= total:
+        return np.arange(total)
+    return np.sort(np.argsort(noise(total, seed), kind="stable")[:samples])
+
+
+def spill(data: Any, inputs: tuple[TensorSpec, ...], folder: Path) -> DataRef:
+    """Write data that came as Python objects into a file, so that child processes can read it.
+
+    Args:
+        data: An array (one input), a dict of arrays, a pair (x, y), or an iterable of samples, each an array, a dict or
+            a list in the order of the inputs, with or without a batch axis. Iterables are never held whole.
+        inputs: The model's.
+        folder: Where the file goes.
+
+    Raises:
+        DataError: `data-names`, `data-empty`.
+    """
+    import numpy as np
+
+    target = folder / "data.npz"
+    if isinstance(data, Mapping):
+        np.savez(target, allow_pickle=False, **{str(name): np.asarray(value) for name, value in data.items()})
+    elif isinstance(data, tuple) and len(data) == 2:
+        arrays = data[0] if isinstance(data[0], Mapping) else {"x": data[0]}
+        named = {str(name): np.asarray(value) for name, value in arrays.items()}
+        np.savez(target, allow_pickle=False, **named, y=np.asarray(data[1]))
+    elif hasattr(data, "__array__") or isinstance(data, list):
+        np.savez(target, allow_pickle=False, x=np.asarray(data))
+    elif isinstance(data, Iterable):
+        _spill_samples(data, inputs, target)
+    else:
+        raise DataError("data-unknown", f"data cannot be read from a {type(data).__name__}")
+    return DataRef(str(target))
+
+
+def _spill_samples(samples: Iterable[Any], inputs: tuple[TensorSpec, ...], target: Path) -> None:
+    from edgekit.data_columns import NpzWriter
+
+    with NpzWriter(target, [spec.name for spec in inputs]) as writer:
+        for sample in samples:
+            if isinstance(sample, Mapping):
+                arrays = [sample[spec.name] for spec in inputs if spec.name in sample]
+            else:
+                arrays = list(sample) if isinstance(sample, (list, tuple)) else [sample]
+            if len(arrays) != len(inputs):
+                names = ", ".join(spec.name for spec in inputs)
+                raise DataError("data-names", f"a sample has {len(arrays)} arrays; the inputs are {names}")
+            writer.add([_one(array, spec) for array, spec in zip(arrays, inputs, strict=True)])
+    if not writer.count:
+        raise DataError("data-empty", "the iterable gave no samples")
+
+
+def _one(array: Any, spec: TensorSpec) -> NDArray[Any]:
+    """One sample without its batch axis."""
+    import numpy as np
+
+    found = np.asarray(array)
+    return found[0] if found.ndim == len(spec.shape) and found.shape[:1] == (1,) else found
+
+
+def _agree(ref: DataRef, columns: Mapping[str, Column], labels: NDArray[Any] | None) -> int:
+    lengths = {name: column.length for name, column in columns.items()}
+    if labels is not None:
+        lengths["labels"] = len(labels)
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise DataError("data-length", f"{ref.path} has different numbers of samples: {said}")
+    total = next(iter(lengths.values()))
+    if total == 0:
+        raise DataError("data-empty", f"{ref.path} holds no samples")
+    return total
+
+
+def _checked(column: Column, spec: TensorSpec, path: Path) -> Column:
+    """The column, when its samples fit the input."""
+    wanted = spec.shape[1:]
+    sample = column.shape
+    if len(sample) != len(wanted) or any(w not in (None, s) for s, w in zip(sample, wanted, strict=True)):
+        sizes = ",".join(map(str, sample))
+        hint = _hint(sample, wanted, column.length)
+        raise DataError("data-shape", f"{path}: samples are [{sizes}], {spec.describe()} wants another shape{hint}")
+    if column.dtype.kind not in "fiub":
+        raise DataError("data-dtype", f"{path}: {spec.name} cannot be fed {column.dtype}")
+    if spec.dtype.startswith(("int", "uint")) and spec.quant is None and column.dtype.kind == "f":
+        raise DataError("data-dtype", f"{path}: {spec.describe()} takes integers, the data is {column.dtype}")
+    return column
+
+
+def _hint(sample: tuple[int, ...], wanted: tuple[int | None, ...], length: int) -> str:
+    sizes = tuple(size or 0 for size in wanted)
+    if (length, *sample) == sizes:
+        return ": a batch axis is missing, array[None] adds it"
+    if sorted(sample) == sorted(sizes):
+        return ": the axes look transposed (NHWC against NCHW), numpy's moveaxis turns them"
+    product = 1
+    for size in sizes:
+        product *= size
+    count = 1
+    for size in sample:
+        count *= size
+    return ": the same number of elements, reshape would do" if count == product else ""
+
+
+def _typed(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    """Floats for float and quantized inputs (real values), else the input's own dtype."""
+    import numpy as np
+
+    wanted = np.dtype("float32" if spec.quant is not None else spec.dtype)
+    return np.ascontiguousarray(array, wanted)

@@ -1,0 +1,362 @@
+"""Columns of samples in files: arrays read by position, images and sounds decoded one by one, tables spilled once."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import struct
+import tempfile
+import weakref
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from edgekit.data import LABEL_NAMES, DataRef
+from edgekit.errors import DataError
+from edgekit.runtimes import preprocess
+from edgekit.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_CHUNK = 1 << 20
+_FAILURES = (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, struct.error, SyntaxError)
+
+
+class Column(Protocol):
+    """Samples of one input: how many, of which shape and dtype, and some of them."""
+
+    @property
+    def length(self) -> int: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def read(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """The samples of ascending row numbers, [len(rows), *shape]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a path holds."""
+
+    columns: dict[str, Column]
+    labels: NDArray[Any] | None
+    class_names: tuple[str, ...] = ()
+
+
+class ArrayColumn:
+    """Rows of a C-ordered array that lies in a file from `offset` on."""
+
+    def __init__(self, descriptor: int, offset: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        """Owns `descriptor`, and closes it when the column goes."""
+        self._descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
+        self._offset = offset
+        self.dtype = dtype
+        self.length = shape[0]
+        self.shape = shape[1:]
+        self._row = int(np.prod(self.shape, dtype=np.int64)) * dtype.itemsize
+
+    def read(self, rows: NDArray[Any]) -> NDArray[Any]:
+        out = np.empty((len(rows), *self.shape), self.dtype)
+        view = memoryview(out.reshape(-1).view(np.uint8)) if out.nbytes else memoryview(b"")
+        # Neighboring rows are read at once.
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        at = 0
+        for run in np.split(rows, breaks):
+            size = len(run) * self._row
+            begin = self._offset + int(run[0]) * self._row
+            done = 0
+            while done < size:
+                got = os.preadv(self._descriptor, [view[at + done : at + size]], begin + done)
+                if not got:
+                    raise DataError("data-unreadable", "the file became shorter while it was read")
+                done += got
+            at += size
+        return out if out.dtype.isnative else out.astype(out.dtype.newbyteorder("="))
+
+    def as_one(self) -> ArrayColumn:
+        """The whole array as a single sample."""
+        return ArrayColumn(os.dup(self._descriptor), self._offset, self.dtype, (1, self.length, *self.shape))
+
+
+class FileColumn:
+    """One file a sample, decoded when it is read."""
+
+    def __init__(self, paths: list[Path], decode: Callable[[Path], NDArray[Any]]) -> None:
+        self._paths = paths
+        self._decode = decode
+        first = decode(paths[0])
+        self.length = len(paths)
+        self.shape = first.shape
+        self.dtype = first.dtype
+
+    def read(self, rows: NDArray[Any]) -> NDArray[Any]:
+        return np.stack([self._decode(self._paths[int(row)]) for row in rows])
+
+
+def read(path: Path, ref: DataRef, inputs: tuple[TensorSpec, ...]) -> Found:
+    """Open a path by its kind; see `edgekit.data.open_data` for the errors."""
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return _folder(path, ref, _only(inputs, path))
+    if not path.is_file():
+        raise DataError("data-unknown", f"{path} is neither a file nor a folder")
+    if suffix == ".npz":
+        return _npz(path, ref, inputs)
+    if suffix == ".npy":
+        return Found({_only(inputs, path).name: _sample_or_batch(_npy(path), _only(inputs, path))}, None)
+    if suffix == ".csv":
+        return _csv(path, ref, inputs)
+    if suffix in (*preprocess.IMAGES, *preprocess.SOUNDS):
+        spec = _only(inputs, path)
+        return Found({spec.name: FileColumn([path], _decoder(suffix, spec, ref))}, None)
+    raise DataError("data-unknown", f"{path}: data is .npz, .npy, .csv, or a folder of images or WAV files")
+
+
+def _only(inputs: tuple[TensorSpec, ...], path: Path) -> TensorSpec:
+    if len(inputs) != 1:
+        names = ", ".join(spec.name for spec in inputs)
+        raise DataError("data-names", f"{path} feeds one input, the model has {len(inputs)} ({names}): use an .npz")
+    return inputs[0]
+
+
+def _npz(path: Path, ref: DataRef, inputs: tuple[TensorSpec, ...]) -> Found:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {e.filename.removesuffix(".npy"): e for e in archive.infolist() if e.filename.endswith(".npy")}
+            labelled = ref.label or next((name for name in LABEL_NAMES if name in members), None)
+            if labelled in {spec.name for spec in inputs}:
+                labelled = ref.label
+            if ref.label is not None and ref.label not in members:
+                raise DataError("data-labels", f"{path} has no array {ref.label}; it has {', '.join(members)}")
+            chosen = _assign(members, labelled, inputs, path)
+            columns = {name: _member(path, archive, entry) for name, entry in chosen.items()}
+            labels = _whole(_member(path, archive, members[labelled])) if labelled in members else None
+    except _FAILURES as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError("data-unreadable", f"{path} is no .npz file that can be read: {error}") from error
+    return Found({spec.name: _sample_or_batch(columns[spec.name], spec) for spec in inputs}, *_classes(labels, path))
+
+
+def _assign(
+    members: dict[str, Any], labelled: str | None, inputs: tuple[TensorSpec, ...], path: Path
+) -> dict[str, Any]:
+    names = [spec.name for spec in inputs]
+    if all(name in members for name in names):
+        return {name: members[name] for name in names}
+    if len(names) == 1 and "x" in members:
+        return {names[0]: members["x"]}
+    rest = [name for name in members if name != labelled]
+    if len(names) == 1 and len(rest) == 1:
+        return {names[0]: members[rest[0]]}
+    raise DataError(
+        "data-names",
+        f"{path} has the arrays {', '.join(members) or '(none)'}; wanted: {', '.join(names)}"
+        + (" or x" if len(names) == 1 else ""),
+    )
+
+
+def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> ArrayColumn:
+    with archive.open(entry) as stream:
+        shape, dtype = _header(stream, f"{path}:{entry.filename}")
+        size = int(np.prod(shape, dtype=np.float64)) * dtype.itemsize
+        begin = stream.tell()
+        if begin + size != entry.file_size:
+            raise DataError("data-unreadable", f"{path}:{entry.filename} holds another size than its header says")
+        if entry.compress_type == zipfile.ZIP_STORED:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            name, extra = struct.unpack("<HH", os.pread(descriptor, 30, entry.header_offset)[26:30])
+            return ArrayColumn(descriptor, entry.header_offset + 30 + name + extra + begin, dtype, shape)
+        _room_for(size, path)
+        with tempfile.TemporaryFile() as spilled:
+            shutil.copyfileobj(stream, spilled, _CHUNK)
+            spilled.flush()
+            return ArrayColumn(os.dup(spilled.fileno()), 0, dtype, shape)
+
+
+def _npy(path: Path) -> ArrayColumn:
+    try:
+        with open(path, "rb") as file:
+            shape, dtype = _header(file, str(path))
+            offset = file.tell()
+        if offset + int(np.prod(shape, dtype=np.float64)) * dtype.itemsize != path.stat().st_size:
+            raise DataError("data-unreadable", f"{path} holds another size than its header says")
+    except _FAILURES as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError("data-unreadable", f"{path} is no .npy file that can be read: {error}") from error
+    return ArrayColumn(os.open(path, os.O_RDONLY | os.O_CLOEXEC), offset, dtype, shape)
+
+
+def _header(stream: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(stream)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read_header(stream)
+    if dtype.hasobject:
+        raise DataError("data-unreadable", f"{name} holds Python objects, which are never unpickled")
+    if fortran and len(shape) > 1:
+        raise DataError("data-unreadable", f"{name} is in Fortran order; save numpy.ascontiguousarray(array)")
+    if not shape:
+        raise DataError("data-shape", f"{name} is a single number, not samples")
+    return shape, dtype
+
+
+def _sample_or_batch(column: ArrayColumn, spec: TensorSpec) -> ArrayColumn:
+    """A single sample without a batch axis counts as a batch of one."""
+    whole = (column.length, *column.shape)
+    wanted = spec.shape[1:]
+    if len(whole) == len(wanted) and all(w in (None, s) for s, w in zip(whole, wanted, strict=True)):
+        return column.as_one()
+    return column
+
+
+def _whole(column: ArrayColumn) -> NDArray[Any]:
+    return column.read(np.arange(column.length))
+
+
+def _classes(labels: NDArray[Any] | None, path: Path) -> tuple[NDArray[Any] | None, tuple[str, ...]]:
+    """Labels as numbers; text labels become the indices of their sorted names."""
+    if labels is None:
+        return None, ()
+    if labels.dtype.kind in "US":
+        names, indices = np.unique(labels.astype(str), return_inverse=True)
+        return indices.reshape(labels.shape), tuple(map(str, names))
+    if labels.dtype.kind not in "fiub":
+        raise DataError("data-labels", f"{path}: labels of type {labels.dtype} mean nothing")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    return labels, ()
+
+
+def _csv(path: Path, ref: DataRef, inputs: tuple[TensorSpec, ...]) -> Found:
+    spec = _only(inputs, path)
+    names: list[str] = []
+    texts: list[str] = []
+    count = 0
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file, tempfile.TemporaryFile() as spilled:
+            rows = csv.reader(file)
+            names = [name.strip() for name in next(rows, [])]
+            label = ref.label or next((name for name in ("label", "y", "labels") if name in names), None)
+            if ref.label is not None and ref.label not in names:
+                raise DataError("data-labels", f"{path} has no column {ref.label}; it has {', '.join(names)}")
+            at = names.index(label) if label in names else None
+            for count, row in enumerate(rows, 1):
+                if len(row) != len(names):
+                    raise DataError(
+                        "data-unreadable", f"{path} line {count + 1} has {len(row)} fields, the header {len(names)}"
+                    )
+                if at is not None:
+                    texts.append(row[at].strip())
+                values = [float(text) if text.strip() else float("nan") for i, text in enumerate(row) if i != at]
+                spilled.write(np.asarray(values, np.float32).tobytes())
+            spilled.flush()
+            descriptor = os.dup(spilled.fileno())
+    except _FAILURES as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError("data-unreadable", f"{path} line {count + 1}: {error}") from error
+    width = len(names) - (1 if at is not None else 0)
+    column = ArrayColumn(descriptor, 0, np.dtype(np.float32), (count, *_row_shape(width, spec)))
+    return Found({spec.name: column}, *(_csv_labels(texts) if at is not None else (None, ())))
+
+
+def _row_shape(width: int, spec: TensorSpec) -> tuple[int, ...]:
+    """A table's columns in the shape of the input, when the number of features is right."""
+    wanted = spec.shape[1:]
+    if None not in wanted and int(np.prod([w or 0 for w in wanted])) == width:
+        return tuple(w or 0 for w in wanted)
+    return (width,)
+
+
+def _csv_labels(texts: list[str]) -> tuple[NDArray[Any], tuple[str, ...]]:
+    try:
+        values = np.asarray([float(text) for text in texts])
+    except ValueError:
+        names, indices = np.unique(np.asarray(texts), return_inverse=True)
+        return indices, tuple(map(str, names))
+    whole = values.size and np.all(values == np.floor(values)) and not any("." in text for text in texts)
+    return (values.astype(np.int64) if whole else values), ()
+
+
+def _folder(path: Path, ref: DataRef, spec: TensorSpec) -> Found:
+    kinds = (*preprocess.IMAGES, *preprocess.SOUNDS)
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in kinds and p.is_file())
+    if not found:
+        raise DataError("data-empty", f"{path} holds no images and no WAV files")
+    suffixes = {p.suffix.lower() in preprocess.SOUNDS for p in found}
+    if len(suffixes) > 1:
+        raise DataError("data-unknown", f"{path} mixes images and sounds")
+    column = FileColumn(found, _decoder(found[0].suffix.lower(), spec, ref))
+    homes = [p.relative_to(path).parts[0] if p.parent != path else None for p in found]
+    names = sorted({home for home in homes if home is not None})
+    if not names:
+        return Found({spec.name: column}, None)
+    if None in homes:
+        raise DataError("data-labels", f"{path} has files both beside and inside its class folders")
+    return Found({spec.name: column}, np.asarray([names.index(home or "") for home in homes]), tuple(names))
+
+
+def _decoder(suffix: str, spec: TensorSpec, ref: DataRef) -> Callable[[Path], NDArray[Any]]:
+    how = ref.preprocess
+    if suffix in preprocess.SOUNDS:
+        return lambda path: preprocess.normalize(preprocess.fit_wave(preprocess.read_wav(path), spec), how, spec)
+    return lambda path: preprocess.normalize(preprocess.image_array(preprocess.open_image(path), spec, how), how, spec)
+
+
+def _room_for(size: int, path: Path) -> None:
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if size > free:
+        raise DataError("data-unreadable", f"{path} unpacks to {size} bytes, the temporary folder has {free}")
+
+
+class NpzWriter:
+    """An `.npz` written sample by sample, never held whole. Use in `with`; `count` is the number written."""
+
+    def __init__(self, path: Path, names: list[str]) -> None:
+        self._path = path
+        self._names = names
+        self._raw = [tempfile.TemporaryFile() for _ in names]
+        self._like: list[tuple[tuple[int, ...], np.dtype[Any]]] = []
+        self.count = 0
+
+    def add(self, arrays: list[NDArray[Any]]) -> None:
+        """One sample, an array an input, without a batch axis.
+
+        Raises:
+            DataError: `data-shape`: its shape or dtype differs from the first sample's.
+        """
+        like = [(array.shape, array.dtype) for array in arrays]
+        if not self._like:
+            self._like = like
+        if like != self._like:
+            raise DataError("data-shape", f"sample {self.count} is {like}, the first was {self._like}")
+        for file, array in zip(self._raw, arrays, strict=True):
+            file.write(np.ascontiguousarray(array).tobytes())
+        self.count += 1
+
+    def __enter__(self) -> NpzWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if kind is None and self.count:
+            with zipfile.ZipFile(self._path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+                for name, file, (shape, dtype) in zip(self._names, self._raw, self._like, strict=True):
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False,
+                                  "shape": (self.count, *shape)}  # fmt: skip
+                        np.lib.format.write_array_header_2_0(member, header)
+                        file.seek(0, os.SEEK_SET)
+                        shutil.copyfileobj(file, member, _CHUNK)
+        for file in self._raw:
+            file.close()

@@ -1,0 +1,182 @@
+"""LiteRT: ai-edge-litert, else tflite-runtime (the last with 32-bit Arm wheels), else TensorFlow's own interpreter.
+
+An interpreter shared between threads gives wrong answers, so a session is not concurrent; the model locks it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import warnings
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from edgekit.artifact import Artifact
+from edgekit.errors import EngineError, EngineMissingError
+from edgekit.runtimes.base import Array, Feeds
+from edgekit.tensors import QuantParams, TensorSpec
+
+_CHOICES = (
+    ("ai-edge-litert", "ai_edge_litert.interpreter"),
+    ("tflite-runtime", "tflite_runtime.interpreter"),
+    ("tensorflow", "tensorflow.lite.python.interpreter"),
+)
+
+
+class LiteRT:
+    """The backend; see the module header."""
+
+    name = "litert"
+    formats = ("tflite",)
+
+    def version(self) -> str:
+        distribution, _ = _find()
+        return metadata.version(distribution)
+
+    def open(self, artifact: Artifact, threads: int | None) -> LiteRTSession:
+        distribution, module = _find()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # TensorFlow's interpreter announces its successor
+                interpreter = module.Interpreter(model_content=artifact.data, num_threads=threads)
+            interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise _refused(str(error), distribution, artifact) from error
+        except SystemError as error:
+            raise _numpy2(distribution, error) from error
+        return LiteRTSession(interpreter, artifact)
+
+
+class LiteRTSession:
+    """One interpreter. With exactly one signature its names are the names, else the tensors' own."""
+
+    concurrent = False
+    batches = False  # another size means planning the whole arena again, and fails where a RESHAPE froze the batch
+
+    def __init__(self, interpreter: Any, artifact: Artifact) -> None:
+        self._interpreter: Any = interpreter
+        self._artifact = artifact
+        inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+        names = _signature_names(interpreter)
+        self.inputs = tuple(_spec(detail, names.get(("inputs", detail["index"]))) for detail in inputs)
+        self.outputs = tuple(_spec(detail, names.get(("outputs", detail["index"]))) for detail in outputs)
+        self._feed = [(spec.name, detail["index"]) for spec, detail in zip(self.inputs, inputs, strict=True)]
+        self._fetch = [(spec.name, detail["index"]) for spec, detail in zip(self.outputs, outputs, strict=True)]
+        self._shapes = {detail["index"]: tuple(detail["shape"]) for detail in inputs}
+        self._free = any(spec.dynamic for spec in self.inputs)
+        self._set, self._invoke, self._get = interpreter.set_tensor, interpreter.invoke, interpreter.get_tensor
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        try:
+            if self._free:
+                self._resize(feeds)
+            for name, index in self._feed:
+                self._set(index, feeds[name])
+            self._invoke()
+            return {name: self._get(index) for name, index in self._fetch}
+        except (ValueError, RuntimeError) as error:
+            raise _failed(str(error), self._artifact) from error
+
+    def close(self) -> None:
+        self._set = self._invoke = self._get = self._interpreter = None
+
+    def _resize(self, feeds: Feeds) -> None:
+        changed = False
+        for name, index in self._feed:
+            shape = feeds[name].shape
+            if shape != self._shapes[index]:
+                self._interpreter.resize_tensor_input(index, shape)
+                self._shapes[index] = shape
+                changed = True
+        if changed:
+            self._interpreter.allocate_tensors()
+
+
+def _find() -> tuple[str, Any]:
+    for distribution, module in _CHOICES:
+        try:
+            return distribution, importlib.import_module(module)
+        except ModuleNotFoundError:
+            continue
+        except (ImportError, AttributeError) as error:
+            raise _numpy2(distribution, error) from error
+    raise EngineMissingError(
+        "engine-missing",
+        "no LiteRT engine is installed, and a .tflite file needs one",
+        next_step='pip install "edgekit-sdk[tflite]"',
+    )
+
+
+def _numpy2(distribution: str, error: Exception) -> EngineError:
+    if distribution == "tflite-runtime" and int(np.__version__.partition(".")[0]) >= 2:
+        return EngineError(
+            "engine-numpy2",
+            f"tflite-runtime was built for numpy 1 and cannot work with numpy {np.__version__}",
+            cause=f"It fails with: {error}",
+        )
+    return EngineError("engine-broken", f"{distribution} cannot be used: {error}")
+
+
+_NO_KERNEL = (
+    re.compile(r"Didn't find op for builtin opcode '(?P<op>\w+)' version '(?P<version>\d+)'"),
+    re.compile(r"Op builtin_code out of range: (?P<op>\d+)"),
+    re.compile(r"unresolved custom op: (?P<op>\w+)", re.IGNORECASE),
+)
+
+
+def _refused(message: str, distribution: str, artifact: Artifact) -> EngineError:
+    name = artifact.path or "the model"
+    said = " ".join(message.split())
+    for pattern in _NO_KERNEL:
+        if found := pattern.search(said):
+            op = found["op"] + (f" version {found['version']}" if "version" in found.groupdict() else "")
+            version = metadata.version(distribution)
+            return EngineError(
+                "op-unsupported", f"{distribution} {version} has no kernel for {op}, which {name} uses", cause=said
+            )
+    if "Select TensorFlow op" in said or "Flex" in said:
+        return EngineError("op-unsupported", f"{name} uses TensorFlow ops that LiteRT alone does not have", cause=said)
+    return EngineError("engine-refused", f"{distribution} cannot open {name}", cause=said)
+
+
+def _failed(message: str, artifact: Artifact) -> EngineError:
+    return EngineError(
+        "engine-failed", f"LiteRT failed while running {artifact.path or 'the model'}", cause=" ".join(message.split())
+    )
+
+
+def _signature_names(interpreter: Any) -> dict[tuple[str, int], str]:
+    """(side, tensor index) -> name of the only signature; empty when there are none or several."""
+    signatures = interpreter.get_signature_list()
+    if len(signatures) != 1:
+        return {}
+    runner = interpreter.get_signature_runner(next(iter(signatures)))
+    sides = {"inputs": runner.get_input_details(), "outputs": runner.get_output_details()}
+    names = {(side, detail["index"]): name for side, details in sides.items() for name, detail in details.items()}
+    return {key: str(name) for key, name in names.items()}
+
+
+def _spec(detail: dict[str, Any], name: str | None) -> TensorSpec:
+    shape = detail["shape_signature"] if len(detail["shape_signature"]) else detail["shape"]
+    sizes = tuple(None if size < 0 else int(size) for size in shape)
+    dtype = np.dtype(detail["dtype"])
+    return TensorSpec(
+        name=name or detail["name"],
+        shape=sizes,
+        dtype="string" if dtype.kind in "SO" else dtype.name,
+        quant=_quant(detail["quantization_parameters"]),
+        tensor=detail["name"] if name and name != detail["name"] else None,
+    )
+
+
+def _quant(parameters: dict[str, Any]) -> QuantParams | None:
+    scales, zeros = parameters["scales"], parameters["zero_points"]
+    if not len(scales) or not all(scale > 0 for scale in scales):
+        return None
+    axis = int(parameters["quantized_dimension"]) if len(scales) > 1 else None
+    return QuantParams(tuple(map(float, scales)), tuple(map(int, zeros)), axis)
+
+
+BACKEND = LiteRT()

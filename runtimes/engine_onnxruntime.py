@@ -1,0 +1,122 @@
+"""ONNX Runtime on the CPU. Its sessions are safe to call from many threads."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module, metadata
+from typing import Any
+
+from edgekit.artifact import Artifact
+from edgekit.errors import EngineError, EngineMissingError
+from edgekit.runtimes.base import Array, Feeds
+from edgekit.tensors import TensorSpec
+
+_DTYPES = {
+    "float": "float32", "double": "float64", "float16": "float16", "int8": "int8", "int16": "int16", "int32": "int32",
+    "int64": "int64", "uint8": "uint8", "uint16": "uint16", "uint32": "uint32", "uint64": "uint64", "bool": "bool",
+    "string": "string",
+}  # fmt: skip
+_ERRORS_ONLY = 3
+
+
+class OnnxRuntime:
+    """The backend."""
+
+    name = "onnxruntime"
+    formats = ("onnx",)
+
+    def version(self) -> str:
+        _engine()
+        return metadata.version("onnxruntime")
+
+    def open(self, artifact: Artifact, threads: int | None) -> OnnxRuntimeSession:
+        ort = _engine()
+        options = ort.SessionOptions()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERRORS_ONLY
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            session = ort.InferenceSession(artifact.data, options, providers=["CPUExecutionProvider"])
+        except _failures() as error:
+            raise _refused(str(error), artifact) from error
+        return OnnxRuntimeSession(session, artifact)
+
+
+class OnnxRuntimeSession:
+    """One InferenceSession."""
+
+    concurrent = True
+    batches = True
+
+    def __init__(self, session: Any, artifact: Artifact) -> None:
+        self._session: Any = session
+        self._artifact = artifact
+        self.inputs = tuple(_spec(value) for value in session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in session.get_outputs())
+        self._names = [spec.name for spec in self.outputs]
+        self._failures = _failures()
+        self._run = session.run
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        try:
+            return dict(zip(self._names, self._run(self._names, feeds), strict=True))
+        except self._failures as error:
+            said = " ".join(str(error).split())
+            raise EngineError(
+                "engine-failed", f"onnxruntime failed while running {self._artifact.path or 'the model'}", cause=said
+            ) from error
+
+    def close(self) -> None:
+        self._run = self._session = None
+
+
+def _engine() -> Any:
+    try:
+        return import_module("onnxruntime")
+    except ModuleNotFoundError as error:
+        raise EngineMissingError(
+            "engine-missing",
+            "onnxruntime is not installed, and an .onnx file needs it",
+            next_step='pip install "edgekit-sdk[onnx]"',
+        ) from error
+    except ImportError as error:
+        raise EngineError("engine-broken", f"onnxruntime cannot be used: {error}") from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Onnxruntime's own exceptions share no base class but Exception; they come from one module."""
+    state = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    found = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*found, RuntimeError, ValueError)
+
+
+_OPSET = re.compile(r"opset (?:version )?(\d+)|Unsupported model IR version: (\d+)|IR version", re.IGNORECASE)
+_KERNEL = re.compile(
+    r"Could not find an implementation for (?P<op>[\w.]+)\((?P<version>\d+)\)|(?P<unknown>[\w.:]+) is not a registered function/op"
+)
+
+
+def _refused(message: str, artifact: Artifact) -> EngineError:
+    name = artifact.path or "the model"
+    said = " ".join(message.split())
+    version = metadata.version("onnxruntime")
+    if found := _KERNEL.search(said):
+        op = f"{found['op']} version {found['version']}" if found["op"] else found["unknown"]
+        return EngineError(
+            "op-unsupported", f"onnxruntime {version} has no kernel for {op}, which {name} uses", cause=said
+        )
+    if _OPSET.search(said):
+        return EngineError("opset-unsupported", f"{name} is newer than onnxruntime {version} reads", cause=said)
+    return EngineError("engine-refused", f"onnxruntime {version} cannot open {name}", cause=said)
+
+
+def _spec(value: Any) -> TensorSpec:
+    kind = value.type.removeprefix("tensor(").removesuffix(")")
+    if kind not in _DTYPES:
+        raise EngineError("engine-refused", f"{value.name} is a {value.type}, not a tensor of numbers")
+    shape = tuple(size if isinstance(size, int) and size >= 0 else None for size in value.shape)
+    return TensorSpec(value.name, shape, _DTYPES[kind])
+
+
+BACKEND = OnnxRuntime()

@@ -1,0 +1,308 @@
+"""A model as an app wants it: real values in, real values out, by public names, any batch, from any thread.
+
+    with edgekit.load("model.tflite", threads=2) as model:
+        outputs = model.run({"image": array})
+        answer = model.predict("photo.jpg")
+
+Everything wrong with an input is said before the engine sees it. The hot path is a few dictionary look-ups and
+comparisons; what is rare (batches of a fixed-batch model, another layout, a missing batch axis) is off it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from edgekit import artifact as artifacts
+from edgekit.artifact import Artifact
+from edgekit.errors import ArtifactError, EngineError, FeedError
+from edgekit.manifest import Interpret, Manifest, Preprocess
+from edgekit.runtimes import engines, open_session
+from edgekit.runtimes.base import Array, Session, as_dtype, check_finite, check_names, dequantize, quantize
+from edgekit.tensors import TensorSpec
+
+_CHANNELS_LAST = {"NHWC": "NCHW", "NWC": "NCW", "NDHWC": "NCDHW"}
+_CHANNELS_FIRST = {first: last for last, first in _CHANNELS_LAST.items()}
+
+
+def load(
+    source: str | Path | Artifact, *, threads: int | None = None, engine: str | None = None, verify: bool = True
+) -> Model:
+    """Open an artifact (or a foreign `.tflite` or `.onnx` file) for running.
+
+    Args:
+        source: Path, or an artifact in memory.
+        threads: Of the engine; None for its own choice.
+        engine: "litert", "onnxruntime" or "null"; None for the format's own.
+        verify: Compare the digest first; costs reading the file, which the engine does anyway, and hashing it.
+
+    Raises:
+        MissingFileError: `file-missing`. ArtifactError: `artifact-unknown`, `artifact-damaged`.
+        EngineMissingError: `engine-missing`. EngineError: the engine refuses the model; says why.
+    """
+    opened = source if isinstance(source, Artifact) else artifacts.read(source, verify=verify)
+    return Model.from_artifact(opened, threads=threads, engine=engine)
+
+
+class Model:
+    """An opened model. Safe to share between threads; not usable in a forked child.
+
+    Attributes:
+        artifact: What was opened.
+        inputs: Public names, shapes, dtypes and quantization of the inputs.
+        outputs: The same of the outputs.
+        engine: Name of the engine.
+        threads: As asked for.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        session: Session,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        *,
+        engine: str,
+        threads: int | None,
+    ) -> None:
+        self.artifact = artifact
+        self.inputs = inputs
+        self.outputs = outputs
+        self.engine = engine
+        self.threads = threads
+        self._session: Session | None = session
+        self._pid = os.getpid()
+        self._lock: AbstractContextManager[Any] = nullcontext() if session.concurrent else Lock()
+        self._keys = _match(inputs, session.inputs, "input", artifact)
+        self._answers = [(_match((spec,), session.outputs, "output", artifact)[0], spec) for spec in outputs]
+        self._exact = [
+            (spec.name, key, np.dtype(spec.dtype), _fixed(spec, session))
+            for spec, key in zip(inputs, self._keys, strict=True)
+            if spec.dtype != "string"
+        ]
+        self._chunk = None if inputs and inputs[0].shape and inputs[0].shape[0] is None and session.batches else 1
+
+    @classmethod
+    def from_artifact(
+        cls,
+        artifact: Artifact,
+        *,
+        inputs: tuple[TensorSpec, ...] | None = None,
+        outputs: tuple[TensorSpec, ...] | None = None,
+        threads: int | None = None,
+        engine: str | None = None,
+    ) -> Model:
+        """Open an artifact; `inputs` and `outputs` stand in for the manifest's where there is none yet."""
+        session = open_session(artifact, threads, engine)
+        about = artifact.manifest
+        inputs = inputs or (about.inputs if about else session.inputs)
+        outputs = outputs or (about.outputs if about else session.outputs)
+        name = engine or {"tflite": "litert", "onnx": "onnxruntime"}[artifact.format]
+        return cls(artifact, session, inputs, outputs, engine=name, threads=threads)
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """None for a foreign file."""
+        return self.artifact.manifest
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.manifest.preprocess if self.manifest else Preprocess()
+
+    @property
+    def interpret(self) -> Interpret:
+        return self.manifest.interpret if self.manifest else Interpret()
+
+    @property
+    def engine_version(self) -> str:
+        """Version of the distribution that runs it."""
+        return engines.get(self.engine).version()
+
+    def run(self, feeds: Mapping[str, Any] | Any, *, raw: bool = False) -> dict[str, Array]:
+        """Answer one batch.
+
+        Args:
+            feeds: Array by public input name; for a model of one input the array itself. Any batch size; the other
+                layout (NCHW for NHWC and back) where the manifest says which is meant; one sample without a batch axis.
+            raw: Pass the tensors' own integers in and out; otherwise real values (floats) both ways.
+
+        Returns:
+            Array by public output name, the caller's own, with a batch axis.
+
+        Raises:
+            FeedError: `feed-name`, `feed-shape`, `feed-dtype`, `feed-nan`.
+            EngineError: `engine-failed`, `model-closed`, `model-forked`.
+        """
+        session = self._session
+        if session is None or self._pid != os.getpid():
+            raise self._unusable()
+        if raw and type(feeds) is dict and len(feeds) == len(self._exact):
+            direct = {}
+            for name, key, dtype, shape in self._exact:
+                array = feeds.get(name)
+                if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
+                    break
+                if dtype.kind == "f":
+                    check_finite(array, name)
+                direct[key] = array
+            else:
+                with self._lock:
+                    answers = session.run(direct)
+                return {spec.name: answers[key] for key, spec in self._answers}
+        return self._run(session, feeds, raw=raw)
+
+    def predict(self, thing: Any) -> Any:
+        """Prepare something (a path, an image, an array), run it, and read the answer as the manifest says.
+
+        Returns:
+            A typed answer of `edgekit.runtimes.interpret`.
+        """
+        from edgekit.runtimes.interpret import interpret
+        from edgekit.runtimes.preprocess import prepare
+
+        return interpret(self.run(prepare(thing, self.inputs, self.preprocess)), self.interpret)
+
+    def close(self) -> None:
+        """Give the engine's memory back; may be called twice."""
+        session, self._session = self._session, None
+        if session is not None and self._pid == os.getpid():
+            with self._lock:
+                session.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, session: Session, feeds: Any, *, raw: bool) -> dict[str, Array]:
+        """The general path: names, dtypes, shapes, then piece by piece."""
+        arrays = self._arrays(feeds, raw=raw)
+        batch = _batch(arrays, self.inputs)
+        size = self._size(batch)
+        pieces: list[dict[str, Array]] = []
+        for start in range(0, batch, size):
+            piece = {
+                key: np.ascontiguousarray(array[start : start + size] if array.ndim else array)
+                for key, array in zip(self._keys, arrays, strict=True)
+            }
+            with self._lock:
+                pieces.append(session.run(piece))
+        return {spec.name: _join([p[key] for p in pieces], spec, raw=raw) for key, spec in self._answers}
+
+    def _arrays(self, feeds: Any, *, raw: bool) -> list[Array]:
+        if not isinstance(feeds, Mapping):
+            if len(self.inputs) != 1:
+                names = ", ".join(spec.name for spec in self.inputs)
+                raise FeedError("feed-name", f"this model has {len(self.inputs)} inputs, name them: {names}")
+            feeds = {self.inputs[0].name: feeds}
+        check_names(feeds, self.inputs)
+        arrays = []
+        for spec in self.inputs:
+            array = _shaped(as_dtype(feeds[spec.name], spec, raw=raw), spec)
+            check_finite(array, spec.name)
+            arrays.append(array if raw or spec.quant is None else quantize(array, spec))
+        return arrays
+
+    def _size(self, batch: int) -> int:
+        """Samples in one call of the engine."""
+        first = self.inputs[0].shape[0] if self.inputs and self.inputs[0].shape else None
+        if first is None:
+            return self._chunk or batch
+        if batch % first:
+            raise FeedError("feed-shape", f"the model takes batches of {first}, {batch} samples do not divide by it")
+        return first
+
+    def _unusable(self) -> EngineError:
+        if self._session is None:
+            return EngineError("model-closed", "the model was closed")
+        return EngineError("model-forked", f"the model was opened in process {self._pid}, before a fork")
+
+
+def _match(specs: tuple[TensorSpec, ...], offered: tuple[TensorSpec, ...], side: str, artifact: Artifact) -> list[str]:
+    """The session's name of each spec."""
+    names = {spec.name: spec.name for spec in offered} | {spec.key: spec.name for spec in offered}
+    for spec in specs:
+        if spec.key not in names:
+            raise ArtifactError(
+                "manifest-mismatch",
+                f"{artifact.path or 'the model'} has no {side} {spec.key}; it has {', '.join(names)}",
+            )
+    return [names[spec.key] for spec in specs]
+
+
+def _fixed(spec: TensorSpec, session: Session) -> tuple[int, ...] | None:
+    """The one shape that may go straight to the engine: a free batch is 1 where the engine takes no batches."""
+    shape = spec.shape
+    if shape and shape[0] is None and not session.batches:
+        shape = (1, *shape[1:])
+    return None if None in shape else tuple(size for size in shape if size is not None)
+
+
+def _shaped(array: Array, spec: TensorSpec) -> Array:
+    """The array as the tensor's shape wants it, batch aside.
+
+    Raises:
+        FeedError: `feed-shape`.
+    """
+    if _fits(array.shape, spec.shape):
+        return array
+    if _fits((1, *array.shape), spec.shape):
+        return array[None]
+    turned = _turned(array, spec)
+    if turned is not None:
+        return turned
+    hint = ""
+    if (
+        spec.layout is None
+        and array.ndim in (3, 4)
+        and sorted(array.shape[1:]) == sorted(s or 0 for s in spec.shape[1:])
+    ):
+        hint = "; the axes look transposed (NHWC against NCHW), and the model does not say which it means"
+    sizes = ",".join(map(str, array.shape))
+    raise FeedError("feed-shape", f"{spec.describe()} does not take [{sizes}]{hint}")
+
+
+def _turned(array: Array, spec: TensorSpec) -> Array | None:
+    """From the other layout, when the manifest says which one is meant."""
+    if spec.layout in _CHANNELS_LAST:
+        for candidate in (array, array[None]):
+            if candidate.ndim == len(spec.shape) and _fits((moved := np.moveaxis(candidate, 1, -1)).shape, spec.shape):
+                return moved
+    if spec.layout in _CHANNELS_FIRST:
+        for candidate in (array, array[None]):
+            if candidate.ndim == len(spec.shape) and _fits((moved := np.moveaxis(candidate, -1, 1)).shape, spec.shape):
+                return moved
+    return None
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    """Equal but for the first axis, which is the batch, and free sizes."""
+    if len(shape) != len(wanted):
+        return False
+    return all(
+        want in (None, size) or (axis == 0 and size > 0)
+        for axis, (size, want) in enumerate(zip(shape, wanted, strict=True))
+    )
+
+
+def _batch(arrays: list[Array], inputs: tuple[TensorSpec, ...]) -> int:
+    sizes = {spec.name: array.shape[0] for spec, array in zip(inputs, arrays, strict=True) if array.ndim}
+    if len(set(sizes.values())) > 1:
+        said = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise FeedError("feed-shape", f"inputs have different numbers of samples: {said}")
+    batch = next(iter(sizes.values()), 1)
+    if batch == 0:
+        raise FeedError("feed-shape", "the feed holds no samples")
+    return batch
+
+
+def _join(pieces: list[Array], spec: TensorSpec, *, raw: bool) -> Array:
+    whole = pieces[0] if len(pieces) == 1 else (np.concatenate(pieces) if pieces[0].ndim else np.stack(pieces))
+    return whole if raw else dequantize(whole, spec)

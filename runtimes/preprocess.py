@@ -1,0 +1,156 @@
+"""From things to arrays, as the manifest says: value = (raw * scale - mean) / std.
+
+Arrays pass as they are. Images are decoded and resized by Pillow, only if the app has it; sounds are PCM WAV files, read
+by the standard library.
+"""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.errors import DataError, EngineMissingError, FeedError, MissingFileError
+from edgekit.manifest import Preprocess
+from edgekit.runtimes.base import Array
+from edgekit.tensors import TensorSpec
+
+SOUNDS = (".wav",)
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+
+def prepare(thing: Any, inputs: tuple[TensorSpec, ...], how: Preprocess) -> dict[str, Any]:
+    """The feed for a thing: a dict passes, an array is prepared unless it is a finished tensor.
+
+    Args:
+        thing: Feeds by name; an array; a Pillow image; the path of an image, a WAV file or an `.npy` file.
+        inputs: Of the model; things other than dicts need exactly one.
+        how: The manifest's.
+    """
+    if isinstance(thing, dict):
+        return thing
+    if len(inputs) != 1:
+        raise FeedError("feed-name", f"this model has {len(inputs)} inputs: pass a dict of arrays by name")
+    (spec,) = inputs
+    if isinstance(thing, (str, Path)):
+        thing = _read(Path(thing), spec)
+    if hasattr(thing, "convert") and hasattr(thing, "resize"):
+        thing = image_array(thing, spec, how)
+    array = np.asarray(thing)
+    if how.kind == "array" or (array.dtype.kind == "f" and how.kind == "image"):
+        return {spec.name: array}
+    return {spec.name: normalize(array, how, spec)}
+
+
+def normalize(raw: Array, how: Preprocess, spec: TensorSpec) -> Array:
+    """(raw * scale - mean) / std in float32, along the channel axis of `spec`'s layout; integers stay what they are
+    where the input takes integers without a scale.
+    """
+    identity = how.scale == 1.0 and not any(how.mean) and all(value == 1.0 for value in how.std)
+    if identity:
+        return raw
+    mean, std = (_channels(values, raw, spec) for values in (how.mean, how.std))
+    return np.asarray((raw.astype(np.float32) * np.float32(how.scale) - mean) / std, np.float32)
+
+
+def image_array(image: Any, spec: TensorSpec, how: Preprocess) -> Array:
+    """A Pillow image resized (bilinear, stretched) to the input: uint8, in the input's layout, without a batch axis."""
+    height, width, channels, first = _geometry(spec)
+    image = image.convert("L" if how.colors == "gray" or channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), 2)  # 2: bilinear
+    array = np.asarray(image)
+    if array.ndim == 2:
+        array = array[..., None]
+    elif how.colors == "BGR":
+        array = array[..., ::-1]
+    return np.ascontiguousarray(array.transpose(2, 0, 1) if first else array)
+
+
+def open_image(path: Path) -> Any:
+    """A Pillow image.
+
+    Raises:
+        EngineMissingError: `pillow-missing`. DataError: `data-unreadable`.
+    """
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ModuleNotFoundError as error:
+        raise EngineMissingError(
+            "pillow-missing", f"reading {path.name} needs Pillow", next_step="pip install pillow"
+        ) from error
+    try:
+        image = Image.open(path)
+        image.load()
+    except FileNotFoundError as error:
+        raise MissingFileError("file-missing", f"there is no file {path}") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError("data-unreadable", f"{path} is no image that Pillow reads: {error}") from error
+    return image
+
+
+def read_wav(path: Path) -> Array:
+    """Mono samples in -1..1, float32, of a PCM WAV file of 8, 16, 24 or 32 bits.
+
+    Raises:
+        DataError: `data-unreadable`. MissingFileError: `file-missing`.
+    """
+    try:
+        with wave.open(str(path), "rb") as file:
+            width, channels = file.getsampwidth(), file.getnchannels()
+            data = file.readframes(file.getnframes())
+    except FileNotFoundError as error:
+        raise MissingFileError("file-missing", f"there is no file {path}") from error
+    except (wave.Error, EOFError) as error:
+        raise DataError("data-unreadable", f"{path} is no PCM WAV file: {error}") from error
+    if width == 1:
+        samples = (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
+    elif width == 3:
+        triples = np.frombuffer(data[: len(data) // 3 * 3], np.uint8).reshape(-1, 3).astype(np.int32)
+        joined = triples[:, 0] | triples[:, 1] << 8 | triples[:, 2] << 16
+        samples = (joined - ((joined & 0x800000) << 1)).astype(np.float32) / (1 << 23)
+    else:
+        samples = np.frombuffer(data, f"<i{width}").astype(np.float32) / float(1 << (8 * width - 1))
+    frames = samples[: len(samples) // channels * channels].reshape(-1, channels)
+    return np.asarray(frames.mean(axis=1), np.float32)
+
+
+def fit_wave(samples: Array, spec: TensorSpec) -> Array:
+    """Cut, or pad with silence, to the input's length; in its shape without the batch axis."""
+    shape = tuple(size or 1 for size in spec.shape[1:]) if all(spec.shape[1:]) else (len(samples),)
+    length = int(np.prod(shape))
+    fitted = np.zeros(length, np.float32)
+    fitted[: min(length, len(samples))] = samples[:length]
+    return fitted.reshape(shape)
+
+
+def _read(path: Path, spec: TensorSpec) -> Any:
+    if path.suffix.lower() in SOUNDS:
+        return fit_wave(read_wav(path), spec)
+    if path.suffix.lower() == ".npy":
+        return np.load(path, allow_pickle=False)
+    return open_image(path)
+
+
+def _geometry(spec: TensorSpec) -> tuple[int, int, int, bool]:
+    """Height, width, channels, and whether channels come first."""
+    if len(spec.shape) == 4 and None not in spec.shape[1:]:
+        a, b, c = (size or 0 for size in spec.shape[1:])
+        first = spec.layout == "NCHW" if spec.layout else a in (1, 3) and c not in (1, 3)
+        if first and a in (1, 3):
+            return b, c, a, True
+        if c in (1, 3):
+            return a, b, c, False
+    raise FeedError(
+        "feed-shape", f"{spec.describe()} takes no images: it is not [N,H,W,C] or [N,C,H,W] with 1 or 3 channels"
+    )
+
+
+def _channels(values: tuple[float, ...], raw: Array, spec: TensorSpec) -> Array:
+    array = np.asarray(values, np.float32)
+    if array.size == 1:
+        return array.reshape(())
+    first = len(spec.shape) == 4 and _geometry(spec)[3]
+    return array.reshape(-1, 1, 1) if first else array
