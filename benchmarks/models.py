@@ -90,7 +90,8 @@ def photos(folder: Path, data: str) -> Any:
         resized = [np.asarray(image.resize((320, 240)), np.float32).transpose(2, 0, 1) for image in images]
         return (np.stack(resized) - 127) / 128
     size = int(data.removeprefix("photos"))
-    return np.stack([np.asarray(image.resize((size, size)), np.uint8) for image in images])
+    resized = np.stack([np.asarray(image.resize((size, size)), np.float32) for image in images])
+    return (resized - 128) / 128  # real values: these files take uint8 of scale 1/128 and zero point 128
 
 
 def split(case: Case, folder: Path) -> list[str]:

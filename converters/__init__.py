@@ -7,22 +7,10 @@ installed; frameworks are imported inside the functions that need them, in a chi
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-from edgekit.converters.stages import Graph, Loader, Lowering, QuantizeOptions, Ranges
-from edgekit.precision import Precision
+from edgekit.converters.stages import Loader, Lowering, Quantizer
 from edgekit.registry import Registry
-
-
-class Quantizer(Protocol):
-    """What a module `quantize_FORMAT.py` offers."""
-
-    FORMAT: str
-
-    def quantize(
-        self, graph: Graph, ranges: Ranges | None, precision: Precision, options: QuantizeOptions, path: Path
-    ) -> Graph: ...
 
 
 def _loader(name: str, found: Any) -> Loader:

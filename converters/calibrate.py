@@ -8,8 +8,9 @@ samples that do fit; the result is the same to the last bit, because observers d
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _MB = 1 << 20
 _RESERVE = 40 * _MB
 """For the histograms, the engine's own packed weights and scratch, and the allocator's gaps."""
+_COPIES = 3
+"""Of the model's bytes: the file as handed to the engine, the engine's own, and its packed weights."""
 _FLOOR = 16 * _MB
 """A pass never takes less: below, passes cost more than they save."""
 _EVENT_EVERY = 16
@@ -63,7 +66,7 @@ def calibrate(
     if first is None:
         raise DataError("calibration-empty", "there is no sample to calibrate with")
     groups, block = _plan(tapped, first[1], options, graph)
-    rest = _chain(first, feeds)
+    rest = chain([first], feeds)
     if len(groups) == 1:
         yield from _one_pass(tapped, groups[0], rest, watch)
     else:
@@ -148,8 +151,8 @@ class _Watch:
 def _plan(tapped: Tap, feed: Feed, options: CalibrationOptions, graph: Graph) -> tuple[list[list[str]], int]:
     """Groups of tensors that fit in memory together, and how many feeds may be held for all of them."""
     sizes = tapped.sizes(feed)
-    del graph
-    available = max(_FLOOR, options.memory_mb * _MB - _resident() - _RESERVE)
+    model = Path(graph.path).stat().st_size
+    available = max(_FLOOR, options.memory_mb * _MB - _resident() - _RESERVE - _COPIES * model)
     if sum(sizes.values()) <= available:
         return [list(sizes)], 1
     # Beside the group's tensors the graph needs what is live at once anyway, and the samples that are held.
@@ -229,11 +232,3 @@ def _shaped(
 
 def _fits(actual: Sequence[int], wanted: Sequence[int]) -> bool:
     return len(actual) == len(wanted) and all(w in (a, -1) for a, w in zip(actual, wanted, strict=True))
-
-
-def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
-
-
-_ = Mapping

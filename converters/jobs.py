@@ -12,7 +12,7 @@ that outlives a job; it stays here, in its process.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,16 @@ class LowerRequest:
 
 
 def lower(request: LowerRequest) -> Graph:
-    """Lower the loaded source to `request.path`."""
+    """Lower the loaded source to `request.path`. A source that is quantized already keeps its integers."""
+    from edgekit import artifact
     from edgekit.converters import lowerings
+    from edgekit.formats import read_facts
 
-    return lowerings.get(request.lowering).lower(_source(), Path(request.path))
+    source = _source()
+    graph = lowerings.get(request.lowering).lower(source, Path(request.path))
+    if source.facts.quantized:
+        return replace(graph, precision=read_facts(artifact.read(graph.path)).precision)
+    return graph
 
 
 @dataclass(frozen=True)
@@ -264,12 +270,11 @@ def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
 
     from edgekit.converters import verify
     from edgekit.data import open_data
-    from edgekit.precision import precisions
 
     data = open_data(request.data, request.inputs, Path(request.scratch))
     labels_count = request.proof_kind == "evaluation" and data.labelled
     comparison = verify.Comparison(
-        policy=precisions.get(request.graph.precision).policy,
+        policy=_policy(request.graph.precision),
         interpret=request.interpret,
         declared=request.declared,
         max_drop=request.max_drop,
@@ -321,6 +326,13 @@ def record(request: RecordRequest) -> Recording:
     with _model(request.graph, threads=1) as model:
         selftest = replay.record(model, request.ranges, samples, budget_bytes=budget, seed=request.seed)
         return Recording(selftest, model.engine, model.engine_version)
+
+
+def _policy(precision: str) -> str:
+    """Of a precision of ours; a foreign file's mixture of integers and floats is judged as quantized."""
+    from edgekit.precision import precisions
+
+    return precisions.get(precision).policy if precision in precisions else "quantized"
 
 
 def _model(graph: Graph, threads: int) -> Any:

@@ -9,7 +9,6 @@ tf2onnx' optimizer leaves of them.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,8 +30,8 @@ EXTRA = "tensorflow"
 OPSET = 18
 """The newest that tf2onnx 1.17 writes (with IR version 8)."""
 
-_ADDRESS = re.compile(r"(?<=einsum)(\d{9,})")
-"""tf2onnx numbers einsums by the address of an object."""
+_FIRST_NUMBER = 1 << 40
+"""Where a name may hold an address or an index, tf2onnx tells them by their size."""
 
 
 def lower(model: LoadedModel, path: Path) -> Graph:
@@ -56,7 +55,7 @@ def lower(model: LoadedModel, path: Path) -> Graph:
     with _quiet(), _repeatable(), tf.device("/cpu:0"):
         proto = _convert(handle.function, tensors, len(inputs))
     _check(proto, inputs, outputs)
-    _settle(proto.graph)
+    _name_free_sizes(proto.graph)
     path.write_bytes(proto.SerializeToString(deterministic=True))
     tools = {"tf2onnx": str(tf2onnx.__version__), "tensorflow": str(tf.__version__)}
     return Graph("onnx", str(path), inputs, outputs, tools=tools)
@@ -141,25 +140,14 @@ def _check(proto: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec
             )
 
 
-def _settle(graph: Any) -> None:
-    """Name free sizes by what they are, and keep memory addresses out of names: both vary from run to run."""
+def _name_free_sizes(graph: Any) -> None:
+    """Name free sizes by what they are; tf2onnx numbers them through."""
     for value in (*graph.input, *graph.output):
         for axis, size in enumerate(value.type.tensor_type.shape.dim):
             if not size.HasField("dim_value"):
                 size.dim_param = "N" if axis == 0 else f"{value.name}_{axis}"
-    addresses: dict[str, str] = {}
-
-    def settled(name: str) -> str:
-        return _ADDRESS.sub(lambda match: addresses.setdefault(match[1], str(len(addresses))), name)
-
     for body in _graphs(graph):
         del body.value_info[:]  # intermediate shapes, full of numbered sizes; engines infer them
-        for node in body.node:
-            node.name = settled(node.name)
-            node.input[:] = [settled(name) for name in node.input]
-            node.output[:] = [settled(name) for name in node.output]
-        for constant in body.initializer:
-            constant.name = settled(constant.name)
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
@@ -173,25 +161,27 @@ def _graphs(graph: Any) -> Iterator[Any]:
 
 @contextmanager
 def _repeatable() -> Iterator[None]:
-    """Let tf2onnx' sets of nodes iterate in an order free of memory addresses, and its numbers start at 1.
+    """Let tf2onnx number objects in the order in which it meets them, not by memory address, beginning anew.
 
-    Which of several equal nodes survives its merging, and in which order the rest is numbered, depends on it.
-    (Sets of names depend on PYTHONHASHSEED, which a worker fixes.)
+    Which of several equal nodes survives its merging, the order of nodes, and names of einsums depend on it: without
+    this, equal models give different bytes. (Sets of names depend on PYTHONHASHSEED, which a worker fixes.)
     """
     from tf2onnx import utils
     from tf2onnx.graph import Node
+    from tf2onnx.optimizer import einsum_optimizer
+
+    numbers: dict[int, tuple[int, Any]] = {}  # holds the objects as well, so that no address is used twice
+
+    def number(thing: Any) -> int:
+        return numbers.setdefault(id(thing), (_FIRST_NUMBER + len(numbers), thing))[0]
 
     utils.INTERNAL_NAME = 1
-    numbers: dict[int, tuple[int, Any]] = {}  # holds the nodes as well, so that no address is used twice
-
-    def number(node: Any) -> int:
-        return numbers.setdefault(id(node), (len(numbers), node))[0]
-
     Node.__hash__ = number
+    einsum_optimizer.id = number
     try:
         yield
     finally:
-        del Node.__hash__
+        del Node.__hash__, einsum_optimizer.id
 
 
 @contextmanager

@@ -101,6 +101,9 @@ def quantize(
     for name in _wrapped_tensors(model, view, kinds):
         if name in known:
             quantizer.quantize_activation_tensor(name)
+    for node in model.graph.node:
+        if node.op_type == "ConvTranspose" and kinds[node.name] == "wrapped" and node.input[1] in view.constants:
+            quantizer.quantize_weight_tensor_per_channel(node.input[1], 1)
     with _quiet():
         try:
             quantizer.quantize_model()

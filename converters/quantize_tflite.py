@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from edgekit.precision import Precision
 from edgekit.tensors import QuantParams, TensorSpec
 
 FORMAT = "tflite"
+
+_SIDES: tuple[Literal["inputs", "outputs"], ...] = ("inputs", "outputs")
+Places = dict[Literal["inputs", "outputs"], list[int]]
 
 _MATRIX_WORTH = 1024
 """Elements of a constant matrix below which dynamic precision leaves it alone without a word."""
@@ -60,6 +63,7 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
     """
     model = files.read(Path(graph.path).read_bytes())
     rewrites.give_unique_names(model)
+    places = {side: files.interface(model, getattr(graph, side), side) for side in _SIDES}
     notes: list[str] = []
     if precision.kind == "static":
         if ranges is None:
@@ -73,12 +77,12 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
         left = []
     if left and not options.allow_float_ops:
         raise _refusal(left, precision)
-    _restore_interface_names(model, graph)
+    _restore_interface_names(model, graph, places)
     # It was true of the float graph.
     files.drop_metadata(model, [b"min_runtime_version"])
     files.shorten_names(model)
     path.write_bytes(files.dump(model))
-    return _described(graph, model, path, precision, notes, left)
+    return _described(graph, model, path, precision, notes, left, places)
 
 
 def _static(model: ModelT, ranges: Ranges, precision: Precision, options: QuantizeOptions) -> ModelT:
@@ -137,6 +141,8 @@ def _static_recipe(model: ModelT, bits: int, options: QuantizeOptions) -> Any:
             quantized(_scope(name), operation.FULLY_CONNECTED, qtyping.QuantGranularity.TENSORWISE)
         for name in rewrites.matmuls_of_constant_left(model):
             left(_scope(name), operation.BATCH_MATMUL)  # there is no kernel of int8 by int16
+    # What happens inside branches and loops is not observed.
+    left(rewrites.BRANCHES, operation.ALL_SUPPORTED)
     if options.interface == "float":
         left(".*", operation.INPUT)
         left(".*", operation.OUTPUT)
@@ -226,35 +232,43 @@ def _refusal(left: list[str], precision: Precision) -> ConversionError:
     )
 
 
-def _restore_interface_names(model: ModelT, graph: Graph) -> None:
+def _restore_interface_names(model: ModelT, graph: Graph, places: Places) -> None:
     """Let inputs and outputs have their old names; what converts them inside takes the suffixed ones."""
     main = model.subgraphs[0]
-    ends = [(index, spec) for side in ("inputs", "outputs") for index, spec in _ends(model, graph, side)]
-    for index, wanted in ends:
-        tensor = main.tensors[index]
-        if files.name_of(tensor) == wanted.key:
-            continue
-        for other in main.tensors:
-            if files.name_of(other) == wanted.key:
-                other.name = f"{wanted.key}_inner".encode()
-        tensor.name = wanted.key.encode()
-
-
-def _ends(model: ModelT, graph: Graph, side: Any) -> list[tuple[int, TensorSpec]]:
-    """Index of the tensor of each input or output, in the graph's own order."""
-    specs = getattr(graph, side)
-    return list(zip(files.interface(model, specs, side), specs, strict=True))
+    for side in _SIDES:
+        for wanted, place in zip(getattr(graph, side), places[side], strict=True):
+            tensor = main.tensors[int(getattr(main, side)[place])]
+            name = wanted.key
+            if files.name_of(tensor) == name:
+                continue
+            for other in main.tensors:
+                if files.name_of(other) == name:
+                    other.name = f"{name}_inner".encode()
+            tensor.name = name.encode()
 
 
 def _described(
-    graph: Graph, model: ModelT, path: Path, precision: Precision, notes: Iterable[str], left: Iterable[str]
+    graph: Graph,
+    model: ModelT,
+    path: Path,
+    precision: Precision,
+    notes: Iterable[str],
+    left: Iterable[str],
+    places: Places,
 ) -> Graph:
     main = model.subgraphs[0]
+    inputs, outputs = (
+        tuple(
+            _spec(spec, main.tensors[int(getattr(main, side)[place])])
+            for spec, place in zip(getattr(graph, side), places[side], strict=True)
+        )
+        for side in _SIDES
+    )
     return Graph(
         format="tflite",
         path=str(path),
-        inputs=tuple(_spec(spec, main.tensors[i]) for i, spec in _ends(model, graph, "inputs")),
-        outputs=tuple(_spec(spec, main.tensors[i]) for i, spec in _ends(model, graph, "outputs")),
+        inputs=inputs,
+        outputs=outputs,
         precision=precision.name,
         notes=(*graph.notes, *notes),
         float_ops=tuple(left),

@@ -1,154 +1,208 @@
 """What is this? The kind of a source is decided from its content, and a content that contradicts its name is refused.
 
 Every loader is asked whether it recognizes the content, with the standard library only. What no loader reads but has a
-name (pickles, PyTorch archives, safetensors ...) is refused by that name. Nothing is ever unpickled to find out.
+name (pickles, PyTorch archives, safetensors, ...) is refused by that name, with the way to a source that is read.
+Pickles are never opened, devices and pipes neither.
+
+A loader may offer `digest(path) -> (sha256, bytes)` where a model is more than its file; ONNX' external data is.
 """
 
 from __future__ import annotations
 
-import os
 import stat
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from edgekit import files
-from edgekit.converters import loaders, lowerings
-from edgekit.converters.stages import Source
-from edgekit.errors import ConversionError, MissingFileError, SourceError, UsageError
+from edgekit.converters import _foreign, _scan_onnx, loaders, lowerings
+from edgekit.converters.stages import Loader, Source
+from edgekit.errors import ConversionError, EdgeKitError, MissingFileError, SourceError, UsageError
 
-Shapes = dict[str, tuple[int | None, ...]]
+Shapes = Mapping[str, tuple[int | None, ...]]
+
+_LISTED = 5
+"""Files of a folder that a message names."""
 
 
 def identify(
     path: str | Path, *, signature: str | None = None, shapes: Shapes | None = None, trusted: bool = False
 ) -> Source:
-    """Find the loader of a file or folder.
+    """Find out what a file or folder is.
+
+    Args:
+        path: Of the model.
+        signature: Which signature is meant, for kinds that have several.
+        shapes: Input name -> sizes that replace free sizes.
+        trusted: The user vouches for code inside the source.
 
     Raises:
         MissingFileError: `file-missing`.
-        SourceError: `source-unknown`; `source-unsupported`: known, but not read; `source-mismatch`: the name says
-            another kind; `source-special`: a pipe, a device or the like.
+        SourceError: `file-unreadable`; `source-special`: a pipe, a device; `source-empty`; `source-unsupported`: it is
+            known, but not read; `source-unknown`; `source-ambiguous`; `source-mismatch`: the name says another kind;
+            `source-unreadable`: cut off; `source-weights-missing`: a file of external data is not there.
+        UnsafeSourceError: `source-unsafe-path`: external data lies outside the folder, or behind a link.
     """
     path = Path(path)
     try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError) as error:
+        _check_readable(path)
+        loader = _loader(path)
+        _check_name(path, loader)
+        measure = getattr(loader, "digest", None)
+        sha256, size = measure(path) if measure else (files.sha256(path), files.size_of(path))
+    except EdgeKitError:
+        raise
+    except FileNotFoundError as error:
         raise MissingFileError("file-missing", f"there is no {path}") from error
-    except OSError as error:
-        raise SourceError("source-unreadable", f"{path} cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise SourceError("source-special", f"{path} is neither a file nor a folder")
-    if stat.S_ISREG(mode) and not os.access(path, os.R_OK):
-        raise SourceError("source-unreadable", f"{path} cannot be read: no permission")
-    kind = _kind(path)
-    _agree(path, kind)
-    return Source(str(path), kind, files.sha256(path), files.size_of(path), signature, shapes or {}, trusted)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise SourceError("file-unreadable", f"{path} cannot be read: {reason}") from error
+    return Source(str(path), loader.NAME, sha256, size, signature, dict(shapes or {}), trusted)
 
 
 def identify_live(model: object, folder: Path) -> Path:
     """Write a live Python object where `identify` can read it.
 
+    Args:
+        model: What any loader accepts; or a path.
+        folder: Where it is written to.
+
     Raises:
-        UsageError: `source-object`: no loader knows this kind of object.
+        UsageError: `source-object`: no loader takes such an object.
+        SourceError: What its loader finds wrong with it.
     """
-    if isinstance(model, (bytes, bytearray, memoryview)):
-        data = bytes(model)
-        path = folder / ("live.tflite" if data[4:8] == b"TFL3" else "live.onnx")
-        path.write_bytes(data)
-        return path
+    if isinstance(model, str) or hasattr(model, "__fspath__"):
+        return Path(model)  # type: ignore[arg-type]
     for loader in loaders.all():
         if loader.accepts(model):
             return loader.save(model, folder)
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    foreign = _foreign.by_class(model)
+    if foreign is not None:
+        raise UsageError("source-object", f"{foreign.what} ({kind}) cannot be converted yet", next_step=foreign.route)
     raise UsageError(
-        "source-object", f"a {kind} cannot be converted; a path, a Keras model, a tf.Module or an ONNX ModelProto can"
+        "source-object",
+        f"a {kind} cannot be converted",
+        next_step="Give a path, a Keras model, a tf.Module, an ONNX ModelProto, or the bytes of an .onnx or .tflite.",
     )
 
 
 def routes() -> dict[str, tuple[str, ...]]:
-    """Kind of source -> formats it reaches."""
-    found: dict[str, list[str]] = {}
+    """Kind of source -> formats that it can become."""
+    found: dict[str, set[str]] = {}
     for lowering in lowerings.all():
-        for framework in lowering.FRAMEWORKS:
-            found.setdefault(framework, []).append(lowering.FORMAT)
+        for kind in lowering.FRAMEWORKS:
+            found.setdefault(kind, set()).add(lowering.FORMAT)
     return {kind: tuple(sorted(formats)) for kind, formats in sorted(found.items())}
 
 
 def lowering_for(kind: str, format: str) -> str:
-    """Name of the lowering from a kind of source to a format.
+    """Name of the lowering from a kind of source to a format; a built-in one before a stranger's.
 
     Raises:
-        ConversionError: `route-missing`, naming the routes that exist.
+        ConversionError: `route-missing`, with the routes that exist.
     """
     for name in lowerings.names():
         lowering = lowerings.get(name)
         if format == lowering.FORMAT and kind in lowering.FRAMEWORKS:
             return name
-    exist = "; ".join(f"{source} -> {', '.join(formats)}" for source, formats in routes().items())
-    raise ConversionError("route-missing", f"there is no route from {kind} to {format}; there are: {exist}")
+    known = routes()
+    if kind in known:
+        what = f"from {_noun(kind)} there is a route to {' and '.join(known[kind])} only"
+    else:
+        what = "there are " + "; ".join(f"{source} -> {', '.join(formats)}" for source, formats in known.items())
+    raise ConversionError(
+        "route-missing", f"no route leads from {_noun(kind)} to {format}: {what}", routes=known, source=kind
+    )
 
 
-def _kind(path: Path) -> str:
-    for loader in loaders.all():
-        if loader.recognizes(path):
-            return loader.NAME
-    known = "; ".join(f"{loader.TITLE}" for loader in loaders.all())
-    if path.is_dir():
-        raise SourceError(
-            "source-unknown",
-            f"the folder {path} is no SavedModel: it has no saved_model.pb",
-            next_step=f"What is read: {known}.",
-        )
-    if foreign := _foreign(path):
-        raise SourceError(
-            "source-unsupported", f"{path} is {foreign}, which is not read", next_step=f"What is read: {known}."
-        )
-    what = "is empty" if path.stat().st_size == 0 else "has a content of no known kind"
-    raise SourceError("source-unknown", f"{path} {what}", next_step=f"What is read: {known}.")
+def _check_readable(path: Path) -> None:
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode) and not stat.S_ISDIR(about.st_mode):
+        raise SourceError("source-special", f"{path} is neither a file nor a folder")
+    if stat.S_ISDIR(about.st_mode):
+        if not any(path.iterdir()):
+            raise SourceError("source-empty", f"the folder {path} is empty")
+    elif about.st_size == 0:
+        raise SourceError("source-empty", f"{path} is empty")
+    else:
+        with open(path, "rb"):
+            pass
 
 
-def _agree(path: Path, kind: str) -> None:
-    """The suffix may be missing or unknown, but not another loader's."""
+def _loader(path: Path) -> Loader:
+    found = [loader for loader in loaders.all() if loader.recognizes(path)]
+    if len(found) > 1:
+        named = [loader for loader in found if path.suffix.lower() in loader.SUFFIXES]
+        found = named or found
+    if len(found) > 1:
+        raise SourceError("source-ambiguous", f"{path} could be {' or '.join(_noun(loader.NAME) for loader in found)}")
+    if not found:
+        raise _unknown(path)
+    return found[0]
+
+
+def _check_name(path: Path, loader: Loader) -> None:
+    """A suffix may be missing or say nothing, but not promise another kind."""
     suffix = path.suffix.lower()
-    if path.is_dir() or suffix in loaders.get(kind).SUFFIXES:
+    if suffix in loader.SUFFIXES:
         return
-    for loader in loaders.all():
-        if suffix in loader.SUFFIXES:
-            named = loaders.get(kind)
-            raise SourceError(
-                "source-mismatch",
-                f"{path} has the suffix of {loader.TITLE}, but the content is {named.TITLE}",
-                next_step=f"Rename it to *{named.SUFFIXES[0]}, if that is what it is.",
-            )
+    promised = [_noun(other.NAME) for other in loaders.all() if suffix in other.SUFFIXES]
+    foreign = _foreign.by_suffix(path)
+    if promised or foreign:
+        thing = "folder" if path.is_dir() else "file"
+        rename = f"as *{loader.SUFFIXES[0]}" if loader.SUFFIXES and thing == "file" else f"without the {suffix}"
+        meant = promised[0] if promised or foreign is None else foreign.what
+        raise SourceError(
+            "source-mismatch",
+            f"{path.name} is {_noun(loader.NAME)}, but its name promises {meant}: rename the {thing} {rename}",
+            found=loader.NAME,
+        )
 
 
-def _foreign(path: Path) -> str | None:
-    """A kind that has a name but no loader, by its first bytes or its members."""
-    with open(path, "rb") as file:
-        head = file.read(64)
-    if head[:2] == b"PK":
-        return _archive(path)
-    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
-        return "a Python pickle (scikit-learn, joblib or PyTorch), which runs code when it is opened"
-    if head[:6] == b"\x89HDF\r\n":
-        return "an HDF5 file without a Keras model"
-    if head[8:10] == b'{"' and 0 < int.from_bytes(head[:8], "little") < 100 << 20:
-        return "a safetensors file: weights without a network"
-    if head[:4] in (b"ftrt", b"ptrt"):
-        return "a TensorRT engine"
-    return None
+def _unknown(path: Path) -> SourceError:
+    """Why nothing reads it."""
+    readable = "; ".join(loader.TITLE for loader in loaders.all())
+    if path.is_dir():
+        return _unknown_folder(path, readable)
+    missing = _scan_onnx.missing_bytes(path)
+    if missing:
+        return SourceError(
+            "source-unreadable", f"{path.name} is an ONNX model that was cut off: at least {missing} bytes are missing"
+        )
+    foreign = _foreign.by_content(path)
+    claims = [loader for loader in loaders.all() if path.suffix.lower() in loader.SUFFIXES]
+    if foreign is None and not claims:
+        foreign = _foreign.by_suffix(path)
+    if foreign is not None:
+        return SourceError(
+            "source-unsupported",
+            f"{path.name} is {foreign.what}, which EdgeKit does not read",
+            next_step=f"{foreign.route}. What is read: {readable}.",
+        )
+    what = f"is not {_noun(claims[0].NAME)}, whatever its name says" if claims else "has a content of no known kind"
+    return SourceError("source-unknown", f"{path.name} {what}", next_step=f"What is read: {readable}.")
 
 
-def _archive(path: Path) -> str | None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()[:1000]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return "a broken zip archive"
-    if any(name.endswith("data.pkl") for name in names):
-        return "a PyTorch archive"
-    if any(name.endswith(".npy") for name in names):
-        return "a numpy .npz file: data, not a model"
-    if any(name.endswith(".mlmodel") for name in names):
-        return "a Core ML package"
-    return "a zip archive"
+def _unknown_folder(path: Path, readable: str) -> SourceError:
+    suffixes = {suffix for loader in loaders.all() for suffix in loader.SUFFIXES}
+    inside = sorted(item.name for item in path.iterdir() if item.suffix.lower() in suffixes)[:_LISTED]
+    if path.suffix == ".mlpackage":
+        return SourceError(
+            "source-unsupported",
+            f"{path.name} is a Core ML package, which EdgeKit does not read",
+            next_step=f"{_foreign.CORE_ML.route}. What is read: {readable}.",
+        )
+    return SourceError(
+        "source-unknown",
+        f"the folder {path} holds no saved_model.pb, so it is no SavedModel",
+        next_step=f"Name a file inside: {', '.join(inside)}." if inside else f"What is read: {readable}.",
+    )
+
+
+_NOUNS: dict[str, str] = {
+    "keras": "a Keras model", "onnx": "an ONNX model", "saved_model": "a SavedModel", "tflite": "a TFLite model",
+}  # fmt: skip
+
+
+def _noun(kind: str) -> str:
+    return _NOUNS.get(kind, f"a {kind} model")

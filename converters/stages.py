@@ -15,7 +15,6 @@ from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
-from edgekit.data import DataRef
 from edgekit.precision import Precision
 from edgekit.tensors import TensorSpec
 

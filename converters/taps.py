@@ -92,8 +92,8 @@ class TFLiteTap:
     def inside(self, spec: TensorSpec) -> str:
         from edgekit.converters import tflite_graph as files
 
-        (index,) = files.interface(self._model, (spec,), "inputs")
-        return self._names[index]
+        (place,) = files.interface(self._model, (spec,), "inputs")
+        return self._names[int(self._model.subgraphs[0].inputs[place])]
 
     def sizes(self, feed: Feed) -> dict[str, int]:
         del feed  # the file holds sizes for a batch of one

@@ -180,16 +180,17 @@ def np_dtype(tensor: TensorT) -> np.dtype[Any]:
 
 
 def interface(model: ModelT, specs: Iterable[TensorSpec], side: Literal["inputs", "outputs"]) -> list[int]:
-    """Index in the main graph of each spec's tensor: found by its name in the signature, or by the tensor's own name.
+    """Place among the main graph's inputs or outputs of each spec: by its name in the signature, else the tensor's own.
 
     Raises:
         InternalError: `interface-lost`: the file has no such tensor.
     """
     main = model.subgraphs[0]
     ends = [int(index) for index in getattr(main, side)]
-    known = {name_of(main.tensors[index]): index for index in ends}
+    known = {name_of(main.tensors[index]): place for place, index in enumerate(ends)}
     for signature in model.signatureDefs or ():
-        known |= {entry.name.decode(): int(entry.tensorIndex) for entry in getattr(signature, side) or ()}
+        entries = [(entry.name.decode(), int(entry.tensorIndex)) for entry in getattr(signature, side) or ()]
+        known |= {name: ends.index(index) for name, index in entries if index in ends}
     found = []
     for spec in specs:
         if spec.key not in known:

@@ -25,21 +25,22 @@ _INT8_MAX = 127
 _ACCUMULATOR_ROOM = 2**29
 """A quarter of an int32 for the bias leaves the rest of the accumulator to the products."""
 
+BRANCHES = "^@@"
+"""Pattern for the tensors outside the main graph, once they have unique names."""
+
 _LSTM_WEIGHTS = (*range(1, 9), *range(9, 12), 16)
 """Inputs of the LSTM operators that are matrices or peepholes: input and recurrent gates, peepholes, projection."""
 
 
 def give_unique_names(model: ModelT) -> None:
-    """Name every tensor of the file differently: the quantizer keys its tables by name."""
-    taken: set[str] = set()
+    """Name every tensor of the file differently: the quantizer keys its tables by name.
+
+    Those of the main graph get the names that ranges are keyed by; those of branches and loop bodies are marked, so
+    that one pattern (`BRANCHES`) says all of them.
+    """
     for number, graph in enumerate(model.subgraphs):
         for tensor, name in zip(graph.tensors, files.unique_names(graph), strict=True):
-            # Of the main graph these are the very names that ranges are keyed by.
-            unique = name if number == 0 or name not in taken else f"{name}@{number}"
-            while number and unique in taken:
-                unique += "@"
-            taken.add(unique)
-            tensor.name = unique.encode()
+            tensor.name = (f"@@{number}/{name}" if number else name).encode()
 
 
 def matmul_to_fully_connected(model: ModelT) -> None:

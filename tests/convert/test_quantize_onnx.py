@@ -346,7 +346,7 @@ PATTERNS: dict[Callable[[], Any], tuple[float, tuple[str, ...]]] = {
     square: (22, ()),
     shapes_at_run_time: (30, ()),
     logits_used_twice: (25, ()),
-    one_axis: (30, ()),
+    one_axis: (25, ()),
     upsampling: (30, ("ConvTranspose",)),
     pieces: (30, ()),
 }
@@ -369,7 +369,7 @@ def test_other_precisions_keep_answers(pattern, precision, tmp_path):
     before = saved(pattern(), tmp_path)
     after = convert(before, tmp_path, precision)
     least = {"int16x8": 32, "dynamic": 30, "fp16": 55}[precision]
-    assert compare(before, after, samples(before, seed=2)) >= least
+    assert compare(before, after, samples(before)) >= least
     if precision == "int16x8":
         model = onnx.load(after.path)
         assert onnx_graph.opset(model) >= 21
@@ -457,8 +457,8 @@ def test_foreign_domain_is_refused(tmp_path):
 
 def test_other_float_types_are_refused(tmp_path):
     net = Net({"x": (1, 8)})
-    half = net.op("Cast", "x", to=onnx.TensorProto.FLOAT16)
-    product = net.op("MatMul", half, net.constant(net.random.normal(0, 1, (8, 8)), np.float16))
+    double = net.op("Cast", "x", to=onnx.TensorProto.DOUBLE)
+    product = net.op("MatMul", double, net.constant(net.random.normal(0, 1, (8, 8)), np.float64))
     before = saved(net.model(net.op("Cast", product, to=onnx.TensorProto.FLOAT)), tmp_path)
     with pytest.raises(ConversionError) as refusal:
         convert(before, tmp_path)
