@@ -18,7 +18,7 @@ FEW = 20
 """Fewer calibration samples than this rarely reach the ranges that real inputs reach."""
 
 RATIO = 8.0
-"""Scales of two data sets of one model that differ by more are no coincidence: 255 and its square root are the usual."""
+"""Scales of two data sets of one model that differ by more are no coincidence: 255 is the usual factor."""
 
 SHIFT = 1.0
 """Means that differ by more than this many standard deviations of single values."""

@@ -1,7 +1,7 @@
 """Does the artifact give the source's answers? Measured over all samples, judged by the policy, fail-closed.
 
-Streaming: batches of reference and answer go in, sums stay. What cannot be judged (NaN on the artifact's side, a range of
-zero with an error, no decided sample at all) counts as failed or falls to the stricter rule, never as passed.
+Streaming: batches of reference and answer go in, sums stay. What cannot be judged (NaN on the artifact's side, a range
+of zero with an error, no decided sample at all) counts as failed or falls to the stricter rule, never as passed.
 """
 
 from __future__ import annotations
@@ -318,7 +318,10 @@ def _accuracy(metric: Metric, max_drop: float) -> list[Failure]:
         f"{metric.name} falls from {metric.source:.2f} to {metric.artifact:.2f}: a drop of {metric.drop:.2f} points, "
         f"at most {max_drop:g} are allowed"
     )
-    step = "Try --observer percentile, more representative calibration samples, --precision int16x8, or a larger --max-drop."
+    step = (
+        "Try --observer percentile, more representative calibration samples, --precision int16x8, "
+        "or a larger --max-drop."
+    )
     return [Failure("verify-accuracy", message, step)]
 
 
@@ -327,7 +330,10 @@ def _parity(bounds: Policy, proof: Proof, edge_error: float) -> list[Failure]:
     step = "This is a conversion error, not rounding: report it with the model, or try the other format."
     if bounds.relative_error is not None:
         if not proof.relative_error <= bounds.relative_error:
-            message = f"the largest error is {proof.relative_error:.2g} of the output's range, {bounds.relative_error:g} is allowed"
+            message = (
+                f"the largest error is {proof.relative_error:.2g} of the output's range, "
+                f"{bounds.relative_error:g} is allowed"
+            )
             failures.append(Failure("verify-parity", message, step))
         elif not edge_error <= bounds.relative_error:
             message = (

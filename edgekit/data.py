@@ -1,7 +1,7 @@
 """Calibration and evaluation data: read as it is needed, never wholly into memory.
 
-A data set is columns of samples, one an input, and labels. Arrays are read by position from the file (deflated members are
-spilled once to an unnamed temporary file); memory maps are avoided, because their pages count as resident memory.
+A data set is columns of samples, one an input, and labels. Arrays are read by position from the file (deflated members
+are spilled once to an unnamed temporary file); memory maps are avoided, because their pages count as resident memory.
 Everything that cannot be fed to the model is refused when the data is opened, before any work.
 """
 

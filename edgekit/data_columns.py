@@ -326,7 +326,7 @@ class NpzWriter:
     def __init__(self, path: Path, names: list[str]) -> None:
         self._path = path
         self._names = names
-        self._raw = [tempfile.TemporaryFile() for _ in names]
+        self._raw = [tempfile.TemporaryFile() for _ in names]  # noqa: SIM115 - closed by __exit__
         self._like: list[tuple[tuple[int, ...], np.dtype[Any]]] = []
         self.count = 0
 

@@ -13,7 +13,7 @@ from edgekit.cli.options import opening_options
 
 @click.command(
     epilog="\b\nExamples:\n  edgekit run model.tflite sample.npy\n  edgekit run model.tflite cat.jpg\n"
-    "  edgekit run model.onnx test.npz --samples 3 --json\n  edgekit run model.onnx test.npz --samples 100 -o outputs.npz"
+    "  edgekit run model.onnx test.npz --samples 3 --json\n  edgekit run model.onnx test.npz --samples 9 -o outputs.npz"
 )
 @opening_options
 @click.argument("data", type=click.Path(path_type=Path))

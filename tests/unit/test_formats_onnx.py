@@ -6,6 +6,7 @@ import math
 import random
 import re
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -165,7 +166,10 @@ def test_shapes_against_the_standards_reference_outputs():
     from onnx.backend.test.case.node import collect_testcases
 
     verdicts = Counter()
-    for case in collect_testcases(None):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the cases overflow on purpose
+        cases = collect_testcases(None)
+    for case in cases:
         for inputs, outputs in case.data_sets or ():
             if not all(isinstance(value, np.ndarray) or np.isscalar(value) for value in (*inputs, *outputs)):
                 continue
@@ -292,7 +296,8 @@ def test_precision_is_told_from_the_types(quantized_cnn, float_cnn, kind):
     facts, plain = (read_facts(artifact.read(path)) for path in (quantized_cnn[kind], float_cnn))
     assert facts.precision == kind
     assert plain.precision == "fp32"
-    assert facts.parameters == plain.parameters, "scales and zero points are not counted"
+    # Scales and zero points are not counted; dynamic models multiply by their three weights' scales in plain ops.
+    assert facts.parameters == plain.parameters + (3 if kind == "dynamic" else 0)
     assert facts.macs == plain.macs
     assert facts.weight_bytes < 0.6 * plain.weight_bytes
 

@@ -1,0 +1,260 @@
+"""Data: what is read, in which shape, and what is refused before any work."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import subprocess
+import sys
+import wave
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgekit.data import DataRef, draw, open_data, spill
+from edgekit.errors import DataError, MissingFileError
+from edgekit.manifest import Preprocess
+from edgekit.tensors import QuantParams, TensorSpec
+
+IMAGE = (TensorSpec("image", (None, 4, 4, 3), "float32", "NHWC"),)
+ROWS = (TensorSpec("rows", (None, 3), "float32"),)
+
+
+def collect(data, size=2):
+    batches = list(data.batches(size))
+    feeds = {name: np.concatenate([b.feeds[name] for b in batches]) for name in batches[0].feeds}
+    labels = None if batches[0].labels is None else np.concatenate([b.labels for b in batches])
+    return feeds, labels
+
+
+def code_of(ref, inputs=IMAGE) -> str:
+    with pytest.raises(DataError) as caught:
+        open_data(ref, inputs)
+    return caught.value.code
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_by_name_or_x_with_labels(tmp_path, save):
+    x = np.random.default_rng(0).random((7, 4, 4, 3)).astype(np.float32)
+    y = np.arange(7)
+    for names in ({"image": x, "y": y}, {"x": x, "y": y, "names": np.array(["a"])}, {"pictures": x, "label": y}):
+        save(tmp_path / "d.npz", **names)
+        data = open_data(DataRef(str(tmp_path / "d.npz")), IMAGE)
+        feeds, labels = collect(data)
+        np.testing.assert_array_equal(feeds["image"], x)
+        np.testing.assert_array_equal(labels, y)
+        assert len(data) == 7
+
+
+def test_integers_become_floats_and_quantized_inputs_take_reals(tmp_path):
+    np.save(tmp_path / "d.npy", np.full((2, 4, 4, 3), 200, np.uint8))
+    quantized = (TensorSpec("image", (1, 4, 4, 3), "int8", None, QuantParams((1.0,), (-128,))),)
+    for inputs in (IMAGE, quantized):
+        feeds, _ = collect(open_data(DataRef(str(tmp_path / "d.npy")), inputs))
+        assert feeds["image"].dtype == np.float32
+        assert feeds["image"][0, 0, 0, 0] == 200
+
+
+def test_big_endian_and_two_inputs(tmp_path):
+    inputs = (TensorSpec("a", (None, 2), "float32"), TensorSpec("b", (None,), "int32"))
+    np.savez(tmp_path / "d.npz", a=np.arange(6, dtype=">f8").reshape(3, 2), b=np.arange(3, dtype=">i2"))
+    feeds, labels = collect(open_data(DataRef(str(tmp_path / "d.npz")), inputs))
+    assert feeds["a"].tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert feeds["b"].tolist() == [0, 1, 2]
+    assert labels is None
+
+
+def test_a_single_sample_needs_no_batch_axis(tmp_path):
+    np.save(tmp_path / "one.npy", np.ones((4, 4, 3), np.float32))
+    assert len(open_data(DataRef(str(tmp_path / "one.npy")), IMAGE)) == 1
+
+
+def test_the_draw_is_seeded_ascending_and_fixed_for_ever():
+    assert draw(10, None, 0).tolist() == list(range(10))
+    assert draw(10, 4, 0).tolist() == draw(10, 4, 0).tolist() == sorted(draw(10, 4, 0))
+    assert draw(1000, 5, 0).tolist() == GOLDEN_DRAW
+    assert draw(1000, 5, 1).tolist() != GOLDEN_DRAW
+
+
+GOLDEN_DRAW = [254, 366, 410, 503, 821]
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 5))
+def test_the_drawn_rows_are_the_rows(total, samples, seed):
+    rows = draw(total, samples, seed)
+    assert len(rows) == min(total, samples)
+    assert len(set(rows.tolist())) == len(rows)
+    assert rows.max() < total
+
+
+def test_drawn_samples_keep_their_labels(tmp_path):
+    x = np.arange(60, dtype=np.float32).reshape(20, 3)
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(20))
+    feeds, labels = collect(open_data(DataRef(str(tmp_path / "d.npz"), samples=6), ROWS), size=4)
+    assert len(labels) == 6
+    np.testing.assert_array_equal(feeds["rows"], x[labels])
+
+
+def test_the_digest_is_of_the_samples_used(tmp_path):
+    x = np.random.default_rng(0).random((9, 3)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", x=x)
+    np.savez_compressed(tmp_path / "b.npz", x=x, other=x)
+    a = open_data(DataRef(str(tmp_path / "a.npz")), ROWS)
+    b = open_data(DataRef(str(tmp_path / "b.npz")), ROWS)
+    assert a.sha256 == b.sha256
+    assert a.sha256 != open_data(DataRef(str(tmp_path / "a.npz"), samples=8), ROWS).sha256
+
+
+def test_csv_with_labels_by_name(tmp_path):
+    file = tmp_path / "d.csv"
+    file.write_text("a,b,label,c\n1,2,cat,3\n4,5,dog,6\n7,,cat,9\n")
+    data = open_data(DataRef(str(file)), ROWS)
+    feeds, labels = collect(data)
+    assert data.class_names == ("cat", "dog")
+    assert labels.tolist() == [0, 1, 0]
+    assert np.isnan(feeds["rows"][2, 1])
+    assert feeds["rows"][1].tolist() == [4, 5, 6]
+    prices = tmp_path / "p.csv"
+    prices.write_text("a,price,b,c\n1,2.5,3,4\n")
+    _, values = collect(open_data(DataRef(str(prices), label="price"), ROWS))
+    assert values.tolist() == [2.5]
+
+
+def test_folders_of_images_are_classes(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for number, name in enumerate(("cat", "dog")):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            image.new("RGB", (8, 6), (100 * number, 50, i)).save(tmp_path / name / f"{i}.png")
+    how = Preprocess("image", scale=1 / 255)
+    data = open_data(DataRef(str(tmp_path), preprocess=how), IMAGE)
+    feeds, labels = collect(data)
+    assert data.class_names == ("cat", "dog")
+    assert labels.tolist() == [0, 0, 1, 1]
+    assert feeds["image"].shape == (4, 4, 4, 3)
+    np.testing.assert_allclose(feeds["image"][3, 0, 0], [100 / 255, 50 / 255, 1 / 255], atol=1e-6)
+    (tmp_path / "cat" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"broken\.png"):
+        collect(open_data(DataRef(str(tmp_path)), IMAGE))
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_wav_files_become_waves(tmp_path, width):
+    peak = (1 << (8 * width - 1)) - 1
+    values = [0, peak, -peak]
+    raw = b"".join(((v + 128) if width == 1 else v).to_bytes(width, "little", signed=width > 1) for v in values)
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(width)
+        file.setframerate(8000)
+        file.writeframes(raw)
+    spec = (TensorSpec("wave", (None, 5), "float32"),)
+    feeds, _ = collect(open_data(DataRef(str(tmp_path)), spec))
+    np.testing.assert_allclose(feeds["wave"][0], [0, 1, -1, 0, 0], atol=1 / 100)
+
+
+def test_what_is_wrong_is_said_when_it_is_opened(tmp_path):
+    file = tmp_path / "d.npz"
+    ref = DataRef(str(file))
+    np.savez(file, a=np.zeros((2, 4, 4, 3)), b=np.zeros(2))
+    assert code_of(ref) == "data-names"
+    np.savez(file, x=np.zeros((2, 4, 4, 3)), y=np.zeros(3))
+    assert code_of(ref) == "data-length"
+    np.savez(file, x=np.zeros((0, 4, 4, 3)))
+    assert code_of(ref) == "data-empty"
+    np.savez(file, x=np.zeros((2, 4, 4, 3), complex))
+    assert code_of(ref) == "data-dtype"
+    np.savez(file, x=np.zeros((2, 4, 4, 3)), y=np.zeros(2))
+    assert code_of(DataRef(str(file), label="answer")) == "data-labels"
+    np.savez(file, x=np.asfortranarray(np.zeros((2, 4, 4, 3))))
+    assert code_of(ref) == "data-unreadable"
+    np.savez(file, x=np.array([{}, {}], object), allow_pickle=True)
+    assert code_of(ref) == "data-unreadable"
+    file.write_bytes(b"PK nonsense")
+    assert code_of(ref) == "data-unreadable"
+    (tmp_path / "d.txt").write_text("1 2 3")
+    assert code_of(DataRef(str(tmp_path / "d.txt"))) == "data-unknown"
+    (tmp_path / "empty").mkdir()
+    assert code_of(DataRef(str(tmp_path / "empty"))) == "data-empty"
+    with pytest.raises(MissingFileError):
+        open_data(DataRef(str(tmp_path / "no.npz")), IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("shape", "hint"),
+    [((2, 3, 4, 4), "transposed"), ((2, 48), "reshape"), ((2, 5, 5, 3), "another shape"), ((4, 4), "another shape")],
+)
+def test_wrong_shapes_get_a_hint(tmp_path, shape, hint):
+    np.savez(tmp_path / "d.npz", x=np.zeros(shape))
+    with pytest.raises(DataError, match=hint) as caught:
+        open_data(DataRef(str(tmp_path / "d.npz")), IMAGE)
+    assert caught.value.code == "data-shape"
+
+
+def test_a_header_that_lies_is_no_bomb(tmp_path):
+    """An .npz that promises a terabyte, and one whose member is shorter than it says."""
+    for shape in ((1 << 30, 4, 4, 3), (5, 4, 4, 3)):
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+        for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            with zipfile.ZipFile(tmp_path / "d.npz", "w", method) as archive:
+                archive.writestr("x.npy", header.getvalue() + b"\0" * 64)
+            assert code_of(DataRef(str(tmp_path / "d.npz"))) == "data-unreadable"
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damaged_files_are_refused_or_read_never_worse(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("damaged")
+    np.savez(folder / "d.npz", x=np.arange(96, dtype=np.float32).reshape(2, 4, 4, 3), y=np.arange(2))
+    raw = bytearray((folder / "d.npz").read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    (folder / "d.npz").write_bytes(bytes(raw[: data.draw(st.integers(0, len(raw)))]))
+    with contextlib.suppress(DataError):
+        collect(open_data(DataRef(str(folder / "d.npz")), IMAGE))
+
+
+def test_arrays_from_python_are_spilled(tmp_path):
+    x = np.random.default_rng(0).random((3, 3)).astype(np.float32)
+    y = np.array([0, 1, 0])
+    forms = {"array": x, "dict": {"rows": x}, "list": x.tolist(), "samples": (row for row in x),
+             "dicts": ({"rows": row[None]} for row in x), "lists": ([row[None]] for row in x)}  # fmt: skip
+    for name, form in forms.items():
+        (tmp_path / name).mkdir()
+        feeds, _ = collect(open_data(spill(form, ROWS, tmp_path / name), ROWS))
+        np.testing.assert_allclose(feeds["rows"], x, err_msg=name)
+    (tmp_path / "pair").mkdir()
+    _, labels = collect(open_data(spill((x, y), ROWS, tmp_path / "pair"), ROWS))
+    assert labels.tolist() == y.tolist()
+    with pytest.raises(DataError, match="no samples"):
+        spill(iter(()), ROWS, tmp_path)
+    with pytest.raises(DataError, match="first was"):
+        spill((np.zeros(n) for n in (3, 4)), ROWS, tmp_path)
+
+
+def test_reading_takes_no_memory(tmp_path):
+    """256 MB of samples, stored and deflated, in a process that may hold 96 MB more than numpy takes."""
+    spec = (TensorSpec("x", (None, 1 << 20), "float32"),)
+    with zipfile.ZipFile(tmp_path / "d.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        header = io.BytesIO()
+        np.lib.format.write_array_header_2_0(header, {"descr": "<f4", "fortran_order": False, "shape": (64, 1 << 20)})
+        with archive.open("x.npy", "w", force_zip64=True) as member:
+            member.write(header.getvalue())
+            for i in range(64):
+                member.write(struct.pack("<f", i) * (1 << 20))
+    script = f"""
+import resource
+from edgekit.data import DataRef, open_data
+from edgekit.tensors import TensorSpec
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+data = open_data(DataRef({str(tmp_path / "d.npz")!r}), {spec!r})
+assert [float(b.feeds["x"][0, -1]) for b in data.batches(1)] == list(map(float, range(64)))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 96 << 10, "KiB of growth"
