@@ -1,0 +1,93 @@
+"""The lint: each trap is caught, sound data passes without a word."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgekit.converters.lint import lint
+from edgekit.data import DataRef, open_data
+from edgekit.tensors import TensorSpec
+
+INPUTS = (TensorSpec("x", (None, 8), "float32"),)
+DICE = np.random.default_rng(0)
+
+
+def dataset(folder, x, y=None, name="d"):
+    file = folder / f"{name}.npz"
+    np.savez(file, x=x.astype(np.float32), **({} if y is None else {"y": y}))
+    return open_data(DataRef(str(file)), INPUTS)
+
+
+def sane(n=100):
+    return DICE.random((n, 8)) + DICE.random((n, 1))
+
+
+def found(folder, calibration=None, evaluation=None):
+    report = lint(
+        dataset(folder, *calibration, name="c") if calibration else None,
+        dataset(folder, *evaluation, name="e") if evaluation else None,
+        INPUTS,
+    )
+    return {finding.code: finding.severity for finding in report.findings}
+
+
+def test_sound_data_passes_without_a_word(tmp_path):
+    y = np.arange(100) % 10
+    assert found(tmp_path, (sane(), y), (sane(), y)) == {}
+    assert found(tmp_path) == {}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_broken_values_are_errors_and_name_the_sample(tmp_path, value):
+    x = sane()
+    x[37, 2] = value
+    report = lint(dataset(tmp_path, x), None, INPUTS)
+    (finding,) = report.findings
+    assert finding.severity == "error"
+    assert "sample 37 of x" in finding.message
+    assert np.isfinite(report.ranges["x"]).all()
+
+
+def test_scaling_mistakes_are_errors(tmp_path):
+    assert found(tmp_path, (sane() * 255,), (sane(),)) == {"data-scale": "error"}
+    assert found(tmp_path, (sane() / 255,), (sane(),)) == {"data-scale": "error"}
+    assert found(tmp_path, (sane() + 5,), (sane(),)) == {"data-shift": "warning"}
+
+
+def test_samples_that_teach_nothing(tmp_path):
+    one = sane(1)
+    assert found(tmp_path, (np.repeat(one, 50, axis=0),)) == {"data-equal": "error"}
+    assert found(tmp_path, (np.full((50, 8), 3.0),)) == {"data-constant": "error", "data-equal": "error"}
+    assert found(tmp_path, (np.concatenate([sane(30), np.repeat(one, 20, axis=0)]),)) == {"data-duplicates": "warning"}
+    assert found(tmp_path, (sane(3),)) == {"data-few": "warning"}
+    same = sane()
+    assert found(tmp_path, (same,), (same,)) == {"data-overlap": "warning"}
+
+
+def test_one_class_of_ten(tmp_path):
+    calibration = (sane(), np.zeros(100, int))
+    assert found(tmp_path, calibration, (sane(), np.arange(100) % 10)) == {"data-classes": "warning"}
+    assert found(tmp_path, (sane(), np.arange(100) % 8), (sane(), np.arange(100) % 10)) == {}
+
+
+def test_the_ranges_cover_both_sets(tmp_path):
+    report = lint(dataset(tmp_path, sane() - 1, name="c"), dataset(tmp_path, sane() + 1, name="e"), INPUTS)
+    low, high = report.ranges["x"]
+    assert low < 0
+    assert high > 1.5
+
+
+def test_the_head_of_a_sorted_file_is_noticed(shared, tmp_path):
+    """CIFAR sorted by class: its first 100 hold one class; a shuffled 100 must not raise the alarm."""
+    stored = np.load(shared / "data" / "cifar10_jpeg_1000.npz")
+    inputs = (TensorSpec("x", (None, 32, 32, 3), "float32"),)
+    order = np.random.default_rng(0).permutation(1000)
+    rest = tmp_path / "e.npz"
+    np.savez(rest, x=stored["x"][order[100:]], y=stored["y"][order[100:]])
+    for rows, expected in ((np.arange(100), True), (order[:100], False)):
+        np.savez(tmp_path / "c.npz", x=stored["x"][rows], y=stored["y"][rows])
+        report = lint(
+            open_data(DataRef(str(tmp_path / "c.npz")), inputs), open_data(DataRef(str(rest)), inputs), inputs
+        )
+        assert ("data-classes" in {finding.code for finding in report.findings}) is expected

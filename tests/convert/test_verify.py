@@ -1,0 +1,223 @@
+"""The verdict: every bound can fail, and nothing degenerate passes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekit.converters.policy import policies, policy
+from edgekit.converters.verify import Comparison
+from edgekit.errors import DataError, UsageError, VerificationError
+from edgekit.manifest import Interpret
+
+DICE = np.random.default_rng(0)
+
+
+def logits(n=200, classes=10):
+    return DICE.normal(size=(n, classes)).astype(np.float32) * 5
+
+
+def softmax(x):
+    e = np.exp(x - x.max(axis=1, keepdims=True))
+    return (e / e.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def verdict(name, source, artifact, labels=None, *, edges=None, interpret=None, declared=False, max_drop=1.0):
+    comparison = Comparison(name, interpret or Interpret(), declared=declared, max_drop=max_drop)
+    comparison.add({"out": source}, {"out": artifact}, labels)
+    if edges is not None:
+        comparison.add_edges({"out": edges[0]}, {"out": edges[1]})
+    return comparison.finish("evaluation")
+
+
+def codes(verification):
+    return [failure.code for failure in verification.failures]
+
+
+@pytest.mark.parametrize("name", policies())
+def test_equal_answers_pass_every_policy(name):
+    x = softmax(logits())
+    seen = verdict(name, x, x, edges=(x[:4], x[:4]))
+    assert seen.passed
+    assert seen.proof.sqnr_db is None
+    assert seen.proof.agreement == 1
+    assert seen.interpret.task == "classification"
+    assert seen.interpret.scores == "probabilities"
+
+
+def test_parity_bounds():
+    x = logits()
+    span = float(x.max() - x.min())
+    assert verdict("fp32", x, x + np.float32(0.9e-4 * span)).passed
+    assert codes(verdict("fp32", x, x + np.float32(1.2e-4 * span))) == ["verify-parity"]
+    assert verdict("fp16", x, (x.astype(np.float16)).astype(np.float32)).passed
+    noisy = x + DICE.normal(size=x.shape).astype(np.float32)
+    assert codes(verdict("fp16", x, noisy)) == ["verify-parity"]
+
+
+def test_edge_cases_count_for_parity_and_must_be_finite_always():
+    x = logits()
+    assert codes(verdict("fp32", x, x, edges=(x[:4], x[:4] + 1))) == ["verify-parity"]
+    assert verdict("quantized", softmax(x), softmax(x), edges=(x[:4], x[:4] + 100)).passed
+    broken = x[:4].copy()
+    broken[0, 0] = np.nan
+    for name in policies():
+        assert "verify-nonfinite" in codes(verdict(name, x, x, edges=(x[:4], broken)))
+        assert "verify-nonfinite" not in codes(verdict(name, x, x, edges=(broken, x[:4])))
+
+
+@pytest.mark.parametrize("name", policies())
+def test_nan_in_the_artifact_fails_every_policy(name):
+    x = softmax(logits())
+    broken = x.copy()
+    broken[3, 2] = np.inf
+    assert codes(verdict(name, x, broken))[0] == "verify-nonfinite"
+
+
+@pytest.mark.parametrize("name", policies())
+def test_collapse_fails_every_policy(name):
+    """All zeros, a constant, and the shuffled answers: each is a wrong model."""
+    x = logits(400)
+    for source in (x, softmax(x)):
+        for wrong in (np.zeros_like(source), np.full_like(source, 0.1), np.roll(source, 1, axis=0)):
+            assert not verdict(name, source, wrong).passed
+
+
+def test_labels_decide_for_integers():
+    x = softmax(logits(1000))
+    labels = x.argmax(axis=1)
+    flipped = x.copy()
+    flipped[:10] = np.roll(flipped[:10], 1, axis=1)
+    seen = verdict("quantized", x, flipped, labels)
+    assert seen.passed
+    assert seen.proof.metric is not None
+    assert (seen.proof.metric.source, seen.proof.metric.artifact) == (100.0, 99.0)
+    assert seen.proof.metric.drop == pytest.approx(1.0)
+    assert codes(verdict("quantized", x, flipped, labels, max_drop=0.9)) == ["verify-accuracy"]
+    assert verdict("quantized", np.roll(x, 1, axis=1), x, labels).passed, "better than the source is no drop"
+
+
+def test_agreement_counts_only_decided_samples():
+    """2 % of the decided may differ; the undecided may all differ."""
+    decided = np.eye(10, dtype=np.float32)[np.arange(100) % 10] * 0.9 + 0.01
+    guesses = np.full((100, 10), 0.1, np.float32)
+    guesses[:, 0] += 0.01
+    source = np.concatenate([decided, guesses]) / np.concatenate([decided, guesses]).sum(axis=1, keepdims=True)
+    answer = source.copy()
+    answer[100:] = np.roll(answer[100:], 3, axis=1)
+    answer[:2] = np.roll(answer[:2], 1, axis=1)
+    assert verdict("quantized", source, answer).passed
+    answer[2] = np.roll(answer[2], 1)
+    assert codes(verdict("quantized", source, answer)) == ["verify-agreement"]
+
+
+def test_without_decided_samples_noise_decides():
+    source = np.full((50, 10), 0.1, np.float32)
+    source[:, 0] += 0.001
+    source /= source.sum(axis=1, keepdims=True)
+    assert codes(verdict("quantized", source, np.zeros_like(source))) == ["verify-noise"]
+
+
+def test_logits_are_judged_by_noise_until_declared():
+    x = logits()
+    rotated = x.copy()
+    rotated[:20] = np.roll(rotated[:20], 1, axis=1)
+    seen = verdict("quantized", x, rotated)
+    assert codes(seen) == ["verify-noise"] or seen.warnings
+    assert any("--task classification" in warning for warning in verdict("quantized", x, x).warnings)
+    said = Interpret(task="classification")
+    assert codes(verdict("quantized", x, rotated, interpret=said, declared=True)) == ["verify-agreement"]
+
+
+def test_regressions_and_detectors_are_judged_by_noise():
+    boxes = DICE.random((20, 30, 4)).astype(np.float32)
+    noise = DICE.normal(size=boxes.shape).astype(np.float32)
+    assert verdict("quantized", boxes, boxes + 0.01 * noise).passed
+    assert codes(verdict("quantized", boxes, boxes + 0.5 * noise)) == ["verify-noise"]
+
+
+def test_every_output_counts():
+    x = softmax(logits())
+    comparison = Comparison("quantized", Interpret())
+    box = DICE.random((200, 4)).astype(np.float32)
+    comparison.add({"scores": x, "boxes": box}, {"scores": x, "boxes": np.zeros_like(box)})
+    seen = comparison.finish("random")
+    assert seen.proof.sqnr_db == pytest.approx(0)
+    assert seen.proof.cosine == 0
+
+
+def test_missing_or_reshaped_outputs_are_refused():
+    comparison = Comparison("fp32", Interpret())
+    with pytest.raises(VerificationError, match="output out") as caught:
+        comparison.add({"out": logits()}, {"other": logits()})
+    assert caught.value.code == "verify-outputs"
+    with pytest.raises(VerificationError):
+        comparison.add({"out": logits()}, {"out": logits()[:, :5]})
+
+
+def test_constant_outputs():
+    ones = np.ones((8, 3), np.float32)
+    assert verdict("fp32", ones, ones).passed
+    assert not verdict("fp32", ones, ones * 1.01).passed
+    zeros = np.zeros((8, 3), np.float32)
+    assert verdict("fp32", zeros, zeros).passed
+    assert not verdict("fp32", zeros, zeros + 1e-3).passed
+    assert verdict("quantized", zeros, zeros + 1e-3).proof.sqnr_db == -300
+
+
+def test_ties_within_the_tolerance_are_no_disagreement():
+    x = np.array([[0.5, 0.5 + 1e-6, 0.0]] * 10 + [[1.0, 0, 0]], np.float32)
+    flipped = x.copy()
+    flipped[:10, :2] = x[:10, 1::-1]
+    seen = verdict("fp32", x, flipped)
+    assert seen.passed
+    assert seen.proof.agreement is not None
+    assert seen.proof.agreement < 1
+
+
+def test_binary_and_regression_labels():
+    p = DICE.random((100, 1)).astype(np.float32)
+    labels = (p[:, 0] > 0.5).astype(int)
+    seen = verdict("quantized", p, p, labels)
+    assert seen.proof.metric is not None
+    assert seen.proof.metric.name == "top1"
+    assert seen.proof.metric.artifact == 100
+    said = Interpret(task="regression")
+    seen = verdict("quantized", p, p * 0.5, p[:, 0] * 1.0, interpret=said, declared=True)
+    assert codes(seen) == ["verify-accuracy"]
+    assert seen.proof.metric.name == "r2"
+
+
+def test_labels_that_cannot_be_are_refused():
+    with pytest.raises(DataError) as caught:
+        verdict("quantized", logits(4), logits(4), np.array([0.5, 1, 2, 3]), interpret=Interpret(task="classification"))
+    assert caught.value.code == "labels-task"
+
+
+def test_the_error_names_figure_bound_and_next_step():
+    with pytest.raises(VerificationError, match=r"SQNR is .* dB, 10 dB are asked") as caught:
+        verdict("quantized", DICE.random((9, 3, 3)), np.zeros((9, 3, 3))).enforce()
+    assert caught.value.code == "verify-noise"
+    assert "--observer percentile" in caught.value.next_step
+
+
+def test_unknown_policies_are_refused():
+    with pytest.raises(UsageError, match="known: fp32"):
+        policy("lenient")
+
+
+@given(st.integers(1, 60), st.integers(1, 9))
+def test_streaming_equals_whole(samples, size):
+    source = softmax(logits(samples))
+    answer = softmax(np.log(source) + 0.1 * DICE.normal(size=source.shape))
+    labels = DICE.integers(0, 10, samples)
+    pieces = Comparison("quantized", Interpret())
+    for start in range(0, samples, size):
+        part = slice(start, start + size)
+        pieces.add({"out": source[part]}, {"out": answer[part]}, labels[part])
+    a, b = pieces.finish("evaluation").proof, verdict("quantized", source, answer, labels).proof
+    assert (a.samples, a.agreement, a.metric, a.max_abs_error) == (b.samples, b.agreement, b.metric, b.max_abs_error)
+    assert a.sqnr_db == pytest.approx(b.sqnr_db)
+    assert a.cosine == pytest.approx(b.cosine)
