@@ -1,6 +1,6 @@
 """Peak memory and time of calibration against the number of samples, for both formats and observers.
 
-    python benchmarks/calibration_memory.py [--samples 100 1000 5000] [--memory 256] [--tensors 26] [--format tflite onnx]
+    python benchmarks/calibration_memory.py [--samples 100 1000 5000] [--memory 256] [--tensors 26] [--format onnx]
 
 Each row is a fresh process that does nothing but calibrate a synthetic network (2 MiB a tensor, samples made on the
 fly); its peak is what the kernel counted (VmHWM): Python, numpy, the engine and the calibrator together. Exits with 1
@@ -114,7 +114,9 @@ def main() -> int:
                     )
                     row = json.loads(done.stdout.splitlines()[-1])
                     over |= row["peak_mb"] > options.memory * 1.1
-                    print(f"{format:8} {observer:12} {samples:8} {row['peak_mb']:9.0f} {row['seconds']:8.1f}", flush=True)
+                    print(
+                        f"{format:8} {observer:12} {samples:8} {row['peak_mb']:9.0f} {row['seconds']:8.1f}", flush=True
+                    )
     return int(over)
 
 

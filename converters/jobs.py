@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgekit.converters.lint import Finding
 from edgekit.converters.stages import (
@@ -37,6 +37,7 @@ from edgekit.tensors import TensorSpec
 _loaded: list[LoadedModel] = []
 
 Event = dict[str, Any]
+ProofKind = Literal["evaluation", "calibration", "random"]
 
 
 # -- The framework's side --------------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ class Survey:
     labelled: bool
     class_names: tuple[str, ...]
     proof: DataRef
-    proof_kind: str
+    proof_kind: ProofKind
     edges: str
 
     @property
@@ -175,12 +176,10 @@ def survey(request: SurveyRequest) -> Survey:
     evaluation = open_data(request.evaluation, request.inputs, scratch) if request.evaluation else None
     report = lint.lint(calibration, evaluation, request.inputs)
     ranges = probes.input_ranges(request.inputs, report.ranges)
-    if request.evaluation:
-        proof, kind = request.evaluation, "evaluation"
-    elif request.calibration:
-        proof, kind = request.calibration, "calibration"
-    else:
-        proof, kind = probes.write_random(request.inputs, ranges, request.seed, scratch / "random.npz"), "random"
+    kind: ProofKind = "evaluation" if request.evaluation else "calibration" if request.calibration else "random"
+    proof = request.evaluation or request.calibration
+    if proof is None:
+        proof = probes.write_random(request.inputs, ranges, request.seed, scratch / "random.npz")
     edges = scratch / "edges.npz"
     probes.write_edges(request.inputs, ranges, edges)
     return Survey(
@@ -254,7 +253,7 @@ class CompareRequest:
     graph: Graph
     answers: Answers
     data: DataRef
-    proof_kind: str
+    proof_kind: ProofKind
     inputs: tuple[TensorSpec, ...]
     edges: str
     interpret: Interpret

@@ -1,255 +1,389 @@
-"""ONNX files as sources; onnxruntime is their own framework.
+"""ONNX files; onnxruntime is their own framework.
 
-The proto is read without its external data first, so that a path that leaves the model's folder (by name, symbolic link or
-hard link) is refused before anything opens it. What the source answers is computed on its original graph, so that
-verification covers every change made here: weights listed as inputs, and an opset from before 13, are brought up to date.
+The file is parsed without its external data, which is then read by our own rules (`_scan_onnx.open_external`): ONNX'
+own loader follows links and trusts lengths in some versions. The answers come from the graph as it was exported, so
+that verification covers everything that `_onnx_current` does to it.
 """
 
 from __future__ import annotations
 
-import os
-import stat
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from edgekit import artifact as artifacts
-from edgekit.converters.stages import Feeds, LoadedFacts, Source
-from edgekit.errors import ConversionError, SourceError, UnsafeSourceError, UsageError
-from edgekit.runtimes.model import Model
-from edgekit.tensors import Layout, TensorSpec
+from edgekit.converters import _onnx_current as current
+from edgekit.converters import _scan_onnx as scan
+from edgekit.converters._answering import Answering
+from edgekit.converters.stages import Feeds, LoadedFacts, LoadedModel, Source
+from edgekit.errors import ArtifactError, FeedError, SourceError
+from edgekit.tensors import INTEGER_RANGE, Layout, QuantParams, TensorSpec
 
 NAME = "onnx"
-TITLE = "ONNX (.onnx)"
+TITLE = "ONNX: .onnx files of any opset from 7"
 EXTRA = "convert"
-SUFFIXES = (".onnx", ".ort")
-PRELOAD = ("numpy", "onnx", "onnxruntime", "edgekit.runtimes.engine_onnxruntime")
+SUFFIXES: tuple[str, ...] = (".onnx",)
+PRELOAD = ("numpy", "onnx", "onnxruntime")
 
-OLDEST = 7
-TARGET = 17
-"""What an opset below 13 is raised to: per-channel quantization needs 13, and every onnxruntime since 1.12 reads 17."""
+_DTYPES = {
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
+    11: "float64", 12: "uint32", 13: "uint64",
+}  # fmt: skip
+"""TensorProto.DataType -> what can be fed and read."""
 
-_LIMIT = 2 << 30
-_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
-_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
-_THROUGH = ("Add", "Sub", "Mul", "Div", "Cast", "Identity", "Pad", "Clip", "BatchNormalization")
+_STATIC = frozenset({"QuantizeLinear"})
+_INTEGER = frozenset({
+    "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul",
+    "DynamicQuantizeLSTM", "MatMulIntegerToFloat", "MatMulNBits", "GatherBlockQuantized", "QAttention", "QGemm",
+    "QMoE", "QEmbedLayerNormalization", "QOrderedMatMul",
+})  # fmt: skip
+
+_SPATIAL = frozenset({
+    "Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ConvInteger",
+    "InstanceNormalization", "QLinearConv",
+})  # fmt: skip
+_ALONG = frozenset({
+    "Add", "Sub", "Mul", "Div", "Cast", "Identity", "Pad", "Clip", "BatchNormalization", "QuantizeLinear",
+    "DequantizeLinear", "Resize", "Upsample",
+})  # fmt: skip
+"""Operators that leave axes where they are, as they stand before a first convolution."""
+_FIRST: dict[int, Layout] = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
+_LAST: dict[int, Layout] = {3: "NWC", 4: "NHWC", 5: "NDHWC"}
+
+recognizes = scan.is_model
+digest = scan.digest
 
 
+@dataclass(frozen=True)
 class LoadedOnnx:
-    """An ONNX graph, brought up to date, and the original in onnxruntime."""
+    """LoadedModel of an ONNX source.
 
-    def __init__(self, source: Source, original: Any) -> None:
-        import onnx
+    Attributes:
+        facts: See `LoadedFacts`.
+        handle: The modern ModelProto, all data inside.
+        precision: What it is stored in: "fp32", or for a quantized source the nearest of our precisions.
+        answering: Runs the graph as it was exported.
+    """
 
-        notes: list[str] = []
-        _check_domains(original, source)
-        _fix_shapes(original, source)
-        data = original.SerializeToString(deterministic=True)
-        self._model = Model.from_artifact(artifacts.from_bytes(data, path=Path(source.path), verify=False), threads=2)
-        self.handle = _current(original, notes)
-        names = {value.name for value in self.handle.graph.input}
-        inputs = tuple(_laid_out(spec, self.handle.graph) for spec in self._model.inputs if spec.name in names)
-        for spec in (*inputs, *self._model.outputs):
-            if spec.dtype == "string":
-                raise SourceError("source-strings", f"{spec.describe()}: strings cannot be fed on a device")
-        self.facts = LoadedFacts(
-            framework=NAME,
-            inputs=inputs,
-            outputs=self._model.outputs,
-            quantized=any(_is_quantized(node) for node in original.graph.node),
-            notes=tuple(notes),
-            tools={"onnx": str(onnx.__version__), "onnxruntime": self._model.engine_version},
-        )
+    facts: LoadedFacts
+    handle: Any
+    precision: str
+    answering: Answering
 
     def run(self, feeds: Feeds) -> Feeds:
-        return self._model.run(feeds)
+        """Answer any number of samples; see `Answering.run`."""
+        return self.answering.run(feeds)
 
 
-def recognizes(path: Path) -> bool:
-    """A protobuf with the fields of a ModelProto at its top."""
-    if not path.is_file() or path.stat().st_size > _LIMIT:
-        return False
-    with open(path, "rb") as file:
-        head = file.read(8)
-    if head[:1] not in (b"\x08", b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42") or head[4:8] == b"TFL3":
-        return False
-    try:
-        return artifacts.format_of(path.read_bytes()) == "onnx"
-    except ValueError:
-        return False
-
-
-def load(source: Source) -> LoadedOnnx:
-    """Read, check and open the file.
+def load(source: Source) -> LoadedModel:
+    """Read an ONNX file.
 
     Raises:
-        UnsafeSourceError: `source-unsafe-path`. SourceError: `source-unreadable`, `source-custom-ops`,
-            `source-opset`, `source-too-large`, `source-strings`. UsageError: `shape-conflict`, `input-unknown`.
-        EngineError: onnxruntime refuses the file; says why.
+        UnsafeSourceError: `source-unsafe-path`: external data outside the folder, or behind a link.
+        SourceError: `source-unreadable`, `source-weights-missing`, `source-too-large`, `source-opset`,
+            `source-custom-ops`, `source-not-tensor`, `source-dtype`, `source-rank`.
+        ArtifactError: `artifact-damaged`: an EdgeKit artifact that was changed.
+        UsageError: `input-unknown`, `shape-conflict`: `source.shapes` does not fit.
     """
     import onnx
-    from google.protobuf.message import DecodeError
+    import onnxruntime
 
     path = Path(source.path)
-    try:
-        opened = artifacts.read(path)
-        model = onnx.ModelProto.FromString(opened.model)
-    except (DecodeError, ValueError) as error:
-        if isinstance(error, SourceError):
-            raise
-        raise SourceError("source-unreadable", f"{path} is no ONNX model: {error}") from error
-    _embed(model, path.parent)
-    for entry in [e for e in model.metadata_props if e.key.startswith("edgekit.")]:
-        model.metadata_props.remove(entry)
-    return LoadedOnnx(source, model)
+    data = _model_bytes(path)
+    model = _parsed(data, path)
+    changed = _embed(model, path)
+    current.check(model, path.name)
+    foreign = current.foreign_ops(model)
+    if foreign:
+        raise SourceError(
+            "source-custom-ops",
+            f"{path.name} uses {', '.join(foreign)}, which onnxruntime does not know without a library of their own",
+            ops=list(foreign),
+        )
+    if source.shapes:
+        current.fix_sizes(model, source.shapes)
+        changed = True
+    modern, notes = current.modernize(model, path.name)
+    inputs = tuple(_laid_out(_spec(value, path), modern.graph) for value in modern.graph.input)
+    original = model.SerializeToString() if changed else data
+    session, notes = _session(original, modern, path, notes)
+    outputs = _outputs(modern, session, path)
+    inputs, outputs = _with_scales(modern.graph, inputs, outputs)
+    precision = _precision(modern)
+    facts = LoadedFacts(
+        NAME,
+        inputs,
+        outputs,
+        quantized=precision not in ("fp32", "fp16"),
+        notes=notes,
+        tools={"onnx": str(onnx.__version__), "onnxruntime": str(onnxruntime.__version__)},
+    )
+    return LoadedOnnx(facts, modern, precision, Answering(inputs, _caller(session, inputs, outputs)))
 
 
 def accepts(model: object) -> bool:
-    """A ModelProto, by its class."""
-    return type(model).__name__ == "ModelProto" and hasattr(model, "SerializeToString")
+    """Whether it is a ModelProto, a model of onnx-ir, or the bytes of an ONNX file."""
+    if isinstance(model, (bytes, bytearray, memoryview)):
+        return artifacts.format_of(bytes(model)) == "onnx"
+    kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(model).__mro__}
+    return bool(kinds & {("onnx", "ModelProto"), ("onnx_ir", "Model")}) or _is_proto(model)
 
 
 def save(model: Any, folder: Path) -> Path:
-    """As bytes."""
-    path = folder / "live.onnx"
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    """Write a live model for `load`.
+
+    Raises:
+        SourceError: `source-too-large`: over the 2 GiB of a protobuf.
+    """
+    path = folder / "model.onnx"
+    if isinstance(model, (bytes, bytearray, memoryview)):
+        path.write_bytes(model)
+        return path
+    if not _is_proto(model):
+        import onnx_ir
+
+        model = onnx_ir.to_proto(model)
+    from google.protobuf.message import EncodeError
+
+    try:
+        path.write_bytes(model.SerializeToString())
+    except (ValueError, EncodeError) as error:
+        raise SourceError("source-too-large", f"the model does not fit in a file of 2 GiB: {error}") from error
     return path
 
 
-def opset(model: Any) -> int:
-    """Version of the default domain."""
-    return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+def _is_proto(model: object) -> bool:
+    descriptor = getattr(type(model), "DESCRIPTOR", None)
+    return getattr(descriptor, "full_name", None) == "onnx.ModelProto"
 
 
-def _embed(model: Any, folder: Path) -> None:
-    """Bring external data inside, after a look at every path."""
-    total = 0
-    for tensor in _tensors(model.graph):
-        if tensor.data_location != 1:  # TensorProto.EXTERNAL
-            continue
-        entry = {item.key: item.value for item in tensor.external_data}
-        data = _external(folder, entry, tensor.name)
-        total += len(data)
-        if total > _LIMIT:
-            raise SourceError("source-too-large", f"the external data of {folder} exceeds 2 GiB")
-        tensor.raw_data = data
-        tensor.data_location = 0
-        del tensor.external_data[:]
-
-
-def _external(folder: Path, entry: dict[str, str], name: str) -> bytes:
-    location = PurePosixPath(entry.get("location", ""))
-    if not location.parts or location.is_absolute() or ".." in location.parts or "\\" in str(location):
-        raise UnsafeSourceError(
-            "source-unsafe-path", f"the weights of {name} lie at {str(location)!r}, outside the model's folder"
-        )
-    path = folder.joinpath(*location.parts)
+def _model_bytes(path: Path) -> bytes:
+    """The file, without what an earlier conversion added."""
     try:
-        linked = path.resolve(strict=True) != folder.resolve().joinpath(*location.parts)
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        if path.is_symlink():
-            raise UnsafeSourceError("source-unsafe-path", f"{path} is a link") from error
-        raise SourceError("source-unreadable", f"the weights of {name} lie in {path}: {error.strerror}") from error
-    with os.fdopen(handle, "rb") as file:
-        seen = os.fstat(file.fileno())
-        if linked or not stat.S_ISREG(seen.st_mode) or seen.st_nlink > 1:
-            raise UnsafeSourceError("source-unsafe-path", f"{path} is a link, or no regular file")
+        return artifacts.read(path).model
+    except ArtifactError as error:
+        if error.code != "artifact-unknown":
+            raise
+        raise SourceError("source-unreadable", f"{path.name} is no ONNX model") from error
+
+
+def _parsed(data: bytes, path: Path) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.ModelProto.FromString(data)
+    except (DecodeError, ValueError) as error:
+        raise SourceError("source-unreadable", f"{path.name} is damaged: {error}") from error
+
+
+def _embed(model: Any, path: Path) -> bool:
+    """Bring external data inside; whether there was any.
+
+    Raises:
+        UnsafeSourceError, SourceError: See `load`.
+    """
+    from onnx import TensorProto
+
+    total, found = 0, False
+    for tensor in current.tensors(model):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        found = True
+        content = _external(tensor, path, artifacts.FILE_LIMIT - total)
+        total += len(content)
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+        tensor.raw_data = content
+    return found
+
+
+def _external(tensor: Any, path: Path, room: int) -> bytes:
+    entry = {item.key: item.value for item in tensor.external_data}
+    with scan.open_external(path.parent, entry.get("location", "")) as file:
+        size = file.seek(0, 2)
         try:
-            offset = int(entry.get("offset", 0))
-            length = int(entry.get("length", seen.st_size - offset))
+            offset = int(entry.get("offset") or 0)
+            length = int(entry["length"]) if entry.get("length") else size - offset
         except ValueError as error:
             raise SourceError(
-                "source-unreadable", f"the weights of {name} have no numeric offset and length"
+                "source-unreadable", f"{path.name}: where the weights {tensor.name!r} lie is no number: {error}"
             ) from error
-        if offset < 0 or length < 0 or offset + length > seen.st_size:
-            raise SourceError("source-unreadable", f"the weights of {name} run past the end of {path.name}")
+        if offset < 0 or length < 0 or offset + length > size:
+            raise SourceError(
+                "source-unreadable",
+                f"{path.name}: the weights {tensor.name!r} lie at bytes {offset} to {offset + length} of "
+                f"{entry['location']}, which has {size}",
+            )
+        if length > room:
+            raise SourceError("source-too-large", f"{path.name} and its weights exceed the 2 GiB of one ONNX file")
         file.seek(offset)
         return file.read(length)
 
 
-def _tensors(graph: Any, depth: int = 0) -> list[Any]:
-    """All constants, those in subgraphs included."""
-    if depth > 32:
-        raise SourceError("source-unreadable", "subgraphs are nested more than 32 deep")
-    found = list(graph.initializer)
-    for node in graph.node:
-        for attribute in node.attribute:
-            found += [attribute.t] if attribute.HasField("t") else []
-            found += attribute.tensors
-            for inner in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-                found += _tensors(inner, depth + 1)
-    return found
-
-
-def _check_domains(model: Any, source: Source) -> None:
-    own = {(function.domain, function.name) for function in model.functions}
-    foreign = {
-        f"{node.domain}:{node.op_type}"
-        for node in model.graph.node
-        if node.domain not in _DOMAINS and (node.domain, node.op_type) not in own
-    }
-    if foreign:
-        raise SourceError("source-custom-ops", f"{source.path} uses ops of other domains: {', '.join(sorted(foreign))}")
-    if opset(model) < OLDEST:
-        raise SourceError(
-            "source-opset", f"{source.path} has opset {opset(model)}; {OLDEST} is the oldest that is read"
-        )
-
-
-def _fix_shapes(model: Any, source: Source) -> None:
-    inputs = {value.name: value for value in model.graph.input}
-    for name, sizes in source.shapes.items():
-        if name not in inputs:
-            raise UsageError("input-unknown", f"{source.path} has no input {name!r}; it has {', '.join(inputs)}")
-        axes = inputs[name].type.tensor_type.shape.dim
-        if len(axes) != len(sizes) or any(a.dim_value not in (0, s) for a, s in zip(axes, sizes, strict=True) if s):
-            raise UsageError("shape-conflict", f"--input {name}={list(sizes)} contradicts the model's own shape")
-        for axis, size in zip(axes, sizes, strict=True):
-            if size is not None:
-                axis.Clear()
-                axis.dim_value = size
-
-
-def _current(original: Any, notes: list[str]) -> Any:
-    """A copy with a current opset, weights only as constants, and no leftovers."""
-    import onnx
-    from onnx import version_converter
-
-    model = onnx.ModelProto()
-    model.CopyFrom(original)
-    weights = {tensor.name for tensor in model.graph.initializer}
-    listed = [value for value in model.graph.input if value.name in weights]
-    for value in listed:
-        model.graph.input.remove(value)
-    if listed:
-        notes.append(f"{len(listed)} weights were listed as inputs: they are constants now")
-    if (old := opset(model)) < 13:
-        model.ir_version = max(model.ir_version, 4)
+def _session(original: bytes, modern: Any, path: Path, notes: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+    """A session of the graph as exported, or of the modern one where onnxruntime does not take that, saying so."""
+    try:
+        return _opened(original), notes
+    except SourceError as error:
         try:
-            model = version_converter.convert_version(model, TARGET)
-        except (RuntimeError, ValueError, IndexError) as error:
-            said = " ".join(str(error).split())[:300]
-            raise ConversionError("opset-upgrade", f"opset {old} cannot be raised to {TARGET}: {said}") from error
-        notes.append(f"opset {old} was raised to {TARGET}")
-    model.ir_version = max(model.ir_version, 8)
-    del model.metadata_props[:]
-    return model
+            opened = _opened(modern.SerializeToString())
+        except SourceError:
+            raise SourceError(
+                "source-unreadable", f"onnxruntime refuses {path.name}: {error.message}", cause=error.message
+            ) from error
+        return opened, (*notes, f"onnxruntime does not take the file as it is, so the upgraded graph answers: {error}")
 
 
-def _is_quantized(node: Any) -> bool:
-    return node.op_type in _QUANTIZED or node.op_type.startswith("QLinear") or node.op_type.startswith("QGemm")
+def _opened(data: bytes) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exception classes share no base but Exception
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise SourceError("source-unreadable", lines[0][:300]) from error
+
+
+def _caller(session: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Any:
+    import numpy as np
+
+    from edgekit.runtimes.base import dequantize, quantize
+
+    names = [spec.name for spec in outputs]
+
+    def call(feeds: Feeds) -> Feeds:
+        arrays = {spec.name: quantize(feeds[spec.name], spec) if spec.quant else feeds[spec.name] for spec in inputs}
+        try:
+            answers = session.run(names, {name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        except Exception as error:  # as above
+            raise FeedError("source-run", f"the source cannot answer these inputs: {str(error)[:300]}") from error
+        return {spec.name: dequantize(np.asarray(a), spec) for spec, a in zip(outputs, answers, strict=True)}
+
+    return call
+
+
+def _spec(value: Any, path: Path) -> TensorSpec:
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        what = (kind or "nothing").removesuffix("_type").replace("_", " ")
+        raise SourceError(
+            "source-not-tensor", f"{path.name}: {value.name!r} is a {what}, not a tensor", name=value.name
+        )
+    tensor = value.type.tensor_type
+    if tensor.elem_type not in _DTYPES:
+        import onnx
+
+        names = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
+        raise SourceError(
+            "source-dtype",
+            f"{path.name}: the tensor {value.name!r} is {names.get(tensor.elem_type, tensor.elem_type)}, "
+            "which no engine on a device takes",
+            name=value.name,
+        )
+    if not tensor.HasField("shape"):
+        raise SourceError("source-rank", f"{path.name}: the tensor {value.name!r} has no fixed number of dimensions")
+    sizes = tuple(axis.dim_value if axis.dim_value > 0 else None for axis in tensor.shape.dim)
+    return TensorSpec(value.name, sizes, _DTYPES[tensor.elem_type])
+
+
+def _outputs(model: Any, session: Any, path: Path) -> tuple[TensorSpec, ...]:
+    """As declared; where the file says nothing of a shape, as the engine derived it."""
+    known = {value.name: value.shape for value in session.get_outputs()}
+    found = []
+    for value in model.graph.output:
+        if value.type.WhichOneof("value") == "tensor_type" and not value.type.tensor_type.HasField("shape"):
+            for size in known.get(value.name) or ():
+                axis = value.type.tensor_type.shape.dim.add()
+                if isinstance(size, int) and size > 0:
+                    axis.dim_value = size
+        spec = _spec(value, path)
+        derived = [size if isinstance(size, int) and size > 0 else None for size in known.get(value.name) or ()]
+        if len(derived) == len(spec.shape):
+            spec = replace(spec, shape=tuple(a or b for a, b in zip(spec.shape, derived, strict=True)))
+        found.append(spec)
+    return tuple(found)
+
+
+def _precision(model: Any) -> str:
+    """The nearest of our precisions: by the kinds of nodes, and by what most numbers are stored as."""
+    from onnx import TensorProto
+
+    kinds = {node.op_type for node in current.all_nodes(model.graph)}
+    if kinds & _STATIC or any(kind.startswith("QLinear") for kind in kinds):
+        wide = (TensorProto.INT16, TensorProto.UINT16)
+        return "int16x8" if any(tensor.data_type in wide for tensor in model.graph.initializer) else "int8"
+    if kinds & _INTEGER:
+        return "dynamic"
+    half = sum(len(t.raw_data) for t in model.graph.initializer if t.data_type == TensorProto.FLOAT16)
+    single = sum(len(t.raw_data) for t in model.graph.initializer if t.data_type == TensorProto.FLOAT)
+    return "fp16" if half > single else "fp32"
+
+
+def _with_scales(
+    graph: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Integer inputs that go straight into a DequantizeLinear, and outputs of a QuantizeLinear, with its scale."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    takers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            takers.setdefault(name, []).append(node)
+    makers = {name: node for node in graph.node for name in node.output}
+    fed = []
+    for spec in inputs:
+        readers = takers.get(spec.name, [])
+        plain = readers and all(node.op_type == "DequantizeLinear" for node in readers)
+        fed.append(replace(spec, quant=_scale(readers[0], spec, constants)) if plain else spec)
+    read = [
+        replace(spec, quant=_scale(makers[spec.name], spec, constants))
+        if spec.name in makers and makers[spec.name].op_type == "QuantizeLinear"
+        else spec
+        for spec in outputs
+    ]
+    return tuple(fed), tuple(read)
+
+
+def _scale(node: Any, spec: TensorSpec, constants: dict[str, Any]) -> QuantParams | None:
+    from onnx import numpy_helper
+
+    parts = [constants.get(name) for name in node.input[1:3]]
+    if spec.dtype not in INTEGER_RANGE or not parts or any(part is None for part in parts):
+        return None
+    values = [numpy_helper.to_array(part).reshape(-1) for part in parts]
+    if any(len(value) != 1 for value in values) or not values[0][0] > 0:
+        return None
+    return QuantParams((float(values[0][0]),), (int(values[1][0]) if len(values) > 1 else 0,))
 
 
 def _laid_out(spec: TensorSpec, graph: Any) -> TensorSpec:
-    """An input that reaches a convolution unturned is NCHW (NCW, NCDHW), as ONNX defines Conv."""
-    layouts: dict[int, Layout] = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
-    if len(spec.shape) not in layouts:
+    """An input with the meaning of its axes, where a convolution or pooling is what it leads to.
+
+    ONNX' convolutions take channels first; an input that is turned before, as exporters from TensorFlow do, has them
+    last.
+    """
+    rank = len(spec.shape)
+    if rank not in _FIRST:
         return spec
-    reached = {spec.name}
-    for node in graph.node[:64]:
-        if node.input and node.input[0] in reached:
-            if node.op_type in ("Conv", "ConvTranspose", "MaxPool", "AveragePool"):
-                return TensorSpec(spec.name, spec.shape, spec.dtype, layouts[len(spec.shape)], spec.quant, spec.tensor)
-            if node.op_type in _THROUGH:
-                reached.add(node.output[0])
+    last_to_first = [0, rank - 1, *range(1, rank - 1)]
+    reached: dict[str, Layout | None] = {spec.name: None}
+    for node in graph.node:
+        start = node.input[0] if node.input else ""
+        if start not in reached:
+            continue
+        if node.op_type in _SPATIAL:
+            return replace(spec, layout=reached[start] or _FIRST[rank])
+        if node.op_type == "Transpose" and list(_permutation(node)) == last_to_first and reached[start] is None:
+            reached[node.output[0]] = _LAST[rank]
+        elif node.op_type in _ALONG:
+            reached[node.output[0]] = reached[start]
     return spec
+
+
+def _permutation(node: Any) -> Iterator[int]:
+    for attribute in node.attribute:
+        if attribute.name == "perm":
+            yield from attribute.ints

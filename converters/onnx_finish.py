@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -199,23 +201,21 @@ def drop_dead(model: Any) -> None:
         onnx_graph.remove(model, dead)
 
 
-def float_ops(model: Any) -> tuple[str, ...]:
+def float_ops(model: Any, scratch: Path) -> tuple[str, ...]:
     """Ops that onnxruntime computes in float in a QDQ graph, found by letting it fuse the graph: "Exp (boxes)".
 
     Args:
         model: Quantized, with types inferred.
+        scratch: A folder for a temporary file.
 
     Raises:
         ConversionError: `onnx-engine-refused`.
     """
-    import tempfile
-    from pathlib import Path
-
     import onnx
     import onnxruntime
 
     view = View(model)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         target = Path(folder) / "fused.onnx"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4

@@ -71,8 +71,8 @@ def _static(
 ) -> Graph:
     if ranges is None:
         raise ConversionError("ranges-missing", f"{graph.precision} needs ranges observed on calibration data")
-    model, notes = onnx_graph.raise_opset(model, OPSET_INT16 if activations == "int16" else OPSET_INT8)
     observable = frozenset({*_tensors(model), *(value.name for value in model.graph.input)})
+    model, notes = onnx_graph.raise_opset(model, OPSET_INT16 if activations == "int16" else OPSET_INT8)
     model = onnx_rewrite.rewrite(onnx_graph.optimize(model, path.parent))
     model, foreign = onnx_qdq.quantize(
         model,
@@ -95,7 +95,7 @@ def _static(
     else:
         onnx_finish.drop_zero_points(model)
         model = onnx_graph.infer_types(model)
-        in_float = tuple(dict.fromkeys((*foreign, *onnx_finish.float_ops(model))))
+        in_float = tuple(dict.fromkeys((*foreign, *onnx_finish.float_ops(model, path.parent))))
         notes += _notes(in_float)
     onnx_slim.slim(model, ranges.tensors)
     onnx_graph.write(model, path)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -33,10 +34,8 @@ from edgekit.errors import ConversionError, EngineMissingError, InternalError
 from edgekit.precision import Precision
 from edgekit.tensors import QuantParams, TensorSpec
 
-FORMAT = "tflite"
+FORMAT: Literal["tflite", "onnx"] = "tflite"
 
-_SIDES: tuple[Literal["inputs", "outputs"], ...] = ("inputs", "outputs")
-Places = dict[Literal["inputs", "outputs"], list[int]]
 
 _MATRIX_WORTH = 1024
 """Elements of a constant matrix below which dynamic precision leaves it alone without a word."""
@@ -62,8 +61,8 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
         EngineMissingError: `quantizer-missing`.
     """
     model = files.read(Path(graph.path).read_bytes())
+    places = _Places(model, graph)
     rewrites.give_unique_names(model)
-    places = {side: files.interface(model, getattr(graph, side), side) for side in _SIDES}
     notes: list[str] = []
     if precision.kind == "static":
         if ranges is None:
@@ -77,12 +76,21 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
         left = []
     if left and not options.allow_float_ops:
         raise _refusal(left, precision)
-    _restore_interface_names(model, graph, places)
+    places.restore_names(model)
     # It was true of the float graph.
     files.drop_metadata(model, [b"min_runtime_version"])
     files.shorten_names(model)
     path.write_bytes(files.dump(model))
-    return _described(graph, model, path, precision, notes, left, places)
+    return replace(
+        graph,
+        path=str(path),
+        inputs=places.described(model, "inputs", graph.inputs),
+        outputs=places.described(model, "outputs", graph.outputs),
+        precision=precision.name,
+        notes=(*graph.notes, *notes),
+        float_ops=tuple(left),
+        tools={**graph.tools, "ai-edge-quantizer": version("ai-edge-quantizer")},
+    )
 
 
 def _static(model: ModelT, ranges: Ranges, precision: Precision, options: QuantizeOptions) -> ModelT:
@@ -217,7 +225,7 @@ def _float_operators(model: ModelT) -> list[str]:
 
 def _called(model: ModelT, graph: SubGraphT, op: OperatorT) -> str:
     name = files.name_of(graph.tensors[int(op.outputs[0])]) if len(op.outputs) else ""
-    return f"{files.op_name(model, op)} ({re.split(';', name)[0]})"
+    return f"{files.op_name(model, op)} ({rewrites.plain(name)})"
 
 
 def _refusal(left: list[str], precision: Precision) -> ConversionError:
@@ -232,55 +240,42 @@ def _refusal(left: list[str], precision: Precision) -> ConversionError:
     )
 
 
-def _restore_interface_names(model: ModelT, graph: Graph, places: Places) -> None:
-    """Let inputs and outputs have their old names; what converts them inside takes the suffixed ones."""
-    main = model.subgraphs[0]
-    for side in _SIDES:
-        for wanted, place in zip(getattr(graph, side), places[side], strict=True):
-            tensor = main.tensors[int(getattr(main, side)[place])]
-            name = wanted.key
-            if files.name_of(tensor) == name:
-                continue
-            for other in main.tensors:
-                if files.name_of(other) == name:
-                    other.name = f"{name}_inner".encode()
-            tensor.name = name.encode()
+class _Places:
+    """Where inputs and outputs stand in the float graph, and how they are called: the quantizer keeps only places."""
 
+    def __init__(self, model: ModelT, graph: Graph) -> None:
+        main = model.subgraphs[0]
+        self._names = {
+            side: [main.tensors[int(index)].name for index in getattr(main, side)] for side in ("inputs", "outputs")
+        }
+        self._places = {
+            "inputs": files.interface(model, graph.inputs, "inputs"),
+            "outputs": files.interface(model, graph.outputs, "outputs"),
+        }
 
-def _described(
-    graph: Graph,
-    model: ModelT,
-    path: Path,
-    precision: Precision,
-    notes: Iterable[str],
-    left: Iterable[str],
-    places: Places,
-) -> Graph:
-    main = model.subgraphs[0]
-    inputs, outputs = (
-        tuple(
-            _spec(spec, main.tensors[int(getattr(main, side)[place])])
-            for spec, place in zip(getattr(graph, side), places[side], strict=True)
+    def restore_names(self, model: ModelT) -> None:
+        """Give inputs and outputs their old names; tensors inside that took one get another."""
+        main = model.subgraphs[0]
+        for side, names in self._names.items():
+            for index, name in zip(getattr(main, side), names, strict=True):
+                for other in main.tensors:
+                    if other.name == name and other is not main.tensors[int(index)]:
+                        other.name = name + b"/inner"
+                main.tensors[int(index)].name = name
+
+    def described(self, model: ModelT, side: str, specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
+        """The specs with the element types and scales that the tensors have now."""
+        main = model.subgraphs[0]
+        indices = [int(index) for index in getattr(main, side)]
+        return tuple(
+            replace(spec, dtype=files.dtype_of(tensor), quant=_quant(tensor))
+            for spec, place in zip(specs, self._places[side], strict=True)
+            for tensor in (main.tensors[indices[place]],)
         )
-        for side in _SIDES
-    )
-    return Graph(
-        format="tflite",
-        path=str(path),
-        inputs=inputs,
-        outputs=outputs,
-        precision=precision.name,
-        notes=(*graph.notes, *notes),
-        float_ops=tuple(left),
-        tools={**graph.tools, "ai-edge-quantizer": version("ai-edge-quantizer")},
-    )
 
 
-def _spec(spec: TensorSpec, tensor: TensorT) -> TensorSpec:
-    quantization = tensor.quantization
-    quant = None
-    if quantization is not None and quantization.scale is not None and len(quantization.scale):
-        quant = QuantParams(
-            tuple(float(scale) for scale in quantization.scale), tuple(int(zero) for zero in quantization.zeroPoint)
-        )
-    return TensorSpec(spec.name, spec.shape, files.dtype_of(tensor), spec.layout, quant, files.name_of(tensor))
+def _quant(tensor: TensorT) -> QuantParams | None:
+    found = tensor.quantization
+    if found is None or found.scale is None or not len(found.scale):
+        return None
+    return QuantParams(tuple(float(scale) for scale in found.scale), tuple(int(zero) for zero in found.zeroPoint))

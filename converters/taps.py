@@ -40,7 +40,7 @@ class Tap(Protocol):
     """A float graph whose tensors can be seen.
 
     Attributes:
-        inputs: Name inside the file -> (shape with -1 for free sizes, dtype).
+        inputs: Name of the tensor inside the file -> (shape with -1 for free sizes, dtype).
     """
 
     inputs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]

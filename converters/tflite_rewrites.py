@@ -7,6 +7,7 @@ objects of `tflite_graph` in place and leave the graph computing what it did.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,6 +42,11 @@ def give_unique_names(model: ModelT) -> None:
     for number, graph in enumerate(model.subgraphs):
         for tensor, name in zip(graph.tensors, files.unique_names(graph), strict=True):
             tensor.name = (f"@@{number}/{name}" if number else name).encode()
+
+
+def plain(name: str) -> str:
+    """A unique name without its mark, and of a fused one the last step."""
+    return re.sub("^@@[0-9]+/", "", name).split(";", 1)[0]
 
 
 def matmul_to_fully_connected(model: ModelT) -> None:
@@ -136,7 +142,11 @@ def unary_to_multiplication(model: ModelT) -> None:
             if code not in (operator.SQUARE, operator.NEG) or files.dtype_of(graph.tensors[x]) != "float32":
                 continue
             name = files.name_of(graph.tensors[int(op.outputs[0])])
-            other = x if code == operator.SQUARE else _add_constant(model, graph, np.float32([-1]), f"{name}/minus")
+            other = (
+                x
+                if code == operator.SQUARE
+                else _add_constant(model, graph, np.array([-1], np.float32), f"{name}/minus")
+            )
             op.inputs = np.array([x, other], np.int32)
             op.opcodeIndex = files.use_op_code(model, operator.MUL, 1)
             op.builtinOptionsType, op.builtinOptions = schema.BuiltinOptions.MulOptions, schema.MulOptionsT()

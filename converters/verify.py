@@ -15,7 +15,7 @@ import numpy as np
 from edgekit.converters.policy import Policy, policy
 from edgekit.converters.stages import Array, Feeds
 from edgekit.errors import VerificationError
-from edgekit.manifest import Interpret, Metric, Proof
+from edgekit.manifest import Interpret, Metric, Proof, Task
 from edgekit.metrics import Accumulator, accumulator
 
 SILENT_DB = -300.0
@@ -293,8 +293,7 @@ class Comparison:
         """The interpretation, with the task and kind of scores that were seen."""
         said = self.interpret
         if said.task == "other" and self._metrics is not None:
-            task = {"top1": "classification", "multi_label_f1": "multi-label", "r2": "regression"}
-            said = replace(said, task=task[self._metrics[0].name])  # type: ignore[arg-type] - a Task by the table
+            said = replace(said, task=_TASKS[self._metrics[0].name])
         elif said.task == "other" and self._is_classifier and len(self._outputs) == 1:
             said = replace(said, task="classification")
         if self._classes.vector and self._classes.samples and self._classes.probabilities:
@@ -304,6 +303,8 @@ class Comparison:
             said = replace(said, scores="probabilities" if chosen.low >= 0 and chosen.high <= 1 else "logits")
         return said
 
+
+_TASKS: dict[str, Task] = {"top1": "classification", "multi_label_f1": "multi-label", "r2": "regression"}
 
 _TRY = (
     "Try --observer percentile, more representative calibration samples (100 to 500, as in training), or "

@@ -29,14 +29,14 @@ import typing
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from edgekit.codec import CodecError, decode, encode
 from edgekit.errors import EdgeKitError, InternalError, WorkerError, from_dict
 
 A = TypeVar("A")
 R = TypeVar("R")
-Job = Callable[[A], R] | Callable[[A], Generator[Any, None, R]]
+Steps = Callable[[A], Generator[Any, None, R]]
 Progress = Callable[[dict[str, Any]], None]
 
 _MESSAGE_LIMIT = 64 << 20
@@ -97,7 +97,11 @@ class Child:
         os.close(from_child)
         self._write(hello)
 
-    def call(self, job: Job[A, R], args: A, *, stage: str, progress: Progress | None = None) -> R:
+    @overload
+    def call(self, job: Steps[A, R], args: A, *, stage: str, progress: Progress | None = None) -> R: ...
+    @overload
+    def call(self, job: Callable[[A], R], args: A, *, stage: str, progress: Progress | None = None) -> R: ...
+    def call(self, job: Callable[[A], Any], args: A, *, stage: str, progress: Progress | None = None) -> Any:
         """Run `job(args)` there and wait for its result.
 
         Raises:
@@ -107,14 +111,18 @@ class Child:
         self.submit(job, args, stage=stage)
         return self.result(job, progress=progress)
 
-    def submit(self, job: Job[A, R], args: A, *, stage: str) -> None:
+    def submit(self, job: Callable[[A], Any], args: A, *, stage: str) -> None:
         """Start `job(args)`; `result` must be called before the next one."""
         if self._pending is not None:
             raise InternalError("child-busy", f"{stage}: the child is still busy with {self._pending}")
         self._pending = stage
         self._write({"job": f"{job.__module__}:{job.__qualname__}", "args": encode(args)})
 
-    def result(self, job: Job[A, R], *, progress: Progress | None = None) -> R:
+    @overload
+    def result(self, job: Steps[A, R], *, progress: Progress | None = None) -> R: ...
+    @overload
+    def result(self, job: Callable[[A], R], *, progress: Progress | None = None) -> R: ...
+    def result(self, job: Callable[[A], Any], *, progress: Progress | None = None) -> Any:
         """Wait for the job that was submitted; see `call`."""
         stage = self._pending or "?"
         deadline = time.monotonic() + self._limits.seconds
@@ -127,7 +135,7 @@ class Child:
                 elif "error" in message:
                     raise from_dict(message["error"])
                 else:
-                    return typing.cast(R, decode(_result_type(job), message.get("result")))
+                    return decode(_result_type(job), message.get("result"))
         except CodecError as error:
             raise self._died(stage, "worker-crashed", f"it answered nonsense ({error})") from error
         finally:
@@ -268,7 +276,7 @@ def _perform(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) 
         job = getattr(importlib.import_module(module), name)
         (parameter,) = inspect.signature(job).parameters
         outcome = job(decode(typing.get_type_hints(job)[parameter], request["args"]))
-        if inspect.isgenerator(outcome):
+        if isinstance(outcome, Generator):
             outcome = _drain(outcome, answer)
         return {"result": encode(outcome)}
     except EdgeKitError as error:

@@ -67,7 +67,7 @@ class ArrayColumn:
 
     def read(self, rows: NDArray[Any]) -> NDArray[Any]:
         out = np.empty((len(rows), *self.shape), self.dtype)
-        view = memoryview(out.reshape(-1).view(np.uint8)) if out.nbytes else memoryview(b"")
+        view = memoryview(out.reshape(-1).view(np.uint8).data) if out.nbytes else memoryview(b"")
         # Neighboring rows are read at once.
         breaks = np.flatnonzero(np.diff(rows) != 1) + 1
         at = 0

@@ -136,4 +136,5 @@ def classes_of(output: NDArray[Any]) -> NDArray[Any]:
             return column.astype("int64")
         probabilities = bool((column >= 0).all() and (column <= 1).all())
         return (column > (0.5 if probabilities else 0.0)).astype("int64")
-    return flat.argmax(axis=1)
+    found: NDArray[Any] = flat.argmax(axis=1)
+    return found

@@ -106,7 +106,7 @@ def read_wav(path: Path) -> Array:
     except (wave.Error, EOFError) as error:
         raise DataError("data-unreadable", f"{path} is no PCM WAV file: {error}") from error
     if width == 1:
-        samples = (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
+        samples: Array = (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
     elif width == 3:
         triples = np.frombuffer(data[: len(data) // 3 * 3], np.uint8).reshape(-1, 3).astype(np.int32)
         joined = triples[:, 0] | triples[:, 1] << 8 | triples[:, 2] << 16

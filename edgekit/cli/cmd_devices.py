@@ -22,7 +22,7 @@ def list_(*, as_json: bool) -> None:
     if as_json:
         output.document({"devices": rows})
         return
-    output.table("Device profiles", list(rows[0]), (row.values() for row in rows))
+    output.table("Device profiles", list(rows[0]), (list(row.values()) for row in rows))
 
 
 @command.command(

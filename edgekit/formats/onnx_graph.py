@@ -31,8 +31,9 @@ _UNARY = frozenset({
 })  # fmt: skip
 
 _SETTINGS = {
-    "Clip": {1, 2}, "Pad": {2}, "Resize": {1, 2}, "Upsample": {1}, "QuantizeLinear": {1, 2}, "DequantizeLinear": {1, 2},
-    "ConvInteger": {2, 3}, "MatMulInteger": {2, 3}, "MatMulNBits": {2, 3}, "DynamicQuantizeMatMul": {2, 3}, "MatMulIntegerToFloat": {2, 3, 4, 5},
+    "Clip": {1, 2}, "ConvInteger": {2, 3}, "DequantizeLinear": {1, 2}, "DynamicQuantizeMatMul": {2, 3},
+    "MatMulInteger": {2, 3}, "MatMulIntegerToFloat": {2, 3, 4, 5}, "MatMulNBits": {2, 3}, "Pad": {2},
+    "QuantizeLinear": {1, 2}, "Resize": {1, 2}, "Upsample": {1},
     **dict.fromkeys(_BINARY, frozenset({1, 2, 4, 5, 6, 7})), **dict.fromkeys(_UNARY, frozenset({1, 2, 3, 4})),
 }  # fmt: skip
 """Inputs that set up an op rather than being the model's numbers."""

@@ -135,6 +135,7 @@ def evaluate(request: EvaluateRequest) -> Generator[Event, None, Evaluation]:
             started = time.perf_counter()
             answers = model.run(batch.feeds)
             seconds += time.perf_counter() - started
+            assert batch.labels is not None  # noqa: S101 - the data is labelled
             metric.add(answers[output], batch.labels)
             done += len(batch.labels)
             yield {"done": done, "total": len(data)}

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from edgekit import files
-from edgekit.child import Child, Job, Limits
+from edgekit.child import Child, Limits, Steps
 from edgekit.errors import EngineError, WorkerError
 
 A = TypeVar("A")
 R = TypeVar("R")
+Progress = Callable[[dict[str, Any]], None]
 
 
+@overload
+def perform(job: Steps[A, R], request: A, *, limits: Limits | None = None, progress: Progress | None = None) -> R: ...
+@overload
 def perform(
-    job: Job[A, R],
-    request: A,
-    *,
-    limits: Limits | None = None,
-    progress: Callable[[dict[str, Any]], None] | None = None,
-) -> R:
+    job: Callable[[A], R], request: A, *, limits: Limits | None = None, progress: Progress | None = None
+) -> R: ...
+def perform(
+    job: Callable[[A], Any], request: A, *, limits: Limits | None = None, progress: Progress | None = None
+) -> Any:
     """Run one job of `edgekit.targets.agent` here.
 
     Raises:

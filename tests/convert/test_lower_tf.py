@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -219,14 +222,33 @@ def test_ops_without_a_kernel_are_named(format: str, tmp_path: Path) -> None:
     assert refused.value.details["ops"] == ["Igamma"]
 
 
-@both
-def test_equal_sources_give_equal_bytes(format: str, tmp_path: Path) -> None:
-    model = build_case((classifier, keras, ".keras"), tmp_path)
-    paths = [tmp_path / f"{i}.{format}" for i in range(2)]
-    for path in paths:
-        LOWERINGS[format].lower(load(tmp_path / "classifier.keras"), path)
-    assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert model.facts.outputs
+def test_equal_sources_give_equal_bytes(tmp_path: Path) -> None:
+    """In processes like the worker's: one conversion a process, and a fixed PYTHONHASHSEED."""
+    for build in (attention, classifier):
+        build_case((build, keras, ".keras"), tmp_path)
+    script = """
+import sys
+from pathlib import Path
+from edgekit.converters import load_keras, lower_tf_onnx, lower_tf_tflite
+from edgekit.converters.stages import Source
+folder, number = Path(sys.argv[1]), sys.argv[2]
+for path in sorted(folder.glob("*.keras")):
+    model = load_keras.load(Source(str(path), "keras", sha256="", bytes=0))
+    lower_tf_onnx.lower(model, path.with_suffix(f".{number}.onnx"))
+    lower_tf_tflite.lower(model, path.with_suffix(f".{number}.tflite"))
+"""
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path), str(i)], env=environment, stderr=subprocess.DEVNULL
+        )
+        for i in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    first = sorted(tmp_path.glob("*.0.*"))
+    assert len(first) == 4
+    for path in first:
+        assert path.read_bytes() == path.with_name(path.name.replace(".0.", ".1.")).read_bytes(), path.name
 
 
 def test_lowering_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

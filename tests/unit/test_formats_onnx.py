@@ -21,6 +21,7 @@ from edgekit.formats import onnx as reader
 from edgekit.formats import read_facts
 from edgekit.formats.onnx_graph import Uses
 from edgekit.formats.onnx_proto import DATA_TYPES, MAX_DEPTH, WANTED, Reader
+from edgekit.formats.onnx_rules import RULES
 from edgekit.tensors import QuantParams
 
 FLOAT, INT8, UINT8, INT64 = TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT64
@@ -521,3 +522,57 @@ def test_every_truncation_is_noticed(tiny_onnx):
     for length in range(len(tiny_onnx)):
         with pytest.raises(ArtifactError):
             facts_of(tiny_onnx[:length])
+
+
+EXTREMES = [0, 1, 2, 3, -1, -2, 7, 64, 1 << 31, (1 << 63) - 1, -(1 << 63)]
+
+
+def nonsense(rng: random.Random) -> onnx.ModelProto:
+    """A few nodes of ops that we have rules for, with operands and attributes that make no sense."""
+    constants = [
+        (f"c{i}", np.array([rng.choice(EXTREMES) for _ in range(rng.randrange(5))], np.int64)) for i in range(3)
+    ]
+    wild = [0.0, 1.0, -1.0, 0.5, np.nan, np.inf, 1e38]
+    constants += [(f"f{i}", np.array([rng.choice(wild) for _ in range(rng.randrange(5))], "f4")) for i in range(3)]
+    constants += [("d", np.array([1e308, 1e308])), ("h", np.array([np.nan, np.inf], "f2"))]
+    constants += [("scalar", np.array(rng.choice(EXTREMES))), ("cube", np.zeros((2, 3, 4), np.float32))]
+    shapes = [[rng.choice([0, 1, 2, 5, "N", 1 << 40]) for _ in range(rng.randrange(6))] for _ in range(2)]
+    names = ["x0", "x1", "", *(name for name, _ in constants)]
+    nodes = []
+    for i in range(rng.randrange(1, 8)):
+        domain, _, op = rng.choice([*sorted(RULES), "Constant", "Einsum"]).rpartition(":")
+        node = helper.make_node(
+            op, rng.choices(names, k=rng.randrange(6)), [f"t{i}", f"u{i}"][: rng.randrange(3)], domain=domain
+        )
+        for name in rng.sample(sorted(WANTED), 5):
+            lists = rng.choices(EXTREMES, k=rng.choice([0, 1, 2, 4, 4, 200]))
+            node.attribute.append(
+                helper.make_attribute(name, rng.choice([rng.choice(EXTREMES), lists or 1, "SAME_UPPER", 0.5]))
+            )
+        names += node.output
+        nodes.append(node)
+    inputs = [(f"x{i}", FLOAT, shape) for i, shape in enumerate(shapes)]
+    return model_of(
+        nodes, inputs, [(name, FLOAT, None) for name in names[-1:] if name], constants, domains=("ai.onnx.ml",)
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nonsense_is_unknown_or_refused_but_never_a_crash(seed, effort):
+    rng = random.Random(seed)
+    outcomes = Counter()
+    for _ in range(100 * effort):
+        try:
+            outcomes[facts_of(nonsense(rng)).macs is None] += 1
+        except ArtifactError as error:
+            outcomes[error.code] += 1
+    assert set(outcomes) <= {True, False, "model-unreadable"}
+    assert outcomes[True]
+
+
+def test_one_name_read_and_listed_many_times_costs_no_square():
+    nodes = [helper.make_node("Relu", ["x"], ["y"])] * 4000
+    model = model_of(nodes, [("x", INT8, [1])] * 4000, [("y", INT8, [1])])
+    started = time.process_time()
+    assert len(facts_of(model).inputs) == 4000
+    assert time.process_time() - started < 20

@@ -1,0 +1,188 @@
+"""The spine on small real models through real engines: what comes out, and that nothing comes out when it must not."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+import edgekit
+from edgekit import artifact as artifacts
+from edgekit import cli, errors
+from edgekit.inspect import inspect
+from edgekit.options import Options
+from edgekit.pipeline import run
+
+FORMATS = ("tflite", "onnx")
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def case(request, tiny_files, tmp_path_factory):
+    """A float classifier, and data whose labels are its own answers."""
+    source = tiny_files[request.param]
+    folder = tmp_path_factory.mktemp(f"case_{request.param}")
+    spec = inspect(source).inputs[0]
+    shape = tuple(size or 1 for size in spec.shape[1:])
+    x = np.random.default_rng(0).normal(size=(160, *shape)).astype(np.float32)
+    with edgekit.load(source) as model:
+        y = next(iter(model.run({spec.name: x}).values())).argmax(axis=1)
+    np.savez(folder / "calibration.npz", x=x[:64])
+    np.savez(folder / "evaluation.npz", x=x[64:], y=y[64:])
+    return {"format": request.param, "source": source, "folder": folder, "x": x, "y": y, "name": spec.name}
+
+
+def options(case, **more) -> Options:
+    folder = case["folder"]
+    given = {"to": case["format"], "calibration": folder / "calibration.npz", "evaluation": folder / "evaluation.npz"}
+    return Options(**{**given, **more})
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "dynamic", "int8", "int16x8"])
+def test_every_precision_converts_verifies_and_runs(case, precision, tmp_path):
+    target = tmp_path / f"model.{case['format']}"
+    made = run(case["source"], options(case, precision=precision, output=target, max_drop=5.0, allow_float_ops=True))
+    document = made.to_dict()
+    assert document["artifact"]["precision"] == precision
+    assert document["artifact"]["bytes"] == target.stat().st_size
+    assert document["verification"]["samples"] == 96
+    assert document["verification"]["metric"]["source"] == 100
+    assert [stage["name"] for stage in document["stages"]][:3] == ["identify", "load", "survey"]
+    opened = artifacts.read(target)
+    assert opened.sha256 == document["artifact"]["sha256"]
+    assert opened.manifest is not None
+    assert opened.manifest.precision == precision
+    assert opened.manifest.interpret.task == "classification"
+    assert opened.selftest is not None
+    assert len(opened.selftest.vectors) >= 4
+    with edgekit.load(target) as model:
+        answers = next(iter(model.run({case["name"]: case["x"][64:]}).values()))
+    assert (answers.argmax(axis=1) == case["y"][64:]).mean() > 0.9
+
+
+def test_equal_arguments_give_equal_bytes(case, tmp_path):
+    made = [run(case["source"], options(case, precision="int8", max_drop=5.0)).artifact.data for _ in range(2)]
+    assert made[0] == made[1]
+
+
+def test_an_artifact_is_a_source_too(case, tmp_path):
+    target = tmp_path / f"a.{case['format']}"
+    run(case["source"], options(case, output=target))
+    again = run(target, options(case))
+    assert again.verification.proof.max_abs_error < 1e-6
+
+
+def test_a_wrong_model_is_not_written(case, tmp_path):
+    """Calibrated on a fifth of the range, everything saturates: no file, and a figure in the message."""
+    np.savez(tmp_path / "small.npz", x=case["x"][:64] * 0.15)
+    target = tmp_path / f"model.{case['format']}"
+    wrong = options(case, precision="int8", calibration=tmp_path / "small.npz", max_drop=0.0, output=target)
+    with pytest.raises(errors.VerificationError, match="drop of") as caught:
+        run(case["source"], wrong)
+    assert caught.value.code == "verify-accuracy"
+    assert sorted(os.listdir(tmp_path)) == ["small.npz"]
+
+
+def test_a_model_that_does_not_fit_is_not_written(case, tmp_path):
+    target = tmp_path / f"model.{case['format']}"
+    with pytest.raises(errors.LimitError) as caught:
+        run(case["source"], options(case, device="raspberry-pi-zero-w", output=target))
+    assert caught.value.code == "device-limit"
+    assert os.listdir(tmp_path) == []
+    made = run(case["source"], options(case, device="raspberry-pi-4b", output=target))
+    document = made.to_dict()["device"]
+    assert document["fits"] is True
+    assert document["name"] == "raspberry-pi-4b"
+
+
+def test_python_objects_are_sources_and_data(case):
+    data = {"calibration": case["x"][:64], "evaluation": (case["x"][64:], case["y"][64:])}
+    made = edgekit.convert(case["source"].read_bytes(), to=case["format"], precision="int8", max_drop=5.0, **data)
+    assert made.manifest is not None
+    with edgekit.load(made) as model:
+        assert model.run({case["name"]: case["x"][:3]})
+
+
+def test_calibration_is_asked_for(case):
+    with pytest.raises(errors.DataError) as caught:
+        run(case["source"], Options(to=case["format"], precision="int8"))
+    assert caught.value.code == "calibration-missing"
+
+
+def test_data_errors_come_before_any_work(case, tmp_path):
+    broken = case["x"][:64].copy()
+    broken[5] = np.nan
+    np.savez(tmp_path / "nan.npz", x=broken)
+    with pytest.raises(errors.DataError, match="sample 5") as caught:
+        run(case["source"], options(case, precision="int8", calibration=tmp_path / "nan.npz"))
+    assert caught.value.code == "data-lint"
+
+
+def test_without_data_random_inputs_prove_parity(case):
+    proof = run(case["source"], Options(to=case["format"])).verification.proof
+    assert proof.data == "random"
+    assert proof.relative_error < 1e-4
+
+
+def test_impossible_requests_are_refused(case, tmp_path):
+    with pytest.raises(errors.UsageError, match="known: dynamic"):
+        run(case["source"], options(case, precision="int4"))
+    with pytest.raises(errors.UsageError, match="no folder"):
+        run(case["source"], Options(output=tmp_path / "nowhere" / f"m.{case['format']}"))
+    with pytest.raises(errors.UsageError, match="convert\\(\\) takes no calib"):
+        edgekit.convert(case["source"], to="onnx", calib="x")
+    copy = tmp_path / f"m.{case['format']}"
+    copy.write_bytes(case["source"].read_bytes())
+    with pytest.raises(errors.UsageError, match="overwritten"):
+        run(copy, Options(output=copy))
+
+
+def test_onnx_to_tflite_names_the_routes_that_exist(tiny_files):
+    with pytest.raises(errors.ConversionError) as caught:
+        run(tiny_files["onnx"], Options(to="tflite"))
+    assert caught.value.code == "route-missing"
+
+
+def test_the_commands_on_an_artifact(case, tmp_path, capsys):
+    """convert, inspect, verify, run, evaluate, bench, check: one JSON document each, with the contract's fields."""
+
+    def invoke(*args: object) -> dict[str, object]:
+        assert cli.run([*map(str, args), "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert isinstance(document, dict)
+        return document
+
+    target = tmp_path / f"model.{case['format']}"
+    data = case["folder"] / "evaluation.npz"
+    made = invoke("convert", case["source"], "-o", target, "--eval", data)
+    assert {"artifact", "source", "verification", "stages", "warnings"} <= set(made)
+    seen = invoke("inspect", target)
+    assert {"inputs", "outputs", "ops", "parameters", "macs", "bytes", "manifest"} <= set(seen)
+    assert invoke("verify", target)["passed"] is True
+    ran = invoke("run", target, data, "--samples", 2, "-o", tmp_path / "out.npz")
+    assert len(ran["answers"]) == 2
+    with np.load(tmp_path / "out.npz") as stored:
+        assert len(stored[stored.files[0]]) == 2
+    scored = invoke("evaluate", target, data)
+    assert scored["metric"] == {"name": "top1", "value": 100.0}
+    assert scored["samples"] == 96
+    timed = invoke("bench", target, "--seconds", 0, "--runs", 5)
+    assert {"min", "p50", "p90", "p99", "max", "mean"} == set(timed["latency_ms"])
+    assert {"load_ms", "first_ms", "rss_mb", "runs", "threads", "engine", "target", "environment", "valid"} <= set(
+        timed
+    )
+    checked = invoke("check", target, "--device", "raspberry-pi-4b")
+    assert {"fits", "limits", "latency_ms", "memory_mb"} <= set(checked)
+    assert cli.run(["check", str(target), "--device", "raspberry-pi-zero-w"]) == 6
+
+
+def test_a_changed_byte_is_noticed_by_every_command(case, tmp_path, capsys):
+    target = tmp_path / f"model.{case['format']}"
+    run(case["source"], options(case, output=target))
+    data = bytearray(target.read_bytes())
+    data[len(data) // 3] ^= 1
+    target.write_bytes(data)
+    for command in (["verify"], ["bench"], ["inspect"], ["check", "--device", "raspberry-pi-4b"]):
+        assert cli.run([command[0], str(target), *command[1:], "--json"]) == 3, command
+        assert json.loads(capsys.readouterr().out)["error"]["code"] == "artifact-damaged"
