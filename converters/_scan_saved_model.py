@@ -80,7 +80,7 @@ def parse(folder: Path) -> Any:
     Raises:
         SourceError: `source-unreadable`.
     """
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
     path = folder / GRAPH

@@ -1,124 +1,239 @@
-"""TFLite files as sources; LiteRT is their own framework.
+"""TFLite files; LiteRT is their own framework.
 
-The file's operators are read first by our own bounds-checked reader, so that custom ops are named before an engine
-meets them. One signature, or the main graph where there is none, becomes the model.
+The file is read as data first (`_tflite_current`), so that what is wrong with it has a name before an engine opens it.
+The answers come from the file as it was given; the float graph that goes on is that same file, unless it holds
+several models, float16 weights or sizes that the user fixed.
+
+Float16 weights are a way to store a float model: such a file is a float source, and can be quantized. Integer weights
+are not, whatever the activations: what was rounded away is gone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from edgekit import artifact as artifacts
-from edgekit.artifact import Artifact
-from edgekit.converters.stages import Feeds, LoadedFacts, Source
-from edgekit.errors import SourceError, UsageError
-from edgekit.formats import ModelFacts, read_facts
-from edgekit.runtimes.model import Model
+from edgekit.converters import _tflite_current as current
+from edgekit.converters import tflite_graph as files
+from edgekit.converters._answering import Answering
+from edgekit.converters.stages import Feeds, LoadedFacts, LoadedModel, Source
+from edgekit.errors import ArtifactError, FeedError, SourceError
 from edgekit.tensors import TensorSpec
 
 NAME = "tflite"
-TITLE = "TFLite (.tflite)"
-EXTRA = "tflite"
-SUFFIXES = (".tflite", ".lite", ".tfl")
-PRELOAD = ("numpy", "ai_edge_litert.interpreter", "edgekit.runtimes.engine_litert")
+TITLE = "TFLite: .tflite files"
+EXTRA = "convert"
+SUFFIXES: tuple[str, ...] = (".tflite", ".lite", ".tfl")
+PRELOAD = ("numpy", "ai_edge_litert.interpreter")
 
-_QUANTIZED = ("int8", "uint8", "int16", "int4")
+_IDENTIFIER = b"TFL3"
+_EDGE_TPU = "edgetpu-custom-op"
+_THREADS = 2
 
 
+@dataclass(frozen=True)
 class LoadedTFLite:
-    """A TFLite file in LiteRT."""
+    """LoadedModel of a TFLite source.
 
-    def __init__(self, artifact: Artifact, source: Source) -> None:
-        self.handle = artifact
-        facts = read_facts(artifact)
-        _choose_signature(facts, source)
-        _refuse_custom(facts, source)
-        self._model = Model.from_artifact(artifact, threads=2)
-        quantized = quantized_constants(facts)
-        notes = ("the manifest of the source was left behind: the new one replaces it",) if artifact.members else ()
-        self.facts = LoadedFacts(
-            framework=NAME,
-            inputs=_public(self._model.inputs, source),
-            outputs=_public(self._model.outputs, source),
-            quantized=quantized,
-            notes=notes,
-            tools={"litert": self._model.engine_version},
-        )
+    Attributes:
+        facts: See `LoadedFacts`.
+        handle: Bytes of the float graph, one model.
+        precision: What it is stored in: "fp32", or for a quantized source the nearest of our precisions.
+        answering: Runs the file as it was given.
+    """
+
+    facts: LoadedFacts
+    handle: bytes
+    precision: str
+    answering: Answering
 
     def run(self, feeds: Feeds) -> Feeds:
-        return self._model.run(feeds)
+        """Answer any number of samples; see `Answering.run`."""
+        return self.answering.run(feeds)
 
 
 def recognizes(path: Path) -> bool:
-    """The flatbuffer's file identifier."""
-    if not path.is_file():
+    """Whether the file bears TFLite's identifier."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(8)[4:] == _IDENTIFIER
+    except OSError:
         return False
-    with open(path, "rb") as file:
-        return file.read(8)[4:] == b"TFL3"
 
 
-def load(source: Source) -> LoadedTFLite:
-    """Open the file in LiteRT.
+def load(source: Source) -> LoadedModel:
+    """Read a TFLite file.
 
     Raises:
-        SourceError: `source-unreadable`, `source-custom-ops`. UsageError: `signature-unknown`, `signature-ambiguous`.
-        EngineError: LiteRT refuses the file.
+        SourceError: `source-unreadable`, `tflite-unreadable`, `source-custom-ops`, `source-dtype`.
+        ArtifactError: `artifact-damaged`: an EdgeKit artifact that was changed.
+        UsageError: `signature-unknown`, `signature-ambiguous`, `input-unknown`, `shape-conflict`.
     """
-    opened = artifacts.read(source.path)
-    return LoadedTFLite(
-        artifacts.from_bytes(opened.model, path=Path(source.path)) if opened.members else opened, source
+    path = Path(source.path)
+    data = _model_bytes(path)
+    model = files.read(data)
+    entry = current.choose(model, source.signature, path.name)
+    _refuse_custom(model, path)
+    stateful = any(tensor.isVariable for tensor in files.tensors(model))
+    given, specs = entry, current.interface(model, entry, path.name)
+    notes = []
+    if entry.others and source.signature is None:
+        notes.append(f"the signature {entry.signature!r} was taken; there are also {', '.join(entry.others)}")
+    made, model, entry, changes = _changed(model, entry, source, path)
+    notes += changes
+    if made is not None and _packed(data):
+        notes.append(f"left behind, because the graph was rewritten: {', '.join(_packed(data))}")
+    inputs, outputs = current.interface(model, entry, path.name)
+    if stateful and made is not None:
+        # The engine resets the variables of a file's first graph only.
+        call = _caller(_asker(made, entry, path, stateful=True), (inputs, outputs))
+    else:
+        call = _caller(_asker(data, given, path, stateful=stateful), specs)
+    precision = current.precision(model)
+    facts = LoadedFacts(
+        NAME,
+        inputs,
+        outputs,
+        quantized=precision != "fp32",
+        notes=tuple(notes),
+        tools={"ai-edge-litert": metadata.version("ai-edge-litert")},
     )
+    return LoadedTFLite(facts, data if made is None else made, precision, Answering(inputs, call, single=True))
 
 
 def accepts(model: object) -> bool:
-    """No live TFLite objects: bytes are recognized by their content."""
-    del model
-    return False
+    """Whether it is the bytes of a TFLite file."""
+    return isinstance(model, (bytes, bytearray, memoryview)) and bytes(model[4:8]) == _IDENTIFIER
 
 
-def save(model: object, folder: Path) -> Path:
-    """Never asked: `accepts` refuses all."""
-    raise UsageError("source-object", f"a {type(model).__name__} is no TFLite model for {folder}")
+def save(model: Any, folder: Path) -> Path:
+    """Write the bytes for `load`."""
+    path = folder / "model.tflite"
+    path.write_bytes(model)
+    return path
 
 
-def quantized_constants(facts: ModelFacts) -> bool:
-    """Whether activations are integers with a scale: then the float values are gone."""
-    ends = (*facts.inputs, *facts.outputs)
-    if any(spec.quant is not None and spec.dtype in _QUANTIZED for spec in ends):
-        return True
-    return any(op.kind == "QUANTIZE" or (op.dtype in _QUANTIZED and op.macs) for op in facts.ops)
+def _model_bytes(path: Path) -> bytes:
+    """The file, without what an earlier conversion added."""
+    try:
+        return artifacts.read(path).model
+    except ArtifactError as error:
+        if error.code != "artifact-unknown":
+            raise
+        raise SourceError("source-unreadable", f"{path.name} is no TFLite model") from error
 
 
-def _choose_signature(facts: ModelFacts, source: Source) -> None:
-    names = [signature.name for signature in facts.signatures]
-    if source.signature is not None and source.signature not in names:
-        listed = ", ".join(names) or "none"
-        raise UsageError("signature-unknown", f"{source.path} has no signature {source.signature!r}; it has: {listed}")
-    if len(names) > 1:
-        raise UsageError(
-            "signature-ambiguous",
-            f"{source.path} has several signatures ({', '.join(names)}); a file of one model is needed",
-            next_step="Export the signature you want to a file of its own.",
+def _refuse_custom(model: Any, path: Path) -> None:
+    """Custom operators that the engine cannot have; others it resolves itself, or names when it cannot."""
+    custom = current.custom_ops(model)
+    if _EDGE_TPU in custom:
+        raise SourceError(
+            "source-custom-ops",
+            f"{path.name} was compiled for the Edge TPU: its graph is inside {_EDGE_TPU}, which nothing else reads",
+            next_step="Convert the .tflite file that edgetpu_compiler was given.",
+            ops=list(custom),
+        )
+    flex = [name for name in custom if name.startswith("Flex")]
+    if flex:
+        raise SourceError(
+            "source-custom-ops",
+            f"{path.name} uses TensorFlow's own operators {', '.join(flex)}, which the small runtimes do not have",
+            ops=flex,
         )
 
 
-def _refuse_custom(facts: ModelFacts, source: Source) -> None:
-    custom = sorted({op.kind for op in facts.ops if op.kind.startswith("CUSTOM") or "Flex" in op.kind})
-    if custom:
-        raise SourceError("source-custom-ops", f"{source.path} uses ops that LiteRT does not have: {', '.join(custom)}")
+def _changed(
+    model: Any, entry: current.Entry, source: Source, path: Path
+) -> tuple[bytes | None, Any, current.Entry, list[str]]:
+    """Bring the model into one form; its new bytes, None when nothing had to change."""
+    notes = []
+    isolated = current.isolate(model, entry)
+    main = isolated or entry
+    renamed = current.name_apart(model, main)
+    halves = current.widen_halves(model)
+    if halves:
+        notes.append(f"{halves} weights that were stored as float16 became float32, the same numbers")
+    fixed = current.fix_sizes(model, main, source.shapes, path.name)
+    if not (isolated or renamed or halves or fixed):
+        return None, model, entry, notes
+    data = files.dump(model)
+    model = files.read(data)  # without unused tensors the numbering is another
+    return data, model, current.choose(model, entry.signature, path.name), notes
 
 
-def _public(specs: tuple[TensorSpec, ...], source: Source) -> tuple[TensorSpec, ...]:
-    """The engine's own specs, with the sizes that the user fixed."""
-    from dataclasses import replace
+def _packed(data: bytes) -> list[str]:
+    """Names of the files that other tools packed behind the model (labels, vocabularies)."""
+    import io
+    import zipfile
 
-    found: list[TensorSpec] = []
-    for spec in specs:
-        wanted: Any = source.shapes.get(spec.name)
-        if wanted is not None and (
-            len(wanted) != len(spec.shape) or any(s not in (None, w) for s, w in zip(spec.shape, wanted, strict=True))
-        ):
-            raise UsageError("shape-conflict", f"--input {spec.name}={wanted} contradicts {spec.describe()}")
-        found.append(replace(spec, shape=tuple(wanted)) if wanted is not None else spec)
-    return tuple(found)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return archive.namelist()[:10]
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):
+        return []
+
+
+def _caller(
+    ask: Callable[[Feeds], Feeds], specs: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
+) -> Callable[[Feeds], Feeds]:
+    """What answers one feed in real numbers, both ways."""
+    from edgekit.runtimes.base import dequantize, quantize
+
+    inputs, outputs = specs
+
+    def call(feeds: Feeds) -> Feeds:
+        raw = {spec.name: quantize(feeds[spec.name], spec) if spec.quant else feeds[spec.name] for spec in inputs}
+        try:
+            answers = ask(raw)
+        except (ValueError, RuntimeError) as error:
+            said = " ".join(str(error).split())[:300]
+            raise FeedError("source-run", f"the source cannot answer these inputs: {said}") from error
+        return {spec.name: dequantize(answers[spec.name], spec) for spec in outputs}
+
+    return call
+
+
+def _asker(data: bytes, entry: current.Entry, path: Path, *, stateful: bool) -> Callable[[Feeds], Feeds]:
+    """What answers one raw feed: by the signature, or by the main graph where there is none or it keeps a state."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    plain = entry.signature is None or stateful
+    try:
+        engine = Interpreter(model_content=data, num_threads=_THREADS)
+        if plain:
+            engine.allocate_tensors()
+        runner = None if plain else engine.get_signature_runner(entry.signature)
+    except (ValueError, RuntimeError) as error:
+        raise _refused(path, error) from error
+    shapes = {detail["index"]: tuple(detail["shape"]) for detail in engine.get_input_details()}
+
+    def ask(feeds: Feeds) -> Feeds:
+        if runner is not None:
+            answers: Feeds = runner(**feeds)
+            return answers
+        arrays = {index: feeds[public] for index, public in entry.inputs.items()}
+        changed = [index for index, array in arrays.items() if array.shape != shapes[index]]
+        for index in changed:
+            engine.resize_tensor_input(index, arrays[index].shape)
+            shapes[index] = arrays[index].shape
+        if changed:
+            engine.allocate_tensors()
+        if stateful:
+            engine.reset_all_variables()  # a recurrent layer starts anew with each sample
+        for index, array in arrays.items():
+            engine.set_tensor(index, array)
+        engine.invoke()
+        return {public: engine.get_tensor(index) for index, public in entry.outputs.items()}
+
+    return ask
+
+
+def _refused(path: Path, error: Exception) -> SourceError:
+    said = " ".join(str(error).split())[:300]
+    if "custom op" in said.lower():
+        return SourceError("source-custom-ops", f"{path.name} uses an operator that LiteRT does not have: {said}")
+    return SourceError("source-unreadable", f"LiteRT refuses {path.name}: {said}")

@@ -1,67 +1,88 @@
-"""ONNX to ONNX: the float graph with constants folded, BatchNorm in the convolutions, and nothing that does no work.
+"""ONNX to ONNX: the float graph without what does no work.
 
-onnxruntime's own basic optimizations do it offline: they keep to standard operators (the later levels do not), are the
-ones that the engine would apply at load anyway, and need no second optimizer to be trusted.
+Constants are folded, BatchNorm goes into the convolution before it, Identity and Dropout go away: by onnxruntime's own
+basic optimizations, written to a file. They are what the engine would do at load anyway, the quantizer prepares its
+graph with the same ones, and unlike the levels above they keep to standard operators (checked: a version that did not
+would be refused). onnxscript's optimizer was the alternative: it leaves BatchNorm alone unless told by rewrite rules.
+
+A graph that is quantized already is written as it is: folding would move its roundings.
 """
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+from edgekit.converters import _onnx_current as current
+from edgekit.converters import onnx_graph
 from edgekit.converters.stages import Graph, LoadedModel
 from edgekit.errors import ConversionError
 
+if TYPE_CHECKING:
+    from edgekit.converters.load_onnx import LoadedOnnx
+
 FRAMEWORKS = ("onnx",)
-FORMAT = "onnx"
+FORMAT: Literal["tflite", "onnx"] = "onnx"
 EXTRA = "convert"
 
 
 def lower(model: LoadedModel, path: Path) -> Graph:
-    """Write the folded graph; inputs and outputs keep their names.
+    """Write the graph to `path`.
+
+    Args:
+        model: Of the ONNX loader.
+        path: Where the file goes.
+
+    Returns:
+        Inputs and outputs under the source's names; the same model gives the same bytes.
 
     Raises:
-        ConversionError: `conversion-failed`.
+        ConversionError: `onnx-engine-refused`; `onnx-left-standard`: an optimization made a private operator;
+            `model-too-large`.
     """
-    facts = model.facts
-    proto = model.handle if facts.quantized else optimize(model.handle)
-    path.write_bytes(proto.SerializeToString(deterministic=True))
-    return Graph("onnx", str(path), facts.inputs, facts.outputs, tools=dict(facts.tools))
+    source = cast("LoadedOnnx", model)
+    facts = source.facts
+    proto = source.handle if facts.quantized else _optimized(source.handle, path.parent)
+    _tidy(proto)
+    onnx_graph.write(proto, path)
+    return Graph("onnx", str(path), facts.inputs, facts.outputs, precision=source.precision, tools=dict(facts.tools))
 
 
-def optimize(model: Any) -> Any:
-    """The model after onnxruntime's basic graph optimizations, with only standard operators."""
-    import onnx
-    import onnxruntime as ort
-
-    domains = {entry.domain for entry in model.opset_import}
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 3
-    options.inter_op_num_threads = options.intra_op_num_threads = 1
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "optimized.onnx"
-        options.optimized_model_filepath = str(target)
-        try:
-            ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except (RuntimeError, ValueError) as error:
-            raise ConversionError("conversion-failed", f"onnxruntime cannot prepare the graph: {error}") from error
-        optimized = onnx.load(target)
-    foreign = {node.domain for node in optimized.graph.node} - domains - {"", "ai.onnx"}
-    if foreign:
-        return model  # an optimization of this version left the standard: the graph as it was is right, only larger
-    used = {node.domain for node in optimized.graph.node} | {""}
-    for entry in [e for e in optimized.opset_import if e.domain not in used and e.domain != "ai.onnx"]:
-        optimized.opset_import.remove(entry)
-    del optimized.metadata_props[:]
-    _drop_unused(optimized.graph)
+def _optimized(model: Any, scratch: Path) -> Any:
+    before = _private(model)
+    optimized = onnx_graph.optimize(model, scratch)
+    gained = sorted(_private(optimized) - before)
+    if gained:
+        raise ConversionError(
+            "onnx-left-standard", f"this onnxruntime's basic optimizations made private operators: {', '.join(gained)}"
+        )
     return optimized
 
 
-def _drop_unused(graph: Any) -> None:
-    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    if any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute):
-        return  # a subgraph may read names of the outer graph
-    for tensor in [t for t in graph.initializer if t.name not in read]:
-        graph.initializer.remove(tensor)
+def _private(model: Any) -> set[str]:
+    standard = (*current.STANDARD, "ai.onnx.ml")
+    return {f"{node.domain}.{node.op_type}" for node in current.all_nodes(model.graph) if node.domain not in standard}
+
+
+def _tidy(model: Any) -> None:
+    """Drop what no reader needs, in place: texts, derived shapes, constants and operator sets without a use."""
+    from onnx import helper
+
+    nodes = list(current.all_nodes(model.graph))
+    used = {name for node in nodes for name in node.input} | {value.name for value in model.graph.output}
+    used |= {value.name for node in nodes for body in current.bodies(node) for value in body.output}
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    imports = [e for e in model.opset_import if e.domain in current.STANDARD or e.domain in {n.domain for n in nodes}]
+    for field in ("metadata_props", "doc_string", "producer_name", "producer_version", "domain", "model_version"):
+        model.ClearField(field)
+    for owner in (model.graph, *model.graph.input, *model.graph.output, *nodes, *constants):
+        owner.ClearField("doc_string")
+    for owner in (model.graph, *nodes):
+        owner.ClearField("metadata_props")
+    model.graph.ClearField("value_info")
+    for field, kept in ((model.graph.initializer, constants), (model.opset_import, imports)):
+        copies = [type(item).FromString(item.SerializeToString()) for item in kept]
+        del field[:]
+        field.extend(copies)
+    model.graph.name = "edgekit"
+    model.ir_version = max(4, helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True))

@@ -1,89 +1,163 @@
-"""TFLite to ONNX by tf2onnx. The interface keeps the file's names, order and layout."""
+"""TFLite to ONNX, by tf2onnx.
+
+tf2onnx knows tensors by their names, which in TFLite are free text: empty, or the same for several. It takes a scale
+without a zero point for no quantization at all. So it gets a tidied copy of the file: every tensor has a name of its own,
+inputs and outputs have their public ones, zero points stand there where they are zero.
+
+Integers stay integers: QuantizeLinear and DequantizeLinear with the file's own scales stand around the operators.
+Onnxruntime rounds sums at other places than LiteRT does, so that an answer may be off by a few steps.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
+
+from edgekit import files
+from edgekit.converters import tflite_graph
+from edgekit.converters._tf_model import unique
+from edgekit.converters.load_keras import reason
+from edgekit.converters.lower_tf_onnx import OPSET, _graphs, _name_free_sizes, _quiet, _repeatable
 from edgekit.converters.stages import Graph, LoadedModel
 from edgekit.errors import ConversionError
 from edgekit.tensors import TensorSpec
 
+if TYPE_CHECKING:
+    from edgekit.converters.load_tflite import LoadedTFLite
+
 FRAMEWORKS = ("tflite",)
-FORMAT = "onnx"
+FORMAT: Literal["tflite", "onnx"] = "onnx"
 EXTRA = "tensorflow"
-OPSET = 18
 
 
 def lower(model: LoadedModel, path: Path) -> Graph:
-    """Convert to ONNX.
+    """Convert to an ONNX file.
+
+    Args:
+        model: Of the TFLite loader.
+        path: Where the file goes.
+
+    Returns:
+        Inputs and outputs under the source's public names, in its layout and order.
 
     Raises:
-        ConversionError: `conversion-failed`, `op-unsupported-conversion`, `conversion-names`.
+        ConversionError: `op-unsupported-conversion`: lists the operators; `conversion-failed`; `conversion-names`.
     """
+    import tensorflow as tf
     import tf2onnx
 
-    facts = model.facts
-    with tempfile.TemporaryDirectory() as folder, _quiet() as said:
-        file = Path(folder) / "source.tflite"
-        file.write_bytes(model.handle.model)
-        try:
-            proto, _ = tf2onnx.convert.from_tflite(str(file), opset=OPSET)
-        except Exception as error:  # tf2onnx raises anything from AssertionError to KeyError
-            raise ConversionError("conversion-failed", f"tf2onnx refused the model: {_short(error)}") from error
-    _refuse_foreign(proto, said.getvalue())
-    inputs = _named(facts.inputs, [value.name for value in proto.graph.input])
-    outputs = _named(facts.outputs, [value.name for value in proto.graph.output])
+    source = cast("LoadedTFLite", model)
+    facts = source.facts
+    keys = unique([spec.name for spec in (*facts.inputs, *facts.outputs)])
+    tidied = _tidied(source.handle, keys)
+    with _quiet(), _repeatable():
+        _refuse_unknown(tidied)
+        proto = _converted(tflite_graph.write(tidied))
+    _refuse_foreign(proto)
+    inputs = _described(facts.inputs, keys[: len(facts.inputs)], proto.graph.input, "input")
+    outputs = _described(facts.outputs, keys[len(facts.inputs) :], proto.graph.output, "output")
+    _name_free_sizes(proto.graph)
     path.write_bytes(proto.SerializeToString(deterministic=True))
-    tools = {**facts.tools, "tf2onnx": str(tf2onnx.__version__)}
-    return Graph("onnx", str(path), inputs, outputs, tools=tools)
+    tools = {**facts.tools, "tf2onnx": str(tf2onnx.__version__), "tensorflow": str(tf.__version__)}
+    return Graph("onnx", str(path), inputs, outputs, precision=source.precision, tools=tools)
 
 
-def _named(specs: tuple[TensorSpec, ...], names: list[str]) -> tuple[TensorSpec, ...]:
-    """Public names with the names inside the ONNX file, matched by name, not by position.
+def _tidied(data: bytes, keys: list[str]) -> Any:
+    """The file as tf2onnx needs it; inputs, then outputs, are called `keys`.
 
-    tf2onnx writes the tensors' own names, some with a suffix that makes them unique.
+    Raises:
+        ConversionError: `conversion-names`: a tensor is input and output at once.
     """
-    found = []
-    for spec in specs:
-        matches = [name for name in names if name == spec.key or name.partition(":")[0] == spec.key.partition(":")[0]]
-        if len(matches) != 1:
-            if len(specs) == len(names) == 1:
-                matches = names
-            else:
-                raise ConversionError("conversion-names", f"{spec.name} cannot be found among {', '.join(names)}")
-        inside = matches[0]
-        found.append(replace(spec, tensor=inside if inside != spec.name else None))
-    return tuple(found)
+    model = tflite_graph.read(data)
+    main = model.subgraphs[0]
+    ends = [int(index) for index in (*main.inputs, *main.outputs)]
+    if len(set(ends)) != len(ends) or len(ends) != len(keys):
+        raise ConversionError("conversion-names", "an input is also an output, or an output stands twice")
+    taken = set(keys)
+    for number, graph in enumerate(model.subgraphs):
+        graph.name = f"graph_{number}".encode()
+        for index, (tensor, name) in enumerate(zip(graph.tensors, tflite_graph.unique_names(graph), strict=True)):
+            while name in taken:
+                name = f"{name}_{number}_{index}"  # noqa: PLW2901 - until it is free
+            taken.add(name)
+            tensor.name = name.encode()
+            _complete_scales(tensor)
+    for index, key in zip(ends, keys, strict=True):
+        main.tensors[index].name = key.encode()
+    return model
 
 
-def _refuse_foreign(proto: Any, said: str) -> None:
-    foreign = sorted({node.op_type for node in proto.graph.node if node.domain not in ("", "ai.onnx", "ai.onnx.ml")})
-    if foreign:
+def _complete_scales(tensor: Any) -> None:
+    table = tensor.quantization
+    if table is None or table.scale is None or not len(table.scale):
+        return
+    if tflite_graph.dtype_of(tensor).startswith("float"):
+        tensor.quantization = None  # left over from training; kernels do not look at it
+        return
+    points = np.zeros(1, np.int64) if table.zeroPoint is None or not len(table.zeroPoint) else table.zeroPoint
+    table.zeroPoint = np.array(np.broadcast_to(points, np.shape(table.scale)), np.int64)
+
+
+def _refuse_unknown(model: Any) -> None:
+    from tf2onnx import handler, tflite_handlers
+
+    del tflite_handlers  # imported so that they register themselves
+    known = handler.tfl_op.create_tfl_to_tf_mapping()
+    used = {tflite_graph.op_name(model, op) for op in tflite_graph.operators(model)}
+    unknown = sorted(name for name in used if f"TFL_{name}" not in known)
+    if unknown:
         raise ConversionError(
-            "op-unsupported-conversion", f"tf2onnx has no ONNX for {', '.join(foreign)}", cause=said[-500:] or None
+            "op-unsupported-conversion",
+            f"tf2onnx cannot turn {', '.join(unknown)} into ONNX",
+            cause="It has no rule for these TFLite operators.",
+            next_step="Convert the model that the .tflite file was made from (Keras or SavedModel), or keep TFLite.",
+            ops=unknown,
+            format="onnx",
         )
 
 
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+def _converted(data: bytes) -> Any:
+    from tf2onnx import convert
+
+    with files.scratch() as folder:
+        path = folder / "edgekit.tflite"
+        path.write_bytes(data)
+        try:
+            proto, _ = convert.from_tflite(str(path), opset=OPSET)
+        except Exception as error:  # tf2onnx raises anything from AssertionError to KeyError
+            raise ConversionError("conversion-failed", f"tf2onnx refused the model: {reason(error)}") from error
+    return proto
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[io.StringIO]:
-    """What tf2onnx logs, kept instead of printed."""
-    said = io.StringIO()
-    logger = logging.getLogger("tf2onnx")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            yield said
-    finally:
-        logger.setLevel(level)
+def _refuse_foreign(proto: Any) -> None:
+    """tf2onnx leaves what it cannot convert as it is, with the name it had."""
+    from onnx import defs
+
+    nodes = [node for body in _graphs(proto.graph) for node in body.node]
+    foreign = sorted({node.op_type for node in nodes if not defs.has(node.op_type, OPSET, node.domain)})
+    if foreign:
+        raise ConversionError(
+            "op-unsupported-conversion", f"ONNX has no counterpart of {', '.join(foreign)}", ops=foreign, format="onnx"
+        )
+
+
+def _described(specs: tuple[TensorSpec, ...], keys: list[str], found: Any, side: str) -> tuple[TensorSpec, ...]:
+    """The specs with their names in the file, in the source's order; shapes as the file has them."""
+    values = {value.name: value for value in found}
+    if set(values) != set(keys):
+        raise ConversionError(
+            "conversion-names", f"the file's {side}s are {', '.join(values)}; the source's are {', '.join(keys)}"
+        )
+    result = []
+    for spec, key in zip(specs, keys, strict=True):
+        axes = values[key].type.tensor_type.shape.dim
+        shape = tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in axes)
+        if len(shape) != len(spec.shape):
+            raise ConversionError(
+                "conversion-names", f"the {side} {spec.name!r} has {len(shape)} dimensions, not {len(spec.shape)}"
+            )
+        result.append(replace(spec, shape=shape, tensor=key if key != spec.name else None))
+    return tuple(result)

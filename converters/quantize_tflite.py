@@ -27,15 +27,19 @@ from typing import Any, Literal
 import numpy as np
 
 from edgekit.converters import tflite_graph as files
+from edgekit.converters import tflite_islands
 from edgekit.converters import tflite_rewrites as rewrites
 from edgekit.converters.stages import Graph, QuantizeOptions, Ranges
 from edgekit.converters.tflite_graph import ModelT, OperatorT, SubGraphT, TensorT
-from edgekit.errors import ConversionError, EngineMissingError, InternalError
+from edgekit.converters.tflite_write import write
+from edgekit.errors import ConversionError, EngineMissingError
 from edgekit.precision import Precision
 from edgekit.tensors import QuantParams, TensorSpec
 
 FORMAT: Literal["tflite", "onnx"] = "tflite"
 
+
+_STATIC_BITS = {("static", "int8", "int8"): 8, ("static", "int8", "int16"): 16}
 
 _MATRIX_WORTH = 1024
 """Elements of a constant matrix below which dynamic precision leaves it alone without a word."""
@@ -56,7 +60,8 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
 
     Raises:
         ConversionError: `op-not-quantizable`: names the operators that the precision cannot do;
-            `quantizer-failed`: the quantizer refused the graph.
+            `tflite-quantizer-failed`: the quantizer refused the graph; `ranges-missing`, `range-missing`: it was not
+            calibrated, or not all of it; `tflite-precision-unsupported`.
         SourceError: `tflite-unreadable`.
         EngineMissingError: `quantizer-missing`.
     """
@@ -64,16 +69,24 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
     places = _Places(model, graph)
     rewrites.give_unique_names(model)
     notes: list[str] = []
-    if precision.kind == "static":
+    left: list[str] = []
+    way = (precision.kind, precision.weights, precision.activations)
+    if way in _STATIC_BITS:
         if ranges is None:
-            raise InternalError("ranges-missing", f"{precision.name} was asked for without observed ranges")
-        model = _static(model, ranges, precision, options)
+            raise ConversionError("ranges-missing", f"{precision.name} was asked for without observed ranges")
+        model = _static(model, ranges, _STATIC_BITS[way], options)
         left = _float_operators(model)
-    elif precision.kind == "dynamic":
-        model, left = _dynamic(model)
-    else:
+    elif way == ("dynamic", "int8", "float32"):
+        model = _dynamic(model)
+        left = _float_matrices(model)
+    elif way == ("float", "float16", "float32"):
         notes = [f"{name} stays float32: float16 cannot hold its values" for name in rewrites.weights_to_half(model)]
-        left = []
+    else:
+        raise ConversionError(
+            "tflite-precision-unsupported",
+            f"{precision.name} ({precision.kind}: {precision.weights} weights, {precision.activations} activations) "
+            "cannot be made of a TFLite graph",
+        )
     if left and not options.allow_float_ops:
         raise _refusal(left, precision)
     places.restore_names(model)
@@ -93,10 +106,8 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
     )
 
 
-def _static(model: ModelT, ranges: Ranges, precision: Precision, options: QuantizeOptions) -> ModelT:
-    from edgekit.converters import tflite_islands
-
-    bits = {"int8": 8, "int16": 16}[precision.activations]
+def _static(model: ModelT, ranges: Ranges, bits: int, options: QuantizeOptions) -> ModelT:
+    _require_ranges(model, ranges)
     rewrites.matmul_to_fully_connected(model)
     rewrites.unary_to_multiplication(model)
     statistics = {name: _statistic(seen.min, seen.max) for name, seen in ranges.tensors.items()}
@@ -108,17 +119,33 @@ def _static(model: ModelT, ranges: Ranges, precision: Precision, options: Quanti
     return made
 
 
-def _dynamic(model: ModelT) -> tuple[ModelT, list[str]]:
+def _require_ranges(model: ModelT, ranges: Ranges) -> None:
+    main = model.subgraphs[0]
+    made = [int(i) for op in main.operators or () for i in op.outputs]
+    missing = [
+        files.name_of(tensor)
+        for tensor in (main.tensors[i] for i in (*(int(i) for i in main.inputs), *made))
+        if files.dtype_of(tensor) == "float32" and not tensor.isVariable
+        if files.name_of(tensor) not in ranges.tensors
+    ]
+    if missing:
+        raise ConversionError("range-missing", f"calibration did not observe {', '.join(missing[:8])}", tensors=missing)
+
+
+def _dynamic(model: ModelT) -> ModelT:
     rewrites.matmul_to_fully_connected(model)
     rewrites.lstm_weights_to_int8(model)
-    made = _run_quantizer(model, _dynamic_recipe(model), None)
-    left = []
-    for graph in made.subgraphs:
-        for op in graph.operators or ():
-            inputs = [graph.tensors[int(i)] for i in op.inputs if int(i) >= 0]
-            if any(_is_float_matrix(made, tensor) for tensor in inputs):
-                left.append(_called(made, graph, op))
-    return made, left
+    return _run_quantizer(model, _dynamic_recipe(model), None)
+
+
+def _float_matrices(model: ModelT) -> list[str]:
+    """Operators that read a constant matrix in float: weights that did not become integers."""
+    return [
+        _called(model, graph, op)
+        for graph in model.subgraphs
+        for op in graph.operators or ()
+        if any(_is_float_matrix(model, graph.tensors[int(i)]) for i in op.inputs if int(i) >= 0)
+    ]
 
 
 def _is_float_matrix(model: ModelT, tensor: TensorT) -> bool:
@@ -190,11 +217,11 @@ def _run_quantizer(model: ModelT, recipe: Any, statistics: dict[str, Any] | None
         # It warns about an interpreter that it makes itself.
         warnings.simplefilter("ignore", UserWarning)
         try:
-            worker = quantizer.Quantizer(files.write(model), recipe)
+            worker = quantizer.Quantizer(write(model), recipe)
             made = worker.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
         except Exception as error:  # it has no exception class of its own, and raises whatever its parts raise
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ConversionError("quantizer-failed", f"ai-edge-quantizer refused the graph: {said}") from error
+            raise ConversionError("tflite-quantizer-failed", f"ai-edge-quantizer refused the graph: {said}") from error
     return files.read(bytes(made.quantized_model))
 
 
@@ -260,7 +287,7 @@ class _Places:
             for index, name in zip(getattr(main, side), names, strict=True):
                 for other in main.tensors:
                     if other.name == name and other is not main.tensors[int(index)]:
-                        other.name = name + b"/inner"
+                        other.name = name + b"_inner"
                 main.tensors[int(index)].name = name
 
     def described(self, model: ModelT, side: str, specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:

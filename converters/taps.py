@@ -87,7 +87,8 @@ class TFLiteTap:
         for index in (int(i) for i in graph.inputs):
             tensor = graph.tensors[index]
             shape = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
-            self.inputs[self._names[index]] = (tuple(int(size) for size in shape), files.np_dtype(tensor))
+            sizes = () if shape is None else tuple(int(size) for size in shape)
+            self.inputs[self._names[index]] = (sizes, files.np_dtype(tensor))
 
     def inside(self, spec: TensorSpec) -> str:
         from edgekit.converters import tflite_graph as files
@@ -99,9 +100,10 @@ class TFLiteTap:
         del feed  # the file holds sizes for a batch of one
         graph = self._model.subgraphs[0]
         return {
-            self._names[index]: 4 * math.prod(int(size) for size in graph.tensors[index].shape)
+            self._names[index]: 4 * math.prod(() if shape is None else (int(size) for size in shape))
             for op in graph.operators or ()
             for index in (int(i) for i in op.outputs)
+            for shape in (graph.tensors[index].shape,)
             if graph.tensors[index].type == _FLOAT32_TFLITE and not graph.tensors[index].isVariable
         }
 
@@ -114,7 +116,7 @@ class TFLiteTap:
         return _peak(steps, sizes)
 
     def open(self, names: Sequence[str]) -> Session:
-        from edgekit.converters import tflite_graph as files
+        from edgekit.converters.tflite_write import write
 
         graph = self._model.subgraphs[0]
         index_of = {name: index for index, name in enumerate(self._names)}
@@ -124,7 +126,7 @@ class TFLiteTap:
         graph.outputs = np.array([*shown.values(), *kept], np.int32)
         self._model.signatureDefs = None  # signatures name the outputs there were
         try:
-            data = files.write(self._model)
+            data = write(self._model)
         finally:
             graph.outputs, self._model.signatureDefs = outputs, signatures
         inputs = {name: index_of[name] for name in self.inputs}
@@ -147,7 +149,7 @@ class _TFLiteSession:
             self._engine.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise _refused(error) from error
-        self._shapes = {d["index"]: tuple(d["shape"]) for d in self._engine.get_input_details()}
+        self._shapes = {detail["index"]: tuple(detail["shape"]) for detail in self._engine.get_input_details()}
 
     def run(self, feed: Feed, show: Show) -> None:
         engine = self._engine
@@ -165,12 +167,12 @@ class _TFLiteSession:
 
     def _fit(self, feed: Feed) -> None:
         """Give inputs of free size the size of this feed."""
-        changed = [index for name, index in self._inputs.items() if feed[name].shape != self._shapes[index]]
-        for index in changed:
-            name = next(name for name, at in self._inputs.items() if at == index)
-            self._engine.resize_tensor_input(index, feed[name].shape)
-            self._shapes[index] = feed[name].shape
+        changed = {index: feed[name].shape for name, index in self._inputs.items()}
+        changed = {index: shape for index, shape in changed.items() if shape != self._shapes[index]}
+        for index, shape in changed.items():
+            self._engine.resize_tensor_input(index, shape)
         if changed:
+            self._shapes.update(changed)
             self._engine.allocate_tensors()
 
     def close(self) -> None:

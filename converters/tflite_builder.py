@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.converters import tflite_graph as files
+from edgekit.converters.tflite_write import write
 
 _TYPES = {"float32": "FLOAT32", "int32": "INT32", "int64": "INT64", "int8": "INT8", "bool": "BOOL"}
 
@@ -104,7 +105,7 @@ class Builder:
         self._graph.outputs = np.array(outputs, np.int32)
         if signature is not None:
             self._model.signatureDefs = [self._signature(signature)]
-        return files.write(self._model)
+        return write(self._model)
 
     def _signature(self, key: str) -> Any:
         schema = files.schema()

@@ -11,13 +11,14 @@ buffers that lie behind it) and gives the same bytes for the same model. Nothing
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.converters.tflite_write import IDENTIFIER, write_shared
 from edgekit.errors import InternalError, SourceError
 from edgekit.tensors import DTYPES, TensorSpec
 
@@ -25,10 +26,6 @@ ModelT = Any
 TensorT = Any
 OperatorT = Any
 SubGraphT = Any
-
-_IDENTIFIER = b"TFL3"
-_WEIGHT_ALIGNMENT = 16
-"""`force_align` of Buffer.data in the schema; the Python code generator ignores it."""
 
 _DEBRIS = (b"CONVERSION_METADATA",)
 """Metadata that only the converter that wrote it has a use for."""
@@ -49,7 +46,7 @@ def read(data: bytes) -> ModelT:
     Raises:
         SourceError: `tflite-unreadable`: these bytes are no TFLite model.
     """
-    if data[4:8] != _IDENTIFIER:
+    if data[4:8] != IDENTIFIER:
         raise SourceError("tflite-unreadable", "these bytes are no TFLite model: the identifier TFL3 is missing")
     try:
         model = schema().ModelT.InitFromPackedBuf(data, 0)
@@ -88,26 +85,8 @@ def dump(model: ModelT) -> bytes:
         op.intermediates = _vector(op.intermediates, np.int32) if _filled(op.intermediates) else None
         if op.mutatingVariableInputs is not None and not np.any(op.mutatingVariableInputs):
             op.mutatingVariableInputs = None
-    tables: dict[Any, _Table] = {}
-    for op in operators(model):
-        op.builtinOptions = _shared(op.builtinOptions, tables)
-        op.builtinOptions2 = _shared(op.builtinOptions2, tables)
-    for tensor in tensors(model):
-        tensor.quantization = _shared(tensor.quantization, tables)
-    data = write(model)
-    for op in operators(model):
-        op.builtinOptions = _unshared(op.builtinOptions)
-        op.builtinOptions2 = _unshared(op.builtinOptions2)
-    for tensor in tensors(model):
-        tensor.quantization = _unshared(tensor.quantization)
-    return data
-
-
-def write(model: ModelT) -> bytes:
-    """Write a model as it is: indices of tensors, buffers and operator codes stay."""
-    builder = _builder_class()(sum(_size(buffer) for buffer in model.buffers) + (1 << 14))
-    builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
-    return bytes(builder.Output())
+    tables = [(op, field) for op in operators(model) for field in ("builtinOptions", "builtinOptions2")]
+    return write_shared(model, [*tables, *((tensor, "quantization") for tensor in tensors(model))])
 
 
 def operators(model: ModelT) -> Iterator[OperatorT]:
@@ -348,69 +327,6 @@ def _tidy_tensor(tensor: TensorT) -> None:
     quantization.min = quantization.max = None  # statistics: the runtime reads scale and zero point only
     quantization.scale = _vector(quantization.scale, np.float32)
     quantization.zeroPoint = _vector(quantization.zeroPoint, np.int64)
-
-
-class _Table:
-    """A table that many refer to and that is written once."""
-
-    def __init__(self, table: Any) -> None:
-        self.table = table
-        self._offset: int | None = None
-
-    def Pack(self, builder: Any) -> int:  # noqa: N802 - the generated classes' own spelling
-        if self._offset is None:
-            self._offset = int(self.table.Pack(builder))
-        return self._offset
-
-
-def _shared(table: Any, known: dict[Any, _Table]) -> Any:
-    return None if table is None else known.setdefault(_content(table), _Table(table))
-
-
-def _unshared(table: Any) -> Any:
-    return table.table if isinstance(table, _Table) else table
-
-
-def _content(value: Any) -> Any:
-    """A hashable picture of an object of the schema."""
-    if isinstance(value, np.ndarray):
-        return value.dtype.str, value.tobytes()
-    if isinstance(value, list):
-        return tuple(_content(item) for item in value)
-    if hasattr(value, "__dict__"):
-        return type(value).__name__, tuple((key, _content(item)) for key, item in vars(value).items())
-    return value
-
-
-@cache
-def _builder_class() -> Callable[[int], Any]:
-    import flatbuffers
-
-    class Builder(flatbuffers.Builder):  # type: ignore[misc, unused-ignore]
-        """Writes each distinct vector and string once, and bytes on 16-byte boundaries."""
-
-        def __init__(self, size: int) -> None:
-            super().__init__(size)
-            self._places: dict[Any, int] = {}
-
-        def CreateNumpyVector(self, x: NDArray[Any]) -> int:  # noqa: N802
-            key = (x.dtype.str, x.tobytes())
-            if key not in self._places:
-                alignment = _WEIGHT_ALIGNMENT if x.dtype == np.uint8 else x.dtype.alignment
-                self.StartVector(x.itemsize, x.size, alignment)
-                payload = np.ascontiguousarray(x, x.dtype.newbyteorder("<")).tobytes()
-                self.head -= len(payload)
-                self.Bytes[self.head : self.head + len(payload)] = payload
-                self.vectorNumElems = x.size
-                self._places[key] = self.EndVector()
-            return self._places[key]
-
-        def CreateString(self, s: Any, encoding: str = "utf-8", errors: str = "strict") -> int:  # noqa: N802
-            if s not in self._places:
-                self._places[s] = super().CreateString(s, encoding, errors)
-            return self._places[s]
-
-    return Builder
 
 
 @cache

@@ -162,7 +162,7 @@ class _Absorber:
 
     def _integer_tensor(self, like: TensorT, parameters: Any) -> int:
         tensor = self._schema.TensorT()
-        tensor.name = files.name_of(like).encode() + b"/int"
+        tensor.name = files.name_of(like).encode() + b"_int"
         tensor.shape, tensor.shapeSignature, tensor.hasRank = like.shape, like.shapeSignature, like.hasRank
         tensor.type = self._type
         tensor.quantization = parameters

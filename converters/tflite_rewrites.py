@@ -113,11 +113,11 @@ def _become_fully_connected(
 ) -> None:
     schema = files.schema()
     name = files.name_of(graph.tensors[int(op.inputs[1])])
-    inputs = [int(op.inputs[0]), _add_constant(model, graph, weights, f"{name}/transposed")]
+    inputs = [int(op.inputs[0]), _add_constant(model, graph, weights, f"{name}_transposed")]
     options = schema.FullyConnectedOptionsT()
     options.keepNumDims = True
     if bias is not None and add is not None:
-        inputs.append(_add_constant(model, graph, bias, f"{name}/bias"))
+        inputs.append(_add_constant(model, graph, bias, f"{name}_bias"))
         options.fusedActivationFunction = add.builtinOptions.fusedActivationFunction
         op.outputs = add.outputs
         graph.operators.remove(add)
@@ -145,7 +145,7 @@ def unary_to_multiplication(model: ModelT) -> None:
             other = (
                 x
                 if code == operator.SQUARE
-                else _add_constant(model, graph, np.array([-1], np.float32), f"{name}/minus")
+                else _add_constant(model, graph, np.array([-1], np.float32), f"{name}_minus")
             )
             op.inputs = np.array([x, other], np.int32)
             op.opcodeIndex = files.use_op_code(model, operator.MUL, 1)
@@ -182,7 +182,7 @@ def _int8_copy(model: ModelT, graph: SubGraphT, index: int) -> int:
     values = files.constant(model, graph.tensors[index])
     scale = float(np.abs(values).max(initial=0.0)) / _INT8_MAX or 1.0
     made = _add_constant(
-        model, graph, np.rint(values / scale).astype(np.int8), f"{files.name_of(graph.tensors[index])}/int8"
+        model, graph, np.rint(values / scale).astype(np.int8), f"{files.name_of(graph.tensors[index])}_int8"
     )
     quantization = schema.QuantizationParametersT()
     quantization.scale = np.array([scale], np.float32)
@@ -213,7 +213,7 @@ def weights_to_half(model: ModelT) -> list[str]:
             if not largest <= _HALF_MAX or 0 < largest < _HALF_TINY:
                 left.append(files.name_of(tensor))
                 continue
-            half = _add_constant(model, graph, values.astype(np.float16), f"{files.name_of(tensor)}/half")
+            half = _add_constant(model, graph, values.astype(np.float16), f"{files.name_of(tensor)}_half")
             tensor.buffer = 0
             first.append(_dequantize(model, half, index))
         graph.operators = [*first, *(graph.operators or ())]

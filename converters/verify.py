@@ -307,7 +307,7 @@ class Comparison:
 _TASKS: dict[str, Task] = {"top1": "classification", "multi_label_f1": "multi-label", "r2": "regression"}
 
 _TRY = (
-    "Try --observer percentile, more representative calibration samples (100 to 500, as in training), or "
+    "Try --observer minmax or another --percentile, more representative calibration samples (100 to 500, as in training), or "
     "--precision int16x8; with labels in --eval, accuracy decides instead."
 )
 
@@ -320,7 +320,7 @@ def _accuracy(metric: Metric, max_drop: float) -> list[Failure]:
         f"at most {max_drop:g} are allowed"
     )
     step = (
-        "Try --observer percentile, more representative calibration samples, --precision int16x8, "
+        "Try --observer minmax or another --percentile, more representative calibration samples, --precision int16x8, "
         "or a larger --max-drop."
     )
     return [Failure("verify-accuracy", message, step)]

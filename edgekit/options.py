@@ -61,7 +61,7 @@ class Options:
     trust: bool | str = False
     interface: str | None = None
     allow_float_ops: bool = False
-    observer: str = "minmax"
+    observer: str = "percentile"
     percentile: float = 99.999
     calibration_memory: int = 256
     seed: int = 0

@@ -109,7 +109,7 @@ def _shapes(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[i
 @click.option("--allow-float-ops", is_flag=True, help="Leave ops that cannot be quantized in float, listed by name.")
 @click.option(
     "--observer",
-    default="minmax",
+    default="percentile",
     show_default=True,
     metavar="NAME",
     help="How ranges are observed: minmax, percentile.",

@@ -36,7 +36,8 @@ def read_facts(artifact: Artifact) -> ModelFacts:
         if artifact.format == "tflite":
             return tflite.read(artifact.data)
         return onnx.read(artifact.model, len(artifact.data))
-    except ValueError as error:
-        # Every check of the readers raises ValueError, as do TensorSpec and QuantParams for impossible values.
+    except (ValueError, ArithmeticError) as error:
+        # Every check of the readers raises ValueError, as do TensorSpec and QuantParams for impossible values; a
+        # number that no machine could hold overflows.
         where = artifact.path or f"the {artifact.format} model"
         raise ArtifactError("model-unreadable", f"{where} cannot be read: {error}") from error

@@ -122,12 +122,14 @@ class Budget:
         LEAST: For the smallest files.
         MOST: A graph of some hundred thousand ops, which no small board could run.
         OBJECT: What a table or a message costs.
+        TEXT: What a name costs, besides its length.
     """
 
     PER_BYTE = 32
     LEAST = 1 << 16
     MOST = 4_000_000
     OBJECT = 16
+    TEXT = 4
 
     def __init__(self, size: int) -> None:
         self.left = min(self.PER_BYTE * size + self.LEAST, self.MOST)
@@ -146,7 +148,7 @@ def elements(shape: Iterable[int]) -> int:
     """
     count = math.prod(shape)
     if not 0 <= count <= MAX_ELEMENTS:
-        raise ValueError(f"a tensor of {count:.3g} elements")
+        raise ValueError(f"a tensor of about 2^{count.bit_length()} elements")
     return count
 
 

@@ -79,7 +79,7 @@ class Table:
     def text(self, slot: int) -> str:
         """A string; "" when absent. What is not UTF-8 is replaced."""
         start, count = self._vector(slot, 1)
-        self._budget.spend(1 + count // 8)
+        self._budget.spend(Budget.TEXT + count // 8)
         return self._data[start : start + count].decode("utf-8", "replace")
 
     def _field(self, slot: int, size: int) -> int:

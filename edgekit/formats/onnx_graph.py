@@ -23,6 +23,8 @@ _KEEPS = frozenset({
 """Ops whose output stands for real numbers as their input does."""
 
 _KEEPS_DEPTH = 8
+_READERS = 64
+"""How many readers of an input are asked; a hostile file lists one input, read by all nodes, over and over."""
 
 _BINARY = frozenset({"QLinearAdd", "QLinearMul", "QLinearConv", "QLinearMatMul"})
 _UNARY = frozenset({
@@ -120,7 +122,7 @@ def output_types(node: Node, types: dict[str, str], constants: dict[str, Const])
 
 def quant_of_input(name: str, uses: Uses, reader: Reader, depth: int = 0) -> QuantParams | None:
     """How an integer input maps to reals, by the first op that says so."""
-    for node, position in uses.readers.get(name, ()):
+    for node, position in uses.readers.get(name, ())[:_READERS]:
         if node.kind in DEQUANTIZE and position == 0:
             return _params(node, 1, uses, reader)
         if node.op in _BINARY and position in (0, 3):

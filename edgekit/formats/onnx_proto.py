@@ -82,15 +82,15 @@ class Reader:
             return []
         found: list[float] = []
         for number, wire, begin, end in const.parts:
-            if number == 9:
+            if number == 9 and end - begin == count * struct.calcsize(f"<{letter}"):
                 found += struct.unpack_from(f"<{count}{letter}", self.data, begin)
             elif number in (4, 10):
                 found += self._floats(wire, begin, end, "f" if number == 4 else "d")
-            elif number in (5, 7, 11):
+            elif number in (5, 7, 11) and const.dtype != "float16":
                 found += self._ints(wire, begin, end)
-        if const.dtype == "float16" and not any(number == 9 for number, *_ in const.parts):
-            # int32_data holds the bits of half-precision numbers.
-            found = [struct.unpack("<e", struct.pack("<H", int(bits) & 0xFFFF))[0] for bits in found]
+            elif number == 5:  # int32_data holds the bits of half-precision numbers
+                halves = (bits & 0xFFFF for bits in self._ints(wire, begin, end))
+                found += (struct.unpack("<e", struct.pack("<H", bits))[0] for bits in halves)
         return found if len(found) == count else []
 
     def _graph(self, begin: int, end: int, depth: int) -> Graph:
@@ -305,7 +305,7 @@ class Reader:
             yield found
 
     def _text(self, begin: int, end: int) -> str:
-        self._budget.spend((end - begin) // 8)
+        self._budget.spend(Budget.TEXT + (end - begin) // 8)
         return self.data[begin:end].decode("utf-8", "replace")
 
     def _int(self, begin: int, end: int) -> int:

@@ -163,6 +163,8 @@ def _flatten(node: Node, at: Shapes) -> list[Shape]:
 def _reshape(node: Node, at: Shapes) -> list[Shape]:
     data = at.shape(node.input(0))
     wanted = list(node.lists["shape"]) if "shape" in node.lists else at.ints(node.input(1))
+    if len(wanted) > MAX_RANK:
+        raise UnknownError("too many axes")
     if not node.ints.get("allowzero"):
         if any(size == 0 and i >= len(data) for i, size in enumerate(wanted)):
             raise UnknownError("a zero beyond the rank")
@@ -257,7 +259,7 @@ def _split(node: Node, at: Shapes) -> list[Shape]:
     elif node.input(1):
         sizes = at.ints(node.input(1))
     else:
-        count = len(node.outputs)
+        count = max(1, len(node.outputs))
         each = -(-data[axis] // count)
         sizes = [each] * (count - 1) + [data[axis] - each * (count - 1)]
     if len(sizes) != len(node.outputs) or sum(sizes) != data[axis]:
@@ -282,7 +284,7 @@ def _resize(node: Node, at: Shapes) -> list[Shape]:
     if node.input(3):
         return [tuple(at.ints(node.input(3)))]
     scales = at.content(node.input(2 if len(node.inputs) > 2 else 1))
-    if len(scales) != len(data) or not all(math.isfinite(s) and s > 0 for s in scales):
+    if len(scales) != len(data) or not all(0 < scale < MAX_ELEMENTS for scale in scales):
         raise UnknownError("scales")
     return [tuple(math.floor(size * scale) for size, scale in zip(data, scales, strict=True))]
 

@@ -96,7 +96,7 @@ def axes_of(node: Node, at: Shapes, position: int) -> list[int] | None:
 
 def broadcast(*shapes: Shape) -> Shape:
     """Numpy's rule."""
-    rank = max(map(len, shapes))
+    rank = max(map(len, shapes), default=0)
     result = []
     for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in shapes), strict=True):
         size = next((s for s in sizes if s != 1), 1)

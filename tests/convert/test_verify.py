@@ -200,7 +200,7 @@ def test_the_error_names_figure_bound_and_next_step():
     with pytest.raises(VerificationError, match=r"SQNR is .* dB, 10 dB are asked") as caught:
         verdict("quantized", DICE.random((9, 3, 3)), np.zeros((9, 3, 3))).enforce()
     assert caught.value.code == "verify-noise"
-    assert "--observer percentile" in caught.value.next_step
+    assert "--observer minmax" in caught.value.next_step
 
 
 def test_unknown_policies_are_refused():
