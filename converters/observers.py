@@ -161,18 +161,18 @@ class Histogram:
         touched = counts > 0
         return lower[touched], upper[touched], counts[touched]
 
-    def central(self, share: float) -> tuple[float, float]:
-        """The range that is left when (1 - share) / 2 of the values are cut off at either end.
+    def central(self, percent: float) -> tuple[float, float]:
+        """The range that is left when half of the other values are cut off at either end.
 
-        Its ends are the outer edges of the buckets in which those order statistics lie: at least `share` of
-        the values are inside, and each end is within 1/128 of the exact one.
+        Its ends are the outer edges of the buckets in which those order statistics lie: at least `percent` percent
+        of the values are inside, and each end is within 1/128 of the exact one.
 
         Args:
-            share: In (0, 1].
+            percent: In (0, 100].
         """
         lower, upper, counts = self.buckets()
         seen = np.cumsum(counts)
-        cut = int((1.0 - share) / 2 * seen[-1])
+        cut = int((100 - percent) / 200 * seen[-1])
         low = lower[np.searchsorted(seen, cut, side="right")]
         high = upper[counts.size - 1 - np.searchsorted(np.cumsum(counts[::-1]), cut, side="right")]
         return max(float(low), self.low), min(float(high), self.high)
@@ -209,7 +209,7 @@ class Percentile:
     def __init__(self, options: CalibrationOptions) -> None:
         if not 0 < options.percentile <= 100:
             raise UsageError("percentile-invalid", f"the percentile must lie in (0, 100], not at {options.percentile}")
-        self._share = options.percentile / 100
+        self._percent = options.percentile
         self._histogram = Histogram()
 
     def update(self, values: Values, low: float, high: float) -> None:
@@ -219,7 +219,7 @@ class Percentile:
         self._histogram.merge(other._histogram)
 
     def range(self) -> Range:
-        low, high = self._histogram.central(self._share)
+        low, high = self._histogram.central(self._percent)
         return Range(low, high)
 
 

@@ -27,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edgekit.converters import tflite_graph as files
-from edgekit.converters import tflite_islands
+from edgekit.converters import tflite_islands, tflite_shapes
 from edgekit.converters import tflite_rewrites as rewrites
 from edgekit.converters.stages import Graph, QuantizeOptions, Ranges
 from edgekit.converters.tflite_graph import ModelT, OperatorT, SubGraphT, TensorT
@@ -68,6 +68,7 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
     model = files.read(Path(graph.path).read_bytes())
     places = _Places(model, graph)
     rewrites.give_unique_names(model)
+    tflite_shapes.settle(model)
     notes: list[str] = []
     left: list[str] = []
     way = (precision.kind, precision.weights, precision.activations)

@@ -147,6 +147,20 @@ def set_constant(model: ModelT, tensor: TensorT, values: NDArray[Any]) -> None:
     tensor.buffer = len(model.buffers) - 1
 
 
+def add_constant(model: ModelT, graph: SubGraphT, values: NDArray[Any], name: str) -> int:
+    """A new constant tensor of the graph; returns its index."""
+    types = schema().TensorType
+    known = {"float32": types.FLOAT32, "float16": types.FLOAT16, "int8": types.INT8, "int32": types.INT32}
+    tensor = schema().TensorT()
+    tensor.name = name.encode()
+    tensor.type = known[values.dtype.name]
+    tensor.shape = np.array(values.shape, np.int32)
+    tensor.hasRank = True
+    set_constant(model, tensor, values)
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
 def dtype_of(tensor: TensorT) -> str:
     """Element type, spelled as in `edgekit.tensors`."""
     name = _type_names().get(int(tensor.type), "")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,11 +112,11 @@ def _become_fully_connected(
 ) -> None:
     schema = files.schema()
     name = files.name_of(graph.tensors[int(op.inputs[1])])
-    inputs = [int(op.inputs[0]), _add_constant(model, graph, weights, f"{name}_transposed")]
+    inputs = [int(op.inputs[0]), files.add_constant(model, graph, weights, f"{name}_transposed")]
     options = schema.FullyConnectedOptionsT()
     options.keepNumDims = True
     if bias is not None and add is not None:
-        inputs.append(_add_constant(model, graph, bias, f"{name}_bias"))
+        inputs.append(files.add_constant(model, graph, bias, f"{name}_bias"))
         options.fusedActivationFunction = add.builtinOptions.fusedActivationFunction
         op.outputs = add.outputs
         graph.operators.remove(add)
@@ -145,7 +144,7 @@ def unary_to_multiplication(model: ModelT) -> None:
             other = (
                 x
                 if code == operator.SQUARE
-                else _add_constant(model, graph, np.array([-1], np.float32), f"{name}_minus")
+                else files.add_constant(model, graph, np.array([-1], np.float32), f"{name}_minus")
             )
             op.inputs = np.array([x, other], np.int32)
             op.opcodeIndex = files.use_op_code(model, operator.MUL, 1)
@@ -181,7 +180,7 @@ def _int8_copy(model: ModelT, graph: SubGraphT, index: int) -> int:
     schema = files.schema()
     values = files.constant(model, graph.tensors[index])
     scale = float(np.abs(values).max(initial=0.0)) / _INT8_MAX or 1.0
-    made = _add_constant(
+    made = files.add_constant(
         model, graph, np.rint(values / scale).astype(np.int8), f"{files.name_of(graph.tensors[index])}_int8"
     )
     quantization = schema.QuantizationParametersT()
@@ -213,7 +212,7 @@ def weights_to_half(model: ModelT) -> list[str]:
             if not largest <= _HALF_MAX or 0 < largest < _HALF_TINY:
                 left.append(files.name_of(tensor))
                 continue
-            half = _add_constant(model, graph, values.astype(np.float16), f"{files.name_of(tensor)}_half")
+            half = files.add_constant(model, graph, values.astype(np.float16), f"{files.name_of(tensor)}_half")
             tensor.buffer = 0
             first.append(_dequantize(model, half, index))
         graph.operators = [*first, *(graph.operators or ())]
@@ -309,16 +308,3 @@ def _weighted(model: ModelT) -> Iterator[tuple[SubGraphT, OperatorT, tuple[int, 
 
 def _is_float_constant(model: ModelT, tensor: TensorT) -> bool:
     return files.dtype_of(tensor) == "float32" and files.is_constant(model, tensor)
-
-
-def _add_constant(model: ModelT, graph: SubGraphT, values: NDArray[Any], name: str) -> int:
-    schema = files.schema()
-    types = {"float32": schema.TensorType.FLOAT32, "float16": schema.TensorType.FLOAT16, "int8": schema.TensorType.INT8}
-    tensor = schema.TensorT()
-    tensor.name = name.encode()
-    tensor.type = types[values.dtype.name]
-    tensor.shape = np.array(values.shape, np.int32)
-    tensor.hasRank = True
-    files.set_constant(model, tensor, values)
-    graph.tensors.append(tensor)
-    return len(graph.tensors) - 1

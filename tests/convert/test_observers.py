@@ -59,7 +59,7 @@ def test_merged_halves_are_the_whole(options, values, cut):
 def test_percentile_is_within_one_percent_of_exact(values, percentile):
     found = seen(CalibrationOptions("percentile", percentile), values)
     ordered = np.sort(values.astype(np.float64))
-    cut = int((1 - percentile / 100) / 2 * values.size)
+    cut = int((100 - percentile) / 200 * values.size)
     low, high = ordered[cut], ordered[values.size - 1 - cut]
     tiny = float(np.finfo(np.float32).tiny)  # below it floats have fewer digits
     assert math.isclose(found.min, low, rel_tol=0.01, abs_tol=tiny)
