@@ -25,6 +25,14 @@ _CHOICES = (
 )
 
 
+_STATEFUL = {
+    "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN", "LSTM", "RNN", "SVDF",
+    "BIDIRECTIONAL_SEQUENCE_RNN", "VAR_HANDLE", "ASSIGN_VARIABLE",
+}  # fmt: skip
+"""Ops that keep variables between runs. They start anew with each sample: an answer must not depend on the one before.
+In a foreign file any op may, so that its variables are always reset (half a microsecond)."""
+
+
 class LiteRT:
     """The backend; see the module header."""
 
@@ -66,12 +74,16 @@ class LiteRTSession:
         self._fetch = [(spec.name, detail["index"]) for spec, detail in zip(self.outputs, outputs, strict=True)]
         self._shapes = {detail["index"]: tuple(detail["shape"]) for detail in inputs}
         self._free = any(spec.dynamic for spec in self.inputs)
+        about = artifact.manifest
+        self._stateful = about is None or not _STATEFUL.isdisjoint(about.needs.ops)
         self._set, self._invoke, self._get = interpreter.set_tensor, interpreter.invoke, interpreter.get_tensor
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         try:
             if self._free:
                 self._resize(feeds)
+            if self._stateful:
+                self._interpreter.reset_all_variables()
             for name, index in self._feed:
                 self._set(index, feeds[name])
             self._invoke()
