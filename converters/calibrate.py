@@ -7,6 +7,7 @@ samples that do fit; the result is the same to the last bit, because observers d
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -32,6 +33,10 @@ _COPIES = 3
 """Of the model's bytes: the file as handed to the engine, the engine's own, and its packed weights."""
 _FLOOR = 16 * _MB
 """A pass never takes less: below, passes cost more than they save."""
+_WATCHED = 128 << 10
+"""Bytes that an observer of one tensor may hold."""
+_TRIM_AT = 0.8
+"""Share of the bound from which freed memory is returned at once."""
 _EVENT_EVERY = 16
 
 
@@ -68,20 +73,21 @@ def calibrate(
     groups, block = _plan(tapped, first[1], options, graph)
     rest = chain([first], feeds)
     if len(groups) == 1:
-        yield from _one_pass(tapped, groups[0], rest, watch)
+        yield from _one_pass(tapped, groups[0], rest, watch, options.memory_mb * _MB)
     else:
         yield from _passes(tapped, groups, rest, watch, block)
     return Ranges(options.observer, watch.samples, {name: seen.range() for name, seen in watch.seen.items()})
 
 
 def _one_pass(
-    tapped: Tap, names: Sequence[str], feeds: Iterable[tuple[int, Feed]], watch: _Watch
+    tapped: Tap, names: Sequence[str], feeds: Iterable[tuple[int, Feed]], watch: _Watch, bound: int
 ) -> Generator[dict[str, Any], None, None]:
     session = tapped.open(names)
     try:
         for runs, (count, feed) in enumerate(feeds):
             _observe(session, tapped, count, feed, watch)
             if runs % _EVENT_EVERY == 0:
+                _give_back(beyond=bound * _TRIM_AT)
                 yield {"samples": watch.samples}
     finally:
         session.close()
@@ -102,6 +108,7 @@ def _passes(
                     _observe(session, tapped, count, feed, watch, inputs_too=number == 0)
             finally:
                 session.close()
+            _give_back(beyond=0)
         yield {"samples": watch.samples}
 
 
@@ -152,7 +159,7 @@ def _plan(tapped: Tap, feed: Feed, options: CalibrationOptions, graph: Graph) ->
     """Groups of tensors that fit in memory together, and how many feeds may be held for all of them."""
     sizes = tapped.sizes(feed)
     model = Path(graph.path).stat().st_size
-    available = max(_FLOOR, options.memory_mb * _MB - _resident() - _RESERVE - _COPIES * model)
+    available = max(_FLOOR, options.memory_mb * _MB - _resident() - _RESERVE - _COPIES * model - _WATCHED * len(sizes))
     if sum(sizes.values()) <= available:
         return [list(sizes)], 1
     # Beside the group's tensors the graph needs what is live at once anyway, and the samples that are held.
@@ -167,6 +174,18 @@ def _plan(tapped: Tap, feed: Feed, options: CalibrationOptions, graph: Graph) ->
         groups[-1].append(name)
         filled += size
     return groups, max(1, held // max(1, sum(array.nbytes for array in feed.values())))
+
+
+def _give_back(beyond: float) -> None:
+    """Return freed memory to the system once the process holds more than `beyond` bytes.
+
+    Arrays of activations and counters that live and die between each other leave gaps that the C library keeps.
+    """
+    if _resident() <= beyond:
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl and macOS do not
+    if trim is not None:
+        trim(0)
 
 
 def _resident() -> int:

@@ -223,9 +223,10 @@ _MEMORY_WORDS = ("bad_alloc", "MemoryError", "out of memory", "Cannot allocate m
 
 
 def _environment() -> dict[str, str]:
-    """The parent's environment, with the frameworks told to be quiet, on the CPU, and repeatable."""
+    """The parent's environment, with the frameworks told to be quiet, on the CPU, repeatable and not to phone home."""
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TF_ENABLE_ONEDNN_OPTS": "0"}
     quiet["KERAS_BACKEND"] = "tensorflow"  # whatever the user trains with: Keras 3 reads it when it is imported
+    quiet["ORT_DISABLE_TELEMETRY"] = "1"
     return {**os.environ, **quiet, "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", "MALLOC_ARENA_MAX": "2"}
 
 

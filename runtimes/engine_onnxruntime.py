@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib import import_module, metadata
 from typing import Any
@@ -72,6 +73,8 @@ class OnnxRuntimeSession:
 
 
 def _engine() -> Any:
+    # Since 1.3x it reports usage over the network and keeps an identifier in the temporary folder, unless told not to.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return import_module("onnxruntime")
     except ModuleNotFoundError as error:
