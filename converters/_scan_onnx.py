@@ -16,6 +16,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -158,7 +159,7 @@ def digest(path: Path) -> tuple[str, int]:
     return whole.hexdigest(), size
 
 
-def open_external(folder: Path, location: str) -> BinaryIO:
+def open_external(folder: Path, location: str) -> BufferedReader:
     """Open a file of external data.
 
     Args:

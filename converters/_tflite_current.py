@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.converters import tflite_graph as files
+from edgekit.converters import tflite_write
 from edgekit.converters.tflite_graph import ModelT
 from edgekit.errors import SourceError, UsageError
 from edgekit.tensors import DTYPES, Layout, QuantParams, TensorSpec
@@ -335,7 +336,7 @@ def _derive(model: ModelT, entry: Entry, name: str) -> None:
             tensor.shapeSignature = None
     try:
         engine = Interpreter(
-            model_content=files.write(model),
+            model_content=tflite_write.write(model),
             experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
         )
         engine.allocate_tensors()

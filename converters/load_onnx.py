@@ -350,8 +350,8 @@ def _with_scales(
 def _scale(node: Any, spec: TensorSpec, constants: dict[str, Any]) -> QuantParams | None:
     from onnx import numpy_helper
 
-    parts = [constants.get(name) for name in node.input[1:3]]
-    if spec.dtype not in INTEGER_RANGE or not parts or any(part is None for part in parts):
+    parts = [part for name in node.input[1:3] if (part := constants.get(name)) is not None]
+    if spec.dtype not in INTEGER_RANGE or not parts or len(parts) < len(node.input[1:3]):
         return None
     values = [numpy_helper.to_array(part).reshape(-1) for part in parts]
     if any(len(value) != 1 for value in values) or not values[0][0] > 0:

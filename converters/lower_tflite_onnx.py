@@ -1,8 +1,8 @@
 """TFLite to ONNX, by tf2onnx.
 
-tf2onnx knows tensors by their names, which in TFLite are free text: empty, or the same for several. It takes a scale
-without a zero point for no quantization at all. So it gets a tidied copy of the file: every tensor has a name of its own,
-inputs and outputs have their public ones, zero points stand there where they are zero.
+tf2onnx knows tensors by their names, which in TFLite are free text: empty, or the same for several. It takes a
+scale without a zero point for no quantization at all. So it gets a tidied copy of the file: every tensor has a name of
+its own, inputs and outputs have their public ones, zero points stand there where they are zero.
 
 Integers stay integers: QuantizeLinear and DequantizeLinear with the file's own scales stand around the operators.
 Onnxruntime rounds sums at other places than LiteRT does, so that an answer may be off by a few steps.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from edgekit import files
-from edgekit.converters import tflite_graph
+from edgekit.converters import tflite_graph, tflite_write
 from edgekit.converters._tf_model import unique
 from edgekit.converters.load_keras import reason
 from edgekit.converters.lower_tf_onnx import OPSET, _graphs, _name_free_sizes, _quiet, _repeatable
@@ -55,7 +55,7 @@ def lower(model: LoadedModel, path: Path) -> Graph:
     tidied = _tidied(source.handle, keys)
     with _quiet(), _repeatable():
         _refuse_unknown(tidied)
-        proto = _converted(tflite_graph.write(tidied))
+        proto = _converted(tflite_write.write(tidied))
     _refuse_foreign(proto)
     inputs = _described(facts.inputs, keys[: len(facts.inputs)], proto.graph.input, "input")
     outputs = _described(facts.outputs, keys[len(facts.inputs) :], proto.graph.output, "output")

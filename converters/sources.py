@@ -71,7 +71,7 @@ def identify_live(model: object, folder: Path) -> Path:
         SourceError: What its loader finds wrong with it.
     """
     if isinstance(model, str) or hasattr(model, "__fspath__"):
-        return Path(model)  # type: ignore[arg-type]
+        return Path(model)
     for loader in loaders.all():
         if loader.accepts(model):
             return loader.save(model, folder)

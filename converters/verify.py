@@ -307,8 +307,8 @@ class Comparison:
 _TASKS: dict[str, Task] = {"top1": "classification", "multi_label_f1": "multi-label", "r2": "regression"}
 
 _TRY = (
-    "Try --observer minmax or another --percentile, more representative calibration samples (100 to 500, as in training), "
-    "or --precision int16x8; with labels in --eval, accuracy decides instead."
+    "Try --observer minmax or another --percentile, more representative calibration samples (100 to 500, as in "
+    "training), or --precision int16x8; with labels in --eval, accuracy decides instead."
 )
 
 

@@ -62,8 +62,8 @@ class Backend(Protocol):
 def quantize(real: Array, spec: TensorSpec) -> Array:
     """Reals to the tensor's integers: round(x / scale) + zero point, saturated.
 
-    Rounds halves to even, as ONNX's QuantizeLinear and TFLite's QUANTIZE on Arm do; the scale is divided by in float32, as
-    they do. Source: https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html.
+    Rounds halves to even, as ONNX's QuantizeLinear and TFLite's QUANTIZE on Arm do; the scale is divided by in float32,
+    as they do. Source: https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html.
     """
     if spec.quant is None:
         return real.astype(spec.dtype)
@@ -71,7 +71,8 @@ def quantize(real: Array, spec: TensorSpec) -> Array:
     scale, zero = _along(spec, real.ndim)
     scaled = np.rint(np.asarray(real, np.float32) / scale)
     scaled += zero
-    return np.clip(scaled, low, high, out=scaled).astype(spec.dtype)
+    np.clip(scaled, low, high, out=scaled)
+    return np.asarray(scaled, spec.dtype)
 
 
 def dequantize(integers: Array, spec: TensorSpec) -> Array:

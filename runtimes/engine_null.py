@@ -1,7 +1,7 @@
 """A deterministic fake that ships in the package: for tests and dry runs, never chosen by itself.
 
-It answers with zeros of the shapes that the manifest promises, plus the mean of the feeds, so that different inputs give
-different answers and equal ones equal answers.
+It answers with zeros of the shapes that the manifest promises, plus the mean of the feeds, so that different inputs
+give different answers and equal ones equal answers.
 """
 
 from __future__ import annotations

@@ -96,7 +96,8 @@ def _failures() -> tuple[type[Exception], ...]:
 
 _OPSET = re.compile(r"opset (?:version )?(\d+)|Unsupported model IR version: (\d+)|IR version", re.IGNORECASE)
 _KERNEL = re.compile(
-    r"Could not find an implementation for (?P<op>[\w.]+)\((?P<version>\d+)\)|(?P<unknown>[\w.:]+) is not a registered function/op"
+    r"Could not find an implementation for (?P<op>[\w.]+)\((?P<version>\d+)\)"
+    r"|(?P<unknown>[\w.:]+) is not a registered function/op"
 )
 
 

@@ -1,7 +1,7 @@
 """From things to arrays, as the manifest says: value = (raw * scale - mean) / std.
 
-Arrays pass as they are. Images are decoded and resized by Pillow, only if the app has it; sounds are PCM WAV files, read
-by the standard library.
+Arrays pass as they are. Images are decoded and resized by Pillow, only if the app has it; sounds are PCM WAV files,
+read by the standard library.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def normalize(raw: Array, how: Preprocess, spec: TensorSpec) -> Array:
     identity = how.scale == 1.0 and not any(how.mean) and all(value == 1.0 for value in how.std)
     if identity:
         return raw
-    mean, std = (_channels(values, raw, spec) for values in (how.mean, how.std))
+    mean, std = (_channels(values, spec) for values in (how.mean, how.std))
     return np.asarray((raw.astype(np.float32) * np.float32(how.scale) - mean) / std, np.float32)
 
 
@@ -148,7 +148,7 @@ def _geometry(spec: TensorSpec) -> tuple[int, int, int, bool]:
     )
 
 
-def _channels(values: tuple[float, ...], raw: Array, spec: TensorSpec) -> Array:
+def _channels(values: tuple[float, ...], spec: TensorSpec) -> Array:
     array = np.asarray(values, np.float32)
     if array.size == 1:
         return array.reshape(())

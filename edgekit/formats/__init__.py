@@ -35,7 +35,7 @@ def read_facts(artifact: Artifact) -> ModelFacts:
     try:
         if artifact.format == "tflite":
             return tflite.read(artifact.data)
-        return onnx.read(artifact.model, len(artifact.data))
+        return onnx.read(artifact.data, artifact.model_bytes)
     except (ValueError, ArithmeticError) as error:
         # Every check of the readers raises ValueError, as do TensorSpec and QuantParams for impossible values; a
         # number that no machine could hold overflows.

@@ -24,17 +24,17 @@ _FIRST_WITH_OPSETS = 3
 _ALWAYS_DYNAMIC = frozenset({"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "DynamicQuantizeLSTM", "MatMulNBits"})
 
 
-def read(data: bytes, whole: int) -> ModelFacts:
+def read(data: bytes, end: int) -> ModelFacts:
     """Read an `.onnx` file.
 
     Args:
-        data: The model's own bytes.
-        whole: Bytes of the whole file.
+        data: The whole file.
+        end: Where the model's own bytes end.
 
     Raises:
         ValueError: It contradicts the format or points outside itself.
     """
-    reader = Reader(data)
+    reader = Reader(data, end)
     model = reader.model()
     graph = model.graph
     if graph is None:
@@ -57,7 +57,7 @@ def read(data: bytes, whole: int) -> ModelFacts:
         weight_bytes=sum(const.bytes for const in constants) + _attribute_bytes(graph),
         arena_bytes=_arena(graph, uses, at, types),
         macs=total(op.macs for op in ops),
-        bytes=whole,
+        bytes=len(data),
         precision=_precision(graph, uses, types),
         opsets=dict(sorted(model.opsets.items())),
         producer=f"{model.producer} {model.producer_version}".strip(),

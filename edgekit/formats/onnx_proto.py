@@ -46,13 +46,14 @@ _RAW = {
 class Reader:
     """Reads one file's messages within one budget; every method raises ValueError on nonsense."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, end: int | None = None) -> None:
         self.data = data
-        self._budget = Budget(len(data))
+        self._end = len(data) if end is None else end
+        self._budget = Budget(self._end)
 
     def model(self) -> Model:
         found = Model()
-        for number, wire, begin, end in self._fields(0, len(self.data)):
+        for number, wire, begin, end in self._fields(0, self._end):
             if (number, wire) == (1, 0):
                 found.ir_version = self._int(begin, end)
             elif number == 2:
