@@ -15,10 +15,10 @@ HEAVY = {"tensorflow", "keras", "tf_keras", "torch", "onnx", "onnxruntime", "ai_
          "tf2onnx", "sklearn", "PIL", "flatbuffers", "h5py"}  # fmt: skip
 LEVELS = [
     {"errors", "codec", "tensors", "files", "registry", "child"},
-    {"precision", "manifest", "selftest", "artifact", "device_profiles", "formats", "gate", "inspect", "data",
-     "metrics", "options", "metadata"},
+    {"precision", "manifest", "selftest", "artifact", "device_profiles", "formats", "gate", "inspect", "options",
+     "metadata"},
     {"runtimes"},
-    {"targets", "measure", "doctor"},
+    {"data_columns", "data", "metrics", "targets", "measure", "doctor"},
     {"converters"},
     {"pipeline"},
     {"cli", "__main__"},
