@@ -197,10 +197,37 @@ def test_labels_that_cannot_be_are_refused():
 
 
 def test_the_error_names_figure_bound_and_next_step():
-    with pytest.raises(VerificationError, match=r"SQNR is .* dB, 10 dB are asked") as caught:
+    with pytest.raises(VerificationError, match=r"SQNR of out is 0\.0 dB, 10 dB are asked") as caught:
         verdict("quantized", DICE.random((9, 3, 3)), np.zeros((9, 3, 3))).enforce()
     assert caught.value.code == "verify-noise"
     assert "--observer minmax" in caught.value.next_step
+
+
+def test_fp32_asks_the_same_class_even_within_the_parity_bound():
+    """One sample with scores of thousands widens the output's range; a flip in another one is still wrong."""
+    source = np.array([[5000, 0, 0], [0.3, 0.2, 0.0]], np.float32)
+    answer = np.array([[5000, 0, 0], [0.2, 0.3, 0.0]], np.float32)
+    assert codes(verdict("fp32", source, answer)) == ["verify-agreement"]
+    tied = np.array([[5000, 0, 0], [0.3, 0.29999, 0.0]], np.float32)
+    assert verdict("fp32", tied, tied[:, [1, 0, 2]] * [[0, 0, 0], [1, 1, 1]] + tied * [[1], [0]]).passed
+
+
+def test_labels_do_not_excuse_the_other_outputs():
+    scores, boxes = softmax(logits(50)), DICE.random((50, 4)).astype(np.float32)
+    comparison = Comparison("quantized", Interpret())
+    comparison.add({"out": scores, "boxes": boxes}, {"out": scores, "boxes": 0 * boxes}, scores.argmax(axis=1))
+    seen = comparison.finish("evaluation")
+    assert codes(seen) == ["verify-noise"]
+    assert "boxes" in seen.failures[0].message
+
+
+def test_an_offset_that_hides_the_error_is_told():
+    """At 1000 +- 1 an error as large as the variation is 60 dB below the signal."""
+    source = 1000 + DICE.normal(size=(50, 1, 1))
+    seen = verdict("quantized", source, np.full_like(source, 1000))
+    assert seen.passed
+    assert any("errs by more than it varies" in warning for warning in seen.warnings)
+    assert verdict("quantized", source, source + 0.01).warnings == ()
 
 
 def test_unknown_policies_are_refused():

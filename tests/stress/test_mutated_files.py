@@ -1,6 +1,7 @@
 """Mutated model files: the parent never dies or hangs, every outcome is a typed error or a valid result.
 
-`make stress` runs 10,000 through the readers and as many as its time allows through whole conversions.
+`make stress` runs 10,000 of each format through the readers and 5,000 of each through whole conversions, which takes
+about an hour.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import os
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgekit import artifact, inspect
@@ -17,7 +19,8 @@ from edgekit.options import Options
 from edgekit.pipeline import run
 
 READ = 100
-CONVERTED = 6
+CONVERTED = 50
+PRECISIONS = ("fp32", "fp16", "dynamic", "int8", "int16x8")
 
 
 def mutate(data: bytes, seed: int) -> bytes:
@@ -72,20 +75,29 @@ def test_conversions_survive(sane, effort, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     folder = tmp_path / "out"
     folder.mkdir()
+    calibration = tmp_path / "calibration.npz"
+    shape = (16, 8, 8, 2) if suffix == "tflite" else (16, 2, 8, 8)
+    np.savez(calibration, x=np.random.default_rng(5).random(shape, np.float32))
     file = tmp_path / f"mutated.{suffix}"
     target = folder / f"result.{suffix}"
     before = set(os.listdir(tmp_path)) | {file.name}
-    for seed in range(CONVERTED * effort):
+    outcomes = {"converted": 0, "refused": 0}
+    # A few in every run, of which one of each precision.
+    for seed in range(CONVERTED * effort if effort > 1 else len(PRECISIONS)):
         file.write_bytes(mutate(data, seed))
         target.unlink(missing_ok=True)
+        precision = PRECISIONS[seed % len(PRECISIONS)]
         try:
-            run(file, Options(output=target, time_limit=60))
+            run(file, Options(output=target, precision=precision, calibration=calibration, time_limit=60))
             artifact.read(target)
+            outcomes["converted"] += 1
         except EdgeKitError as error:
             assert not isinstance(error, InternalError), f"seed {seed}: {error}"
             assert not os.listdir(folder), f"seed {seed}: a failed conversion left a file"
+            outcomes["refused"] += 1
         assert not _inside(scratch), f"seed {seed}: scratch was left behind"
     assert set(os.listdir(tmp_path)) == before
+    assert outcomes["refused"] > 0, f"mutations that are all accepted test nothing: {outcomes}"
 
 
 def _inside(scratch: Path) -> list[str]:
