@@ -126,11 +126,6 @@ def test_parts_and_data_are_no_boards():
     assert refused("_defaults", "unknown-name")
 
 
-def test_the_page_is_the_generated_one():
-    page = Path(__file__).resolve().parents[2] / "docs" / "devices.md"
-    assert page.read_text() == markdown(PROFILES), "run: python -m edgekit.device_profiles > docs/devices.md"
-
-
 def test_what_people_see():
     profile = load_profile("radxa-rock-5b")
     row = profile.summary()
