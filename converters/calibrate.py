@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.converters import observers
-from edgekit.converters.observers import Factory, Observer
+from edgekit.converters.observers import Observer
 from edgekit.converters.stages import CalibrationOptions, Graph, Ranges
 from edgekit.converters.taps import Feed, Session, Tap, tap
 from edgekit.errors import ConversionError, DataError
@@ -63,9 +63,9 @@ def calibrate(
         EngineError: `calibration-engine`: the engine refused the graph or a sample.
         EngineMissingError: `engine-missing`.
     """
-    watch = _Watch(observers.factory(options.observer), options)
-    watch.make()  # options that the observer refuses are refused before any work
+    observers.factory(options.observer)(options)  # options that the observer refuses are refused before any work
     tapped = tap(graph, options.threads)
+    watch = _Watch(options, tapped.answers())
     feeds = _single_feeds(graph, tapped, batches)
     first = next(feeds, None)
     if first is None:
@@ -122,16 +122,21 @@ def _observe(session: Session, tapped: Tap, count: int, feed: Feed, watch: _Watc
 
 
 class _Watch:
-    """The observers, one a tensor, made when the tensor is first seen."""
+    """The observers, one a tensor, made when the tensor is first seen.
 
-    def __init__(self, factory: Factory, options: CalibrationOptions) -> None:
-        self._factory = factory
+    Answers are never clipped: what is rare in them, such as the one box with a face among thousands, is what the model
+    is for.
+    """
+
+    def __init__(self, options: CalibrationOptions, answers: Container[str]) -> None:
         self._options = options
+        self._answers = answers
         self.seen: dict[str, Observer] = {}
         self.samples = 0
 
-    def make(self) -> Observer:
-        return self._factory(self._options)
+    def _make(self, name: str) -> Observer:
+        kind = "minmax" if name in self._answers else self._options.observer
+        return observers.factory(kind)(self._options)
 
     def show(self, name: str, values: NDArray[Any]) -> None:
         if not values.size:
@@ -151,7 +156,7 @@ class _Watch:
             )
         found = self.seen.get(name)
         if found is None:
-            found = self.seen[name] = self.make()
+            found = self.seen[name] = self._make(name)
         found.update(values, low, high)
 
 

@@ -5,7 +5,7 @@ Which ops are quantized is one rule with three classes, each a set below:
 - INTEGER ops have 8-bit kernels in onnxruntime's CPU provider. They and the moves between them are quantized.
 - WRAPPED ops are element-wise, normalize or reduce, and have none. Their inputs and outputs are stored in 8 bits like
   any others, so that the file holds integers from end to end and another engine may compute them as such;
-  onnxruntime computes them in float in between. They count as quantized and are listed among the float ops.
+  onnxruntime computes them in float in between. They count as quantized; a note lists them.
 - All others compute on floats that no grid of 256 values should touch (recurrent state, bodies of loops, foreign ops,
   comparisons): "op-not-quantizable", unless the user allows it; then they stay as they are and are listed too.
 

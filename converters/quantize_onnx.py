@@ -9,7 +9,7 @@ The ways share preparation (`onnx_graph.optimize`, `onnx_rewrite`) and slimming.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +39,8 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
         path: The new file.
 
     Returns:
-        The new graph. `float_ops` lists what onnxruntime computes in float.
+        The new graph. `float_ops` lists what stayed in float; what is stored in integers but computed in float by
+        onnxruntime, for want of a kernel, is a note.
 
     Raises:
         ConversionError: See `onnx_qdq.quantize`, `onnx_graph.raise_opset`, `onnx_dynamic.quantize`;
@@ -91,26 +92,29 @@ def _static(
         onnx_finish.free_outputs(model)
     if activations == "int16":
         onnx_finish.join_activations(model)
-        in_float = tuple(foreign)
     else:
         onnx_finish.drop_zero_points(model)
         model = onnx_graph.infer_types(model)
-        in_float = tuple(dict.fromkeys((*foreign, *onnx_finish.float_ops(model, path.parent))))
-        notes += _notes(in_float)
+        notes += _notes([op for op in onnx_finish.float_ops(model, path.parent) if op not in foreign])
+    if foreign:
+        notes += (f"left in float: {_some(foreign)}",)
     onnx_slim.slim(model, ranges.tensors)
     onnx_graph.write(model, path)
     before, after = Path(graph.path).stat().st_size, path.stat().st_size
     if after >= before:
         notes += (f"{graph.precision} takes {after} bytes and float {before}: too few weights for their scales",)
     notes = (*graph.notes, *notes)
-    return replace(graph, path=str(path), inputs=inputs, outputs=outputs, notes=notes, float_ops=in_float)
+    return replace(graph, path=str(path), inputs=inputs, outputs=outputs, notes=notes, float_ops=tuple(foreign))
 
 
-def _notes(in_float: tuple[str, ...]) -> tuple[str, ...]:
+def _some(ops: Sequence[str]) -> str:
+    return ", ".join(ops[:5]) + (f" and {len(ops) - 5} more" if len(ops) > 5 else "")
+
+
+def _notes(in_float: Sequence[str]) -> tuple[str, ...]:
     notes = []
     if in_float:
-        more = f" and {len(in_float) - 5} more" if len(in_float) > 5 else ""
-        notes.append(f"onnxruntime computes {len(in_float)} ops in float: {', '.join(in_float[:5])}{more}")
+        notes.append(f"onnxruntime has no int8 kernels for, and computes in float: {_some(in_float)}")
     if onnx_qdq.saturates_here():
         notes.append(
             "this processor has no VNNI: onnxruntime's int8 sums saturate here, so accuracy may be better on the device"

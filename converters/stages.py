@@ -143,7 +143,7 @@ class CalibrationOptions:
         threads: Of the engine.
     """
 
-    observer: str = "percentile"
+    observer: str = "minmax"
     percentile: float = 99.999
     memory_mb: int = 256
     threads: int = 2

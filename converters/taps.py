@@ -11,7 +11,8 @@ Values are handed to a callback as views of the engine's own memory, valid until
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,6 +56,10 @@ class Tap(Protocol):
 
     def working_set(self, sizes: Mapping[str, int]) -> int:
         """Bytes that must be live at once to run the graph at all."""
+        ...
+
+    def answers(self) -> set[str]:
+        """The outputs, and the tensors that they are a rearrangement or a squashing of, such as logits."""
         ...
 
     def open(self, names: Sequence[str]) -> Session:
@@ -108,12 +113,22 @@ class TFLiteTap:
         }
 
     def working_set(self, sizes: Mapping[str, int]) -> int:
-        graph = self._model.subgraphs[0]
-        steps = [
-            ([self._names[i] for i in op.inputs if i >= 0], [self._names[i] for i in op.outputs])
-            for op in graph.operators or ()
+        return _peak(self._steps(), sizes)
+
+    def answers(self) -> set[str]:
+        return _answers(self._steps(), [self._names[int(i)] for i in self._model.subgraphs[0].outputs])
+
+    def _steps(self) -> list[Step]:
+        from edgekit.converters import tflite_graph as files
+
+        return [
+            Step(
+                files.op_name(self._model, op),
+                tuple(self._names[i] for i in op.inputs if i >= 0),
+                tuple(self._names[i] for i in op.outputs),
+            )
+            for op in self._model.subgraphs[0].operators or ()
         ]
-        return _peak(steps, sizes)
 
     def open(self, names: Sequence[str]) -> Session:
         from edgekit.converters.tflite_write import write
@@ -226,7 +241,13 @@ class OnnxTap:
         return found
 
     def working_set(self, sizes: Mapping[str, int]) -> int:
-        return _peak([(list(node.input), list(node.output)) for node in self._model.graph.node], sizes)
+        return _peak(self._steps(), sizes)
+
+    def answers(self) -> set[str]:
+        return _answers(self._steps(), [value.name for value in self._outputs])
+
+    def _steps(self) -> list[Step]:
+        return [Step(node.op_type, tuple(node.input), tuple(node.output)) for node in self._model.graph.node]
 
     def open(self, names: Sequence[str]) -> _OnnxSession:
         return self._open(names, shapes_only=False)
@@ -303,12 +324,46 @@ def _refused(error: Exception) -> EngineError:
     return EngineError("calibration-engine", f"the engine could not run the float graph: {str(error).splitlines()[0]}")
 
 
-def _peak(steps: Sequence[tuple[Sequence[str], Sequence[str]]], sizes: Mapping[str, int]) -> int:
+@dataclass(frozen=True)
+class Step:
+    """An operator: its kind, and the tensors it reads and makes."""
+
+    kind: str
+    read: tuple[str, ...]
+    made: tuple[str, ...]
+
+
+def _peak(steps: Sequence[Step], sizes: Mapping[str, int]) -> int:
     """The most bytes live at once when each tensor lives from the step that makes it to the last that reads it."""
-    last = {name: number for number, (read, made) in enumerate(steps) for name in (*read, *made)}
+    last = {name: number for number, step in enumerate(steps) for name in (*step.read, *step.made)}
     live = peak = 0
-    for number, (read, made) in enumerate(steps):
-        live += sum(sizes.get(name, 0) for name in made)
+    for number, step in enumerate(steps):
+        live += sum(sizes.get(name, 0) for name in step.made)
         peak = max(peak, live)
-        live -= sum(sizes.get(name, 0) for name in {*read, *made} if last[name] == number)
+        live -= sum(sizes.get(name, 0) for name in {*step.read, *step.made} if last[name] == number)
     return peak
+
+
+_TRANSPARENT = frozenset(
+    # TFLite's names, then ONNX's.
+    (
+        *("SOFTMAX", "LOG_SOFTMAX", "LOGISTIC", "TANH", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE"),
+        *("CONCATENATION", "PACK", "UNPACK", "SLICE", "STRIDED_SLICE", "SPLIT", "SPLIT_V"),
+        *("Softmax", "LogSoftmax", "Sigmoid", "Tanh", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"),
+        *("Concat", "Slice", "Split", "Identity"),
+    )
+)
+"""Operators that move values or squash each range of them monotonically: what goes in is the answer already."""
+
+
+def _answers(steps: Sequence[Step], outputs: Iterable[str]) -> set[str]:
+    maker = {name: step for step in steps for name in step.made}
+    found: set[str] = set()
+    waiting = list(outputs)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            step = maker.get(name)
+            waiting += step.read if step is not None and step.kind in _TRANSPARENT else ()
+    return found

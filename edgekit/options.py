@@ -37,7 +37,9 @@ class Options:
         trust: Admit code inside Keras and SavedModel files; a SHA-256 admits only the source of that digest.
         interface: "int8" or "float" inputs and outputs; None for the precision's default.
         allow_float_ops: Leave what cannot be quantized in float.
-        observer, percentile, calibration_memory: How calibration observes; MiB.
+        observer: How calibration decides on ranges; None for the precision's default.
+        percentile: Share of values (percent) that observer "percentile" keeps inside.
+        calibration_memory: Bound on the growth of the calibrating process, in MiB.
         seed: Of every draw.
         threads: Of the engine while observing and verifying.
         time_limit: Seconds a stage may take. memory_limit: MiB a child process may use.
@@ -61,7 +63,7 @@ class Options:
     trust: bool | str = False
     interface: str | None = None
     allow_float_ops: bool = False
-    observer: str = "percentile"
+    observer: str | None = None
     percentile: float = 99.999
     calibration_memory: int = 256
     seed: int = 0

@@ -133,7 +133,7 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
         ranges = None
         if calibration is not None and precision.calibrated:
             with shop.stage("calibrate"):
-                ranges = shop.observe(graph, facts, calibration, _observing(options))
+                ranges = shop.observe(graph, facts, calibration, _observing(options, precision))
         with shop.stage("quantize"):
             graph = shop.quantize(graph, ranges, precision.name, quantizing)
         with shop.stage("verify"):
@@ -226,8 +226,13 @@ def _enforce_lint(survey: Survey) -> None:
         )
 
 
-def _observing(options: Options) -> CalibrationOptions:
-    return CalibrationOptions(options.observer, options.percentile, options.calibration_memory, options.threads)
+def _observing(options: Options, precision: Precision) -> CalibrationOptions:
+    return CalibrationOptions(
+        observer=options.observer or precision.observer,
+        percentile=options.percentile,
+        memory_mb=options.calibration_memory,
+        threads=options.threads,
+    )
 
 
 def _quantizing(options: Options, rules: FormatRules) -> QuantizeOptions:

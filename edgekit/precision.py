@@ -48,6 +48,7 @@ class Precision:
             "static": both, by ranges observed in calibration.
         weights, activations: Element types.
         policy: The section of the verification policy that judges it.
+        observer: How calibration decides on ranges unless `--observer` says otherwise.
         formats: The formats it exists for.
     """
 
@@ -58,6 +59,7 @@ class Precision:
     activations: Literal["float32", "int8", "int16"]
     policy: str
     formats: dict[str, FormatRules]
+    observer: str = "minmax"
 
     @property
     def calibrated(self) -> bool:

@@ -109,10 +109,8 @@ def _shapes(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[i
 @click.option("--allow-float-ops", is_flag=True, help="Leave ops that cannot be quantized in float, listed by name.")
 @click.option(
     "--observer",
-    default="percentile",
-    show_default=True,
     metavar="NAME",
-    help="How ranges are observed: minmax, percentile.",
+    help="How ranges are decided: minmax, percentile; by default percentile for int8, minmax for int16x8.",
 )
 @click.option("--percentile", type=float, default=99.999, show_default=True, help="For --observer percentile.")
 @click.option(
