@@ -41,7 +41,7 @@ def schema() -> Any:
 
 
 def read(data: bytes) -> ModelT:
-    """Parse a TFLite file; buffers that lie behind the flatbuffer are brought inside.
+    """Parse a TFLite file; buffers behind the flatbuffer are brought inside, lists that are left out become empty.
 
     Raises:
         SourceError: `tflite-unreadable`: these bytes are no TFLite model.
@@ -54,13 +54,24 @@ def read(data: bytes) -> ModelT:
             if buffer.offset > 1:
                 buffer.data = np.frombuffer(data, np.uint8, buffer.size, buffer.offset)
             buffer.offset = buffer.size = 0
+        for graph in model.subgraphs:
+            graph.tensors, graph.operators = graph.tensors or [], graph.operators or []
+            _fill(graph)
         for op in operators(model):
+            _fill(op)
             if op.largeCustomOptionsOffset > 1:
                 op.customOptions = np.frombuffer(data, np.uint8, op.largeCustomOptionsSize, op.largeCustomOptionsOffset)
             op.largeCustomOptionsOffset = op.largeCustomOptionsSize = 0
     except (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise SourceError("tflite-unreadable", f"this TFLite file is damaged: {error}") from error
     return model
+
+
+def _fill(holder: Any) -> None:
+    """Inputs and outputs may be left out of a graph or an operator."""
+    for side in ("inputs", "outputs"):
+        if getattr(holder, side) is None:
+            setattr(holder, side, np.zeros(0, np.int32))
 
 
 def pack(data: bytes) -> bytes:
