@@ -62,9 +62,23 @@ def read(data: bytes) -> ModelT:
             if op.largeCustomOptionsOffset > 1:
                 op.customOptions = np.frombuffer(data, np.uint8, op.largeCustomOptionsSize, op.largeCustomOptionsOffset)
             op.largeCustomOptionsOffset = op.largeCustomOptionsSize = 0
+        _check_signatures(model)
     except (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise SourceError("tflite-unreadable", f"this TFLite file is damaged: {error}") from error
     return model
+
+
+def _check_signatures(model: ModelT) -> None:
+    """The engine takes damaged ones, and then answers under names that nobody asked for."""
+    for signature in model.signatureDefs or ():
+        graph = model.subgraphs[signature.subgraphIndex]
+        for side in ("inputs", "outputs"):
+            entries = getattr(signature, side) or ()
+            names = [entry.name for entry in entries]
+            if None in names or len(set(names)) < len(names):
+                raise ValueError(f"the {side} of a signature have no names of their own")
+            if not {int(entry.tensorIndex) for entry in entries} <= {int(index) for index in getattr(graph, side)}:
+                raise ValueError(f"a signature names a tensor that is not among the graph's {side}")
 
 
 def _fill(holder: Any) -> None:
