@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from edgekit.converters import _onnx_aged, _onnx_sparse
 from edgekit.errors import SourceError, UsageError
 
 OLDEST, TARGET = 7, 13
@@ -21,6 +22,10 @@ STANDARD = ("", "ai.onnx")
 KNOWN = (*STANDARD, "ai.onnx.ml", "com.microsoft")
 """Domains whose operators onnxruntime brings along; others need libraries of their own."""
 
+_TRAINING_BY_ATTRIBUTE = 14
+"""Opset from which BatchNormalization says that it trains; before, its further outputs did."""
+
+_BOOL = 9
 _DEPTH = 32
 _ELEMENTS = 1 << 31
 """Of one tensor; larger ones cannot be in a file of 2 GiB, nor be fed on a board."""
@@ -44,15 +49,32 @@ def check(model: Any, name: str) -> None:
 
     Raises:
         SourceError: `source-opset`; `source-unreadable`: no graph, contents that contradict their shapes, nodes in a
-            circle; `source-too-large`.
+            circle; `source-too-large`; `source-training-mode`.
     """
-    version = opset(model)
+    from onnx import defs
+
+    version, newest = opset(model), defs.onnx_opset_version()
     if not model.graph.node and not model.graph.output:
         raise SourceError("source-unreadable", f"{name} holds no graph")
     if 0 < version < OLDEST or (version == 0 and any(node.domain in STANDARD for node in model.graph.node)):
         raise SourceError("source-opset", f"{name} has opset {version or 'none'}; {OLDEST} is the oldest that is read")
+    if version > newest:
+        raise SourceError(
+            "source-opset",
+            f"{name} has opset {version}; {newest} is the newest that the installed onnx knows",
+            cause="What its operators mean is defined in a later version of onnx.",
+            next_step=f"Export the model with opset {newest} or older, or install newer onnx and onnxruntime.",
+        )
     for tensor in tensors(model):
         _check_tensor(tensor, name)
+    learning = _in_training(model)
+    if learning:
+        raise SourceError(
+            "source-training-mode",
+            f"{name} was exported in training mode: {', '.join(learning[:_SHOWN])} drop values at random or normalize "
+            "by the batch",
+            nodes=learning,
+        )
     for value in (*model.graph.input, *model.graph.output):
         sizes = [axis.dim_value for axis in value.type.tensor_type.shape.dim if axis.dim_value > 0]
         if math.prod(sizes) > _ELEMENTS:
@@ -114,7 +136,8 @@ def modernize(model: Any, name: str) -> tuple[Any, tuple[str, ...]]:
         name: For messages.
 
     Raises:
-        SourceError: `source-unreadable`: the graph breaks ONNX' own rules; says which.
+        SourceError: `source-unreadable`: the graph breaks ONNX' own rules; says which. `source-too-large`: a sparse
+            constant.
     """
     import onnx
     from onnx import inliner
@@ -126,8 +149,12 @@ def modernize(model: Any, name: str) -> tuple[Any, tuple[str, ...]]:
         current.ClearField(leftover)
     current.graph.ClearField("quantization_annotation")
     notes = _plain_weights(current.graph)
+    sparse = _onnx_sparse.write_out(current.graph, name)
+    if sparse:
+        notes.append(f"{sparse} sparse weights were written out in full")
     if current.functions:
         current = inliner.inline_local_functions(current)
+    _one_opset_each(current)
     _order(current.graph, name)
     _free_odd_sizes(current.graph)
     current.ir_version = max(current.ir_version, 4)  # from 4 on, weights need not be inputs
@@ -166,6 +193,29 @@ def bodies(node: Any, depth: int = 0) -> Iterator[Any]:
             if depth > _DEPTH:
                 raise SourceError("source-unreadable", f"graphs are nested more than {_DEPTH} deep")
             yield body
+
+
+def _in_training(model: Any) -> list[str]:
+    """Nodes that do in this model what they do in training only."""
+    modern = opset(model) >= _TRAINING_BY_ATTRIBUTE
+    graphs = (model.graph, *model.functions)
+    nodes = [node for graph in graphs for node in all_nodes(graph)]
+    true = {tensor.name for tensor in tensors(model) if tensor.name and _is_true(tensor)}
+    true |= {node.output[0] for node in nodes if node.op_type == "Constant" and any(map(_is_true, _node_tensors(node)))}
+    found = []
+    for node in nodes:
+        attributes = {attribute.name: attribute.i for attribute in node.attribute}
+        drops = node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] in true
+        normalizes = node.op_type == "BatchNormalization" and (
+            attributes.get("training_mode") if modern else any(node.output[1:])
+        )
+        if node.domain in STANDARD and (drops or normalizes):
+            found.append(node.name or f"{node.op_type} that makes {node.output[0]}")
+    return found
+
+
+def _is_true(tensor: Any) -> bool:
+    return bool(tensor.data_type == _BOOL and (tensor.raw_data == b"\1" or list(tensor.int32_data) == [1]))
 
 
 def _graph_tensors(graph: Any) -> Iterator[Any]:
@@ -254,6 +304,20 @@ def _reads(node: Any, depth: int = 0) -> Iterator[str]:
         yield from (value.name for value in body.output if value.name not in inside)
 
 
+def _one_opset_each(model: Any) -> None:
+    """One import a domain, the standard one among them: exporters of estimators repeat it or leave it out."""
+    versions = {"": opset(model) or TARGET}
+    for entry in model.opset_import:
+        if entry.domain not in STANDARD:
+            versions[entry.domain] = max(versions.get(entry.domain, 0), int(entry.version))
+    del model.opset_import[:]
+    for domain, version in versions.items():
+        model.opset_import.add(domain=domain, version=version)
+    for node in all_nodes(model.graph):
+        if node.domain in STANDARD:
+            node.domain = ""
+
+
 def _free_odd_sizes(graph: Any) -> None:
     """Some exporters write 0 or -1 for a free size."""
     for value in (*graph.input, *graph.output):
@@ -267,11 +331,18 @@ def _raise_opset(model: Any) -> tuple[Any, str]:
     from onnx import version_converter
 
     before = opset(model)
+    reason = _onnx_aged.immovable(model, before)
+    if reason:
+        return model, f"opset {before} stays, since it cannot be raised to {TARGET}: {reason}"
+    moved = type(model)()
+    moved.CopyFrom(model)
+    _onnx_aged.prepare(moved, before)
     try:
-        raised = version_converter.convert_version(model, TARGET)
+        raised = version_converter.convert_version(moved, TARGET)
     except Exception as error:  # noqa: BLE001 - it raises RuntimeError, its own ConvertError and C++ exceptions
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return model, f"opset {before} stays, since it cannot be raised to {TARGET}: {line[:200]}"
+    _onnx_aged.settle(raised, before)
     return raised, f"opset {before} was raised to {TARGET}"
 
 
@@ -286,10 +357,18 @@ def _checked(model: Any, name: str, notes: list[str]) -> tuple[Any, tuple[str, .
     """By ONNX' own checker, and by strict shape inference where that can follow."""
     import onnx
 
+    # The checker wants a shape of each, where engines do without; `load_onnx` says what is wrong with it.
+    ends = (*model.graph.input, *model.graph.output)
+    shapeless = [value.type.tensor_type for value in ends if value.type.HasField("tensor_type")]
+    shapeless = [kind for kind in shapeless if not kind.HasField("shape")]
+    for kind in shapeless:
+        kind.shape.SetInParent()
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise SourceError("source-unreadable", f"{name} breaks ONNX' rules: {_line(error)}") from error
+    for kind in shapeless:
+        kind.ClearField("shape")
     try:
         return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True), tuple(notes)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):

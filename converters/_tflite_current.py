@@ -95,6 +95,19 @@ def custom_ops(model: ModelT) -> tuple[str, ...]:
     )
 
 
+def keeps_state(model: ModelT, entry: Entry) -> bool:
+    """Whether an answer changes the next one, through variables that the engine has no way to reset.
+
+    What is assigned by CALL_ONCE alone is set up once and read from then on.
+    """
+    operator = files.schema().BuiltinOperator
+    return any(
+        files.op_code(model, op) == operator.ASSIGN_VARIABLE
+        for index in _reachable(model, entry.graph, once=False)
+        for op in model.subgraphs[index].operators or ()
+    )
+
+
 def interface(model: ModelT, entry: Entry, name: str) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Inputs and outputs in the graph's order; `tensor` is the name inside the file.
 
@@ -308,10 +321,14 @@ def _layout(model: ModelT, entry: Entry) -> dict[str, Layout]:
     return found
 
 
-def _reachable(model: ModelT, main: int) -> list[int]:
+def _reachable(model: ModelT, main: int, *, once: bool = True) -> list[int]:
+    """The graph and those that its operators call; `once`: also those that are called at the start only."""
+    initial = files.schema().BuiltinOperator.CALL_ONCE
     reached = [main]
     for index in reached:  # grows while it is walked
         for op in model.subgraphs[index].operators or ():
+            if not once and files.op_code(model, op) == initial:
+                continue
             called = [int(i) for _, _, value in _references(op) for i in np.atleast_1d(value)]
             reached += [i for i in dict.fromkeys(called) if i not in reached and 0 <= i < len(model.subgraphs)]
     return reached

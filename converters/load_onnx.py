@@ -7,6 +7,7 @@ that verification covers everything that `_onnx_current` does to it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +52,12 @@ _ALONG = frozenset({
 _FIRST: dict[int, Layout] = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
 _LAST: dict[int, Layout] = {3: "NWC", 4: "NHWC", 5: "NDHWC"}
 
+_ENGINE_PREFIX = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : (Exception during initialization: )?"
+    r"(/\S+:\d+ [^()]*\([^()]*\)\s*(const)?)?"
+)
+"""What onnxruntime puts before its messages: number, class, and a function of its own source."""
+
 recognizes = scan.is_model
 digest = scan.digest
 
@@ -82,7 +89,7 @@ def load(source: Source) -> LoadedModel:
     Raises:
         UnsafeSourceError: `source-unsafe-path`: external data outside the folder, or behind a link.
         SourceError: `source-unreadable`, `source-weights-missing`, `source-too-large`, `source-opset`,
-            `source-custom-ops`, `source-not-tensor`, `source-dtype`, `source-rank`.
+            `source-custom-ops`, `source-not-tensor`, `source-dtype`, `source-rank`, `source-training-mode`.
         ArtifactError: `artifact-damaged`: an EdgeKit artifact that was changed.
         UsageError: `input-unknown`, `shape-conflict`: `source.shapes` does not fit.
     """
@@ -244,7 +251,7 @@ def _opened(data: bytes) -> Any:
     try:
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exception classes share no base but Exception
-        lines = str(error).strip().splitlines() or [type(error).__name__]
+        lines = _ENGINE_PREFIX.sub("", str(error)).strip().splitlines() or [type(error).__name__]
         raise SourceError("source-unreadable", lines[0][:300]) from error
 
 
@@ -258,7 +265,8 @@ def _caller(session: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorS
     def call(feeds: Feeds) -> Feeds:
         arrays = {spec.name: quantize(feeds[spec.name], spec) if spec.quant else feeds[spec.name] for spec in inputs}
         try:
-            answers = session.run(names, {name: np.ascontiguousarray(array) for name, array in arrays.items()})
+            # Not `ascontiguousarray`, which makes a vector of a scalar.
+            answers = session.run(names, {name: np.asarray(array, order="C") for name, array in arrays.items()})
         except Exception as error:  # as above
             raise FeedError("source-run", f"the source cannot answer these inputs: {str(error)[:300]}") from error
         return {spec.name: dequantize(np.asarray(a), spec) for spec, a in zip(outputs, answers, strict=True)}

@@ -69,7 +69,7 @@ def load(source: Source) -> LoadedModel:
     """Read a TFLite file.
 
     Raises:
-        SourceError: `source-unreadable`, `tflite-unreadable`, `source-custom-ops`, `source-dtype`.
+        SourceError: `source-unreadable`, `tflite-unreadable`, `source-custom-ops`, `source-dtype`, `source-stateful`.
         ArtifactError: `artifact-damaged`: an EdgeKit artifact that was changed.
         UsageError: `signature-unknown`, `signature-ambiguous`, `input-unknown`, `shape-conflict`.
     """
@@ -78,6 +78,8 @@ def load(source: Source) -> LoadedModel:
     model = files.read(data)
     entry = current.choose(model, source.signature, path.name)
     _refuse_custom(model, path)
+    if current.keeps_state(model, entry):
+        raise SourceError("source-stateful", f"{path.name} keeps variables from one call to the next")
     stateful = any(tensor.isVariable for tensor in files.tensors(model))
     given, specs = entry, current.interface(model, entry, path.name)
     notes = []
@@ -204,8 +206,7 @@ def _asker(data: bytes, entry: current.Entry, path: Path, *, stateful: bool) -> 
     plain = entry.signature is None or stateful
     try:
         engine = Interpreter(model_content=data, num_threads=_THREADS)
-        if plain:
-            engine.allocate_tensors()
+        _allocate(engine)
         runner = None if plain else engine.get_signature_runner(entry.signature)
     except (ValueError, RuntimeError) as error:
         raise _refused(path, error) from error
@@ -230,6 +231,16 @@ def _asker(data: bytes, entry: current.Entry, path: Path, *, stateful: bool) -> 
         return {public: engine.get_tensor(index) for index, public in entry.outputs.items()}
 
     return ask
+
+
+def _allocate(engine: Any) -> None:
+    """Plan the memory, so that what is wrong shows now; with free sizes the plan may fail until they are known."""
+    free = any(size < 0 for detail in engine.get_input_details() for size in detail["shape_signature"])
+    try:
+        engine.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        if not free or "custom op" in str(error).lower():
+            raise
 
 
 def _refused(path: Path, error: Exception) -> SourceError:

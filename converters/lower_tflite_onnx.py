@@ -10,6 +10,8 @@ Onnxruntime rounds sums at other places than LiteRT does, so that an answer may 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from edgekit import files
-from edgekit.converters import tflite_graph, tflite_write
+from edgekit.converters import _tflite_lstm, tflite_graph
 from edgekit.converters._tf_model import unique
 from edgekit.converters.load_keras import reason
 from edgekit.converters.lower_tf_onnx import OPSET, _graphs, _name_free_sizes, _quiet, _repeatable
@@ -54,8 +56,10 @@ def lower(model: LoadedModel, path: Path) -> Graph:
     keys = unique([spec.name for spec in (*facts.inputs, *facts.outputs)])
     tidied = _tidied(source.handle, keys)
     with _quiet(), _repeatable():
-        _refuse_unknown(tidied)
-        proto = _converted(tflite_write.write(tidied))
+        recurrent = _tflite_lstm.set_aside(tidied)
+        _refuse_unknown(tidied, recurrent)
+        proto = _converted(tflite_graph.dump(tidied))
+    _tflite_lstm.put_back(proto.graph, recurrent)
     _refuse_foreign(proto)
     inputs = _described(facts.inputs, keys[: len(facts.inputs)], proto.graph.input, "input")
     outputs = _described(facts.outputs, keys[len(facts.inputs) :], proto.graph.output, "output")
@@ -101,11 +105,13 @@ def _complete_scales(tensor: Any) -> None:
     table.zeroPoint = np.array(np.broadcast_to(points, np.shape(table.scale)), np.int64)
 
 
-def _refuse_unknown(model: Any) -> None:
+def _refuse_unknown(model: Any, known_besides: Iterable[str]) -> None:
     from tf2onnx import handler, tflite_handlers
 
     del tflite_handlers  # imported so that they register themselves
-    known = handler.tfl_op.create_tfl_to_tf_mapping()
+    # Some rules lead to TensorFlow operators, others straight to ONNX.
+    rules = (handler.tfl_op.create_tfl_to_tf_mapping(), handler.tf_op.create_mapping(OPSET, None))
+    known = {name for rule in rules for name in rule}.union(_OWN_RULES, known_besides)
     used = {tflite_graph.op_name(model, op) for op in tflite_graph.operators(model)}
     unknown = sorted(name for name in used if f"TFL_{name}" not in known)
     if unknown:
@@ -126,10 +132,50 @@ def _converted(data: bytes) -> Any:
         path = folder / "edgekit.tflite"
         path.write_bytes(data)
         try:
-            proto, _ = convert.from_tflite(str(path), opset=OPSET)
+            proto, _ = convert.from_tflite(
+                str(path), opset=OPSET, custom_op_handlers={name: (rule, []) for name, rule in _OWN_RULES.items()}
+            )
         except Exception as error:  # tf2onnx raises anything from AssertionError to KeyError
             raise ConversionError("conversion-failed", f"tf2onnx refused the model: {reason(error)}") from error
     return proto
+
+
+def _gelu(context: Any, node: Any, name: str, arguments: Any) -> None:  # noqa: ARG001 - the form of a handler
+    """x/2 (1 + erf(x / sqrt 2)), or with tanh as in arXiv:1606.08415; ONNX' own Gelu came with opset 20."""
+    x, shape, dtype = node.input[0], node.output_shapes[0], node.output_dtypes[0]
+    approximate = bool(node.get_attr_value("approximate"))
+    context.remove_node(node.name)
+
+    def made(kind: str, *inputs: str, **more: Any) -> str:
+        return str(context.make_node(kind, list(inputs), shapes=[shape], dtypes=[dtype], **more).output[0])
+
+    def number(value: float, what: str) -> str:
+        return str(context.make_const(f"{name}_{what}", np.array(value, np.float32)).output[0])
+
+    if approximate:
+        cubed = made("Mul", made("Mul", made("Mul", x, x), x), number(0.044715, "cubic"))
+        inner = made("Tanh", made("Mul", made("Add", x, cubed), number(math.sqrt(2 / math.pi), "scale")))
+    else:
+        inner = made("Erf", made("Mul", x, number(math.sqrt(0.5), "scale")))
+    half = made("Mul", x, number(0.5, "half"))
+    made("Mul", half, made("Add", inner, number(1.0, "one")), outputs=node.output)
+
+
+def _bounded(low: float) -> Any:
+    """A rule for x limited to low..1."""
+
+    def rule(context: Any, node: Any, name: str, arguments: Any) -> None:  # noqa: ARG001 - the form of a handler
+        shapes, dtypes = node.output_shapes, node.output_dtypes
+        context.remove_node(node.name)
+        numbers = [np.array(value, np.float32) for value in (low, 1.0)]
+        bounds = [context.make_const(f"{name}_{value:g}", value).output[0] for value in numbers]
+        context.make_node("Clip", [node.input[0], *bounds], outputs=node.output, shapes=shapes, dtypes=dtypes)
+
+    return rule
+
+
+_OWN_RULES = {"TFL_GELU": _gelu, "TFL_RELU_N1_TO_1": _bounded(-1.0), "TFL_RELU_0_TO_1": _bounded(0.0)}
+"""Operators that tf2onnx 1.17 has no rule for."""
 
 
 def _refuse_foreign(proto: Any) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.artifact import Artifact
-from edgekit.errors import FeedError
+from edgekit.errors import EngineError, FeedError
 from edgekit.tensors import INTEGER_RANGE, TensorSpec
 
 Array = NDArray[Any]
@@ -57,6 +57,11 @@ class Backend(Protocol):
         ...
 
     def open(self, artifact: Artifact, threads: int | None) -> Session: ...
+
+
+def closed() -> EngineError:
+    """What a session raises after `close`."""
+    return EngineError("model-closed", "the model was closed")
 
 
 def quantize(real: Array, spec: TensorSpec) -> Array:

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgekit.artifact import Artifact
 from edgekit.errors import EngineError, EngineMissingError
-from edgekit.runtimes.base import Array, Feeds
+from edgekit.runtimes.base import Array, Feeds, closed
 from edgekit.tensors import QuantParams, TensorSpec
 
 _CHOICES = (
@@ -79,6 +79,8 @@ class LiteRTSession:
         self._set, self._invoke, self._get = interpreter.set_tensor, interpreter.invoke, interpreter.get_tensor
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
+        if self._interpreter is None:
+            raise closed()
         try:
             if self._free:
                 self._resize(feeds)
@@ -87,7 +89,10 @@ class LiteRTSession:
             for name, index in self._feed:
                 self._set(index, feeds[name])
             self._invoke()
-            return {name: self._get(index) for name, index in self._fetch}
+            answers = {}  # a loop, because a comprehension costs a call
+            for name, index in self._fetch:
+                answers[name] = self._get(index)
+            return answers
         except (ValueError, RuntimeError) as error:
             raise _failed(str(error), self._artifact) from error
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgekit.artifact import Artifact
 from edgekit.errors import EngineError, EngineMissingError
-from edgekit.runtimes.base import Array, Feeds
+from edgekit.runtimes.base import Array, Feeds, closed
 from edgekit.tensors import TensorSpec
 
 _DTYPES = {
@@ -60,8 +60,11 @@ class OnnxRuntimeSession:
         self._run = session.run
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
+        run = self._run  # another thread may close meanwhile; a call that has begun holds the session
+        if run is None:
+            raise closed()
         try:
-            return dict(zip(self._names, self._run(self._names, feeds), strict=True))
+            return dict(zip(self._names, run(self._names, feeds), strict=True))
         except self._failures as error:
             said = " ".join(str(error).split())
             raise EngineError(

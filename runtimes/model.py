@@ -24,7 +24,8 @@ from edgekit.artifact import Artifact
 from edgekit.errors import ArtifactError, EngineError, FeedError
 from edgekit.manifest import Interpret, Manifest, Preprocess
 from edgekit.runtimes import engines, open_session
-from edgekit.runtimes.base import Array, Session, as_dtype, check_finite, check_names, dequantize, quantize
+from edgekit.runtimes.base import Array, Session, as_dtype, check_finite, check_names, closed, dequantize, quantize
+from edgekit.runtimes.straight import Straight
 from edgekit.tensors import TensorSpec
 
 _CHANNELS_LAST = {"NHWC": "NCHW", "NWC": "NCW", "NDHWC": "NCDHW"}
@@ -80,12 +81,18 @@ class Model:
         self._pid = os.getpid()
         self._lock: AbstractContextManager[Any] = nullcontext() if session.concurrent else Lock()
         self._keys = _match(inputs, session.inputs, "input", artifact)
-        self._answers = [(_match((spec,), session.outputs, "output", artifact)[0], spec) for spec in outputs]
-        self._exact = [
-            (spec.name, key, np.dtype(spec.dtype), _fixed(spec, session))
-            for spec, key in zip(inputs, self._keys, strict=True)
-            if spec.dtype != "string"
-        ]
+        answers = _match(outputs, session.outputs, "output", artifact)
+        self._answers = list(zip(answers, outputs, strict=True))
+        self._real, self._raw = (
+            Straight(
+                session,
+                list(zip(inputs, self._keys, strict=True)),
+                list(zip(outputs, answers, strict=True)),
+                self._lock,
+                raw=raw,
+            )
+            for raw in (False, True)
+        )
         self._chunk = None if inputs and inputs[0].shape and inputs[0].shape[0] is None and session.batches else 1
 
     @classmethod
@@ -142,19 +149,10 @@ class Model:
         session = self._session
         if session is None or self._pid != os.getpid():
             raise self._unusable()
-        if raw and type(feeds) is dict and len(feeds) == len(self._exact):
-            direct = {}
-            for name, key, dtype, shape in self._exact:
-                array = feeds.get(name)
-                if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
-                    break
-                if dtype.kind == "f":
-                    check_finite(array, name)
-                direct[key] = array
-            else:
-                with self._lock:
-                    answers = session.run(direct)
-                return {spec.name: answers[key] for key, spec in self._answers}
+        if type(feeds) is dict:
+            answers = (self._raw if raw else self._real)(feeds)
+            if answers is not None:
+                return answers
         return self._run(session, feeds, raw=raw)
 
     def predict(self, thing: Any) -> Any:
@@ -221,7 +219,7 @@ class Model:
 
     def _unusable(self) -> EngineError:
         if self._session is None:
-            return EngineError("model-closed", "the model was closed")
+            return closed()
         return EngineError("model-forked", f"the model was opened in process {self._pid}, before a fork")
 
 
@@ -235,14 +233,6 @@ def _match(specs: tuple[TensorSpec, ...], offered: tuple[TensorSpec, ...], side:
                 f"{artifact.path or 'the model'} has no {side} {spec.key}; it has {', '.join(names)}",
             )
     return [names[spec.key] for spec in specs]
-
-
-def _fixed(spec: TensorSpec, session: Session) -> tuple[int, ...] | None:
-    """The one shape that may go straight to the engine: a free batch is 1 where the engine takes no batches."""
-    shape = spec.shape
-    if shape and shape[0] is None and not session.batches:
-        shape = (1, *shape[1:])
-    return None if None in shape else tuple(size for size in shape if size is not None)
 
 
 def _shaped(array: Array, spec: TensorSpec) -> Array:

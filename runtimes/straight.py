@@ -1,0 +1,136 @@
+"""The straight way through a model: feeds that are exactly what it takes, at nearly the cost of the bare engine.
+
+`Model.run` tries it first. It answers None for anything that is not exact (another dtype, layout or batch, a value that
+is not finite), and the general way then converts, loops, or says what is wrong. Quantization goes through buffers that
+are kept, which with the check costs no more than plain numpy expressions cost an app that does it by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from edgekit.runtimes.base import Array, Session, dequantize, quantize
+from edgekit.tensors import INTEGER_RANGE, TensorSpec
+
+Convert = Callable[[Array], "Array | None"]
+
+
+class Straight:
+    """One way: raw or real values. Call it with a dict of feeds."""
+
+    def __init__(
+        self,
+        session: Session,
+        inputs: list[tuple[TensorSpec, str]],
+        outputs: list[tuple[TensorSpec, str]],
+        lock: AbstractContextManager[Any],
+        *,
+        raw: bool,
+    ) -> None:
+        self._run = session.run
+        self._lock = lock
+        # Kept buffers are safe only behind a real lock.
+        kept = not session.concurrent
+        self._inputs = [_entry(spec, key, session, raw=raw, kept=kept) for spec, key in inputs]
+        self._outputs = [
+            (spec.name, key, None if raw or spec.quant is None else _restorer(spec)) for spec, key in outputs
+        ]
+        self._as_they_are = [key for spec, key in outputs] == [spec.name for spec in session.outputs] and all(
+            name == key and restore is None for name, key, restore in self._outputs
+        )
+        self._size = len(inputs)
+
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Array] | None:
+        """The outputs by public name, or None: the feed is not exact."""
+        if len(feeds) != self._size:
+            return None
+        ready = {}
+        batch = None
+        with self._lock:
+            for name, key, dtype, fixed, tail, convert in self._inputs:
+                array = feeds.get(name)
+                if type(array) is not np.ndarray or array.dtype != dtype:
+                    return None
+                shape = array.shape
+                if shape != fixed:
+                    if tail is None or shape[1:] != tail or not shape[0] or batch not in (None, shape[0]):
+                        return None
+                    batch = shape[0]
+                if convert is not None and (array := convert(array)) is None:
+                    return None
+                ready[key] = array
+            answers = self._run(ready)
+        if self._as_they_are:
+            return answers
+        restored = {}  # a loop, because a comprehension costs a call
+        for name, key, restore in self._outputs:
+            answer = answers[key]
+            restored[name] = answer if restore is None else restore(answer)
+        return restored
+
+
+def _entry(
+    spec: TensorSpec, key: str, session: Session, *, raw: bool, kept: bool
+) -> tuple[str, str, np.dtype[Any], tuple[int, ...] | None, tuple[int, ...] | None, Convert | None]:
+    """Name, the session's name, dtype, the one shape or what follows a free batch, and what to do with the values."""
+    real = not raw and spec.quant is not None
+    dtype = np.dtype("float32" if real else "object" if spec.dtype == "string" else spec.dtype)
+    shape = spec.shape
+    if shape and shape[0] is None and not session.batches:
+        shape = (1, *shape[1:])
+    fixed = None if None in shape else tuple(size for size in shape if size is not None)
+    free = fixed is None and None not in shape[1:]
+    tail = tuple(size for size in shape[1:] if size is not None) if free else None
+    if real:
+        convert: Convert | None = _quantizer(spec, fixed if kept else None)
+    else:
+        convert = _finite if dtype.kind == "f" else None
+    return spec.name, key, dtype, fixed, tail, convert
+
+
+def _finite(array: Array) -> Array | None:
+    # A search through bytes is far faster than numpy's reduction of booleans.
+    return None if 0 in np.isfinite(array).tobytes() else array
+
+
+def _quantizer(spec: TensorSpec, shape: tuple[int, ...] | None) -> Convert:
+    """`base.quantize` for finite values; with a shape, the result is one array, valid until the next call."""
+    if not shape or spec.quant is None or spec.quant.axis is not None:
+        return lambda array: None if _finite(array) is None else quantize(array, spec)
+    # Arrays without axes enter numpy's arithmetic faster than scalars.
+    scale, zero = (np.array(value[0], np.float32) for value in (spec.quant.scale, spec.quant.zero_point))
+    # Saturated first, as reals, so that no division overflows.
+    least, most = (np.array((end - zero) * scale, np.float32) for end in INTEGER_RANGE[spec.dtype])
+    real, integers = np.empty(shape, np.float32), np.empty(shape, spec.dtype)
+    isfinite, maximum, minimum, divide, rint, add = np.isfinite, np.maximum, np.minimum, np.divide, np.rint, np.add
+
+    def kept(array: Array) -> Array | None:
+        if 0 in isfinite(array).tobytes():
+            return None
+        maximum(array, least, out=real)
+        minimum(real, most, out=real)
+        divide(real, scale, real)
+        rint(real, real)
+        add(real, zero, real)
+        integers[...] = real
+        return integers
+
+    return kept
+
+
+def _restorer(spec: TensorSpec) -> Callable[[Array], Array]:
+    if spec.quant is None or spec.quant.axis is not None or not spec.shape:
+        return lambda integers: dequantize(integers, spec)
+    scale, zero = (np.array(value[0], np.float32) for value in (spec.quant.scale, spec.quant.zero_point))
+    subtract, multiply = np.subtract, np.multiply
+    single = np.float32
+
+    def restored(integers: Array) -> Array:
+        real = subtract(integers, zero, dtype=single)
+        return multiply(real, scale, real)
+
+    return restored
