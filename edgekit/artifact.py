@@ -23,13 +23,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from edgekit import files, manifest
+from edgekit import interface
 from edgekit.errors import ArtifactError, MissingFileError
-from edgekit.manifest import Manifest
-from edgekit.selftest import SelfTest
-from edgekit.selftest import parse as parse_selftest
 
 MANIFEST, SELFTEST, DIGEST = "edgekit.json", "edgekit.selftest.json", "edgekit.sha256"
 _MEMBERS = (MANIFEST, SELFTEST, DIGEST)
@@ -46,6 +43,11 @@ _END = struct.Struct("<4s4H2IH")
 _EPOCH = 0x21  # 1980-01-01, the first day that a zip can name
 
 Format = Literal["tflite", "onnx"]
+
+if TYPE_CHECKING:
+    from edgekit.interface import Interface
+    from edgekit.manifest import Manifest
+    from edgekit.selftest import SelfTest
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,20 @@ class Artifact:
 
     @cached_property
     def manifest(self) -> Manifest | None:
-        return manifest.parse(self.members[MANIFEST]) if MANIFEST in self.members else None
+        from edgekit.manifest import parse
+
+        return parse(self.members[MANIFEST]) if MANIFEST in self.members else None
+
+    @cached_property
+    def interface(self) -> Interface | None:
+        """The part of the manifest that running takes; None for a foreign file."""
+        return interface.parse(self.members[MANIFEST]) if MANIFEST in self.members else None
 
     @cached_property
     def selftest(self) -> SelfTest | None:
-        return parse_selftest(self.members[SELFTEST]) if SELFTEST in self.members else None
+        from edgekit.selftest import parse  # not needed to run a model
+
+        return parse(self.members[SELFTEST]) if SELFTEST in self.members else None
 
     @property
     def model(self) -> bytes:
@@ -103,6 +114,8 @@ class Artifact:
     def write(self, path: str | Path) -> Artifact:
         """Write the file at once: whoever is interrupted leaves the old file or the new one."""
         path = Path(path)
+        from edgekit import files
+
         files.replace(path, self.data)
         return replace(self, path=path)
 

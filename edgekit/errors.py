@@ -25,15 +25,11 @@ happened, and `edgekit explain CODE` tells its cause, its fix and an example. Th
 from __future__ import annotations
 
 import functools
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib import resources
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 
-@dataclass(frozen=True)
-class Explanation:
+class Explanation(NamedTuple):
     """What `edgekit explain` says about one code."""
 
     code: str
@@ -46,6 +42,9 @@ class Explanation:
 @functools.cache
 def explanations() -> Mapping[str, Explanation]:
     """All known codes, in the order of the catalogue."""
+    import tomllib
+    from importlib import resources
+
     text = resources.files("edgekit").joinpath("explanations.toml").read_text(encoding="utf-8")
     return {code: Explanation(code=code, **entry) for code, entry in tomllib.loads(text).items()}
 

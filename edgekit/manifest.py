@@ -10,11 +10,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from edgekit.codec import CodecError, decode, encode
-from edgekit.errors import ArtifactError
+from edgekit.codec import decode, encode
+from edgekit.interface import document
 from edgekit.tensors import TensorSpec
-
-SCHEMA = 1
 
 Task = Literal["classification", "multi-label", "regression", "detection", "other"]
 
@@ -171,13 +169,4 @@ def parse(text: str | bytes) -> Manifest:
     Raises:
         ArtifactError: `manifest-invalid`, or `manifest-newer` for a schema this version does not know.
     """
-    try:
-        data = json.loads(text)
-        schema = data.get("schema") if isinstance(data, dict) else None
-        if isinstance(schema, int) and schema > SCHEMA:
-            raise ArtifactError("manifest-newer", f"the manifest has schema {schema}, this edgekit reads {SCHEMA}")
-        return decode(Manifest, data)
-    except (CodecError, ValueError, RecursionError) as error:  # the last: JSON nested without end
-        if isinstance(error, ArtifactError):
-            raise
-        raise ArtifactError("manifest-invalid", f"the manifest cannot be read: {error}") from error
+    return document(text, lambda data: decode(Manifest, data))

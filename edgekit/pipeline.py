@@ -26,7 +26,8 @@ from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, Qu
 from edgekit.converters.worker import Workshop
 from edgekit.data import DataRef
 from edgekit.errors import ConversionError, DataError, MissingFileError, UnsafeSourceError, UsageError
-from edgekit.manifest import SCHEMA, Manifest, Needs, Preprocess, Proof, Provenance
+from edgekit.interface import SCHEMA
+from edgekit.manifest import Manifest, Needs, Preprocess, Proof, Provenance
 from edgekit.options import Options
 from edgekit.precision import FormatRules, Precision, precisions
 

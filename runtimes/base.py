@@ -7,16 +7,20 @@ the file says; everything that makes a model pleasant lives above it, in `edgeki
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekit.artifact import Artifact
 from edgekit.errors import EngineError, FeedError
 from edgekit.tensors import INTEGER_RANGE, TensorSpec
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+else:
+    Array = np.ndarray  # the typing module of numpy costs a device a millisecond
 Feeds = Mapping[str, Array]
 
 
@@ -57,6 +61,13 @@ class Backend(Protocol):
         ...
 
     def open(self, artifact: Artifact, threads: int | None) -> Session: ...
+
+
+def version_of(distribution: str) -> str:
+    """Version of an installed distribution."""
+    from importlib import metadata  # slow to import, and never needed to run a model
+
+    return metadata.version(distribution)
 
 
 def closed() -> EngineError:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import importlib
 import re
 import warnings
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 
 from edgekit.artifact import Artifact
 from edgekit.errors import EngineError, EngineMissingError
-from edgekit.runtimes.base import Array, Feeds, closed
+from edgekit.runtimes.base import Array, Feeds, closed, version_of
 from edgekit.tensors import QuantParams, TensorSpec
 
 _CHOICES = (
@@ -41,7 +40,7 @@ class LiteRT:
 
     def version(self) -> str:
         distribution, _ = _find()
-        return metadata.version(distribution)
+        return version_of(distribution)
 
     def open(self, artifact: Artifact, threads: int | None) -> LiteRTSession:
         distribution, module = _find()
@@ -74,8 +73,8 @@ class LiteRTSession:
         self._fetch = [(spec.name, detail["index"]) for spec, detail in zip(self.outputs, outputs, strict=True)]
         self._shapes = {detail["index"]: tuple(detail["shape"]) for detail in inputs}
         self._free = any(spec.dynamic for spec in self.inputs)
-        about = artifact.manifest
-        self._stateful = about is None or not _STATEFUL.isdisjoint(about.needs.ops)
+        about = artifact.interface
+        self._stateful = about is None or not _STATEFUL.isdisjoint(about.ops)
         self._set, self._invoke, self._get = interpreter.set_tensor, interpreter.invoke, interpreter.get_tensor
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
@@ -137,9 +136,9 @@ def _numpy2(distribution: str, error: Exception) -> EngineError:
 
 
 _NO_KERNEL = (
-    re.compile(r"Didn't find op for builtin opcode '(?P<op>\w+)' version '(?P<version>\d+)'"),
-    re.compile(r"Op builtin_code out of range: (?P<op>\d+)"),
-    re.compile(r"unresolved custom op: (?P<op>\w+)", re.IGNORECASE),
+    r"Didn't find op for builtin opcode '(?P<op>\w+)' version '(?P<version>\d+)'",
+    r"Op builtin_code out of range: (?P<op>\d+)",
+    r"(?i:unresolved custom op): (?P<op>\w+)",
 )
 
 
@@ -147,9 +146,9 @@ def _refused(message: str, distribution: str, artifact: Artifact) -> EngineError
     name = artifact.path or "the model"
     said = " ".join(message.split())
     for pattern in _NO_KERNEL:
-        if found := pattern.search(said):
+        if found := re.search(pattern, said):
             op = found["op"] + (f" version {found['version']}" if "version" in found.groupdict() else "")
-            version = metadata.version(distribution)
+            version = version_of(distribution)
             return EngineError(
                 "op-unsupported", f"{distribution} {version} has no kernel for {op}, which {name} uses", cause=said
             )

@@ -26,9 +26,9 @@ class Null:
 
     def open(self, artifact: Artifact, threads: int | None) -> NullSession:
         del threads
-        if artifact.manifest is None:
+        if artifact.interface is None:
             raise EngineError("engine-refused", "the null engine needs a manifest to know the shapes")
-        return NullSession(artifact.manifest.inputs, artifact.manifest.outputs)
+        return NullSession(artifact.interface.inputs, artifact.interface.outputs)
 
 
 class NullSession:

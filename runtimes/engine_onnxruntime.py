@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any
 
 from edgekit.artifact import Artifact
 from edgekit.errors import EngineError, EngineMissingError
-from edgekit.runtimes.base import Array, Feeds, closed
+from edgekit.runtimes.base import Array, Feeds, closed, version_of
 from edgekit.tensors import TensorSpec
 
 _DTYPES = {
@@ -28,7 +28,7 @@ class OnnxRuntime:
 
     def version(self) -> str:
         _engine()
-        return metadata.version("onnxruntime")
+        return version_of("onnxruntime")
 
     def open(self, artifact: Artifact, threads: int | None) -> OnnxRuntimeSession:
         ort = _engine()
@@ -97,8 +97,8 @@ def _failures() -> tuple[type[Exception], ...]:
     return (*found, RuntimeError, ValueError)
 
 
-_OPSET = re.compile(r"opset (?:version )?(\d+)|Unsupported model IR version: (\d+)|IR version", re.IGNORECASE)
-_KERNEL = re.compile(
+_OPSET = r"(?i)opset (?:version )?(\d+)|Unsupported model IR version: (\d+)|IR version"
+_KERNEL = (
     r"Could not find an implementation for (?P<op>[\w.]+)\((?P<version>\d+)\)"
     r"|(?P<unknown>[\w.:]+) is not a registered function/op"
 )
@@ -107,13 +107,13 @@ _KERNEL = re.compile(
 def _refused(message: str, artifact: Artifact) -> EngineError:
     name = artifact.path or "the model"
     said = " ".join(message.split())
-    version = metadata.version("onnxruntime")
-    if found := _KERNEL.search(said):
+    version = version_of("onnxruntime")
+    if found := re.search(_KERNEL, said):
         op = f"{found['op']} version {found['version']}" if found["op"] else found["unknown"]
         return EngineError(
             "op-unsupported", f"onnxruntime {version} has no kernel for {op}, which {name} uses", cause=said
         )
-    if _OPSET.search(said):
+    if re.search(_OPSET, said):
         return EngineError("opset-unsupported", f"{name} is newer than onnxruntime {version} reads", cause=said)
     return EngineError("engine-refused", f"onnxruntime {version} cannot open {name}", cause=said)
 

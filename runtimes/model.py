@@ -5,28 +5,31 @@
         answer = model.predict("photo.jpg")
 
 Everything wrong with an input is said before the engine sees it. The hot path is a few dictionary look-ups and
-comparisons; what is rare (batches of a fixed-batch model, another layout, a missing batch axis) is off it.
+comparisons; what is rare (batches of a fixed-batch model, another layout, a missing batch axis) is off it. So is
+whatever an import would add to the start of an app: `_thread` has the lock that `threading` would only rename.
 """
 
 from __future__ import annotations
 
 import os
+from _thread import allocate_lock
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekit import artifact as artifacts
 from edgekit.artifact import Artifact
 from edgekit.errors import ArtifactError, EngineError, FeedError
-from edgekit.manifest import Interpret, Manifest, Preprocess
 from edgekit.runtimes import engines, open_session
 from edgekit.runtimes.base import Array, Session, as_dtype, check_finite, check_names, closed, dequantize, quantize
 from edgekit.runtimes.straight import Straight
 from edgekit.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from edgekit.manifest import Interpret, Manifest, Preprocess
 
 _CHANNELS_LAST = {"NHWC": "NCHW", "NWC": "NCW", "NDHWC": "NCDHW"}
 _CHANNELS_FIRST = {first: last for last, first in _CHANNELS_LAST.items()}
@@ -79,7 +82,7 @@ class Model:
         self.threads = threads
         self._session: Session | None = session
         self._pid = os.getpid()
-        self._lock: AbstractContextManager[Any] = nullcontext() if session.concurrent else Lock()
+        self._lock: AbstractContextManager[Any] = nullcontext() if session.concurrent else allocate_lock()
         self._keys = _match(inputs, session.inputs, "input", artifact)
         answers = _match(outputs, session.outputs, "output", artifact)
         self._answers = list(zip(answers, outputs, strict=True))
@@ -107,7 +110,7 @@ class Model:
     ) -> Model:
         """Open an artifact; `inputs` and `outputs` stand in for the manifest's where there is none yet."""
         session = open_session(artifact, threads, engine)
-        about = artifact.manifest
+        about = artifact.interface
         inputs = inputs or (about.inputs if about else session.inputs)
         outputs = outputs or (about.outputs if about else session.outputs)
         name = engine or {"tflite": "litert", "onnx": "onnxruntime"}[artifact.format]
@@ -120,10 +123,14 @@ class Model:
 
     @property
     def preprocess(self) -> Preprocess:
+        from edgekit.manifest import Preprocess
+
         return self.manifest.preprocess if self.manifest else Preprocess()
 
     @property
     def interpret(self) -> Interpret:
+        from edgekit.manifest import Interpret
+
         return self.manifest.interpret if self.manifest else Interpret()
 
     @property

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import click
 
 from edgekit.cli import output
@@ -20,7 +18,7 @@ def command(code: str | None, *, as_json: bool) -> None:
     known = explanations()
     if code is None:
         if as_json:
-            output.document({"codes": [dataclasses.asdict(entry) for entry in known.values()]})
+            output.document({"codes": [entry._asdict() for entry in known.values()]})
         else:
             output.table("Error codes", ("code", "meaning"), ((e.code, e.title) for e in known.values()))
         return
@@ -35,7 +33,7 @@ def command(code: str | None, *, as_json: bool) -> None:
         )
     entry = known[code]
     if as_json:
-        output.document(dataclasses.asdict(entry))
+        output.document(entry._asdict())
         return
     output.facts(
         f"{entry.code}: {entry.title}",

@@ -15,8 +15,8 @@ HEAVY = {"tensorflow", "keras", "tf_keras", "torch", "onnx", "onnxruntime", "ai_
          "tf2onnx", "sklearn", "PIL", "flatbuffers", "h5py"}  # fmt: skip
 LEVELS = [
     {"errors", "codec", "tensors", "files", "registry", "child"},
-    {"precision", "manifest", "selftest", "artifact", "device_profiles", "formats", "gate", "inspect", "options",
-     "metadata"},
+    {"precision", "interface", "manifest", "selftest", "artifact", "device_profiles", "formats", "gate", "inspect",
+     "options", "metadata"},
     {"runtimes"},
     {"data_columns", "data", "metrics", "targets", "measure", "doctor"},
     {"converters"},
