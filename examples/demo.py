@@ -6,7 +6,6 @@ after training is the command that you would type; it is printed before it runs.
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import sys
@@ -27,8 +26,16 @@ COMMANDS = (
 
 def main() -> int:
     """Run the demo in the folder `demo`."""
-    if not (FOLDER / "digits.keras").exists():
+    if sys.argv[1:] == ["train"]:
         train()
+        return 0
+    if not (FOLDER / "digits.keras").exists():
+        print("training a small CNN on scikit-learn's digits ...", flush=True)
+        # In a process of its own, because TensorFlow's greetings cannot be silenced from inside.
+        done = subprocess.run([sys.executable, __file__, "train"], stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            print(done.stderr, file=sys.stderr)
+            return done.returncode
     for command in COMMANDS:
         print(f"\n$ edgekit {command}", flush=True)
         done = subprocess.run([sys.executable, "-m", "edgekit", *shlex.split(command)], check=False)
@@ -40,8 +47,6 @@ def main() -> int:
 
 def train() -> None:
     """Train the CNN and write it, its data splits and one sample into the folder."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    print("training a small CNN on scikit-learn's digits ...", flush=True)
     import keras
     import numpy as np
     from sklearn.datasets import load_digits
