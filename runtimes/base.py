@@ -85,9 +85,11 @@ def quantize(real: Array, spec: TensorSpec) -> Array:
         return real.astype(spec.dtype)
     low, high = INTEGER_RANGE[spec.dtype]
     scale, zero = _along(spec, real.ndim)
-    scaled = np.rint(np.asarray(real, np.float32) / scale)
+    # Saturated first, as reals, so that no division overflows.
+    scaled = np.clip(np.asarray(real, np.float32), (low - zero) * scale, (high - zero) * scale)
+    scaled /= scale
+    np.rint(scaled, out=scaled)
     scaled += zero
-    np.clip(scaled, low, high, out=scaled)
     return np.asarray(scaled, spec.dtype)
 
 
