@@ -100,7 +100,8 @@ def _failures() -> tuple[type[Exception], ...]:
 _OPSET = r"(?i)opset (?:version )?(\d+)|Unsupported model IR version: (\d+)|IR version"
 _KERNEL = (
     r"Could not find an implementation for (?P<op>[\w.]+)\((?P<version>\d+)\)"
-    r"|(?P<unknown>[\w.:]+) is not a registered function/op"
+    r"|(?P<unknown>[\w.:]+)(?:\(-?\d+\))? is not a registered function/op"
+    r"|No Op registered for (?P<unregistered>[\w.:]+)"
 )
 
 
@@ -109,7 +110,7 @@ def _refused(message: str, artifact: Artifact) -> EngineError:
     said = " ".join(message.split())
     version = version_of("onnxruntime")
     if found := re.search(_KERNEL, said):
-        op = f"{found['op']} version {found['version']}" if found["op"] else found["unknown"]
+        op = f"{found['op']} version {found['version']}" if found["op"] else found["unknown"] or found["unregistered"]
         return EngineError(
             "op-unsupported", f"onnxruntime {version} has no kernel for {op}, which {name} uses", cause=said
         )

@@ -28,6 +28,10 @@ def prepare(thing: Any, inputs: tuple[TensorSpec, ...], how: Preprocess) -> dict
         thing: Feeds by name; an array; a Pillow image; the path of an image, a WAV file or an `.npy` file.
         inputs: Of the model; things other than dicts need exactly one.
         how: The manifest's.
+
+    Raises:
+        FeedError: `feed-name`, `feed-shape`. MissingFileError: `file-missing`. DataError: `data-unreadable`.
+        EngineMissingError: `pillow-missing`.
     """
     if isinstance(thing, dict):
         return thing
@@ -130,8 +134,17 @@ def _read(path: Path, spec: TensorSpec) -> Any:
     if path.suffix.lower() in SOUNDS:
         return fit_wave(read_wav(path), spec)
     if path.suffix.lower() == ".npy":
-        return np.load(path, allow_pickle=False)
+        return _read_array(path)
     return open_image(path)
+
+
+def _read_array(path: Path) -> Array:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except FileNotFoundError as error:
+        raise MissingFileError("file-missing", f"there is no file {path}") from error
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError("data-unreadable", f"{path} is no .npy file of plain numbers: {error}") from error
 
 
 def _geometry(spec: TensorSpec) -> tuple[int, int, int, bool]:
