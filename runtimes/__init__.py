@@ -35,9 +35,12 @@ def open_session(artifact: Artifact, threads: int | None = None, engine: str | N
     """Open an artifact in the engine of its format, or in the named one.
 
     Raises:
-        UsageError: `unknown-name`; `engine-format`: the named engine does not read this format.
+        UsageError: `unknown-name`; `engine-format`: the named engine does not read this format; `option-value`: fewer
+            than one thread.
         EngineMissingError: `engine-missing`. EngineError: the engine refuses the model; says why.
     """
+    if threads is not None and threads < 1:
+        raise UsageError("option-value", f"threads is {threads}; at least one runs a model")
     backend = engines.get(engine or _PREFERRED[artifact.format])
     if artifact.format not in backend.formats:
         raise UsageError(

@@ -64,10 +64,15 @@ class Backend(Protocol):
 
 
 def version_of(distribution: str) -> str:
-    """Version of an installed distribution."""
-    from importlib import metadata  # slow to import, and never needed to run a model
+    """Version of an installed engine; where its distribution has another name (onnxruntime-gpu, tensorflow-cpu, a
+    build of one's own), what its module says.
+    """
+    from importlib import import_module, metadata  # slow to import, and never needed to run a model
 
-    return metadata.version(distribution)
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return str(getattr(import_module(distribution.replace("-", "_")), "__version__", "of unknown version"))
 
 
 def closed() -> EngineError:
@@ -83,10 +88,10 @@ def quantize(real: Array, spec: TensorSpec) -> Array:
     """
     if spec.quant is None:
         return real.astype(spec.dtype)
-    low, high = INTEGER_RANGE[spec.dtype]
+    low, high = INTEGER_RANGE.get(spec.dtype) or _wide(spec.dtype)
     scale, zero = _along(spec, real.ndim)
     # Saturated first, as reals, so that no division overflows.
-    scaled = np.clip(np.asarray(real, np.float32), (low - zero) * scale, (high - zero) * scale)
+    scaled = np.clip(np.asarray(real, scale.dtype), (low - zero) * scale, (high - zero) * scale)
     scaled /= scale
     np.rint(scaled, out=scaled)
     scaled += zero
@@ -98,24 +103,30 @@ def dequantize(integers: Array, spec: TensorSpec) -> Array:
     if spec.quant is None:
         return integers
     scale, zero = _along(spec, integers.ndim)
-    real = integers.astype(np.float32)
+    real = integers.astype(scale.dtype)
     real -= zero
     real *= scale
-    return real
+    return real.astype(np.float32, copy=False)
 
 
 def _along(spec: TensorSpec, rank: int) -> tuple[Any, Any]:
     """Scale and zero point as scalars, or as arrays that broadcast along the channel axis."""
     quant = spec.quant
-    if quant is None or quant.axis is None:
-        return (
-            (np.float32(1), np.float32(0))
-            if quant is None
-            else (np.float32(quant.scale[0]), np.float32(quant.zero_point[0]))
-        )
+    # float32 counts to 2**24: enough for 16 bits, not for more.
+    exact = np.float32 if spec.dtype in INTEGER_RANGE else np.float64
+    if quant is None:
+        return exact(1), exact(0)
+    if quant.axis is None:
+        return exact(quant.scale[0]), exact(quant.zero_point[0])
     shape = [1] * rank
     shape[quant.axis] = -1
-    return np.asarray(quant.scale, np.float32).reshape(shape), np.asarray(quant.zero_point, np.float32).reshape(shape)
+    return np.asarray(quant.scale, exact).reshape(shape), np.asarray(quant.zero_point, exact).reshape(shape)
+
+
+def _wide(dtype: str) -> tuple[int, int]:
+    """Range of a wider integer type, as far as float64 counts."""
+    limits = np.iinfo(dtype)
+    return max(limits.min, -(1 << 53)), min(limits.max, 1 << 53)
 
 
 def check_finite(array: Array, name: str) -> None:
@@ -155,7 +166,12 @@ def as_dtype(value: Any, spec: TensorSpec, *, raw: bool) -> Array:
     Raises:
         FeedError: `feed-dtype`: the conversion would lose information or makes no sense.
     """
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of unequal length; a tensor on another device
+        raise FeedError("feed-dtype", f"{spec.name} takes an array, and this makes none: {error}") from error
+    if spec.dtype == "string":
+        return _text(array, spec)
     wanted = np.dtype(spec.dtype)
     if raw or spec.quant is None:
         if array.dtype == wanted:
@@ -164,10 +180,36 @@ def as_dtype(value: Any, spec: TensorSpec, *, raw: bool) -> Array:
             raise FeedError(
                 "feed-dtype", f"{spec.name} takes {wanted}, got {array.dtype}" + (" (raw=True)" if raw else "")
             )
-        return array.astype(wanted)
+        made = _cast(array, wanted)
+        if wanted.kind == "f" and (lost := _overflown(array, made)).any():
+            raise FeedError("feed-dtype", f"{spec.name} takes {wanted}, {array[lost][0]} is too large for it")
+        return made
     if array.dtype.kind not in "fiub":
         raise FeedError("feed-dtype", f"{spec.name} takes real values, got {array.dtype}")
-    return array if array.dtype == np.float32 else array.astype(np.float32)
+    if array.dtype == np.float32:
+        return array
+    made = _cast(array, np.dtype(np.float32))
+    if (lost := _overflown(array, made)).any():
+        made[lost] = np.copysign(np.finfo(np.float32).max, made[lost])  # what saturates anyway
+    return made
+
+
+def _cast(array: Array, wanted: np.dtype[Any]) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(array.astype(wanted))
+
+
+def _overflown(array: Array, made: Array) -> Array:
+    """Where a finite number became infinite."""
+    return np.asarray(np.isinf(made) & np.isfinite(array))
+
+
+def _text(array: Array, spec: TensorSpec) -> Array:
+    if array.dtype.kind in "US":
+        return array.astype(object)
+    if array.dtype.kind != "O" or not all(isinstance(value, (str, bytes)) for value in array.flat):
+        raise FeedError("feed-dtype", f"{spec.name} takes strings, got {array.dtype}")
+    return array
 
 
 def _safe(array: Array, wanted: np.dtype[Any]) -> bool:

@@ -49,11 +49,11 @@ class LiteRT:
                 warnings.simplefilter("ignore")  # TensorFlow's interpreter announces its successor
                 interpreter = module.Interpreter(model_content=artifact.data, num_threads=threads)
             interpreter.allocate_tensors()
+            return LiteRTSession(interpreter, artifact)
         except (ValueError, RuntimeError) as error:
             raise _refused(str(error), distribution, artifact) from error
-        except SystemError as error:
+        except (SystemError, ImportError, AttributeError) as error:  # its extension meets numpy only when called
             raise _numpy2(distribution, error) from error
-        return LiteRTSession(interpreter, artifact)
 
 
 class LiteRTSession:
@@ -67,8 +67,8 @@ class LiteRTSession:
         self._artifact = artifact
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         names = _signature_names(interpreter)
-        self.inputs = tuple(_spec(detail, names.get(("inputs", detail["index"]))) for detail in inputs)
-        self.outputs = tuple(_spec(detail, names.get(("outputs", detail["index"]))) for detail in outputs)
+        self.inputs = _specs(inputs, "input", names)
+        self.outputs = _specs(outputs, "output", names)
         self._feed = [(spec.name, detail["index"]) for spec, detail in zip(self.inputs, inputs, strict=True)]
         self._fetch = [(spec.name, detail["index"]) for spec, detail in zip(self.outputs, outputs, strict=True)]
         self._shapes = {detail["index"]: tuple(detail["shape"]) for detail in inputs}
@@ -102,21 +102,23 @@ class LiteRTSession:
         changed = False
         for name, index in self._feed:
             shape = feeds[name].shape
-            if shape != self._shapes[index]:
+            if shape != self._shapes.get(index):
                 self._interpreter.resize_tensor_input(index, shape)
-                self._shapes[index] = shape
                 changed = True
         if changed:
+            self._shapes.clear()  # a size that the model cannot take leaves no plan behind
             self._interpreter.allocate_tensors()
+            self._shapes = {index: feeds[name].shape for name, index in self._feed}
 
 
 def _find() -> tuple[str, Any]:
     for distribution, module in _CHOICES:
         try:
             return distribution, importlib.import_module(module)
-        except ModuleNotFoundError:
-            continue
-        except (ImportError, AttributeError) as error:
+        except ModuleNotFoundError as error:
+            if error.name and not module.startswith(error.name.partition(".")[0]):
+                raise _numpy2(distribution, error) from error  # it is here, what it needs is not
+        except (ImportError, AttributeError, RuntimeError, SystemError) as error:
             raise _numpy2(distribution, error) from error
     raise EngineMissingError(
         "engine-missing",
@@ -163,27 +165,42 @@ def _failed(message: str, artifact: Artifact) -> EngineError:
     )
 
 
-def _signature_names(interpreter: Any) -> dict[tuple[str, int], str]:
-    """(side, tensor index) -> name of the only signature; empty when there are none or several."""
+def _signature_names(interpreter: Any) -> dict[tuple[str, int], list[str]]:
+    """(side, tensor index) -> its names in the only signature; empty when there are none or several."""
     signatures = interpreter.get_signature_list()
     if len(signatures) != 1:
         return {}
     runner = interpreter.get_signature_runner(next(iter(signatures)))
-    sides = {"inputs": runner.get_input_details(), "outputs": runner.get_output_details()}
-    names = {(side, detail["index"]): name for side, details in sides.items() for name, detail in details.items()}
-    return {key: str(name) for key, name in names.items()}
+    names: dict[tuple[str, int], list[str]] = {}
+    for side, details in (("input", runner.get_input_details()), ("output", runner.get_output_details())):
+        for name, detail in details.items():
+            names.setdefault((side, detail["index"]), []).append(str(name))
+    return names
 
 
-def _spec(detail: dict[str, Any], name: str | None) -> TensorSpec:
+def _specs(details: list[dict[str, Any]], side: str, names: dict[tuple[str, int], list[str]]) -> tuple[TensorSpec, ...]:
+    """Each under a name of its own: a file may leave tensors unnamed, name two alike, or give one tensor out twice."""
+    taken: set[str] = set()
+    specs = []
+    for place, detail in enumerate(details):
+        given = names.get((side, detail["index"])) or [detail["name"] or f"{side}_{place}"]
+        free = [name for name in given if name not in taken]
+        name = free[0] if free else f"{given[0]}_{place}"
+        taken.add(name)
+        specs.append(_spec(detail, name, detail["name"] if free and detail["name"] not in ("", name) else None))
+    return tuple(specs)
+
+
+def _spec(detail: dict[str, Any], name: str, tensor: str | None) -> TensorSpec:
     shape = detail["shape_signature"] if len(detail["shape_signature"]) else detail["shape"]
-    sizes = tuple(None if size < 0 else int(size) for size in shape)
     dtype = np.dtype(detail["dtype"])
     return TensorSpec(
-        name=name or detail["name"],
-        shape=sizes,
+        name=name,
+        shape=tuple(None if size < 0 else int(size) for size in shape),
         dtype="string" if dtype.kind in "SO" else dtype.name,
-        quant=_quant(detail["quantization_parameters"]),
-        tensor=detail["name"] if name and name != detail["name"] else None,
+        # Converters leave scales on floats, where they mean nothing.
+        quant=_quant(detail["quantization_parameters"]) if dtype.kind in "iu" else None,
+        tensor=tensor,
     )
 
 

@@ -42,8 +42,9 @@ class NullSession:
         self.outputs = tuple(_own(spec) for spec in outputs)
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        batch = next(iter(feeds.values())).shape[0]
-        mean = float(np.mean([np.mean(array, dtype=np.float64) for array in feeds.values()]))
+        batch = next((array.shape[0] for array in feeds.values() if array.ndim), 1)
+        means = [np.mean(array, dtype=np.float64) for array in feeds.values() if array.size and array.dtype.kind != "O"]
+        mean = float(np.mean(means)) if means else 0.0
         return {
             spec.name: np.full([batch if size is None else size for size in spec.shape], mean).astype(spec.dtype)
             for spec in self.outputs

@@ -81,6 +81,8 @@ def _engine() -> Any:
     try:
         return import_module("onnxruntime")
     except ModuleNotFoundError as error:
+        if error.name and not error.name.startswith("onnxruntime"):
+            raise EngineError("engine-broken", f"onnxruntime cannot be used: {error}") from error
         raise EngineMissingError(
             "engine-missing",
             "onnxruntime is not installed, and an .onnx file needs it",

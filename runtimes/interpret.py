@@ -82,25 +82,53 @@ def interpret(outputs: Mapping[str, Array], how: Interpret) -> Answer:
         how: The manifest's.
 
     Raises:
-        UsageError: `output-unknown`: `how` names an output that is not there.
+        UsageError: `output-unknown`: `how` names an output that is not there; `output-unreadable`: there is none, or it
+            holds no numbers.
     """
     if how.output is not None and how.output not in outputs:
         raise UsageError("output-unknown", f"there is no output {how.output}; known: {', '.join(outputs)}")
-    values = np.asarray(outputs[how.output or next(iter(outputs))], np.float64)
+    if how.task not in ("classification", "multi-label", "regression"):
+        return Raw(outputs)
+    values = _values(outputs, how)
     sample = values.reshape(values.shape[0], -1)[0] if values.ndim else values.reshape(1)
     if how.task == "classification":
+        index = _index(outputs, how)
+        if index is not None:
+            return Classification((Score(index, _label(index, how), 1.0),))
         return Classification(_best(_probabilities(sample, how), how)[: how.top_k])
     if how.task == "multi-label":
-        scores = sample if how.scores == "probabilities" else 1 / (1 + np.exp(-sample))
+        scores = sample if how.scores == "probabilities" else _sigmoid(sample)
         return MultiLabel(tuple(score for score in _best(scores, how) if score.score >= 0.5))
-    if how.task == "regression":
-        return Regression(tuple(float(value) for value in sample))
-    return Raw(outputs)
+    return Regression(tuple(float(value) for value in sample))
+
+
+def _index(outputs: Mapping[str, Array], how: Interpret) -> int | None:
+    """The class itself, where the model ends in an arg max: one integer a sample."""
+    answer = np.asarray(outputs[how.output or next(iter(outputs))])
+    samples = answer.shape[0] if answer.ndim else 1
+    return int(answer.reshape(-1)[0]) if answer.dtype.kind in "iu" and answer.size == samples else None
+
+
+def _label(index: int, how: Interpret) -> str:
+    return how.labels[index] if 0 <= index < len(how.labels) else str(index)
+
+
+def _values(outputs: Mapping[str, Array], how: Interpret) -> Array:
+    if not outputs:
+        raise UsageError("output-unreadable", f"the model gives no output to read a {how.task} from")
+    name = how.output or next(iter(outputs))
+    values = np.asarray(outputs[name])
+    if values.dtype.kind not in "fiub" or not values.size:
+        raise UsageError(
+            "output-unreadable",
+            f"{name} gives {values.dtype} {list(values.shape)}, from which no {how.task} can be read",
+        )
+    return values.astype(np.float64)
 
 
 def _probabilities(sample: Array, how: Interpret) -> Array:
     if sample.size == 1:  # one output of a binary classifier: the probability of class 1
-        one = sample if how.scores == "probabilities" else 1 / (1 + np.exp(-sample))
+        one = sample if how.scores == "probabilities" else _sigmoid(sample)
         return np.concatenate([1 - one, one])
     if how.scores == "probabilities":
         return sample
@@ -108,6 +136,11 @@ def _probabilities(sample: Array, how: Interpret) -> Array:
     return np.asarray(raised / raised.sum())
 
 
+def _sigmoid(logits: Array) -> Array:
+    small = np.exp(-np.abs(logits))  # never overflows
+    return np.asarray(np.where(logits < 0, small, 1.0) / (1 + small))
+
+
 def _best(scores: Array, how: Interpret) -> tuple[Score, ...]:
     order = np.argsort(-scores, kind="stable")
-    return tuple(Score(int(i), how.labels[i] if i < len(how.labels) else str(i), float(scores[i])) for i in order)
+    return tuple(Score(int(i), _label(int(i), how), float(scores[i])) for i in order)

@@ -96,7 +96,6 @@ class Model:
             )
             for raw in (False, True)
         )
-        self._chunk = None if inputs and inputs[0].shape and inputs[0].shape[0] is None and session.batches else 1
 
     @classmethod
     def from_artifact(
@@ -189,17 +188,16 @@ class Model:
     def _run(self, session: Session, feeds: Any, *, raw: bool) -> dict[str, Array]:
         """The general path: names, dtypes, shapes, then piece by piece."""
         arrays = self._arrays(feeds, raw=raw)
-        batch = _batch(arrays, self.inputs)
-        size = self._size(batch)
+        calls, steps = _calls(arrays, self.inputs, whole=session.batches)
         pieces: list[dict[str, Array]] = []
-        for start in range(0, batch, size):
+        for call in range(calls):
             piece = {
-                key: np.ascontiguousarray(array[start : start + size] if array.ndim else array)
-                for key, array in zip(self._keys, arrays, strict=True)
+                key: np.asarray(array[call * step : (call + 1) * step] if step else array, order="C")
+                for key, array, step in zip(self._keys, arrays, steps, strict=True)
             }
             with self._lock:
                 pieces.append(session.run(piece))
-        return {spec.name: _join([p[key] for p in pieces], spec, raw=raw) for key, spec in self._answers}
+        return {spec.name: _join([p[key] for p in pieces], spec, steps, raw=raw) for key, spec in self._answers}
 
     def _arrays(self, feeds: Any, *, raw: bool) -> list[Array]:
         if not isinstance(feeds, Mapping):
@@ -215,15 +213,6 @@ class Model:
             arrays.append(array if raw or spec.quant is None else quantize(array, spec))
         return arrays
 
-    def _size(self, batch: int) -> int:
-        """Samples in one call of the engine."""
-        first = self.inputs[0].shape[0] if self.inputs and self.inputs[0].shape else None
-        if first is None:
-            return self._chunk or batch
-        if batch % first:
-            raise FeedError("feed-shape", f"the model takes batches of {first}, {batch} samples do not divide by it")
-        return first
-
     def _unusable(self) -> EngineError:
         if self._session is None:
             return closed()
@@ -232,14 +221,24 @@ class Model:
 
 def _match(specs: tuple[TensorSpec, ...], offered: tuple[TensorSpec, ...], side: str, artifact: Artifact) -> list[str]:
     """The session's name of each spec."""
-    names = {spec.name: spec.name for spec in offered} | {spec.key: spec.name for spec in offered}
+    about = artifact.path or "the model"
+    names = {spec.name: spec for spec in offered}
+    keys = names | {spec.key: spec for spec in offered}
+    found: list[str] = []
     for spec in specs:
-        if spec.key not in names:
+        own = names.get(spec.name)  # of two tensors that the file names alike, the one with this name
+        there = own if own is not None and own.key == spec.key else keys.get(spec.key)
+        if there is None:
+            raise ArtifactError("manifest-mismatch", f"{about} has no {side} {spec.key}; it has {', '.join(keys)}")
+        if there.dtype != spec.dtype or len(there.shape) != len(spec.shape):
             raise ArtifactError(
-                "manifest-mismatch",
-                f"{artifact.path or 'the model'} has no {side} {spec.key}; it has {', '.join(names)}",
+                "manifest-mismatch", f"{about} has {side} {there.describe()}, its manifest says {spec.describe()}"
             )
-    return [names[spec.key] for spec in specs]
+        found.append(there.name)
+    left = [spec.name for spec in offered if spec.name not in found]
+    if left and side == "input":
+        raise ArtifactError("manifest-mismatch", f"{about} has the input {left[0]}, of which its manifest says nothing")
+    return found
 
 
 def _shaped(array: Array, spec: TensorSpec) -> Array:
@@ -289,17 +288,52 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     )
 
 
-def _batch(arrays: list[Array], inputs: tuple[TensorSpec, ...]) -> int:
-    sizes = {spec.name: array.shape[0] for spec, array in zip(inputs, arrays, strict=True) if array.ndim}
-    if len(set(sizes.values())) > 1:
-        said = ", ".join(f"{name} {size}" for name, size in sizes.items())
+def _calls(arrays: list[Array], inputs: tuple[TensorSpec, ...], *, whole: bool) -> tuple[int, list[int]]:
+    """How often the engine is called, and how much of each array a call takes; 0 for all of it.
+
+    Where some first axes are free, they are the batch, and an input of exactly its fixed size (a table, a threshold)
+    goes into every call. Where none is free, arrays that fit go in one call, and longer ones are cut.
+
+    Args:
+        arrays: In the order of `inputs`.
+        inputs: What the model takes.
+        whole: The engine takes any number of samples where an axis is free.
+    """
+    pairs = [(spec, spec.shape[0], array.shape[0]) for spec, array in zip(inputs, arrays, strict=True) if spec.shape]
+    free = {spec.name: size for spec, first, size in pairs if first is None}
+    fits = all(first in (None, size) for _, first, size in pairs)
+    if not free and fits:
+        return 1, [0] * len(arrays)
+    # What is cut, and into how many.
+    counts = free | {
+        spec.name: _divided(size, first) for spec, first, size in pairs if first and (first != size or not free)
+    }
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{spec.name} {size}" for spec, _, size in pairs if spec.name in counts)
         raise FeedError("feed-shape", f"inputs have different numbers of samples: {said}")
-    batch = next(iter(sizes.values()), 1)
-    if batch == 0:
+    calls = next(iter(counts.values()))
+    if calls == 0:
         raise FeedError("feed-shape", "the feed holds no samples")
-    return batch
+    if whole and fits:
+        return 1, [0] * len(arrays)
+    return calls, [((spec.shape[0] or 1) if spec.name in counts else 0) for spec in inputs]
 
 
-def _join(pieces: list[Array], spec: TensorSpec, *, raw: bool) -> Array:
-    whole = pieces[0] if len(pieces) == 1 else (np.concatenate(pieces) if pieces[0].ndim else np.stack(pieces))
-    return whole if raw else dequantize(whole, spec)
+def _divided(size: int, first: int) -> int:
+    if size % first:
+        raise FeedError("feed-shape", f"the model takes batches of {first}, {size} samples do not divide by it")
+    return size // first
+
+
+def _join(pieces: list[Array], spec: TensorSpec, steps: list[int], *, raw: bool) -> Array:
+    """One answer from those of several calls, which took `steps` samples; answers without a batch axis get one."""
+    if not raw:
+        pieces = [dequantize(piece, spec) for piece in pieces]
+    if len(pieces) == 1:
+        return pieces[0]
+    if all(piece.ndim and piece.shape[0] in steps for piece in pieces):
+        return np.concatenate(pieces)
+    if len({piece.shape for piece in pieces}) > 1:
+        shapes = " and ".join(str(list(piece.shape)) for piece in pieces[:2])
+        raise FeedError("feed-uneven", f"{spec.name} has another size for each sample, such as {shapes}")
+    return np.stack(pieces)

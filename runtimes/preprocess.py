@@ -30,8 +30,8 @@ def prepare(thing: Any, inputs: tuple[TensorSpec, ...], how: Preprocess) -> dict
         how: The manifest's.
 
     Raises:
-        FeedError: `feed-name`, `feed-shape`. MissingFileError: `file-missing`. DataError: `data-unreadable`.
-        EngineMissingError: `pillow-missing`.
+        FeedError: `feed-name`, `feed-shape`, `feed-dtype`. MissingFileError: `file-missing`.
+        DataError: `data-unreadable`. EngineMissingError: `pillow-missing`.
     """
     if isinstance(thing, dict):
         return thing
@@ -42,7 +42,10 @@ def prepare(thing: Any, inputs: tuple[TensorSpec, ...], how: Preprocess) -> dict
         thing = _read(Path(thing), spec)
     if hasattr(thing, "convert") and hasattr(thing, "resize"):
         thing = image_array(thing, spec, how)
-    array = np.asarray(thing)
+    try:
+        array = np.asarray(thing)
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of unequal length; a tensor on another device
+        raise FeedError("feed-dtype", f"{spec.name} takes an array, and this makes none: {error}") from error
     if how.kind == "array" or (array.dtype.kind == "f" and how.kind == "image"):
         return {spec.name: array}
     return {spec.name: normalize(array, how, spec)}
@@ -50,19 +53,25 @@ def prepare(thing: Any, inputs: tuple[TensorSpec, ...], how: Preprocess) -> dict
 
 def normalize(raw: Array, how: Preprocess, spec: TensorSpec) -> Array:
     """(raw * scale - mean) / std in float32, along the channel axis of `spec`'s layout; integers stay what they are
-    where the input takes integers without a scale.
+    where the input takes integers without a scale. An image array may come in the other layout: it is prepared in its
+    own, and `Model.run` turns it.
+
+    Raises:
+        FeedError: `feed-dtype`: no numbers; `feed-shape`: no axis has as many channels as there are means.
     """
     identity = how.scale == 1.0 and not any(how.mean) and all(value == 1.0 for value in how.std)
     if identity:
         return raw
-    mean, std = (_channels(values, spec) for values in (how.mean, how.std))
+    if raw.dtype.kind not in "fiub":
+        raise FeedError("feed-dtype", f"{spec.name} takes real values, got {raw.dtype}")
+    mean, std = (_channels(values, spec, raw) for values in (how.mean, how.std))
     return np.asarray((raw.astype(np.float32) * np.float32(how.scale) - mean) / std, np.float32)
 
 
 def image_array(image: Any, spec: TensorSpec, how: Preprocess) -> Array:
     """A Pillow image resized (bilinear, stretched) to the input: uint8, in the input's layout, without a batch axis."""
     height, width, channels, first = _geometry(spec)
-    image = image.convert("L" if how.colors == "gray" or channels == 1 else "RGB")
+    image = _eight_bits(image).convert("L" if how.colors == "gray" or channels == 1 else "RGB")
     if image.size != (width, height):
         image = image.resize((width, height), 2)  # 2: bilinear
     array = np.asarray(image)
@@ -71,6 +80,15 @@ def image_array(image: Any, spec: TensorSpec, how: Preprocess) -> Array:
     elif how.colors == "BGR":
         array = array[..., ::-1]
     return np.ascontiguousarray(array.transpose(2, 0, 1) if first else array)
+
+
+def _eight_bits(image: Any) -> Any:
+    """Pictures of 16 bits a pixel, scaled: Pillow would clip them at 255, to a white page."""
+    if not image.mode.startswith("I"):
+        return image
+    from PIL import Image
+
+    return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
 
 
 def open_image(path: Path) -> Any:
@@ -107,12 +125,15 @@ def read_wav(path: Path) -> Array:
             data = file.readframes(file.getnframes())
     except FileNotFoundError as error:
         raise MissingFileError("file-missing", f"there is no file {path}") from error
-    except (wave.Error, EOFError) as error:
+    except (wave.Error, EOFError, OSError) as error:
         raise DataError("data-unreadable", f"{path} is no PCM WAV file: {error}") from error
+    if not 1 <= width <= 4:
+        raise DataError("data-unreadable", f"{path} has samples of {8 * width} bits")
+    data = data[: len(data) // width * width]  # a file that was cut short
     if width == 1:
         samples: Array = (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
     elif width == 3:
-        triples = np.frombuffer(data[: len(data) // 3 * 3], np.uint8).reshape(-1, 3).astype(np.int32)
+        triples = np.frombuffer(data, np.uint8).reshape(-1, 3).astype(np.int32)
         joined = triples[:, 0] | triples[:, 1] << 8 | triples[:, 2] << 16
         samples = (joined - ((joined & 0x800000) << 1)).astype(np.float32) / (1 << 23)
     else:
@@ -161,9 +182,16 @@ def _geometry(spec: TensorSpec) -> tuple[int, int, int, bool]:
     )
 
 
-def _channels(values: tuple[float, ...], spec: TensorSpec) -> Array:
+def _channels(values: tuple[float, ...], spec: TensorSpec, raw: Array) -> Array:
+    """One value a channel, in a shape that meets the channels of `raw`: in the input's layout, else in the other."""
     array = np.asarray(values, np.float32)
     if array.size == 1:
         return array.reshape(())
-    first = len(spec.shape) == 4 and _geometry(spec)[3]
-    return array.reshape(-1, 1, 1) if first else array
+    image = len(spec.shape) == 4
+    first = image and _geometry(spec)[3]
+    axes = ((-3, -1) if first else (-1, -3)) if image else (-1,)
+    for axis in axes:
+        if raw.ndim >= -axis and raw.shape[axis] == array.size:
+            return array.reshape(-1, 1, 1) if axis == -3 else array
+    sizes = ",".join(map(str, raw.shape))
+    raise FeedError("feed-shape", f"{spec.describe()} is prepared with {array.size} channels, [{sizes}] has others")

@@ -74,7 +74,7 @@ def replay(model: Model) -> Replay:
     """Run the artifact's vectors here and compare within its tolerance.
 
     Raises:
-        ArtifactError: `selftest-missing`.
+        ArtifactError: `selftest-missing`; `selftest-invalid`: it is not of this model.
     """
     test = model.artifact.selftest
     if test is None:
@@ -84,8 +84,8 @@ def replay(model: Model) -> Replay:
     for number, vector in enumerate(test.vectors):
         answers = model.run(test.feeds(vector, model.inputs), raw=True)
         for spec in model.outputs:
-            expected = restore(vector.outputs[spec.name], spec.dtype)
             found = thin(answers[spec.name])
+            expected = _expected(vector, spec, found.size)
             if spec.dtype.startswith("float"):
                 off = _relative(expected, found)
                 relative = max(relative, off)
@@ -101,6 +101,18 @@ def replay(model: Model) -> Replay:
 
 def _answers(model: Model, feeds: dict[str, Any]) -> dict[str, str]:
     return {name: store(thin(array)) for name, array in model.run(feeds, raw=True).items()}
+
+
+def _expected(vector: Vector, spec: TensorSpec, size: int) -> Array:
+    try:
+        expected = restore(vector.outputs[spec.name], spec.dtype)
+    except (KeyError, ValueError) as error:
+        raise ArtifactError("selftest-invalid", f"the self-test has no answer of {spec.name}: {error}") from error
+    if expected.size != size:
+        raise ArtifactError(
+            "selftest-invalid", f"the self-test stores {expected.size} values of {spec.name}, the model gives {size}"
+        )
+    return expected
 
 
 def _raw(sample: Array, spec: TensorSpec) -> Array:

@@ -57,7 +57,7 @@ class Straight:
                     return None
                 shape = array.shape
                 if shape != fixed:
-                    if tail is None or shape[1:] != tail or not shape[0] or batch not in (None, shape[0]):
+                    if tail is None or not shape or shape[1:] != tail or not shape[0] or batch not in (None, shape[0]):
                         return None
                     batch = shape[0]
                 if convert is not None and (array := convert(array)) is None:
@@ -88,7 +88,7 @@ def _entry(
     if real:
         convert: Convert | None = _quantizer(spec, fixed if kept else None)
     else:
-        convert = _finite if dtype.kind == "f" else None
+        convert = _finite if dtype.kind == "f" else _strings if spec.dtype == "string" else None
     return spec.name, key, dtype, fixed, tail, convert
 
 
@@ -97,9 +97,13 @@ def _finite(array: Array) -> Array | None:
     return None if 0 in np.isfinite(array).tobytes() else array
 
 
+def _strings(array: Array) -> Array | None:
+    return array if all(isinstance(value, (str, bytes)) for value in array.flat) else None
+
+
 def _quantizer(spec: TensorSpec, shape: tuple[int, ...] | None) -> Convert:
     """`base.quantize` for finite values; with a shape, the result is one array, valid until the next call."""
-    if not shape or spec.quant is None or spec.quant.axis is not None:
+    if not shape or spec.quant is None or spec.quant.axis is not None or spec.dtype not in INTEGER_RANGE:
         return lambda array: None if _finite(array) is None else quantize(array, spec)
     # Arrays without axes enter numpy's arithmetic faster than scalars.
     scale, zero = (np.array(value[0], np.float32) for value in (spec.quant.scale, spec.quant.zero_point))
@@ -123,7 +127,7 @@ def _quantizer(spec: TensorSpec, shape: tuple[int, ...] | None) -> Convert:
 
 
 def _restorer(spec: TensorSpec) -> Callable[[Array], Array]:
-    if spec.quant is None or spec.quant.axis is not None or not spec.shape:
+    if spec.quant is None or spec.quant.axis is not None or not spec.shape or spec.dtype not in INTEGER_RANGE:
         return lambda integers: dequantize(integers, spec)
     scale, zero = (np.array(value[0], np.float32) for value in (spec.quant.scale, spec.quant.zero_point))
     subtract, multiply = np.subtract, np.multiply

@@ -38,6 +38,15 @@ def test_one_score_is_that_of_class_one():
     assert [c.score for c in torn.classes] == [0.5, 0.5]
 
 
+def test_an_integer_is_the_class_itself():
+    """A model that ends in an arg max."""
+    how = Interpret("classification", labels=("cat", "dog", "bird"), scores="logits")
+    for dtype in ("int64", "int32", "uint8"):
+        answer = interpret({"y": np.array([2, 0], dtype)}, how)
+        assert [(c.index, c.label, c.score) for c in answer.classes] == [(2, "bird", 1.0)]
+    assert interpret({"y": np.array([[7]])}, how).label == "7"
+
+
 def test_ties_go_to_the_first():
     answer = interpret(outputs(0.25, 0.25, 0.25, 0.25), Interpret("classification", scores="probabilities"))
     assert [c.index for c in answer.classes] == [0, 1, 2, 3]
