@@ -3,8 +3,8 @@
     python benchmarks/calibration_memory.py [--samples 100 1000 5000] [--memory 256] [--tensors 26] [--format onnx]
 
 Each row is a fresh process that does nothing but calibrate a synthetic network (2 MiB a tensor, samples made on the
-fly); its peak is what the kernel counted (VmHWM): Python, numpy, the engine and the calibrator together. Exits with 1
-when a row passes the bound by more than 10 %.
+fly); its peak is what the kernel counted (VmHWM): Python, numpy, the engine and the calibrator together; growth is
+what came on top of Python, numpy and our own modules. Exits with 1 when a peak passes the bound by more than 10 %.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ def measure(format: str, path: str, samples: int, observer: str, memory: int) ->
             yield {"x": random.random(shape, np.float32)}
 
     steps = calibrate(graph, batches(), CalibrationOptions(observer, memory_mb=memory))
+    before = _status("VmRSS")
     started = time.perf_counter()
     while True:
         try:
@@ -76,14 +77,21 @@ def measure(format: str, path: str, samples: int, observer: str, memory: int) ->
             ranges = end.value
             break
     seconds = time.perf_counter() - started
-    with open("/proc/self/status") as file:
-        status = dict(line.split(":", 1) for line in file)
+    peak = _status("VmHWM")
     return {
         "seconds": seconds,
-        "peak_mb": int(status["VmHWM"].split()[0]) / 1024,
+        "peak_mb": peak,
+        "growth_mb": peak - before,
         "tensors": len(ranges.tensors),
         "samples": ranges.samples,
     }
+
+
+def _status(field: str) -> float:
+    """A figure of the kernel's about this process, in MiB."""
+    with open("/proc/self/status") as file:
+        status = dict(line.split(":", 1) for line in file)
+    return int(status[field].split()[0]) / 1024
 
 
 def main() -> int:
@@ -101,7 +109,7 @@ def main() -> int:
         return 0
     over = False
     print(f"{options.tensors * TENSOR_MB:.0f} MiB of activations a sample, bound {options.memory} MiB")
-    print(f"{'format':8} {'observer':12} {'samples':>8} {'peak MiB':>9} {'seconds':>8}")
+    print(f"{'format':8} {'observer':12} {'samples':>8} {'peak MiB':>9} {'growth MiB':>11} {'seconds':>8}")
     with tempfile.TemporaryDirectory() as folder:
         for format in options.format:
             path = Path(folder, f"synthetic.{format}")
@@ -114,9 +122,8 @@ def main() -> int:
                     )
                     row = json.loads(done.stdout.splitlines()[-1])
                     over |= row["peak_mb"] > options.memory * 1.1
-                    print(
-                        f"{format:8} {observer:12} {samples:8} {row['peak_mb']:9.0f} {row['seconds']:8.1f}", flush=True
-                    )
+                    figures = f"{row['peak_mb']:9.0f} {row['growth_mb']:11.0f} {row['seconds']:8.1f}"
+                    print(f"{format:8} {observer:12} {samples:8} {figures}", flush=True)
     return int(over)
 
 

@@ -140,6 +140,9 @@ def trace(
         inputs: Public names, shapes (None: free), dtypes.
         keep: Objects that own what it captures.
         autograph: Let Python control flow of the author's own layers be traced; files hold none.
+
+    Raises:
+        SourceError: `source-stateful`; `source-dtype`, `source-rank`: of an output.
     """
     import tensorflow as tf
 
@@ -158,7 +161,9 @@ def trace(
     function = call.get_concrete_function(
         **{spec.key: tf.TensorSpec(spec.shape, spec.dtype, name=spec.key) for spec in inputs}
     )
-    layout = _layout(function)
+    definition = function.graph.as_graph_def()
+    _refuse_state(definition)
+    layout = _layout(definition)
     inputs = tuple(
         replace(spec, layout=layout if layout and len(layout) == len(spec.shape) else None) for spec in inputs
     )
@@ -245,9 +250,32 @@ def _batch(specs: tuple[TensorSpec, ...]) -> int | None:
     return first.pop() or 0
 
 
-def _layout(function: Any) -> Layout | None:
+def _refuse_state(definition: Any) -> None:
+    """A `.tflite` would keep the variables from sample to sample, in the order in which they come.
+
+    Only what is called counts: a SavedModel's library may hold its training step as well.
+    """
+    library = {item.signature.name: item.node_def for item in definition.library.function}
+    waiting, seen = [definition.node], set[str]()
+    while waiting:
+        for node in waiting.pop():
+            if node.op.startswith(_ASSIGNING):
+                raise SourceError("source-stateful", f"the model changes a variable each time it is asked: {node.name}")
+            called = {node.op}.union(*(_functions(value) for value in node.attr.values())) & library.keys() - seen
+            seen |= called
+            waiting += [library[name] for name in called]
+
+
+def _functions(value: Any) -> set[str]:
+    """Names of the functions in an attribute of a node."""
+    return {value.func.name, *(func.name for func in value.list.func)}
+
+
+_ASSIGNING = ("Assign", "ResourceApply", "ResourceScatter", "ResourceSparseApply", "ResourceStridedSliceAssign")
+
+
+def _layout(definition: Any) -> Layout | None:
     """Meaning of the axes of image inputs: what all convolutions and poolings of the graph agree on."""
-    definition = function.graph.as_graph_def()
     bodies = [definition.node, *(item.node_def for item in definition.library.function)]
     formats = {
         node.attr["data_format"].s.decode()

@@ -28,11 +28,14 @@ from edgekit.converters.stages import (
     Source,
 )
 from edgekit.converters.verify import Verification
-from edgekit.data import DataRef
+from edgekit.data_ref import DataRef
 from edgekit.errors import InternalError
 from edgekit.manifest import Interpret
 from edgekit.selftest import SelfTest
 from edgekit.tensors import TensorSpec
+
+GLANCE = 128
+"""Calibration samples that show how classes are spread."""
 
 _loaded: list[LoadedModel] = []
 
@@ -174,6 +177,8 @@ def survey(request: SurveyRequest) -> Survey:
     scratch = Path(request.scratch)
     calibration = open_data(request.calibration, request.inputs, scratch) if request.calibration else None
     evaluation = open_data(request.evaluation, request.inputs, scratch) if request.evaluation else None
+    if evaluation is not None:
+        evaluation.require_classes()
     report = lint.lint(calibration, evaluation, request.inputs)
     ranges = probes.input_ranges(request.inputs, report.ranges)
     kind: ProofKind = "evaluation" if request.evaluation else "calibration" if request.calibration else "random"
@@ -261,6 +266,7 @@ class CompareRequest:
     max_drop: float
     scratch: str
     threads: int = 2
+    calibration: DataRef | None = None
 
 
 def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
@@ -271,24 +277,28 @@ def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
     from edgekit.data import open_data
 
     data = open_data(request.data, request.inputs, Path(request.scratch))
-    labels_count = request.proof_kind == "evaluation" and data.labelled
     comparison = verify.Comparison(
         policy=_policy(request.graph.precision),
         interpret=request.interpret,
         declared=request.declared,
         max_drop=request.max_drop,
+        labels=data.labels if request.proof_kind == "evaluation" else None,
     )
     with _model(request.graph, request.threads) as model:
         done = 0
         batches = data.batches(_batch_size(request.inputs))
         for batch, reference in zip(batches, _answers(request.answers), strict=True):
-            comparison.add(reference, model.run(batch.feeds), batch.labels if labels_count else None)
+            comparison.add(reference, model.run(batch.feeds))
             done += _length(batch.feeds)
             yield {"done": done, "total": len(data)}
         if request.answers.edges is not None:
             with np.load(request.edges, allow_pickle=False) as stored, np.load(request.answers.edges) as expected:
                 answer = model.run({name: stored[name] for name in stored.files})
                 comparison.add_edges({name: expected[name] for name in expected.files}, answer)
+        if request.calibration is not None and request.proof_kind == "evaluation":
+            some = replace(request.calibration, samples=min(GLANCE, request.calibration.samples or GLANCE))
+            for batch in open_data(some, request.inputs).batches(_batch_size(request.inputs)):
+                comparison.add_calibration(model.run(batch.feeds))
     return comparison.finish(request.proof_kind)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.data import DataRef
+from edgekit.data_ref import DataRef
 from edgekit.selftest import generate
 from edgekit.tensors import INTEGER_RANGE, TensorSpec
 

@@ -1,8 +1,8 @@
 """Quantizing TFLite graphs: ai-edge-quantizer rewrites the float graph by the ranges that we observed.
 
-Around it stands what it leaves to the user: unique names, weights wide enough for their bias, recurrent weights,
-float16 for any operator, integer forms of operators that it does not know but kernels do, the list of what still
-computes in float, and a file without debris. Nothing stays in float silently.
+Around it stands what it leaves to the user: unique names, ranges that kernels can compute with, recurrent weights,
+float16 for any operator, integer forms of operators that it does not know but kernels do, integers or floats at the
+ends, the list of what still computes in float, and a file without debris. Nothing stays in float silently.
 
 Where the quantizer would give weights a scale a channel, but some kernel reads those as zero or wrongly, they get one
 scale for all. What was found, by comparing each operator with float on LiteRT 2.3 and tflite-runtime 2.14:
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,9 +27,9 @@ from typing import Any, Literal
 import numpy as np
 
 from edgekit.converters import tflite_graph as files
-from edgekit.converters import tflite_islands, tflite_shapes
+from edgekit.converters import tflite_interface, tflite_islands, tflite_ranges, tflite_shapes, tflite_spellings
 from edgekit.converters import tflite_rewrites as rewrites
-from edgekit.converters.stages import Graph, QuantizeOptions, Ranges
+from edgekit.converters.stages import Graph, QuantizeOptions, Range, Ranges
 from edgekit.converters.tflite_graph import ModelT, OperatorT, SubGraphT, TensorT
 from edgekit.converters.tflite_write import write
 from edgekit.errors import ConversionError, EngineMissingError
@@ -90,7 +90,7 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
         )
     if left and not options.allow_float_ops:
         raise _refusal(left, precision)
-    places.restore_names(model)
+    places.restore(model)
     # It was true of the float graph.
     files.drop_metadata(model, [b"min_runtime_version"])
     files.shorten_names(model)
@@ -111,12 +111,18 @@ def _static(model: ModelT, ranges: Ranges, bits: int, options: QuantizeOptions) 
     _require_ranges(model, ranges)
     rewrites.matmul_to_fully_connected(model)
     rewrites.unary_to_multiplication(model)
-    statistics = {name: _statistic(seen.min, seen.max) for name, seen in ranges.tensors.items()}
-    scales = {name: _scale(seen.min, seen.max, bits) for name, seen in ranges.tensors.items()}
-    for name, (low, high) in rewrites.bias_safe_weight_ranges(model, scales).items():
+    seen = tflite_ranges.usable(model, ranges.tensors)
+    tflite_ranges.tame_masks(model, seen)
+    tflite_spellings.spell_out(model, seen, bits)
+    tflite_ranges.widen_results(model, seen, bits)
+    if bits == 16:
+        rewrites.plain_int16_sums(model)
+    statistics = {name: _statistic(found.min, found.max) for name, found in seen.items()}
+    for name, (low, high) in tflite_ranges.wide_weights(model, seen, bits).items():
         statistics[name] = {"min": low, "max": high}
-    made = _run_quantizer(model, _static_recipe(model, bits, options), statistics)
-    tflite_islands.absorb(made, ranges, bits)
+    made = _run_quantizer(model, _static_recipe(model, seen, bits), statistics)
+    tflite_islands.absorb(made, replace(ranges, tensors=seen), bits)
+    tflite_interface.settle(made, options.interface)
     return made
 
 
@@ -136,6 +142,8 @@ def _require_ranges(model: ModelT, ranges: Ranges) -> None:
 def _dynamic(model: ModelT) -> ModelT:
     rewrites.matmul_to_fully_connected(model)
     rewrites.lstm_weights_to_int8(model)
+    rewrites.tables_to_int8(model, _MATRIX_WORTH)
+    rewrites.volumes_to_int8(model, _MATRIX_WORTH)
     return _run_quantizer(model, _dynamic_recipe(model), None)
 
 
@@ -156,7 +164,7 @@ def _is_float_matrix(model: ModelT, tensor: TensorT) -> bool:
     return len(shape) > 1 and int(np.prod(shape)) >= _MATRIX_WORTH
 
 
-def _static_recipe(model: ModelT, bits: int, options: QuantizeOptions) -> Any:
+def _static_recipe(model: ModelT, ranges: Mapping[str, Range], bits: int) -> Any:
     from ai_edge_quantizer import algorithm_manager, qtyping, recipe_manager
 
     operation = qtyping.TFLOperationName
@@ -179,9 +187,10 @@ def _static_recipe(model: ModelT, bits: int, options: QuantizeOptions) -> Any:
             left(_scope(name), operation.BATCH_MATMUL)  # there is no kernel of int8 by int16
     # What happens inside branches and loops is not observed.
     left(rewrites.BRANCHES, operation.ALL_SUPPORTED)
-    if options.interface == "float":
-        left(".*", operation.INPUT)
-        left(".*", operation.OUTPUT)
+    for name in (operation.EQUAL, operation.NOT_EQUAL):
+        left(".*", name)  # its int8 kernels round small scales away; islands compare exactly
+    for name in tflite_ranges.divisions_near_zero(model, ranges, bits):
+        left(_scope(name), operation.DIV)
     return recipe.get_quantization_recipe()
 
 
@@ -230,20 +239,14 @@ def _statistic(low: float, high: float) -> dict[str, Any]:
     return {"min": np.array([low], np.float32), "max": np.array([high], np.float32)}
 
 
-def _scale(low: float, high: float, bits: int) -> float:
-    """What the quantizer will choose: asymmetric in 8 bits, symmetric in 16, zero always representable."""
-    if bits == 8:
-        return (max(high, 0.0) - min(low, 0.0)) / 255
-    return max(abs(low), abs(high)) / 32767
-
-
 def _float_operators(model: ModelT) -> list[str]:
-    """Operators that take or give float tensors, by kind and name; those that only convert do not count."""
+    """Operators that take or give values in float, by kind and name; those that only convert do not count."""
     operator = files.schema().BuiltinOperator
+    ignored = (operator.QUANTIZE, operator.DEQUANTIZE, operator.CAST, operator.SHAPE, operator.RANK)
     found = []
     for graph in model.subgraphs:
         for op in graph.operators or ():
-            if files.op_code(model, op) in (operator.QUANTIZE, operator.DEQUANTIZE):
+            if files.op_code(model, op) in ignored:
                 continue
             touched = [graph.tensors[int(i)] for i in (*op.inputs, *op.outputs) if int(i) >= 0]
             if any(files.dtype_of(tensor) == "float32" for tensor in touched):
@@ -262,14 +265,23 @@ def _refusal(left: list[str], precision: Precision) -> ConversionError:
     return ConversionError(
         "op-not-quantizable",
         f"{precision.name} cannot be had for {shown}",
-        cause="There is no integer kernel for these operators, or none that gives right answers.",
+        cause=_CAUSES.get(precision.kind, _CAUSES["static"]),
         next_step=f"Use {instead}--allow-float-ops, which leaves these operators in float and lists them.",
         ops=left,
     )
 
 
+_CAUSES = {
+    "static": "There is no integer kernel for these operators, or none that gives right answers.",
+    "dynamic": "These operators read constants that no kernel takes as integers.",
+}
+
+
 class _Places:
-    """Where inputs and outputs stand in the float graph, and how they are called: the quantizer keeps only places."""
+    """Where inputs and outputs stand in the float graph, and how they are called there and in signatures.
+
+    The quantizer keeps only places: it renames tensors, and leaves signatures at ones that are no outputs any more.
+    """
 
     def __init__(self, model: ModelT, graph: Graph) -> None:
         main = model.subgraphs[0]
@@ -280,16 +292,28 @@ class _Places:
             "inputs": files.interface(model, graph.inputs, "inputs"),
             "outputs": files.interface(model, graph.outputs, "outputs"),
         }
+        self._entries = [
+            (entry, side, [int(index) for index in getattr(main, side)].index(int(entry.tensorIndex)))
+            for signature in model.signatureDefs or ()
+            for side in ("inputs", "outputs")
+            for entry in getattr(signature, side) or ()
+            if signature.subgraphIndex == 0
+        ]
+        self._signatures, model.signatureDefs = model.signatureDefs, None
 
-    def restore_names(self, model: ModelT) -> None:
+    def restore(self, model: ModelT) -> None:
         """Give inputs and outputs their old names; tensors inside that took one get another."""
         main = model.subgraphs[0]
+        ends = {id(main.tensors[int(index)]) for side in self._names for index in getattr(main, side)}
         for side, names in self._names.items():
             for index, name in zip(getattr(main, side), names, strict=True):
                 for other in main.tensors:
-                    if other.name == name and other is not main.tensors[int(index)]:
+                    if other.name == name and id(other) not in ends:
                         other.name = name + b"_inner"
                 main.tensors[int(index)].name = name
+        for entry, side, place in self._entries:
+            entry.tensorIndex = int(getattr(main, side)[place])
+        model.signatureDefs = self._signatures
 
     def described(self, model: ModelT, side: str, specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
         """The specs with the element types and scales that the tensors have now."""

@@ -107,7 +107,7 @@ def dump(model: ModelT) -> bytes:
     for op in operators(model):
         op.inputs = _vector(op.inputs, np.int32)
         op.outputs = _vector(op.outputs, np.int32)
-        op.intermediates = _vector(op.intermediates, np.int32) if _filled(op.intermediates) else None
+        op.intermediates = _vector(op.intermediates, np.int32) if filled(op.intermediates) else None
         if op.mutatingVariableInputs is not None and not np.any(op.mutatingVariableInputs):
             op.mutatingVariableInputs = None
     tables = [(op, field) for op in operators(model) for field in ("builtinOptions", "builtinOptions2")]
@@ -151,7 +151,7 @@ def use_op_code(model: ModelT, code: int, version: int) -> int:
 
 
 def name_of(tensor: TensorT) -> str:
-    """The tensor's name; an absent one is empty."""
+    """Its name; an absent one is empty."""
     return (tensor.name or b"").decode("utf-8", "replace")
 
 
@@ -358,7 +358,7 @@ def _tidy_tensor(tensor: TensorT) -> None:
     if quantization is None:
         return
     if (
-        not any(_filled(getattr(quantization, part)) for part in _EMPTY_QUANTIZATION[:4])
+        not any(filled(getattr(quantization, part)) for part in _EMPTY_QUANTIZATION[:4])
         and quantization.details is None
     ):
         tensor.quantization = None
@@ -395,5 +395,6 @@ def _vector(values: Any, dtype: Any) -> NDArray[Any]:
     return np.asarray([] if values is None else values, dtype).reshape(-1)
 
 
-def _filled(values: Any) -> bool:
+def filled(values: Any) -> bool:
+    """Whether a vector is there and holds something."""
     return values is not None and len(values) > 0

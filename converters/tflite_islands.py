@@ -24,15 +24,17 @@ class _Rule:
 
     Attributes:
         output: "own": scaled by its own range; "same": as the input is; "fixed": by `scale` and `zero_point`, which
-            the kernel insists on; "index": not a quantized tensor.
-        activations: How many leading inputs are quantized tensors; the others are parameters.
+            the kernel insists on; "index": not a quantized tensor; "order": neither, and the operands are compared.
+        activations: How many inputs are quantized tensors; the others are parameters.
+        first: Place of the first of them.
         bits: Widths with a kernel.
         version: First operator version with that kernel.
         scale, zero_point: Of the output, where fixed.
     """
 
-    output: Literal["own", "same", "fixed", "index"]
+    output: Literal["own", "same", "fixed", "index", "order"]
     activations: int = 1
+    first: int = 0
     bits: tuple[int, ...] = (8,)
     version: int = 2
     scale: float = 0.0
@@ -61,7 +63,16 @@ _RULES = {
     "LOG_SOFTMAX": _Rule("fixed", scale=16 / 256, zero_point=127),
     "ARG_MAX": _Rule("index"),
     "ARG_MIN": _Rule("index"),
+    "TOPK_V2": _Rule("same"),
+    "ONE_HOT": _Rule("same", activations=2, first=2, version=1),
+    "FILL": _Rule("same", first=1, bits=(8, 16)),
+    **{
+        kind: _Rule("order", activations=2, bits=(8, 16), version=1)
+        for kind in ("EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL")
+    },
 }
+
+_READ_NO_VALUES = ("SHAPE", "RANK")
 
 _INTEGERS = {8: (-128, 127), 16: (-32767, 32767)}
 _SMALLEST_SPAN = np.float32(1e-9)
@@ -86,6 +97,7 @@ class _Absorber:
         self._integer: dict[int, int] = {}  # float tensor -> the integer tensor it is the DEQUANTIZE of
 
     def run(self) -> None:
+        self._unmix()
         dequantize = self._schema.BuiltinOperator.DEQUANTIZE
         for op in self._graph.operators:
             rule = _RULES.get(files.op_name(self._model, op))
@@ -98,37 +110,59 @@ class _Absorber:
         self._graph.operators = self._operators
         self._clean()
 
+    def _unmix(self) -> None:
+        """Let operators that compute in float read floats: the quantizer gives them the integers of an output."""
+        conversions = ("QUANTIZE", "DEQUANTIZE")
+        tensors = self._graph.tensors
+        source: dict[int, int] = {}
+        for op in self._graph.operators:
+            touched = [*(int(i) for i in op.inputs if int(i) >= 0), *(int(i) for i in op.outputs)]
+            kind = files.op_name(self._model, op)
+            if kind not in conversions and any(files.dtype_of(tensors[index]) == "float32" for index in touched):
+                op.inputs = np.array([source.get(int(index), int(index)) for index in op.inputs], np.int32)
+            if kind == "QUANTIZE" and files.dtype_of(tensors[int(op.inputs[0])]) == "float32":
+                source[int(op.outputs[0])] = int(op.inputs[0])
+
     def _note(self, float_index: int, integer_index: int) -> None:
         if self._graph.tensors[integer_index].type == self._type:
             self._integer[float_index] = integer_index
 
     def _possible(self, op: OperatorT, rule: _Rule) -> bool:
         """It computes in float, and a range is known for all that it reads and makes."""
-        touched = [int(i) for i in op.inputs[: rule.activations]]
-        if rule.output != "index":
-            touched += [int(i) for i in op.outputs]
+        touched = [int(i) for i in op.inputs[rule.first : rule.first + rule.activations]]
+        if rule.output not in ("index", "order"):
+            touched += [int(op.outputs[0])]
         tensors = [self._graph.tensors[i] for i in touched]
-        return len(op.inputs) >= rule.activations and all(
-            files.dtype_of(tensor) == "float32"
-            and (
-                index in self._integer
-                or files.is_constant(self._model, tensor)
-                or files.name_of(tensor) in self._ranges.tensors
+        return (
+            len(touched) > 0
+            and len(op.inputs) >= rule.first + rule.activations
+            and all(
+                files.dtype_of(tensor) == "float32"
+                and (
+                    index in self._integer
+                    or files.is_constant(self._model, tensor)
+                    or files.name_of(tensor) in self._ranges.tensors
+                )
+                for index, tensor in zip(touched, tensors, strict=True)
             )
-            for index, tensor in zip(touched, tensors, strict=True)
         )
 
     def _convert(self, op: OperatorT, rule: _Rule) -> None:
         made = int(op.outputs[0])
+        read = [int(i) for i in op.inputs[rule.first : rule.first + rule.activations]]
         shared: Any = None
-        if rule.output == "same" and rule.activations > 1:
+        if rule.output == "order":
+            shared = self._common(read)
+        elif rule.output == "same" and rule.activations > 1:
             # All operands are brought to the result's scale: what is clipped there cannot be the result.
             shared = self._parameters(self._ranges.tensors[files.name_of(self._graph.tensors[made])])
-        inputs = [self._as_integer(int(i), shared) for i in op.inputs[: rule.activations]]
-        op.inputs = np.array([*inputs, *op.inputs[rule.activations :]], np.int32)
+        inputs = [self._as_integer(index, shared) for index in read]
+        if rule.output == "order":
+            inputs = [self._bare(index) for index in inputs]
+        op.inputs = np.array([*op.inputs[: rule.first], *inputs, *op.inputs[rule.first + len(read) :]], np.int32)
         op.opcodeIndex = files.use_op_code(self._model, files.op_code(self._model, op), rule.version)
         self._operators.append(op)
-        if rule.output == "index":
+        if rule.output in ("index", "order"):
             return
         if rule.output == "same":
             parameters = self._graph.tensors[inputs[0]].quantization
@@ -137,7 +171,7 @@ class _Absorber:
         else:
             parameters = self._parameters(self._ranges.tensors[files.name_of(self._graph.tensors[made])])
         result = self._integer_tensor(self._graph.tensors[made], parameters)
-        op.outputs = np.array([result], np.int32)
+        op.outputs = np.array([result, *op.outputs[1:]], np.int32)
         self._operators.append(self._conversion("DEQUANTIZE", result, made))
         self._integer[made] = result
 
@@ -159,6 +193,38 @@ class _Absorber:
         made = self._integer_tensor(tensor, parameters)
         self._operators.append(self._conversion("QUANTIZE", source, made))
         return made
+
+    def _common(self, indices: list[int]) -> Any:
+        """Parameters whose range holds all of some tensors; one's own where it holds the others'."""
+        seen = {index: self._seen(index) for index in indices}
+        low, high = min(one.min for one in seen.values()), max(one.max for one in seen.values())
+        for index, one in seen.items():
+            if index in self._integer and (one.min, one.max) == (low, high):
+                return self._graph.tensors[self._integer[index]].quantization
+        return self._parameters(Range(low, high))
+
+    def _seen(self, index: int) -> Range:
+        """What a tensor holds: the values of a constant, what its integers can stand for, or what was observed."""
+        tensor = self._graph.tensors[index]
+        if index in self._integer:
+            found = self._graph.tensors[self._integer[index]].quantization
+            ends = [(end - int(found.zeroPoint[0])) * float(found.scale[0]) for end in _INTEGERS[self._bits]]
+            return Range(*ends)
+        if files.is_constant(self._model, tensor):
+            values = files.constant(self._model, tensor)
+            return Range(float(values.min()), float(values.max()))
+        return self._ranges.tensors[files.name_of(tensor)]
+
+    def _bare(self, index: int) -> int:
+        """The integers themselves, as int32: the int8 kernels of comparisons round small scales away."""
+        like, tensor = self._graph.tensors[index], self._schema.TensorT()
+        tensor.name = files.name_of(like).encode() + b"_bare"
+        tensor.shape, tensor.shapeSignature, tensor.hasRank = like.shape, like.shapeSignature, like.hasRank
+        tensor.type = self._schema.TensorType.INT32
+        self._graph.tensors.append(tensor)
+        cast = self._conversion("CAST", index, len(self._graph.tensors) - 1)
+        self._operators.append(cast)
+        return len(self._graph.tensors) - 1
 
     def _integer_tensor(self, like: TensorT, parameters: Any) -> int:
         tensor = self._schema.TensorT()
@@ -209,6 +275,8 @@ class _Absorber:
         kept: list[OperatorT] = []
         for op in self._operators:
             op.inputs = np.array([alias.get(int(i), int(i)) for i in op.inputs], np.int32)
+            if files.op_name(self._model, op) in _READ_NO_VALUES:
+                op.inputs = np.array([self._integer.get(int(op.inputs[0]), int(op.inputs[0]))], np.int32)
             if files.op_code(self._model, op) == operator.QUANTIZE and int(op.inputs[0]) in self._integer:
                 source, target = self._integer[int(op.inputs[0])], int(op.outputs[0])
                 op.inputs = np.array([source], np.int32)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +21,6 @@ _HALF_WORTH = 128
 """Elements; the DEQUANTIZE operator and its tensor take about as many bytes as half of these save."""
 
 _INT8_MAX = 127
-_ACCUMULATOR_ROOM = 2**29
-"""A quarter of an int32 for the bias leaves the rest of the accumulator to the products."""
-
 BRANCHES = "^@@"
 """Pattern for the tensors outside the main graph, once they have unique names."""
 
@@ -167,13 +163,59 @@ def lstm_weights_to_int8(model: ModelT) -> list[OperatorT]:
                 continue
             inputs = [int(index) for index in op.inputs]
             present = [at for at in _LSTM_WEIGHTS if at < len(inputs) and inputs[at] >= 0]
-            if not all(_is_float_constant(model, graph.tensors[inputs[at]]) for at in present):
+            if not all(is_float_constant(model, graph.tensors[inputs[at]]) for at in present):
                 continue
             for at in present:
                 inputs[at] = _int8_copy(model, graph, inputs[at])
             op.inputs = np.array(inputs, np.int32)
             done.append(op)
     return done
+
+
+def tables_to_int8(model: ModelT, least: int) -> None:
+    """Store tables that GATHER looks rows up in as int8, and widen only the rows that were looked up.
+
+    The quantizer knows tables of EMBEDDING_LOOKUP, which TensorFlow's converter does not write.
+
+    Args:
+        model: The float graph.
+        least: Elements of a table that is worth it.
+    """
+    schema = files.schema()
+    for graph in model.subgraphs:
+        kept: list[OperatorT] = []
+        for op in graph.operators or ():
+            kept.append(op)
+            if files.op_name(model, op) != "GATHER":
+                continue
+            table, made = graph.tensors[int(op.inputs[0])], int(op.outputs[0])
+            if not is_float_constant(model, table) or math.prod(int(size) for size in table.shape) < least:
+                continue
+            inputs = np.array(op.inputs, np.int32)
+            inputs[0] = _int8_copy(model, graph, int(inputs[0]))
+            like, rows = graph.tensors[made], schema.TensorT()
+            rows.name = f"{files.name_of(like)}_int8".encode()
+            rows.shape, rows.shapeSignature, rows.hasRank = like.shape, like.shapeSignature, like.hasRank
+            rows.type, rows.quantization = schema.TensorType.INT8, graph.tensors[int(inputs[0])].quantization
+            graph.tensors.append(rows)
+            op.inputs, op.outputs = inputs, np.array([len(graph.tensors) - 1], np.int32)
+            op.opcodeIndex = files.use_op_code(model, schema.BuiltinOperator.GATHER, 2)
+            kept.append(_dequantize(model, int(op.outputs[0]), made))
+        graph.operators = kept
+
+
+def volumes_to_int8(model: ModelT, least: int) -> None:
+    """Store weights of three-dimensional convolutions, which have float kernels only, as int8, widened on loading."""
+    for graph in model.subgraphs:
+        first = []
+        for op in graph.operators or ():
+            if files.op_name(model, op) not in ("CONV_3D", "CONV_3D_TRANSPOSE"):
+                continue
+            weights = graph.tensors[int(op.inputs[1])]
+            if is_float_constant(model, weights) and math.prod(int(size) for size in weights.shape) >= least:
+                first.append(_dequantize(model, _int8_copy(model, graph, int(op.inputs[1])), int(op.inputs[1])))
+                weights.buffer = 0
+        graph.operators = [*first, *(graph.operators or ())]
 
 
 def _int8_copy(model: ModelT, graph: SubGraphT, index: int) -> int:
@@ -203,7 +245,7 @@ def weights_to_half(model: ModelT) -> list[str]:
     for graph in model.subgraphs:
         first = []
         for index, tensor in enumerate(list(graph.tensors)):
-            if not _is_float_constant(model, tensor) or tensor.isVariable:
+            if not is_float_constant(model, tensor) or tensor.isVariable:
                 continue
             values = files.constant(model, tensor)
             if values.size < _HALF_WORTH:
@@ -220,6 +262,7 @@ def weights_to_half(model: ModelT) -> list[str]:
 
 
 def _dequantize(model: ModelT, source: int, target: int) -> OperatorT:
+    """To float, of a tensor of float16 or int8."""
     schema = files.schema()
     op = schema.OperatorT()
     # Version 3 is the first that takes float16.
@@ -228,40 +271,12 @@ def _dequantize(model: ModelT, source: int, target: int) -> OperatorT:
     return op
 
 
-def bias_safe_weight_ranges(
-    model: ModelT, smallest_input_scale: dict[str, float]
-) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Ranges of weights, wide enough in each channel that the channel's bias fits its integers.
-
-    A bias is stored in units of input scale times weight scale. Where a channel's weights are (nearly) zero, as
-    training leaves dead channels, those units are so small that the bias overflows an int32, and the quantizer lets it
-    wrap around to the opposite sign.
-
-    Args:
-        model: The float graph, its tensors named uniquely.
-        smallest_input_scale: Activation name -> scale it will have at least.
-
-    Returns:
-        Weight name -> (min, max), shaped to broadcast, for weights that need widening.
-    """
-    widened = {}
-    for graph, op, (at_input, at_weights, at_bias, axis) in _weighted(model):
-        inputs = [int(index) for index in op.inputs]
-        if len(inputs) <= at_bias or inputs[at_bias] < 0:
-            continue
-        weights, bias = graph.tensors[inputs[at_weights]], graph.tensors[inputs[at_bias]]
-        scale = smallest_input_scale.get(files.name_of(graph.tensors[inputs[at_input]]))
-        if not scale or not _is_float_constant(model, weights) or not _is_float_constant(model, bias):
-            continue
-        values = files.constant(model, weights)
-        others = tuple(number for number in range(values.ndim) if number != axis)
-        bound = np.abs(values).max(axis=others, keepdims=True)
-        needed = np.abs(files.constant(model, bias).astype(np.float64)) / (scale * _ACCUMULATOR_ROOM) * _INT8_MAX
-        needed = needed.reshape(bound.shape).astype(np.float32)
-        if (needed > bound).any():
-            wide = np.maximum(bound, needed)
-            widened[files.name_of(weights)] = (-wide, wide)
-    return widened
+def plain_int16_sums(model: ModelT) -> None:
+    """Tell ADD and SUB that scales are no powers of two: where they happen to be, the special kernel refuses some."""
+    for graph in model.subgraphs:
+        for op in graph.operators or ():
+            if files.op_name(model, op) in ("ADD", "SUB") and op.builtinOptions is not None:
+                op.builtinOptions.potScaleInt16 = False
 
 
 def dense_of_several_rows(model: ModelT) -> list[str]:
@@ -290,21 +305,6 @@ def matmuls_of_constant_left(model: ModelT) -> list[str]:
     ]
 
 
-def _weighted(model: ModelT) -> Iterator[tuple[SubGraphT, OperatorT, tuple[int, int, int, int]]]:
-    """Operators with weights and a bias: positions of input, weights and bias, and the channel axis of the weights."""
-    operator = files.schema().BuiltinOperator
-    layout = {
-        operator.CONV_2D: (0, 1, 2, 0),
-        operator.DEPTHWISE_CONV_2D: (0, 1, 2, 3),
-        operator.FULLY_CONNECTED: (0, 1, 2, 0),
-        operator.TRANSPOSE_CONV: (2, 1, 3, 0),
-    }
-    for graph in model.subgraphs:
-        for op in graph.operators or ():
-            code = files.op_code(model, op)
-            if code in layout:
-                yield graph, op, layout[code]
-
-
-def _is_float_constant(model: ModelT, tensor: TensorT) -> bool:
+def is_float_constant(model: ModelT, tensor: TensorT) -> bool:
+    """Whether the file holds the tensor's values, as float32."""
     return files.dtype_of(tensor) == "float32" and files.is_constant(model, tensor)

@@ -10,13 +10,26 @@ from __future__ import annotations
 import numpy as np
 
 from edgekit.converters import tflite_graph as files
-from edgekit.converters.tflite_graph import ModelT, SubGraphT
+from edgekit.converters.tflite_graph import ModelT, OperatorT, SubGraphT
 
-_COMPUTE_SHAPES = ("SHAPE", "STRIDED_SLICE", "PACK", "CONCATENATION", "GATHER", "CAST")
+_ACT = (
+    "CALL_ONCE",
+    "ASSIGN_VARIABLE",
+    "VAR_HANDLE",
+    "HASHTABLE_IMPORT",
+    "WHILE",
+    "IF",
+    "CUSTOM",
+    "STABLEHLO_CUSTOM_CALL",
+)
+"""Operators that may do more than give a result."""
 
 
 def settle(model: ModelT) -> None:
-    """Give each RESHAPE a constant shape where at most one size is free, and drop what computed it."""
+    """Give each RESHAPE a constant shape where at most one size is free, and drop what computed it.
+
+    Then drop what nobody reads: the quantizer and kernels take every result for one that somebody wants.
+    """
     for graph in model.subgraphs:
         for op in graph.operators or ():
             if files.op_name(model, op) != "RESHAPE" or len(op.inputs) < 2:
@@ -36,7 +49,7 @@ def settle(model: ModelT) -> None:
 
 
 def _drop_idle(model: ModelT, graph: SubGraphT) -> None:
-    """Remove shape arithmetic that nobody reads any more, the last first."""
+    """Remove operators whose results nobody reads, the last first."""
     outputs = {int(index) for index in graph.outputs}
     read: dict[int, int] = {}
     for op in graph.operators or ():
@@ -46,9 +59,15 @@ def _drop_idle(model: ModelT, graph: SubGraphT) -> None:
     for op in reversed(graph.operators or ()):
         made = [int(index) for index in op.outputs]
         idle = not any(index in outputs or read.get(index, 0) for index in made)
-        if idle and files.op_name(model, op) in _COMPUTE_SHAPES:
+        keeps_state = any(graph.tensors[int(index)].isVariable for index in op.inputs if int(index) >= 0)
+        if idle and made and not keeps_state and _computes_only(model, op):
             for index in op.inputs:
                 read[int(index)] -= 1
         else:
             kept.append(op)
     graph.operators = kept[::-1]
+
+
+def _computes_only(model: ModelT, op: OperatorT) -> bool:
+    custom = files.op_code(model, op) == files.schema().BuiltinOperator.CUSTOM
+    return not custom and files.op_name(model, op) not in _ACT

@@ -7,11 +7,13 @@ of zero with an error, no decided sample at all) counts as failed or falls to th
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from edgekit.converters.agreement import ENOUGH, Classes, one_sided
 from edgekit.converters.policy import Policy, policy
 from edgekit.converters.stages import Array, Feeds
 from edgekit.errors import VerificationError
@@ -54,8 +56,11 @@ class Verification:
     def passed(self) -> bool:
         return not self.failures
 
-    def enforce(self) -> None:
+    def enforce(self, doubts: tuple[str, ...] = ()) -> None:
         """Raise when the artifact failed.
+
+        Args:
+            doubts: What the data was warned about before: the first thing to look at.
 
         Raises:
             VerificationError: With the code of the first failure and the messages of all.
@@ -65,7 +70,7 @@ class Verification:
             raise VerificationError(
                 code,
                 "; ".join(failure.message for failure in self.failures),
-                next_step=self.failures[0].next_step,
+                next_step=" ".join((*doubts, *self.warnings, self.failures[0].next_step)),
                 failures=[failure.message for failure in self.failures],
             )
 
@@ -135,42 +140,6 @@ class _Output:
 
 
 @dataclass
-class _Classes:
-    """Agreement on the class, as far as the output is a class vector."""
-
-    samples: int = 0
-    same: int = 0
-    tied: int = 0
-    decided: int = 0
-    decided_same: int = 0
-    probabilities: bool = True
-    vector: bool = True
-
-    def add(self, reference: Array, found: Array, tolerance: float, margin: float) -> None:
-        """`tolerance` is relative to the range of a sample's own scores."""
-        s, a = reference.astype(np.float64), found.astype(np.float64)
-        if s.ndim > 2:
-            s, a = (x.reshape(len(x), -1) if x.size == len(x) * x.shape[-1] else x for x in (s, a))
-        if s.ndim != 2 or s.shape[1] < 2 or reference.dtype.kind != "f":
-            self.vector = False
-            return
-        sums = s.sum(axis=1)
-        self.probabilities &= bool((s >= -1e-6).all() and (np.abs(sums - 1) < 1e-3).all())
-        scores = s if self.probabilities else _softmax(s)
-        rows = np.arange(len(s))
-        said = a.argmax(axis=1)
-        same = s.argmax(axis=1) == said
-        lead = s.max(axis=1) - s[rows, said]
-        top = np.sort(scores, axis=1)
-        decided = top[:, -1] - top[:, -2] >= margin
-        self.samples += len(s)
-        self.same += int(same.sum())
-        self.tied += int((~same & (lead <= tolerance * np.ptp(s, axis=1))).sum())
-        self.decided += int(decided.sum())
-        self.decided_same += int((decided & same).sum())
-
-
-@dataclass
 class Comparison:
     """Takes batches, gives the verdict.
 
@@ -179,45 +148,56 @@ class Comparison:
         interpret: How the outputs are read, as far as it is known.
         declared: The user named the task, so that logits count as class scores.
         max_drop: Points that the metric may lose.
+        labels: Of all samples [N, ...], because a batch does not tell what they mean; None when there are none.
     """
 
     policy: str
     interpret: Interpret
     declared: bool = False
     max_drop: float = 1.0
+    labels: Array | None = None
     _outputs: dict[str, _Output] = field(default_factory=dict)
     _edges: dict[str, _Output] = field(default_factory=dict)
-    _classes: _Classes = field(default_factory=_Classes)
+    _classes: Classes = field(default_factory=Classes)
     _metrics: tuple[Accumulator, Accumulator] | None = None
     _samples: int = 0
     _chosen: str | None = None
+    _calibrated: Counter[int] = field(default_factory=Counter)
 
-    def add(self, reference: Feeds, answer: Feeds, labels: Array | None = None) -> None:
-        """One batch: arrays [n, ...] by public output name, of the source and of the artifact; labels [n, ...]."""
+    def add(self, reference: Feeds, answer: Feeds) -> None:
+        """The next batch: arrays [n, ...] by public output name, of the source and of the artifact."""
         bounds = policy(self.policy)
         self._chosen = self.interpret.output or self._chosen or next(iter(reference))
         for name, expected in reference.items():
             self._outputs.setdefault(name, _Output()).add(expected, _like(answer, name, expected))
         expected, found = reference[self._chosen], answer[self._chosen]
         self._classes.add(expected, found, bounds.relative_error or 0.0, bounds.decided_margin)
-        self._samples += len(expected)
-        if labels is not None:
+        if self.labels is not None:
+            labels = self.labels[self._samples : self._samples + len(expected)]
             if self._metrics is None:
-                self._metrics = (accumulator(self.interpret.task, labels), accumulator(self.interpret.task, labels))
+                task = self.interpret.task
+                self._metrics = (accumulator(task, self.labels, expected), accumulator(task, self.labels, found))
             self._metrics[0].add(expected, labels)
             self._metrics[1].add(found, labels)
+        self._samples += len(expected)
 
     def add_edges(self, reference: Feeds, answer: Feeds) -> None:
         """Edge cases: the artifact must be finite where the source is, and equal under a policy of parity."""
         for name, expected in reference.items():
             self._edges.setdefault(name, _Output()).add(expected, _like(answer, name, expected))
 
+    def add_calibration(self, answer: Feeds) -> None:
+        """The artifact's answers to calibration samples, where evaluation data is what is compared."""
+        if self._classes.vector and self._chosen is not None:
+            scores = answer[self._chosen]
+            self._calibrated.update(scores.reshape(len(scores), -1).argmax(axis=1).tolist())
+
     def finish(self, data: Literal["evaluation", "calibration", "random"]) -> Verification:
         """Measure and judge all that was added."""
         bounds = policy(self.policy)
         proof = self._proof(data)
         failures = [*self._finite(), *_parity(bounds, proof, self._edge_error()), *self._same_class(bounds)]
-        warnings: list[str] = []
+        warnings = [*self._chance(), *self._first_output(), *self._one_sided(data)]
         if bounds.metric:
             failures += self._quantized(bounds, proof, warnings)
         return Verification(proof, self._reading(), tuple(failures), tuple(warnings))
@@ -232,7 +212,7 @@ class Comparison:
         seen = list(self._outputs.values())
         classes = self._classes
         sqnr = min(output.sqnr for output in seen)
-        vector = classes.vector and classes.samples
+        vector = classes.vector and classes.samples and self._reading().task in ("classification", "other")
         return Proof(
             samples=self._samples,
             data=data,
@@ -250,6 +230,31 @@ class Comparison:
             return None
         source, artifact = (metric.value for metric in self._metrics)
         return Metric(self._metrics[0].name, source, artifact, source - artifact)
+
+    def _chance(self) -> list[str]:
+        """A source that knows nothing proves nothing: no drop can be seen from there."""
+        if self._metrics is None or self._samples < ENOUGH or self._metrics[0].value > self._metrics[0].baseline:
+            return []
+        metric = self._metrics[0]
+        message = (
+            f"the source itself reaches {metric.name} {metric.value:.2f} on the evaluation data, a constant answer "
+            f"{metric.baseline:.2f}: check that it is prepared as in training and that the labels belong to it"
+        )
+        return [message]
+
+    def _one_sided(self, data: str) -> list[str]:
+        classes = self._classes
+        if not classes.vector or data == "random" or self._reading().task == "multi-label":
+            return []
+        seen, usual = (classes.said, Counter[int]()) if data == "calibration" else (self._calibrated, classes.said)
+        message = one_sided(seen, usual, classes.width)
+        return [message] if message else []
+
+    def _first_output(self) -> list[str]:
+        if self._metrics is None or self.interpret.output is not None or len(self._outputs) == 1:
+            return []
+        where = f"{self._chosen}, the first of {len(self._outputs)} outputs"
+        return [f"the labels are compared with {where}: `output` under [interpret] in --metadata names another"]
 
     def _finite(self) -> list[Failure]:
         failures = []
@@ -390,11 +395,6 @@ def _like(answer: Feeds, name: str, expected: Array) -> Array:
             f"output {name} has shape {shape} in the artifact and {list(expected.shape)} in the source",
         )
     return found
-
-
-def _softmax(scores: Array) -> Array:
-    raised: Any = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
 def _finite_number(value: float) -> float:

@@ -18,7 +18,7 @@ from edgekit.child import Child, Limits
 from edgekit.converters import jobs
 from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Ranges, Source
 from edgekit.converters.verify import Verification
-from edgekit.data import DataRef
+from edgekit.data_ref import DataRef
 from edgekit.errors import InternalError
 from edgekit.metadata import Metadata
 
@@ -98,13 +98,21 @@ class Workshop:
         return self.engine.call(jobs.quantize, request, stage="quantize")
 
     def verify(
-        self, graph: Graph, facts: LoadedFacts, survey: jobs.Survey, said: Metadata, *, max_drop: float, threads: int
+        self,
+        graph: Graph,
+        facts: LoadedFacts,
+        survey: jobs.Survey,
+        said: Metadata,
+        *,
+        calibration: DataRef | None,
+        max_drop: float,
+        threads: int,
     ) -> Verification:
         """Collect the source's answers and compare the artifact's with them."""
         answers = self.framework.result(jobs.answer, progress=self._tick)
         request = jobs.CompareRequest(
             graph, answers, survey.proof, survey.proof_kind, facts.inputs, survey.edges,
-            said.interpret, said.declared, max_drop, str(self.scratch), threads,
+            said.interpret, said.declared, max_drop, str(self.scratch), threads, calibration,
         )  # fmt: skip
         return self.engine.call(jobs.compare, request, stage="verify", progress=self._tick)
 

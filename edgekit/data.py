@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.data_ref import DataRef
 from edgekit.errors import DataError, MissingFileError
-from edgekit.manifest import Preprocess
 from edgekit.selftest import noise
 from edgekit.tensors import TensorSpec
 
@@ -22,31 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgekit.data_columns import Column
-
-LABEL_NAMES = ("y", "label", "labels")
-
-
-@dataclass(frozen=True)
-class DataRef:
-    """Calibration or evaluation data, as the user named it.
-
-    Attributes:
-        path: `.npz`, `.npy`, `.csv`, an image, a WAV file, or a folder of images or WAV files.
-        label: Name of the label column (csv) or array (npz); None for the defaults ("y", "label", "labels").
-        samples: Draw at most this many, by a seeded shuffle over all; None for all of them.
-        seed: Of that shuffle.
-        preprocess: How raw files become arrays.
-    """
-
-    path: str
-    label: str | None = None
-    samples: int | None = None
-    seed: int = 0
-    preprocess: Preprocess = field(default_factory=Preprocess)
-
-    def __post_init__(self) -> None:
-        if self.samples is not None and self.samples < 1:
-            raise ValueError("at least one sample is needed")
 
 
 @dataclass(frozen=True)
@@ -97,6 +72,21 @@ class Dataset:
             feeds = {spec.name: _typed(self._columns[spec.name].read(rows), spec) for spec in self.inputs}
             yield Batch(feeds, None if self.labels is None else self.labels[start : start + size])
 
+    def require_classes(self) -> None:
+        """The labels must mean the model's classes.
+
+        Raises:
+            DataError: `data-labels`: folders or text labels have names that the model does not know.
+        """
+        unknown = [name for name in self.class_names if name not in self.ref.classes]
+        if self.ref.classes and unknown:
+            raise DataError(
+                "data-labels",
+                f"{self.ref.path} has the classes {_few(self.class_names)}; "
+                f"the model's are {_few(self.ref.classes)}: {_few(unknown)} is not among them",
+                next_step="Name folders and labels as the model's classes, or store class indices as numbers.",
+            )
+
     @property
     def sha256(self) -> str:
         """Of exactly the samples that are used, as they are fed."""
@@ -141,59 +131,9 @@ def draw(total: int, samples: int | None, seed: int) -> NDArray[Any]:
     return np.sort(np.argsort(noise(total, seed), kind="stable")[:samples])
 
 
-def spill(data: Any, inputs: tuple[TensorSpec, ...], folder: Path) -> DataRef:
-    """Write data that came as Python objects into a file, so that child processes can read it.
-
-    Args:
-        data: An array (one input), a dict of arrays, a pair (x, y), or an iterable of samples, each an array, a dict or
-            a list in the order of the inputs, with or without a batch axis. Iterables are never held whole.
-        inputs: The model's.
-        folder: Where the file goes.
-
-    Raises:
-        DataError: `data-names`, `data-empty`.
-    """
-    import numpy as np
-
-    target = folder / "data.npz"
-    if isinstance(data, Mapping):
-        np.savez(target, allow_pickle=False, **{str(name): np.asarray(value) for name, value in data.items()})
-    elif isinstance(data, tuple) and len(data) == 2:
-        arrays = data[0] if isinstance(data[0], Mapping) else {"x": data[0]}
-        named = {str(name): np.asarray(value) for name, value in arrays.items()}
-        np.savez(target, allow_pickle=False, **named, y=np.asarray(data[1]))
-    elif hasattr(data, "__array__") or isinstance(data, list):
-        np.savez(target, allow_pickle=False, x=np.asarray(data))
-    elif isinstance(data, Iterable):
-        _spill_samples(data, inputs, target)
-    else:
-        raise DataError("data-unknown", f"data cannot be read from a {type(data).__name__}")
-    return DataRef(str(target))
-
-
-def _spill_samples(samples: Iterable[Any], inputs: tuple[TensorSpec, ...], target: Path) -> None:
-    from edgekit.data_columns import NpzWriter
-
-    with NpzWriter(target, [spec.name for spec in inputs]) as writer:
-        for sample in samples:
-            if isinstance(sample, Mapping):
-                arrays = [sample[spec.name] for spec in inputs if spec.name in sample]
-            else:
-                arrays = list(sample) if isinstance(sample, (list, tuple)) else [sample]
-            if len(arrays) != len(inputs):
-                names = ", ".join(spec.name for spec in inputs)
-                raise DataError("data-names", f"a sample has {len(arrays)} arrays; the inputs are {names}")
-            writer.add([_one(array, spec) for array, spec in zip(arrays, inputs, strict=True)])
-    if not writer.count:
-        raise DataError("data-empty", "the iterable gave no samples")
-
-
-def _one(array: Any, spec: TensorSpec) -> NDArray[Any]:
-    """One sample without its batch axis."""
-    import numpy as np
-
-    found = np.asarray(array)
-    return found[0] if found.ndim == len(spec.shape) and found.shape[:1] == (1,) else found
+def _few(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(shown[:10]) + (f", ... ({len(shown)} in all)" if len(shown) > 10 else "")
 
 
 def _agree(ref: DataRef, columns: Mapping[str, Column], labels: NDArray[Any] | None) -> int:

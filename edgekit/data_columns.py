@@ -12,12 +12,11 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from edgekit.data import LABEL_NAMES, DataRef
+from edgekit.data_ref import LABEL_NAMES, DataRef
 from edgekit.errors import DataError
 from edgekit.runtimes import preprocess
 from edgekit.tensors import TensorSpec
@@ -83,9 +82,18 @@ class ArrayColumn:
             at += size
         return out if out.dtype.isnative else out.astype(out.dtype.newbyteorder("="))
 
-    def as_one(self) -> ArrayColumn:
-        """The whole array as a single sample."""
-        return ArrayColumn(os.dup(self._descriptor), self._offset, self.dtype, (1, self.length, *self.shape))
+    def cut(self, start: int, stop: int) -> NDArray[Any]:
+        """Values `start` to `stop` of every row, [length, stop - start], for rows [features] as they are stored."""
+        out = np.empty((self.length, stop - start), self.dtype)
+        for row, part in enumerate(out.view(np.uint8)):
+            begin = self._offset + row * self._row + start * self.dtype.itemsize
+            if os.preadv(self._descriptor, [part.data], begin) != len(part):
+                raise DataError("data-unreadable", "the file became shorter while it was read")
+        return out
+
+    def reshaped(self, shape: tuple[int, ...]) -> ArrayColumn:
+        """The same values as an array of another shape."""
+        return ArrayColumn(os.dup(self._descriptor), self._offset, self.dtype, shape)
 
 
 class FileColumn:
@@ -133,10 +141,9 @@ def _npz(path: Path, ref: DataRef, inputs: tuple[TensorSpec, ...]) -> Found:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {e.filename.removesuffix(".npy"): e for e in archive.infolist() if e.filename.endswith(".npy")}
-            labelled = ref.label or next((name for name in LABEL_NAMES if name in members), None)
-            if labelled in {spec.name for spec in inputs}:
-                labelled = ref.label
-            if ref.label is not None and ref.label not in members:
+            fed = {spec.name for spec in inputs}
+            labelled = ref.label or next((name for name in LABEL_NAMES if name in members and name not in fed), None)
+            if ref.label is not None and ref.needs_label and ref.label not in members:
                 raise DataError("data-labels", f"{path} has no array {ref.label}; it has {', '.join(members)}")
             chosen = _assign(members, labelled, inputs, path)
             columns = {name: _member(path, archive, entry) for name, entry in chosen.items()}
@@ -145,7 +152,9 @@ def _npz(path: Path, ref: DataRef, inputs: tuple[TensorSpec, ...]) -> Found:
         if isinstance(error, DataError):
             raise
         raise DataError("data-unreadable", f"{path} is no .npz file that can be read: {error}") from error
-    return Found({spec.name: _sample_or_batch(columns[spec.name], spec) for spec in inputs}, *_classes(labels, path))
+    return Found(
+        {spec.name: _sample_or_batch(columns[spec.name], spec) for spec in inputs}, *_classes(labels, path, ref)
+    )
 
 
 def _assign(
@@ -168,7 +177,7 @@ def _assign(
 
 def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> ArrayColumn:
     with archive.open(entry) as stream:
-        shape, dtype = _header(stream, f"{path}:{entry.filename}")
+        shape, dtype, fortran = _header(stream, f"{path}:{entry.filename}")
         size = int(np.prod(shape, dtype=np.float64)) * dtype.itemsize
         begin = stream.tell()
         if begin + size != entry.file_size:
@@ -176,18 +185,19 @@ def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Arr
         if entry.compress_type == zipfile.ZIP_STORED:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             name, extra = struct.unpack("<HH", os.pread(descriptor, 30, entry.header_offset)[26:30])
-            return ArrayColumn(descriptor, entry.header_offset + 30 + name + extra + begin, dtype, shape)
+            offset = entry.header_offset + 30 + name + extra + begin
+            return _c_ordered(ArrayColumn(descriptor, offset, dtype, shape), fortran=fortran, path=path)
         _room_for(size, path)
         with tempfile.TemporaryFile() as spilled:
             shutil.copyfileobj(stream, spilled, _CHUNK)
             spilled.flush()
-            return ArrayColumn(os.dup(spilled.fileno()), 0, dtype, shape)
+            return _c_ordered(ArrayColumn(os.dup(spilled.fileno()), 0, dtype, shape), fortran=fortran, path=path)
 
 
 def _npy(path: Path) -> ArrayColumn:
     try:
         with open(path, "rb") as file:
-            shape, dtype = _header(file, str(path))
+            shape, dtype, fortran = _header(file, str(path))
             offset = file.tell()
         if offset + int(np.prod(shape, dtype=np.float64)) * dtype.itemsize != path.stat().st_size:
             raise DataError("data-unreadable", f"{path} holds another size than its header says")
@@ -195,20 +205,38 @@ def _npy(path: Path) -> ArrayColumn:
         if isinstance(error, DataError):
             raise
         raise DataError("data-unreadable", f"{path} is no .npy file that can be read: {error}") from error
-    return ArrayColumn(os.open(path, os.O_RDONLY | os.O_CLOEXEC), offset, dtype, shape)
+    column = ArrayColumn(os.open(path, os.O_RDONLY | os.O_CLOEXEC), offset, dtype, shape)
+    return _c_ordered(column, fortran=fortran, path=path)
 
 
-def _header(stream: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _c_ordered(column: ArrayColumn, *, fortran: bool, path: Path) -> ArrayColumn:
+    """In Fortran order a sample's values lie far apart: the array is turned once, some samples at a time."""
+    if not fortran or not column.length or 0 in column.shape:
+        return column
+    features = int(np.prod(column.shape, dtype=np.int64))
+    _room_for(column.length * features * column.dtype.itemsize, path)
+    # The file is a C-ordered array of the reversed shape.
+    stored = column.reshaped((features, column.length))
+    step = max(1, 16 * _CHUNK // (features * column.dtype.itemsize))
+    with tempfile.TemporaryFile() as turned:
+        for start in range(0, column.length, step):
+            part = stored.cut(start, min(start + step, column.length)).T
+            samples = part.reshape(len(part), *column.shape[::-1])
+            turned.write(np.ascontiguousarray(samples.transpose(0, *range(samples.ndim - 1, 0, -1))).data)
+        turned.flush()
+        return ArrayColumn(os.dup(turned.fileno()), 0, column.dtype, (column.length, *column.shape))
+
+
+def _header(stream: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    """Shape, dtype, and whether the array is in Fortran order."""
     version = np.lib.format.read_magic(stream)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read_header(stream)
     if dtype.hasobject:
         raise DataError("data-unreadable", f"{name} holds Python objects, which are never unpickled")
-    if fortran and len(shape) > 1:
-        raise DataError("data-unreadable", f"{name} is in Fortran order; save numpy.ascontiguousarray(array)")
     if not shape:
         raise DataError("data-shape", f"{name} is a single number, not samples")
-    return shape, dtype
+    return shape, dtype, fortran and len(shape) > 1
 
 
 def _sample_or_batch(column: ArrayColumn, spec: TensorSpec) -> ArrayColumn:
@@ -216,7 +244,7 @@ def _sample_or_batch(column: ArrayColumn, spec: TensorSpec) -> ArrayColumn:
     whole = (column.length, *column.shape)
     wanted = spec.shape[1:]
     if len(whole) == len(wanted) and all(w in (None, s) for s, w in zip(whole, wanted, strict=True)):
-        return column.as_one()
+        return column.reshaped((1, *whole))
     return column
 
 
@@ -224,18 +252,27 @@ def _whole(column: ArrayColumn) -> NDArray[Any]:
     return column.read(np.arange(column.length))
 
 
-def _classes(labels: NDArray[Any] | None, path: Path) -> tuple[NDArray[Any] | None, tuple[str, ...]]:
-    """Labels as numbers; text labels become the indices of their sorted names."""
+def _classes(labels: NDArray[Any] | None, path: Path, ref: DataRef) -> tuple[NDArray[Any] | None, tuple[str, ...]]:
+    """Labels as numbers; text labels become the indices of their names."""
     if labels is None:
         return None, ()
     if labels.dtype.kind in "US":
-        names, indices = np.unique(labels.astype(str), return_inverse=True)
-        return indices.reshape(labels.shape), tuple(map(str, names))
+        indices, names = _indices(labels.astype(str).reshape(-1).tolist(), ref)
+        return indices, names
     if labels.dtype.kind not in "fiub":
         raise DataError("data-labels", f"{path}: labels of type {labels.dtype} mean nothing")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     return labels, ()
+
+
+def _indices(texts: list[str], ref: DataRef) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Class names as indices: into the model's own names when all are known, else in sorted order."""
+    names = sorted(set(texts))
+    if ref.classes and set(names) <= set(ref.classes):
+        names = list(ref.classes)
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.asarray([numbers[text] for text in texts]), tuple(names)
 
 
 def _csv(path: Path, ref: DataRef, inputs: tuple[TensorSpec, ...]) -> Found:
@@ -248,7 +285,7 @@ def _csv(path: Path, ref: DataRef, inputs: tuple[TensorSpec, ...]) -> Found:
             rows = csv.reader(file)
             names = [name.strip() for name in next(rows, [])]
             label = ref.label or next((name for name in ("label", "y", "labels") if name in names), None)
-            if ref.label is not None and ref.label not in names:
+            if ref.label is not None and ref.needs_label and ref.label not in names:
                 raise DataError("data-labels", f"{path} has no column {ref.label}; it has {', '.join(names)}")
             at = names.index(label) if label in names else None
             for count, row in enumerate(rows, 1):
@@ -268,7 +305,7 @@ def _csv(path: Path, ref: DataRef, inputs: tuple[TensorSpec, ...]) -> Found:
         raise DataError("data-unreadable", f"{path} line {count + 1}: {error}") from error
     width = len(names) - (1 if at is not None else 0)
     column = ArrayColumn(descriptor, 0, np.dtype(np.float32), (count, *_row_shape(width, spec)))
-    return Found({spec.name: column}, *(_csv_labels(texts) if at is not None else (None, ())))
+    return Found({spec.name: column}, *(_csv_labels(texts, ref) if at is not None else (None, ())))
 
 
 def _row_shape(width: int, spec: TensorSpec) -> tuple[int, ...]:
@@ -279,19 +316,18 @@ def _row_shape(width: int, spec: TensorSpec) -> tuple[int, ...]:
     return (width,)
 
 
-def _csv_labels(texts: list[str]) -> tuple[NDArray[Any], tuple[str, ...]]:
+def _csv_labels(texts: list[str], ref: DataRef) -> tuple[NDArray[Any], tuple[str, ...]]:
     try:
         values = np.asarray([float(text) for text in texts])
     except ValueError:
-        names, indices = np.unique(np.asarray(texts), return_inverse=True)
-        return indices, tuple(map(str, names))
+        return _indices(texts, ref)
     whole = values.size and np.all(values == np.floor(values)) and not any("." in text for text in texts)
     return (values.astype(np.int64) if whole else values), ()
 
 
 def _folder(path: Path, ref: DataRef, spec: TensorSpec) -> Found:
     kinds = (*preprocess.IMAGES, *preprocess.SOUNDS)
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in kinds and p.is_file())
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in kinds and p.is_file() and not _hidden(p, path))
     if not found:
         raise DataError("data-empty", f"{path} holds no images and no WAV files")
     suffixes = {p.suffix.lower() in preprocess.SOUNDS for p in found}
@@ -299,12 +335,17 @@ def _folder(path: Path, ref: DataRef, spec: TensorSpec) -> Found:
         raise DataError("data-unknown", f"{path} mixes images and sounds")
     column = FileColumn(found, _decoder(found[0].suffix.lower(), spec, ref))
     homes = [p.relative_to(path).parts[0] if p.parent != path else None for p in found]
-    names = sorted({home for home in homes if home is not None})
-    if not names:
+    within = [home for home in homes if home is not None]
+    if not within:
         return Found({spec.name: column}, None)
-    if None in homes:
+    if len(within) < len(homes):
         raise DataError("data-labels", f"{path} has files both beside and inside its class folders")
-    return Found({spec.name: column}, np.asarray([names.index(home or "") for home in homes]), tuple(names))
+    return Found({spec.name: column}, *_indices(within, ref))
+
+
+def _hidden(file: Path, folder: Path) -> bool:
+    """What other systems leave behind: `._cat.jpg` of macOS, `.ipynb_checkpoints`, `.thumbnails`."""
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _decoder(suffix: str, spec: TensorSpec, ref: DataRef) -> Callable[[Path], NDArray[Any]]:
@@ -318,45 +359,3 @@ def _room_for(size: int, path: Path) -> None:
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if size > free:
         raise DataError("data-unreadable", f"{path} unpacks to {size} bytes, the temporary folder has {free}")
-
-
-class NpzWriter:
-    """An `.npz` written sample by sample, never held whole. Use in `with`; `count` is the number written."""
-
-    def __init__(self, path: Path, names: list[str]) -> None:
-        self._path = path
-        self._names = names
-        self._raw = [tempfile.TemporaryFile() for _ in names]  # noqa: SIM115 - closed by __exit__
-        self._like: list[tuple[tuple[int, ...], np.dtype[Any]]] = []
-        self.count = 0
-
-    def add(self, arrays: list[NDArray[Any]]) -> None:
-        """One sample, an array an input, without a batch axis.
-
-        Raises:
-            DataError: `data-shape`: its shape or dtype differs from the first sample's.
-        """
-        like = [(array.shape, array.dtype) for array in arrays]
-        if not self._like:
-            self._like = like
-        if like != self._like:
-            raise DataError("data-shape", f"sample {self.count} is {like}, the first was {self._like}")
-        for file, array in zip(self._raw, arrays, strict=True):
-            file.write(np.ascontiguousarray(array).tobytes())
-        self.count += 1
-
-    def __enter__(self) -> NpzWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if kind is None and self.count:
-            with zipfile.ZipFile(self._path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-                for name, file, (shape, dtype) in zip(self._names, self._raw, self._like, strict=True):
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False,
-                                  "shape": (self.count, *shape)}  # fmt: skip
-                        np.lib.format.write_array_header_2_0(member, header)
-                        file.seek(0, os.SEEK_SET)
-                        shutil.copyfileobj(file, member, _CHUNK)
-        for file in self._raw:
-            file.close()

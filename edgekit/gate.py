@@ -396,4 +396,6 @@ def _span(pythons: tuple[str, ...]) -> str:
 
 
 def _figure(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"
+    if isinstance(value, str):
+        return value
+    return f"{value:.0f}" if abs(value) >= 10_000 else f"{value:.4g}"

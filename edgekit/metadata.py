@@ -13,6 +13,7 @@ The file has two tables, both optional; their fields are those of `edgekit.manif
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.codec import CodecError, decode
-from edgekit.errors import MissingFileError, UsageError
+from edgekit.errors import DataError, MissingFileError, UsageError
 from edgekit.manifest import Interpret, Preprocess
+from edgekit.tensors import TensorSpec
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,47 @@ def read(
     return Metadata(preprocess, interpret, declared="task" in table)
 
 
-def complete(said: Metadata, *, class_names: tuple[str, ...]) -> Metadata:
-    """Class names from the data stand in where the owner gave none."""
-    if said.interpret.labels or not class_names:
-        return said
-    return replace(said, interpret=replace(said.interpret, labels=class_names))
+def complete(
+    said: Metadata, outputs: tuple[TensorSpec, ...], *, label: str | None, class_names: tuple[str, ...] = ()
+) -> Metadata:
+    """What the model and the data say stands in where the owner said nothing, and must agree where he did.
+
+    Args:
+        said: By the owner.
+        outputs: The model's.
+        label: Name of the labels; a model with an output of that name is measured on it.
+        class_names: Of the evaluation data's folders or text labels.
+
+    Raises:
+        UsageError: `metadata-invalid`: an output that is not there, another number of labels than of classes.
+        DataError: `data-labels`: the data does not hold all classes, so that their indices are unknown.
+    """
+    names = [spec.name for spec in outputs]
+    how = said.interpret
+    if how.output is None and label in names:
+        how = replace(how, output=label)
+    if how.output is not None and how.output not in names:
+        raise UsageError("metadata-invalid", f"there is no output {how.output}; known: {', '.join(names)}")
+    classes = _classes(next(spec for spec in outputs if how.output in (None, spec.name)))
+    if how.labels and classes and len(how.labels) != classes and how.task in ("classification", "multi-label"):
+        raise UsageError("metadata-invalid", f"{len(how.labels)} labels for an output of {classes} classes")
+    if class_names and not how.labels:
+        if classes and len(class_names) != classes:
+            raise DataError(
+                "data-labels",
+                f"the evaluation data names {len(class_names)} classes, the model has {classes}",
+                next_step="Name all classes in the model's order with --labels, or store class indices as numbers.",
+            )
+        how = replace(how, labels=class_names)
+    return replace(said, interpret=how)
+
+
+def _classes(spec: TensorSpec) -> int | None:
+    """How many classes an output can tell apart: two with a single score; None when the shape is free."""
+    sizes = spec.shape[1:]
+    if not spec.dtype.startswith("float") and spec.quant is None:
+        return None
+    return None if None in sizes else max(2, math.prod(size or 1 for size in sizes))
 
 
 def _tables(path: str | Path | None) -> Mapping[str, Any]:

@@ -72,8 +72,12 @@ class Options:
     memory_limit: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_drop < 0:
-            raise UsageError("option-value", f"--max-drop is {self.max_drop}; a drop is not negative")
+        if not self.max_drop >= 0:
+            raise UsageError("option-value", f"--max-drop is {self.max_drop}; a drop is a number from 0 on")
+        if not self.time_limit > 0:
+            raise UsageError("option-value", f"--time-limit is {self.time_limit} s; it is positive")
+        if self.memory_limit is not None and self.memory_limit < 64:
+            raise UsageError("option-value", f"--memory-limit is {self.memory_limit} MiB; at least 64 start Python")
         if not 50 < self.percentile <= 100:
             raise UsageError("option-value", f"--percentile is {self.percentile}; it lies between 50 and 100")
         if self.calibration_memory < 64:

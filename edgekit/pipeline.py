@@ -24,10 +24,11 @@ from edgekit.converters import loaders
 from edgekit.converters.sources import identify, identify_live, lowering_for
 from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Source
 from edgekit.converters.worker import Workshop
-from edgekit.data import DataRef
+from edgekit.data_ref import DataRef
 from edgekit.errors import ConversionError, DataError, MissingFileError, UnsafeSourceError, UsageError
 from edgekit.interface import SCHEMA
 from edgekit.manifest import Manifest, Needs, Preprocess, Proof, Provenance
+from edgekit.metadata import Metadata
 from edgekit.options import Options
 from edgekit.precision import FormatRules, Precision, precisions
 
@@ -112,7 +113,7 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
     rules = precision.rules(options.format)
     said = metadata.read(options.metadata, options.labels, options.task)
     profile = _profile(options)
-    quantizing = _quantizing(options, rules)
+    quantizing, observing = _quantizing(options, rules), _observing(options, precision)
     with Workshop(Limits(options.time_limit, options.memory_limit), progress) as shop:
         with shop.stage("identify"):
             source = _identify(model, options, shop.scratch)
@@ -122,25 +123,34 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
         with shop.stage("load"):
             facts = shop.load(source)
             _refuse_requantization(facts, precision)
+            said = metadata.complete(said, facts.outputs, label=options.label)
         with shop.stage("survey"):
-            calibration = _data(options.calibration, options, facts, said.preprocess, shop.scratch / "calibration")
-            evaluation = _data(options.evaluation, options, facts, said.preprocess, shop.scratch / "evaluation")
+            calibration = _data(options.calibration, options, facts, said, shop.scratch / "calibration")
+            evaluation = _data(options.evaluation, options, facts, said, shop.scratch / "evaluation")
             _require_calibration(calibration, precision)
             survey = shop.survey(facts, calibration, evaluation, options.seed)
             _enforce_lint(survey)
+            said = metadata.complete(said, facts.outputs, label=options.label, class_names=survey.class_names)
         with shop.stage("lower"):
             graph = shop.lower(lowering, options.format)
         shop.start_answering(facts, survey)
         ranges = None
         if calibration is not None and precision.calibrated:
             with shop.stage("calibrate"):
-                ranges = shop.observe(graph, facts, calibration, _observing(options, precision))
+                ranges = shop.observe(graph, facts, calibration, observing)
         with shop.stage("quantize"):
             graph = shop.quantize(graph, ranges, precision.name, quantizing)
         with shop.stage("verify"):
-            said = metadata.complete(said, class_names=survey.class_names)
-            verification = shop.verify(graph, facts, survey, said, max_drop=options.max_drop, threads=options.threads)
-            verification.enforce()
+            verification = shop.verify(
+                graph,
+                facts,
+                survey,
+                said,
+                calibration=calibration if precision.calibrated else None,
+                max_drop=options.max_drop,
+                threads=options.threads,
+            )
+            verification.enforce(survey.warnings)
         with shop.stage("assemble"):
             recording = shop.record(graph, facts, survey, options.seed)
             about = _about(source, facts, graph, survey, verification, recording, said.preprocess, options)
@@ -195,20 +205,28 @@ def _refuse_requantization(facts: LoadedFacts, precision: Precision) -> None:
         )
 
 
-def _data(given: Any, options: Options, facts: LoadedFacts, preprocess: Preprocess, folder: Path) -> DataRef | None:
+def _data(given: Any, options: Options, facts: LoadedFacts, said: Metadata, folder: Path) -> DataRef | None:
     """The data as the user named it, or spilled to files when it came as arrays."""
     if given is None:
         return None
     calibrates = folder.name == "calibration"
     samples = options.calibration_samples if calibrates else options.evaluation_samples
     if not isinstance(given, (str, Path)):
-        from edgekit.data import spill
+        from edgekit.data_objects import spill
 
         folder.mkdir()
         given = spill(given, facts.inputs, folder).path
     if not Path(given).exists():
         raise MissingFileError("file-missing", f"there is no {given}")
-    return DataRef(str(given), options.label, samples, options.seed, preprocess)
+    return DataRef(
+        path=str(given),
+        label=options.label,
+        needs_label=not calibrates,
+        samples=samples,
+        seed=options.seed,
+        preprocess=said.preprocess,
+        classes=said.interpret.labels,
+    )
 
 
 def _require_calibration(calibration: DataRef | None, precision: Precision) -> None:
@@ -228,6 +246,10 @@ def _enforce_lint(survey: Survey) -> None:
 
 
 def _observing(options: Options, precision: Precision) -> CalibrationOptions:
+    from edgekit.converters import observers
+
+    if options.observer is not None:
+        observers.factory(options.observer)
     return CalibrationOptions(
         observer=options.observer or precision.observer,
         percentile=options.percentile,

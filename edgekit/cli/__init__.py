@@ -6,8 +6,10 @@ is needed. This module is the only place where errors become messages and exit c
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -56,7 +58,13 @@ def cli(*, debug: bool) -> None:
 
 def main() -> None:
     """Entry point of the `edgekit` command."""
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(run(sys.argv[1:]))
+
+
+def _terminated(*_: object) -> None:
+    """Leave as an interrupt does, so that scratch folders go."""
+    sys.exit(128 + signal.SIGTERM)
 
 
 def run(args: Sequence[str]) -> int:
@@ -70,13 +78,21 @@ def run(args: Sequence[str]) -> int:
         wrapped = UsageError("usage", error.format_message(), next_step=f"See `{hint}`.")
         return _fail(wrapped, as_json=as_json)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        _fail(UsageError("interrupted", "interrupted; nothing was written"), as_json=as_json)
         return 130
-    except BrokenPipeError:  # the reader of our output went away: not an error of ours
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lives until the interpreter ends
+    except SystemExit as end:
+        if end.code != 1:
+            raise
+        # click and rich say so when the reader of our output went away, which is no error of ours
+        _discard_stdout()
         return 0
     except EdgeKitError as error:
         return _fail(error, as_json=as_json)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(InternalError("internal", f"{type(error).__name__}: {error}"), as_json=as_json)
+        full = UsageError("output-unwritable", f"{error.filename or 'the output'} cannot be written: {error.strerror}")
+        return _fail(full, as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the last seam: a bug of ours must not look like a result
         return _fail(InternalError("internal", f"{type(error).__name__}: {error}"), as_json=as_json)
 
@@ -84,5 +100,14 @@ def run(args: Sequence[str]) -> int:
 def _fail(error: EdgeKitError, *, as_json: bool) -> int:
     if os.environ.get("EDGEKIT_DEBUG"):
         traceback.print_exc()
-    output.error(error, as_json=as_json)
+    try:
+        output.error(error, as_json=as_json)
+    except OSError:  # stdout is full or gone: stderr is left
+        _discard_stdout()
+        output.error(error, as_json=False)
     return error.exit_code
+
+
+def _discard_stdout() -> None:
+    """What is still buffered would fail again when the interpreter ends."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lives until the interpreter ends

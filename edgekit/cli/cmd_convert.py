@@ -102,7 +102,11 @@ def _shapes(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[i
     help="How to feed and read the model: [preprocess], [interpret].",
 )
 @click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line.")
-@click.option("--task", metavar="NAME", help="classification, multi-label, regression, detection or other.")
+@click.option(
+    "--task",
+    type=click.Choice(["classification", "multi-label", "regression", "detection", "other"]),
+    help="What the output means; by default as labels and scores look.",
+)
 @click.option(
     "--io", "interface", type=click.Choice(["int8", "float"]), help="Type of a quantized model's inputs and outputs."
 )
@@ -160,7 +164,9 @@ def _show(conversion: Conversion) -> None:
     document = conversion.to_dict()
     made, source, proof = document["artifact"], document["source"], document["verification"]
     sizes = f"{output.size(made['bytes'])} (source {output.size(source['bytes'])})"
-    noise = f"SQNR {output.number(proof.get('sqnr_db'), 3)} dB, largest error {output.number(proof['max_abs_error'])}"
+    noise = f"largest error {output.number(proof['max_abs_error'])}"
+    if proof["sqnr_db"] is not None:
+        noise = f"SQNR {proof['sqnr_db']:.1f} dB, {noise}"
     lines: list[tuple[str, object]] = [
         ("artifact", f"{made['format']} {made['precision']}, {sizes}"),
         ("verified on", f"{proof['samples']} samples ({proof['data']} data)"),

@@ -18,7 +18,11 @@ from edgekit.cli.options import label_option, opening_options
 @click.argument("data", type=click.Path(path_type=Path))
 @label_option
 @click.option("--samples", type=click.IntRange(1), help="Draw at most this many, by a seeded shuffle.")
-@click.option("--task", help="classification, multi-label or regression; default: as the manifest says.")
+@click.option(
+    "--task",
+    type=click.Choice(["classification", "multi-label", "regression"]),
+    help="What the output means; default: as the manifest says, else as the labels look.",
+)
 @output.json_option
 def command(
     file: Path,
@@ -34,7 +38,7 @@ def command(
 ) -> None:
     """Measure the accuracy of FILE on labelled DATA."""
     from edgekit.codec import encode
-    from edgekit.data import DataRef
+    from edgekit.data_ref import DataRef
     from edgekit.targets import agent, local
 
     opening = agent.Opening(str(file), engine, threads, not no_verify)

@@ -55,7 +55,7 @@ def _show(file: Path, seen: dict[str, Any]) -> None:
             ("task", manifest["interpret"]["task"]),
             ("labels", ", ".join(manifest["interpret"]["labels"]) or None),
             ("verified on", f"{proof.get('samples')} samples ({proof.get('data')} data)"),
-            ("SQNR", f"{output.number(proof.get('sqnr_db'), 3)} dB"),
+            ("SQNR", f"{proof['sqnr_db']:.1f} dB" if proof.get("sqnr_db") is not None else None),
             (
                 metric["name"] if metric else "",
                 f"{metric['artifact']:.2f} (source {metric['source']:.2f})" if metric else None,

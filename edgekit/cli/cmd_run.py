@@ -33,7 +33,7 @@ def command(
 ) -> None:
     """Run FILE on samples of DATA (.npz, .npy, .csv, an image, a WAV file or a folder of them)."""
     from edgekit.codec import encode
-    from edgekit.data import DataRef
+    from edgekit.data_ref import DataRef
     from edgekit.targets import agent, local
 
     opening = agent.Opening(str(file), engine, threads, not no_verify)

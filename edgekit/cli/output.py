@@ -52,8 +52,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     from rich.table import Table
 
     view = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        view.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        view.add_column(column, overflow="fold", no_wrap=number == 0)  # names are there to be copied
     for row in rows:
         view.add_row(*("" if cell is None else str(cell) for cell in row))
     Console(width=None if sys.stdout.isatty() else 120).print(view)
@@ -108,8 +108,10 @@ def size(count: float | None) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A figure for people; `-` where there is none."""
-    return "-" if value is None else f"{value:.{digits}g}"
+    """A figure for people, whole where it is large; `-` where there is none."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
 
 
 def _finite(data: Any) -> Any:

@@ -59,6 +59,7 @@ class Bench:
         first_ms: The first inference.
         rss_mb: Peak resident memory of the process, Python and numpy included.
         warmup_runs: Runs before the measurement.
+        threads: As asked; 0 for the engine's own choice.
         valid: False when `notes` tells why the figures cannot be trusted.
     """
 

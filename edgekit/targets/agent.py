@@ -6,15 +6,16 @@ Each job is a function from one dataclass to another, run in a child process on 
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekit.data import DataRef
+from edgekit import files
+from edgekit.data_ref import DataRef
 from edgekit.errors import ArtifactError, DataError, VerificationError
-from edgekit.manifest import Interpret
 from edgekit.measure.latency import Bench, BenchPlan
 from edgekit.tensors import TensorSpec
 
@@ -86,7 +87,9 @@ def run(request: RunRequest) -> RunResult:
             for name, value in outputs.items():
                 kept[name].append(value)
         if request.output is not None:
-            np.savez(request.output, allow_pickle=False, **{k: np.concatenate(v) for k, v in kept.items()})
+            stored = io.BytesIO()
+            np.savez(stored, allow_pickle=False, **{k: np.concatenate(v) for k, v in kept.items()})
+            files.replace(Path(request.output), stored.getvalue())
         return RunResult(tuple(answers), model.outputs, model.engine, seconds, request.output)
 
 
@@ -119,6 +122,7 @@ class Evaluation:
 
 def evaluate(request: EvaluateRequest) -> Generator[Event, None, Evaluation]:
     """Run all samples and compare with their labels."""
+    from edgekit import metadata
     from edgekit.data import open_data
     from edgekit.metrics import accumulator
 
@@ -126,8 +130,14 @@ def evaluate(request: EvaluateRequest) -> Generator[Event, None, Evaluation]:
         data = open_data(_prepared(request.data, model), model.inputs)
         if not data.labelled:
             raise DataError("labels-missing", f"{request.data.path} has no labels")
-        said: Interpret = model.interpret
-        metric = accumulator(request.task or said.task, data.labels)
+        data.require_classes()
+        said = metadata.complete(
+            metadata.Metadata(interpret=model.interpret),
+            model.outputs,
+            label=request.data.label,
+            class_names=data.class_names,
+        ).interpret
+        metric = None
         output = said.output or model.outputs[0].name
         done = 0
         seconds = 0.0
@@ -136,9 +146,11 @@ def evaluate(request: EvaluateRequest) -> Generator[Event, None, Evaluation]:
             answers = model.run(batch.feeds)
             seconds += time.perf_counter() - started
             assert batch.labels is not None  # noqa: S101 - the data is labelled
+            metric = metric or accumulator(request.task or said.task, data.labels, answers[output])
             metric.add(answers[output], batch.labels)
             done += len(batch.labels)
             yield {"done": done, "total": len(data)}
+        assert metric is not None  # noqa: S101 - data is never empty
         return Evaluation(NamedValue(metric.name, metric.value), done, seconds, model.engine)
 
 
@@ -206,7 +218,8 @@ def _open(opening: Opening) -> Any:
 
 
 def _prepared(data: DataRef, model: Any) -> DataRef:
-    """The manifest says how raw files become arrays."""
+    """The manifest says how raw files become arrays, and which class has which index."""
     from dataclasses import replace
 
-    return replace(data, preprocess=model.manifest.preprocess) if model.manifest else data
+    about = model.manifest
+    return replace(data, preprocess=about.preprocess, classes=about.interpret.labels) if about else data

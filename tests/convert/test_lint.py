@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edgekit.converters.lint import lint
-from edgekit.data import DataRef, open_data
+from edgekit.data import open_data
+from edgekit.data_ref import DataRef
 from edgekit.tensors import TensorSpec
 
 INPUTS = (TensorSpec("x", (None, 8), "float32"),)
@@ -78,6 +79,25 @@ def test_the_ranges_cover_both_sets(tmp_path):
     assert high > 1.5
 
 
+@pytest.mark.parametrize("name", ["digits", "wine", "breast_cancer"])
+def test_one_class_is_told_from_the_mixture_without_labels(tmp_path, monkeypatch, name):
+    """By the feature-wise means; and five shuffled splits each raise no alarm."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
+    monkeypatch.setitem(globals(), "INPUTS", (TensorSpec("x", (None, x.shape[1]), "float32"),))
+    head = np.argsort(y, kind="stable")[:60]
+    assert "data-shift" in found(tmp_path, (x[head],), (np.delete(x, head, axis=0),))
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(len(x))
+        assert found(tmp_path, (x[order[:60]],), (x[order[60:]],)) == {}
+
+
+def test_a_shift_that_is_certain_and_small_does_no_harm(tmp_path):
+    x = DICE.normal(size=(4000, 8))
+    assert found(tmp_path, (x[:2000],), (x[2000:] + 0.1,)) == {}
+    assert found(tmp_path, (x[:2000],), (x[2000:] + 0.4,)) == {"data-shift": "warning"}
+
+
 def test_the_head_of_a_sorted_file_is_noticed(shared, tmp_path):
     """CIFAR sorted by class: its first 100 hold one class; a shuffled 100 must not raise the alarm."""
     stored = np.load(shared / "data" / "cifar10_jpeg_1000.npz")
@@ -90,4 +110,10 @@ def test_the_head_of_a_sorted_file_is_noticed(shared, tmp_path):
         report = lint(
             open_data(DataRef(str(tmp_path / "c.npz")), inputs), open_data(DataRef(str(rest)), inputs), inputs
         )
-        assert ("data-classes" in {finding.code for finding in report.findings}) is expected
+        codes = {finding.code for finding in report.findings}
+        assert codes == ({"data-classes", "data-shift"} if expected else set())
+        np.savez(tmp_path / "c.npz", x=stored["x"][rows])
+        report = lint(
+            open_data(DataRef(str(tmp_path / "c.npz")), inputs), open_data(DataRef(str(rest)), inputs), inputs
+        )
+        assert {finding.code for finding in report.findings} == ({"data-shift"} if expected else set())

@@ -293,3 +293,19 @@ def test_a_file_that_keras_3_refuses(shared: Path) -> None:
     data = np.load(shared / "data" / "vww_mini_35.npz")
     answers = loaded.run({"input_1": data["x"].astype("float32") / 255})
     assert int((answers["dense"].argmax(1) == data["y"]).sum()) == 31
+
+
+@pytest.mark.parametrize("k", [keras, tf_keras], ids=["keras", "tf_keras"])
+def test_a_recurrent_layer_that_remembers_is_refused(k, tmp_path: Path) -> None:
+    for stateful in (True, False):
+        size = {"batch_size": 1} if k is keras else {"batch_input_shape": (1, 6, 3)}
+        first = [k.Input((6, 3), **size)] if k is keras else []
+        layer = k.layers.LSTM(2, stateful=stateful, **({} if k is keras else size))
+        path = tmp_path / f"{stateful}.h5"
+        k.Sequential([*first, layer]).save(path)
+        if stateful:
+            with pytest.raises(SourceError) as caught:
+                load(path)
+            assert caught.value.code == "source-stateful"
+        else:
+            assert load(path).facts.outputs[0].shape == (1, 2)

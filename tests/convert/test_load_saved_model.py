@@ -217,3 +217,33 @@ def test_live_function_without_a_signature(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as empty:
         load_saved_model.save(tf.Module(), tmp_path)
     assert empty.value.code == "live-signature-missing"
+
+
+class Counter(tf.Module):
+    """Counts its calls, or not: its other function does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = tf.Variable(0.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+    def count(self, x):
+        if tf.reduce_sum(x) > 0:
+            self.calls.assign_add(1.0)
+        return {"y": x + self.calls}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float32, name="x")])
+    def ask(self, x):
+        return {"y": x + self.calls}
+
+
+def test_a_model_that_remembers_is_refused(tmp_path: Path) -> None:
+    """The assignment lies in a branch of a called function; a signature that assigns nothing is served."""
+    counter = Counter()
+    tf.saved_model.save(counter, str(tmp_path), signatures={"count": counter.count, "ask": counter.ask})
+    with pytest.raises(SourceError) as caught:
+        load(tmp_path, signature="count")
+    assert caught.value.code == "source-stateful"
+    np.testing.assert_array_equal(
+        load(tmp_path, signature="ask").run({"x": np.ones((1, 2), np.float32)})["y"], [[1, 1]]
+    )

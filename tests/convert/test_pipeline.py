@@ -130,6 +130,8 @@ def test_impossible_requests_are_refused(case, tmp_path):
         run(case["source"], options(case, precision="int4"))
     with pytest.raises(errors.UsageError, match="no folder"):
         run(case["source"], Options(output=tmp_path / "nowhere" / f"m.{case['format']}"))
+    with pytest.raises(errors.UsageError, match="no observer is called 'guess'"):
+        run(case["source"], options(case, precision="int8", observer="guess"))
     with pytest.raises(errors.UsageError, match="convert\\(\\) takes no calib"):
         edgekit.convert(case["source"], to="onnx", calib="x")
     copy = tmp_path / f"m.{case['format']}"
@@ -164,6 +166,10 @@ def test_the_commands_on_an_artifact(case, tmp_path, capsys):
     assert len(ran["answers"]) == 2
     with np.load(tmp_path / "out.npz") as stored:
         assert len(stored[stored.files[0]]) == 2
+    assert cli.run(["run", str(target), str(data), "-o", str(tmp_path / "nowhere" / "out.npz"), "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "output-unwritable"
+    invoke("run", target, data, "-o", tmp_path / "out.bin")
+    assert (tmp_path / "out.bin").stat().st_size
     scored = invoke("evaluate", target, data)
     assert scored["metric"] == {"name": "top1", "value": 100.0}
     assert scored["samples"] == 96
@@ -186,3 +192,37 @@ def test_a_changed_byte_is_noticed_by_every_command(case, tmp_path, capsys):
     for command in (["verify"], ["bench"], ["inspect"], ["check", "--device", "raspberry-pi-4b"]):
         assert cli.run([command[0], str(target), *command[1:], "--json"]) == 3, command
         assert json.loads(capsys.readouterr().out)["error"]["code"] == "artifact-damaged"
+
+
+def test_calibrating_on_one_class_is_told_without_any_label(case, tmp_path):
+    folder = case["folder"]
+    x, y = case["x"], case["y"]
+    rare = min(set(y.tolist()), key=y.tolist().count)
+    sample = x[y.tolist().index(rare)]
+    np.savez(tmp_path / "head.npz", x=sample + np.random.default_rng(1).normal(0, 0.01, (32, *sample.shape)))
+    np.savez(tmp_path / "all.npz", x=x[128:])
+    given = {"precision": "int8", "evaluation": tmp_path / "all.npz", "max_drop": 100.0}
+    # Told on the way out, or, where the ranges of one class break the others, as the first thing to mend.
+    try:
+        said = run(case["source"], Options(to=case["format"], calibration=tmp_path / "head.npz", **given)).warnings
+    except errors.VerificationError as failed:
+        said = (failed.next_step,)
+    assert any(f"class {rare} of 5" in message for message in said)
+    many = run(case["source"], Options(to=case["format"], calibration=folder / "calibration.npz", **given))
+    assert not any("shuffle before" in warning for warning in many.warnings)
+
+
+def test_labels_by_name_follow_the_model_s_order_through_evaluate(case, tmp_path, capsys):
+    """Names that sort in another order than the classes: indices by the alphabet would be wrong."""
+    names = ("zebra", "yak", "wolf", "vole", "ape")
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    np.savez(tmp_path / "named.npz", x=case["x"][64:], y=np.array([names[i] for i in case["y"][64:]]))
+    target = tmp_path / f"model.{case['format']}"
+    arguments = [case["source"], "-o", target, "--eval", tmp_path / "named.npz", "--labels", tmp_path / "names.txt"]
+    assert cli.run(["convert", *map(str, arguments), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verification"]["metric"]["source"] == 100
+    assert cli.run(["evaluate", str(target), str(tmp_path / "named.npz"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["metric"] == {"name": "top1", "value": 100.0}
+    (tmp_path / "names.txt").write_text("\n".join(names[:4]))
+    assert cli.run(["convert", *map(str, arguments), "--json"]) == 2
+    assert "4 labels for an output of 5 classes" in json.loads(capsys.readouterr().out)["error"]["message"]

@@ -25,8 +25,8 @@ def softmax(x):
 
 
 def verdict(name, source, artifact, labels=None, *, edges=None, interpret=None, declared=False, max_drop=1.0):
-    comparison = Comparison(name, interpret or Interpret(), declared=declared, max_drop=max_drop)
-    comparison.add({"out": source}, {"out": artifact}, labels)
+    comparison = Comparison(name, interpret or Interpret(), declared=declared, max_drop=max_drop, labels=labels)
+    comparison.add({"out": source}, {"out": artifact})
     if edges is not None:
         comparison.add_edges({"out": edges[0]}, {"out": edges[1]})
     return comparison.finish("evaluation")
@@ -190,6 +190,49 @@ def test_binary_and_regression_labels():
     assert seen.proof.metric.name == "r2"
 
 
+def test_the_labels_of_all_samples_decide_not_the_first_batch():
+    """Prices whose first sixty-four happen to be whole numbers."""
+    values = np.concatenate([np.arange(64.0), DICE.random(64)])
+    comparison = Comparison("quantized", Interpret(), labels=values)
+    for start in (0, 64):
+        part = values[start : start + 64, None].astype(np.float32)
+        comparison.add({"out": part}, {"out": part})
+    seen = comparison.finish("evaluation")
+    assert seen.proof.metric is not None
+    assert seen.proof.metric.name == "r2"
+    assert seen.interpret.task == "regression"
+
+
+def test_a_source_that_knows_nothing_is_told():
+    x = softmax(logits(100))
+    guesses = verdict("quantized", x, x, np.zeros(100, int))
+    assert guesses.passed
+    assert any("constant answer 100.00" in warning for warning in guesses.warnings)
+    assert verdict("quantized", x, x, x.argmax(axis=1)).warnings == ()
+
+
+def test_calibrating_on_one_class_is_noticed_by_the_answers():
+    """Nobody gave labels; the evaluation data holds all classes, the calibration data nearly one."""
+    all_of_them, one = softmax(logits(200)), softmax(logits(100) + 20 * np.eye(10, dtype=np.float32)[3])
+    for calibrated, expected in ((one, True), (softmax(logits(100)), False), (one[:10], False)):
+        comparison = Comparison("quantized", Interpret())
+        comparison.add({"out": all_of_them}, {"out": all_of_them})
+        comparison.add_calibration({"out": calibrated})
+        warnings = comparison.finish("evaluation").warnings
+        assert any("class 3 of 10" in warning for warning in warnings) is expected
+    alone = Comparison("quantized", Interpret())
+    alone.add({"out": one}, {"out": one})
+    assert any("shuffle before you split" in warning for warning in alone.finish("calibration").warnings)
+    assert alone.finish("evaluation").warnings == ()
+
+
+def test_a_failure_repeats_what_the_data_was_warned_about():
+    seen = verdict("quantized", logits(), 0 * logits())
+    with pytest.raises(VerificationError) as caught:
+        seen.enforce(("the calibration samples are alike.",))
+    assert caught.value.next_step.startswith("the calibration samples are alike.")
+
+
 def test_labels_that_cannot_be_are_refused():
     with pytest.raises(DataError) as caught:
         verdict("quantized", logits(4), logits(4), np.array([0.5, 1, 2, 3]), interpret=Interpret(task="classification"))
@@ -214,8 +257,8 @@ def test_fp32_asks_the_same_class_even_within_the_parity_bound():
 
 def test_labels_do_not_excuse_the_other_outputs():
     scores, boxes = softmax(logits(50)), DICE.random((50, 4)).astype(np.float32)
-    comparison = Comparison("quantized", Interpret())
-    comparison.add({"out": scores, "boxes": boxes}, {"out": scores, "boxes": 0 * boxes}, scores.argmax(axis=1))
+    comparison = Comparison("quantized", Interpret(), labels=scores.argmax(axis=1))
+    comparison.add({"out": scores, "boxes": boxes}, {"out": scores, "boxes": 0 * boxes})
     seen = comparison.finish("evaluation")
     assert codes(seen) == ["verify-noise"]
     assert "boxes" in seen.failures[0].message
@@ -240,10 +283,10 @@ def test_streaming_equals_whole(samples, size):
     source = softmax(logits(samples))
     answer = softmax(np.log(source) + 0.1 * DICE.normal(size=source.shape))
     labels = DICE.integers(0, 10, samples)
-    pieces = Comparison("quantized", Interpret())
+    pieces = Comparison("quantized", Interpret(), labels=labels)
     for start in range(0, samples, size):
         part = slice(start, start + size)
-        pieces.add({"out": source[part]}, {"out": answer[part]}, labels[part])
+        pieces.add({"out": source[part]}, {"out": answer[part]})
     a, b = pieces.finish("evaluation").proof, verdict("quantized", source, answer, labels).proof
     assert (a.samples, a.agreement, a.metric, a.max_abs_error) == (b.samples, b.agreement, b.metric, b.max_abs_error)
     assert a.sqnr_db == pytest.approx(b.sqnr_db)

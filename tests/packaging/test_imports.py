@@ -16,9 +16,9 @@ HEAVY = {"tensorflow", "keras", "tf_keras", "torch", "onnx", "onnxruntime", "ai_
 LEVELS = [
     {"errors", "codec", "tensors", "files", "registry", "child"},
     {"precision", "interface", "manifest", "selftest", "artifact", "device_profiles", "formats", "gate", "inspect",
-     "options", "metadata"},
+     "options", "metadata", "data_ref"},
     {"runtimes"},
-    {"data_columns", "data", "metrics", "targets", "measure", "doctor"},
+    {"data_columns", "data", "data_objects", "metrics", "targets", "measure", "doctor"},
     {"converters"},
     {"pipeline"},
     {"cli", "__main__"},

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -132,3 +137,62 @@ def test_sizes_for_people():
     assert [output.size(n) for n in (0, 999, 87_152, 1_392_846, 3e9, None)] == [
         "0 B", "999 B", "87.2 kB", "1.4 MB", "3.0 GB", "unknown",
     ]  # fmt: skip
+
+
+def spawn(command: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "EDGEKIT": f"{sys.executable} -m edgekit"}
+    return subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    done = spawn(
+        "$EDGEKIT explain | head -1; echo ${PIPESTATUS[0]}; $EDGEKIT explain --json | true; echo ${PIPESTATUS[0]}"
+    )
+    assert [line for line in done.stdout.splitlines() if line.isdigit()] == ["0", "0"]
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("form", ["", "--json"])
+def test_a_full_disk_behind_stdout_is_one_message(form):
+    done = spawn(f"$EDGEKIT explain usage {form} > /dev/full")
+    assert done.returncode == 2
+    assert "cannot be written: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_other_system_errors_are_ours(capsys, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EBADF, "bad")
+
+    monkeypatch.setattr(output, "table", fail)
+    assert invoke(capsys, "explain")[0] == 70
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_an_interrupt_is_one_line_or_one_document(form, capsys, monkeypatch):
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(errors, "explanations", interrupt)
+    monkeypatch.setattr("edgekit.cli.cmd_explain.explanations", interrupt)
+    monkeypatch.setattr(errors, "_catalogued", lambda *_: "")
+    code, out, err = invoke(capsys, "explain", *form)
+    assert code == 130
+    if form:
+        assert json.loads(out)["error"]["code"] == "interrupted"
+    else:
+        assert out == ""
+        assert err.lstrip() == "error: interrupted; nothing was written\n  more: edgekit explain interrupted\n"
+
+
+def test_names_in_tables_are_never_folded(capsys):
+    _, out, _ = invoke(capsys, "devices", "list")
+    assert "raspberry-pi-zero-2w-32bit " in out
+    assert "raspberry-pi-3b-plus-32bit " in out
+
+
+@pytest.mark.parametrize(("value", "text"), [(None, "-"), (11827.4, "11827"), (0.01234567, "0.01235"), (585.04, "585")])
+def test_figures_for_people_have_no_exponents_where_they_are_large(value, text):
+    assert output.number(value) == text

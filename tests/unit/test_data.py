@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.data import DataRef, draw, open_data, spill
+from edgekit.data import draw, open_data
+from edgekit.data_ref import DataRef
 from edgekit.errors import DataError, MissingFileError
 from edgekit.manifest import Preprocess
 from edgekit.tensors import QuantParams, TensorSpec
@@ -137,6 +138,10 @@ def test_folders_of_images_are_classes(tmp_path):
     assert labels.tolist() == [0, 0, 1, 1]
     assert feeds["image"].shape == (4, 4, 4, 3)
     np.testing.assert_allclose(feeds["image"][3, 0, 0], [100 / 255, 50 / 255, 1 / 255], atol=1e-6)
+    for leftover in ("cat/._a.png", ".thumbnails/b.png", "cat/notes.txt"):
+        (tmp_path / leftover).parent.mkdir(exist_ok=True)
+        (tmp_path / leftover).write_bytes(b"no image")
+    assert len(open_data(DataRef(str(tmp_path), preprocess=how), IMAGE)) == 4
     (tmp_path / "cat" / "broken.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"broken\.png"):
         collect(open_data(DataRef(str(tmp_path)), IMAGE))
@@ -170,8 +175,6 @@ def test_what_is_wrong_is_said_when_it_is_opened(tmp_path):
     assert code_of(ref) == "data-dtype"
     np.savez(file, x=np.zeros((2, 4, 4, 3)), y=np.zeros(2))
     assert code_of(DataRef(str(file), label="answer")) == "data-labels"
-    np.savez(file, x=np.asfortranarray(np.zeros((2, 4, 4, 3))))
-    assert code_of(ref) == "data-unreadable"
     np.savez(file, x=np.array([{}, {}], object), allow_pickle=True)
     assert code_of(ref) == "data-unreadable"
     file.write_bytes(b"PK nonsense")
@@ -219,24 +222,6 @@ def test_damaged_files_are_refused_or_read_never_worse(data, tmp_path_factory):
         collect(open_data(DataRef(str(folder / "d.npz")), IMAGE))
 
 
-def test_arrays_from_python_are_spilled(tmp_path):
-    x = np.random.default_rng(0).random((3, 3)).astype(np.float32)
-    y = np.array([0, 1, 0])
-    forms = {"array": x, "dict": {"rows": x}, "list": x.tolist(), "samples": (row for row in x),
-             "dicts": ({"rows": row[None]} for row in x), "lists": ([row[None]] for row in x)}  # fmt: skip
-    for name, form in forms.items():
-        (tmp_path / name).mkdir()
-        feeds, _ = collect(open_data(spill(form, ROWS, tmp_path / name), ROWS))
-        np.testing.assert_allclose(feeds["rows"], x, err_msg=name)
-    (tmp_path / "pair").mkdir()
-    _, labels = collect(open_data(spill((x, y), ROWS, tmp_path / "pair"), ROWS))
-    assert labels.tolist() == y.tolist()
-    with pytest.raises(DataError, match="no samples"):
-        spill(iter(()), ROWS, tmp_path)
-    with pytest.raises(DataError, match="first was"):
-        spill((np.zeros(n) for n in (3, 4)), ROWS, tmp_path)
-
-
 def test_reading_takes_no_memory(tmp_path):
     """256 MB of samples, stored and deflated, in a process that may hold 96 MB more than numpy takes."""
     spec = (TensorSpec("x", (None, 1 << 20), "float32"),)
@@ -249,7 +234,8 @@ def test_reading_takes_no_memory(tmp_path):
                 member.write(struct.pack("<f", i) * (1 << 20))
     script = f"""
 import resource
-from edgekit.data import DataRef, open_data
+from edgekit.data import open_data
+from edgekit.data_ref import DataRef
 from edgekit.tensors import TensorSpec
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 data = open_data(DataRef({str(tmp_path / "d.npz")!r}), {spec!r})
@@ -258,3 +244,49 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 96 << 10, "KiB of growth"
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz", "csv"])
+def test_names_get_the_indices_of_the_model_s_labels(tmp_path, kind):
+    """Only two of the model's three classes are there, and its order is not the alphabet's."""
+    inputs = IMAGE if kind == "folder" else ROWS
+    path = tmp_path / {"folder": "photos", "npz": "d.npz", "csv": "d.csv"}[kind]
+    if kind == "folder":
+        image = pytest.importorskip("PIL.Image")
+        for name in ("cat", "dog"):
+            (path / name).mkdir(parents=True)
+            image.new("RGB", (4, 4)).save(path / name / "a.png")
+    elif kind == "npz":
+        np.savez(path, x=np.zeros((2, 3), np.float32), y=np.array([["cat"], ["dog"]]))
+    else:
+        path.write_text("a,b,c,label\n1,2,3,cat\n4,5,6,dog\n")
+    data = open_data(DataRef(str(path), classes=("zebra", "dog", "cat")), inputs)
+    data.require_classes()
+    assert data.labels.tolist() == [2, 1]
+    assert data.class_names == ("zebra", "dog", "cat")
+    assert open_data(DataRef(str(path)), inputs).labels.tolist() == [0, 1]
+    other = open_data(DataRef(str(path), classes=("dog", "bird")), inputs)
+    with pytest.raises(DataError, match="cat is not among them") as caught:
+        other.require_classes()
+    assert caught.value.code == "data-labels"
+
+
+def test_calibration_does_without_the_labels_that_evaluation_has(tmp_path):
+    np.savez(tmp_path / "d.npz", x=np.zeros((2, 3), np.float32))
+    (tmp_path / "d.csv").write_text("a,b,c\n1,2,3\n")
+    for file in ("d.npz", "d.csv"):
+        assert open_data(DataRef(str(tmp_path / file), label="species", needs_label=False), ROWS).labels is None
+        assert code_of(DataRef(str(tmp_path / file), label="species"), ROWS) == "data-labels"
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "deflated"])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "u1"])
+def test_fortran_order_simply_works(tmp_path, monkeypatch, kind, dtype):
+    """As numpy saves a transposed array; in pieces of two samples."""
+    monkeypatch.setattr("edgekit.data_columns._CHUNK", 8 * 48 // 16)
+    x = np.asfortranarray(np.random.default_rng(0).integers(0, 255, (7, 4, 4, 3)).astype(dtype))
+    path = tmp_path / ("d.npy" if kind == "npy" else "d.npz")
+    {"npy": np.save, "npz": np.savez, "deflated": np.savez_compressed}[kind](path, x)
+    data = open_data(DataRef(str(path), samples=5), IMAGE)
+    found = np.concatenate([batch.feeds[IMAGE[0].name] for batch in data.batches(2)])
+    np.testing.assert_array_equal(found, x[draw(7, 5, 0)])

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from edgekit import metadata
-from edgekit.errors import MissingFileError, UsageError
+from edgekit.errors import DataError, MissingFileError, UsageError
 from edgekit.options import Options
+from edgekit.tensors import TensorSpec
 
 
 def code_of(build) -> str:
@@ -33,7 +34,8 @@ def test_contradictions_are_usage_errors():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"max_drop": -0.1}, {"percentile": 50.0}, {"percentile": 100.1}, {"calibration_memory": 63},
+    [{"max_drop": -0.1}, {"max_drop": float("nan")}, {"time_limit": 0.0}, {"memory_limit": 63},
+     {"percentile": 50.0}, {"percentile": 100.1}, {"calibration_memory": 63},
      {"calibration_samples": 0}, {"evaluation_samples": 0}],
 )  # fmt: skip
 def test_impossible_values_are_refused(wrong):
@@ -61,10 +63,36 @@ def test_metadata_file_labels_and_task(tmp_path):
     assert not metadata.read(None, None, None).declared
 
 
+SCORES = (TensorSpec("scores", (None, 2), "float32"), TensorSpec("ink", (None, 1), "float32"))
+
+
+def complete(said, *, label=None, class_names=()):
+    return metadata.complete(said, SCORES, label=label, class_names=class_names).interpret
+
+
 def test_class_names_of_the_data_stand_in_for_missing_labels():
-    assert metadata.complete(metadata.read(None, None, None), class_names=("a", "b")).interpret.labels == ("a", "b")
+    assert complete(metadata.read(None, None, None), class_names=("a", "b")).labels == ("a", "b")
     said = metadata.read(None, ("x", "y"), None)
-    assert metadata.complete(said, class_names=("a", "b")) is said
+    assert complete(said, class_names=("x", "y")) == said.interpret
+
+
+def test_an_output_named_like_the_labels_is_measured_on_them():
+    assert complete(metadata.read(None, None, None), label="ink").output == "ink"
+    assert complete(metadata.read(None, None, None), label="y").output is None
+
+
+def test_labels_and_outputs_must_be_the_model_s():
+    with pytest.raises(UsageError, match="known: scores, ink"):
+        complete(metadata.read({"interpret": {"output": "boxes"}}, None, None))
+    with pytest.raises(UsageError, match="3 labels for an output of 2 classes"):
+        complete(metadata.read(None, ("a", "b", "c"), None))
+    binary = metadata.read({"interpret": {"output": "ink", "labels": ["no", "yes"]}}, None, None)
+    assert complete(binary) == binary.interpret
+
+
+def test_folders_of_some_classes_do_not_tell_their_indices():
+    with pytest.raises(DataError, match="names 3 classes, the model has 2"):
+        complete(metadata.read(None, None, None), class_names=("a", "b", "c"))
 
 
 @pytest.mark.parametrize(
