@@ -2,8 +2,7 @@
 
 The quantizer surrounds them by DEQUANTIZE and QUANTIZE. Here they get integer tensors, by the ranges observed for
 theirs, and the conversions around them that became superfluous go. The table below is what was checked, operator by
-operator, against float on LiteRT and on tflite-runtime 2.14; an operator that is not in it stays in float and is
-reported by the caller.
+operator, against float on LiteRT 2.3; an operator that is not in it stays in float and is reported by the caller.
 """
 
 from __future__ import annotations

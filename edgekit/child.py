@@ -219,7 +219,10 @@ _SIGNALS = {
     "SIGBUS": "bus error",
     "SIGKILL": "killed, most likely because memory ran out",
 }
-_MEMORY_WORDS = ("bad_alloc", "MemoryError", "out of memory", "Cannot allocate memory", "Failed to allocate")
+_MEMORY_WORDS = (
+    *("bad_alloc", "MemoryError", "out of memory", "Cannot allocate memory", "Failed to allocate"),
+    "Memory allocation still failed",  # OpenBLAS
+)
 
 
 def _environment() -> dict[str, str]:
