@@ -6,6 +6,7 @@ A model that answers real samples well may still give NaN on a black frame, and 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def input_ranges(inputs: tuple[TensorSpec, ...], observed: Mapping[str, tuple[fl
 def write_random(inputs: tuple[TensorSpec, ...], ranges: Bounds, seed: int, path: Path) -> DataRef:
     """Seeded samples, evenly spread over the ranges, as a data file."""
     arrays = {
-        spec.name: generate(spec, (RANDOM_SAMPLES, *_sample(spec)), ranges[spec.name], seed, stream)
+        spec.name: generate(_fed(spec), (RANDOM_SAMPLES, *_sample(spec)), ranges[spec.name], seed, stream)
         for stream, spec in enumerate(inputs)
     }
     np.savez(path, allow_pickle=False, **arrays)
@@ -60,7 +61,8 @@ def write_edges(inputs: tuple[TensorSpec, ...], ranges: Bounds, path: Path) -> N
         shape = _sample(spec)
         turns = np.where(np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape) % 2, high, low)
         real = np.stack([np.full(shape, min(max(0.0, low), high)), np.full(shape, low), np.full(shape, high), turns])
-        arrays[spec.name] = _as(spec, real)
+        dtype = _fed(spec).dtype
+        arrays[spec.name] = (real if dtype.startswith("float") else np.rint(real)).astype(dtype)
     np.savez(path, allow_pickle=False, **arrays)
 
 
@@ -69,9 +71,6 @@ def _sample(spec: TensorSpec) -> tuple[int, ...]:
     return tuple(1 if size is None else size for size in spec.shape[1:])
 
 
-def _as(spec: TensorSpec, real: Any) -> Any:
-    if spec.dtype in INTEGER_RANGE:
-        if spec.quant is not None:
-            real = real / spec.quant.scale[0] + spec.quant.zero_point[0]
-        real = np.clip(np.rint(real), *INTEGER_RANGE[spec.dtype])
-    return real.astype(spec.dtype)
+def _fed(spec: TensorSpec) -> TensorSpec:
+    """What data for an input looks like: real values where it is quantized."""
+    return spec if spec.quant is None else replace(spec, dtype="float32", quant=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import edgekit
 from edgekit import artifact as artifacts
 from edgekit import cli, errors
+from edgekit.converters.worker import Workshop
 from edgekit.inspect import inspect
 from edgekit.options import Options
 from edgekit.pipeline import run
@@ -226,3 +228,32 @@ def test_labels_by_name_follow_the_model_s_order_through_evaluate(case, tmp_path
     (tmp_path / "names.txt").write_text("\n".join(names[:4]))
     assert cli.run(["convert", *map(str, arguments), "--json"]) == 2
     assert "4 labels for an output of 5 classes" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("data", ["labels", "no labels", "no data"])
+def test_a_lowering_that_spoils_the_weights_gives_exit_5_and_no_file(
+    case, precision, data, tmp_path, monkeypatch, capsys
+):
+    def sabotaged(self, lowering, form):
+        graph = lower(self, lowering, form)
+        path = Path(graph.path)
+        bias = np.random.default_rng(7)
+        for size in ((6, 3, 3, 2), (5, 6 * 64), 6):
+            bias.normal(size=size)
+        good = (bias.normal(size=5).astype(np.float32) / 10).tobytes()
+        assert good in path.read_bytes()
+        path.write_bytes(path.read_bytes().replace(good, np.array([9, 0, 0, 0, 0], np.float32).tobytes()))
+        return graph
+
+    lower = Workshop.lower
+    monkeypatch.setattr(Workshop, "lower", sabotaged)
+    target = tmp_path / f"model.{case['format']}"
+    given = ["--precision", precision]
+    if precision == "int8" or data != "no data":
+        given += ["--calibration", str(case["folder"] / "calibration.npz")]
+    if data == "labels":
+        given += ["--eval", str(case["folder"] / "evaluation.npz")]
+    assert cli.run(["convert", str(case["source"]), "-o", str(target), *given, "--json"]) == 5
+    assert json.loads(capsys.readouterr().out)["error"]["code"].startswith("verify-")
+    assert list(tmp_path.iterdir()) == []
