@@ -63,6 +63,7 @@ _RULES = {
     "ARG_MAX": _Rule("index"),
     "ARG_MIN": _Rule("index"),
     "TOPK_V2": _Rule("same"),
+    "SPLIT_V": _Rule("same", bits=(8, 16)),
     "ONE_HOT": _Rule("same", activations=2, first=2, version=1),
     "FILL": _Rule("same", first=1, bits=(8, 16)),
     **{
@@ -71,6 +72,7 @@ _RULES = {
     },
 }
 
+_PARTS = ("SPLIT", "SPLIT_V", "UNPACK")
 _READ_NO_VALUES = ("SHAPE", "RANK")
 
 _INTEGERS = {8: (-128, 127), 16: (-32767, 32767)}
@@ -96,6 +98,7 @@ class _Absorber:
         self._integer: dict[int, int] = {}  # float tensor -> the integer tensor it is the DEQUANTIZE of
 
     def run(self) -> None:
+        self._fill_in()
         self._unmix()
         dequantize = self._schema.BuiltinOperator.DEQUANTIZE
         for op in self._graph.operators:
@@ -108,6 +111,19 @@ class _Absorber:
                 self._note(int(op.outputs[0]), int(op.inputs[0]))
         self._graph.operators = self._operators
         self._clean()
+
+    def _fill_in(self) -> None:
+        """Make unread parts as their siblings are: the quantizer passes over them, and engines refuse the mix."""
+        tensors = self._graph.tensors
+        read = {int(i) for i in self._graph.outputs} | {int(i) for op in self._graph.operators for i in op.inputs}
+        for op in self._graph.operators:
+            if files.op_name(self._model, op) not in _PARTS:
+                continue
+            made = [int(index) for index in op.outputs]
+            whole = next((tensors[index] for index in made if tensors[index].type == self._type), None)
+            for index in made:
+                if whole is not None and index not in read and files.dtype_of(tensors[index]) == "float32":
+                    tensors[index].type, tensors[index].quantization = whole.type, whole.quantization
 
     def _unmix(self) -> None:
         """Let operators that compute in float read floats: the quantizer gives them the integers of an output."""
@@ -169,10 +185,12 @@ class _Absorber:
             parameters = self._quantization(rule.scale, rule.zero_point)
         else:
             parameters = self._parameters(self._ranges.tensors[files.name_of(self._graph.tensors[made])])
-        result = self._integer_tensor(self._graph.tensors[made], parameters)
-        op.outputs = np.array([result, *op.outputs[1:]], np.int32)
-        self._operators.append(self._conversion("DEQUANTIZE", result, made))
-        self._integer[made] = result
+        results = [int(index) for index in op.outputs]
+        for place, made in enumerate(results):
+            if files.dtype_of(self._graph.tensors[made]) == "float32":
+                results[place] = self._integer[made] = self._integer_tensor(self._graph.tensors[made], parameters)
+                self._operators.append(self._conversion("DEQUANTIZE", results[place], made))
+        op.outputs = np.array(results, np.int32)
 
     def _as_integer(self, index: int, wanted: Any) -> int:
         """The integer tensor that stands for a float one, made where there is none."""

@@ -66,6 +66,11 @@ class Net(Builder):
     def ints(self, name: str, *values: int) -> int:
         return self.constant(name, np.array(values, np.int32))
 
+    @property
+    def last(self) -> Any:
+        """The operator added last."""
+        return self._graph.operators[-1]
+
 
 def saved(data: bytes, folder: Path) -> Graph:
     path = folder / "float.tflite"
@@ -824,6 +829,36 @@ def test_rows_of_a_code_and_positions_of_the_largest(tmp_path):
     with pytest.raises(ConversionError, match=r"ONE_HOT \(coded\)"):
         convert(graph, tmp_path, "int16x8")
     assert sqnr(graph, convert(graph, tmp_path, "int16x8", allow_float_ops=True)) > 60
+
+
+@pytest.mark.parametrize("unread", [0, 1, 3])
+@pytest.mark.parametrize("precision", INTEGER)
+@pytest.mark.parametrize("kind", ["SPLIT", "SPLIT_V", "UNPACK"])
+def test_a_part_that_nobody_reads_is_of_integers_like_its_siblings(tmp_path, kind, precision, unread):
+    """As the forget gate of the first step of an unrolled LSTM; engines refuse operators of mixed results."""
+    net = Net()
+    x = net.dense(net.input("x", (1, 6)), 24, "gates")
+    whole = net.op("RESHAPE", [x, net.ints("shape", 4, 6)], (4, 6), "whole", "ReshapeOptions", {"newShape": [4, 6]})
+    axis, sizes = net.constant("axis", np.array(0, np.int32)), net.ints("sizes", 1, 1, 1, 1)
+    parts, options, fields = {
+        "SPLIT": ([axis, whole], "SplitOptions", {"numSplits": 4}),
+        "SPLIT_V": ([whole, sizes, axis], "SplitVOptions", {"numSplits": 4}),
+        "UNPACK": ([whole], "UnpackOptions", {"num": 4, "axis": 0}),
+    }[kind]
+    shape = (6,) if kind == "UNPACK" else (1, 6)
+    first = net.op(kind, parts, shape, "part0", options, fields)
+    made = [first, *(net.tensor(f"part{number}", shape) for number in (1, 2, 3))]
+    net.last.outputs = np.array(made, np.int32)
+    a, b, c = (index for number, index in enumerate(made) if number != unread)
+    y = net.like("ADD", net.like("MUL", a, "ab", b, options="MulOptions"), "y", c, options="AddOptions")
+    before = saved(net.finish([y]), tmp_path)
+    after = convert(before, tmp_path, precision)
+    assert after.float_ops == ()
+    seen = Seen(after)
+    tensors = [seen.main.tensors[int(index)] for index in seen.op(kind).outputs]
+    assert {files.dtype_of(tensor) for tensor in tensors} == {"int8" if precision == "int8" else "int16"}
+    assert {parameters(tensor) for tensor in tensors} == {parameters(tensors[0])}
+    assert sqnr(before, after) > (28 if precision == "int8" else 40)
 
 
 def test_an_operator_that_nobody_reads_goes(tmp_path):
