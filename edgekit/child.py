@@ -18,18 +18,20 @@ import importlib
 import inspect
 import json
 import os
+import queue
 import resource
 import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import typing
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, BinaryIO, Protocol, TypeVar, overload
 
 from edgekit.codec import CodecError, decode, encode
 from edgekit.errors import EdgeKitError, InternalError, WorkerError, from_dict
@@ -61,41 +63,104 @@ class Limits:
         if self.memory_mb is not None and self.memory_mb < 64:
             raise ValueError("a memory limit below 64 MiB starts no Python")
 
-    @property
-    def memory_bytes(self) -> int:
-        if self.memory_mb is not None:
-            return self.memory_mb << 20
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
+
+class Link(Protocol):
+    """A process somewhere and the two pipes to it; what crosses them is this module's business alone."""
+
+    hello: dict[str, Any]
+    """What the process must know of where it runs: `parent` (its number, or None far away), `heartbeat` (seconds)."""
+
+    def write(self, data: bytes) -> None:
+        """Send; a process that is gone is reported by the next read."""
+
+    def read(self, seconds: float) -> bytes | None:
+        """What came, b"" when its end was closed, None when nothing came in time."""
+
+    def status(self) -> int | None:
+        """Exit status, negative for a signal, as `subprocess` has it; None while it lives. Waits a little."""
+
+    def said(self) -> str:
+        """The end of what it printed."""
+
+    def close(self) -> None:
+        """End the process. Safe to call twice."""
+
+
+class Spawned:
+    """A process of this machine.
+
+    Args:
+        log: File that receives what it prints.
+        command: Starts Python there; the module and its arguments follow. None for this very interpreter.
+        environment: Beside the parent's.
+    """
+
+    def __init__(
+        self, log: Path, command: Sequence[str] | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._log = log
+        # An emulator stands between: the process whose end is watched is not the one that looks for its parent.
+        self.hello: dict[str, Any] = {"parent": os.getpid() if command is None else None}
+        to_child, self._send = os.pipe()
+        self._receive, from_child = os.pipe()
+        python = [sys.executable, "-P"] if command is None else command
+        with open(log, "ab") as output:
+            self._process = subprocess.Popen(
+                [*python, "-m", "edgekit.child", str(to_child), str(from_child)],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=(to_child, from_child),
+                start_new_session=True, env={**_environment(), **(environment or {})},
+            )  # fmt: skip
+        os.close(to_child)
+        os.close(from_child)
+
+    def write(self, data: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            while data:
+                data = data[os.write(self._send, data) :]
+
+    def read(self, seconds: float) -> bytes | None:
+        if seconds <= 0 or not select.select([self._receive], [], [], seconds)[0]:
+            return None
+        return os.read(self._receive, 1 << 16)
+
+    def status(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        return self._process.poll()
+
+    def said(self) -> str:
+        return tail(self._log)
+
+    def close(self) -> None:
+        if self._send < 0:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        os.close(self._send)
+        os.close(self._receive)
+        self._send = -1
 
 
 class Child:
     """One child process; jobs run in it one after the other and share its module state.
 
     Args:
-        log: File that receives what the child prints.
+        link: The process: a log file for one of this machine and interpreter.
         limits: Bounds for each job (time) and the process (memory).
         preload: Modules it imports at once, while the parent does something else.
         doing: What the child is for, in messages: "the conversion".
     """
 
-    def __init__(self, log: Path, limits: Limits, *, preload: Sequence[str] = (), doing: str = "the work") -> None:
-        self._log = log
+    def __init__(
+        self, link: Link | Path, limits: Limits, *, preload: Sequence[str] = (), doing: str = "the work"
+    ) -> None:
+        self._link: Link = Spawned(link) if isinstance(link, Path) else link
         self._limits = limits
         self._doing = doing
         self._pending: str | None = None
         self._buffer = b""
-        to_child, self._send = os.pipe()
-        self._receive, from_child = os.pipe()
-        hello = {"parent": os.getpid(), "memory": limits.memory_bytes, "preload": list(preload)}
-        command = [sys.executable, "-P", "-m", "edgekit.child", str(to_child), str(from_child)]
-        with open(log, "ab") as output:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                pass_fds=(to_child, from_child), start_new_session=True, env=_environment(),
-            )  # fmt: skip
-        os.close(to_child)
-        os.close(from_child)
-        self._write(hello)
+        self._write({**self._link.hello, "memory_mb": limits.memory_mb, "preload": list(preload)})
 
     @overload
     def call(self, job: Steps[A, R], args: A, *, stage: str, progress: Progress | None = None) -> R: ...
@@ -143,14 +208,7 @@ class Child:
 
     def close(self) -> None:
         """Kill the child if it still lives. Safe to call twice."""
-        if self._send < 0:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        os.close(self._send)
-        os.close(self._receive)
-        self._send = -1
+        self._link.close()
 
     def __enter__(self) -> Child:
         return self
@@ -159,17 +217,13 @@ class Child:
         self.close()
 
     def _write(self, message: dict[str, Any]) -> None:
-        data = json.dumps(message, allow_nan=True).encode() + b"\n"
-        with contextlib.suppress(BrokenPipeError):  # a dead child is reported by the next read
-            while data:
-                data = data[os.write(self._send, data) :]
+        self._link.write(json.dumps(message, allow_nan=True).encode() + b"\n")
 
     def _read(self, stage: str, deadline: float) -> dict[str, Any]:
         while b"\n" not in self._buffer:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._receive], [], [], left)[0]:
+            chunk = self._link.read(deadline - time.monotonic())
+            if chunk is None:
                 raise self._died(stage, "worker-timeout", f"it took longer than {self._limits.seconds:g} s")
-            chunk = os.read(self._receive, 1 << 16)
             if not chunk:
                 raise self._dead(stage)
             self._buffer += chunk
@@ -186,10 +240,7 @@ class Child:
 
     def _dead(self, stage: str) -> WorkerError:
         """The child closed its end: find out how it ended."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=5)
-        status = self._process.poll()
-        said = _tail(self._log)
+        status = self._link.status()
         if status is None:
             how = "it stopped answering"
         elif status < 0:
@@ -197,11 +248,12 @@ class Child:
             how = f"it was ended by {name}" + (f" ({_SIGNALS[name]})" if name in _SIGNALS else "")
         else:
             how = f"it exited with status {status}"
+        said = self._link.said()
         out_of_memory = any(word in said for word in _MEMORY_WORDS) or status == -signal.SIGKILL
         return self._died(stage, "worker-memory" if out_of_memory else "worker-crashed", how)
 
     def _died(self, stage: str, code: str, how: str) -> WorkerError:
-        said = _tail(self._log)
+        said = self._link.said()
         self.close()
         return WorkerError(
             code,
@@ -233,7 +285,8 @@ def _environment() -> dict[str, str]:
     return {**os.environ, **quiet, "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", "MALLOC_ARENA_MAX": "2"}
 
 
-def _tail(log: Path, size: int = 600) -> str:
+def tail(log: Path, size: int = 600) -> str:
+    """The end of what a process printed, on one line."""
     with contextlib.suppress(FileNotFoundError):
         text = log.read_bytes()[-4 * size :].decode("utf-8", "replace")
         return " ".join(text.split())[-size:]
@@ -252,12 +305,17 @@ def _result_type(job: Callable[..., Any]) -> Any:
 
 def main(receive: int, send: int) -> None:
     """Read jobs from `receive`, answer on `send`, until the parent closes its end."""
+    if send == 1:  # over a link there is no other way back: what libraries print must not mix with answers
+        send = os.dup(1)
+        os.dup2(2, 1)
     with os.fdopen(receive, "rb") as requests, os.fdopen(send, "wb", buffering=0) as answers:
         hello = json.loads(requests.readline() or b"null")
         if hello is None:
             return
-        _die_with(int(hello["parent"]))
-        resource.setrlimit(resource.RLIMIT_DATA, (int(hello["memory"]),) * 2)
+        if hello["parent"] is not None:
+            _die_with(int(hello["parent"]))
+        lines = _watched(requests, int(hello["heartbeat"])) if hello.get("heartbeat") else requests
+        resource.setrlimit(resource.RLIMIT_DATA, (_memory_bytes(hello["memory_mb"]),) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for module in hello["preload"]:
             with contextlib.suppress(ImportError):  # the job that needs it says so better
@@ -268,8 +326,28 @@ def main(receive: int, send: int) -> None:
             while data:
                 data = data[answers.write(data) or 0 :]
 
-        for line in requests:
+        for line in lines:
             answer(_perform(json.loads(line), answer))
+
+
+def _watched(requests: BinaryIO, heartbeat: int) -> Iterator[bytes]:
+    """The requests of a parent on another machine, which also sends empty lines; without them this process ends.
+
+    The alarm's default action needs no interpreter, so that a hung engine ends as well.
+    """
+    lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+
+    def watch() -> None:
+        for line in iter(requests.readline, b""):
+            signal.alarm(heartbeat)
+            if line.strip():
+                lines.put(line)
+        os._exit(0)  # the link is closed: whatever runs here has nobody to answer
+
+    signal.alarm(heartbeat)
+    threading.Thread(target=watch, daemon=True).start()
+    while (line := lines.get()) is not None:
+        yield line
 
 
 def _perform(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -299,6 +377,12 @@ def _drain(steps: Generator[Any, None, Any], answer: Callable[[dict[str, Any]], 
             answer({"event": next(steps)})
         except StopIteration as end:
             return end.value
+
+
+def _memory_bytes(limit_mb: int | None) -> int:
+    if limit_mb is not None:
+        return limit_mb << 20
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
 
 
 def _die_with(parent: int) -> None:

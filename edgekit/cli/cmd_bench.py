@@ -23,18 +23,19 @@ def command(
     threads: int | None,
     engine: str | None,
     no_verify: bool,
+    target: str,
     seconds: float,
     runs: int,
     as_json: bool,
 ) -> None:
-    """Measure FILE here: load, first inference, warm-up until steady, then the distribution."""
+    """Measure FILE: load, first inference, warm-up until steady, then the distribution."""
     from edgekit.codec import encode
     from edgekit.measure.latency import BenchPlan
-    from edgekit.targets import agent, local
+    from edgekit.targets import agent, tasks
 
-    opening = agent.Opening(str(file), engine, threads, not no_verify)
+    opening = agent.Opening(str(file), engine, threads, verify=not no_verify)
     with output.Progress() as progress:
-        result = local.perform(agent.bench, agent.BenchRequest(opening, BenchPlan(seconds, runs)), progress=progress)
+        result = tasks.bench(opening, BenchPlan(seconds, runs), target=target, progress=progress)
     if as_json:
         output.document(encode(result))
         return

@@ -31,6 +31,7 @@ def command(
     threads: int | None,
     engine: str | None,
     no_verify: bool,
+    target: str,
     label: str | None,
     samples: int | None,
     task: str | None,
@@ -39,12 +40,13 @@ def command(
     """Measure the accuracy of FILE on labelled DATA."""
     from edgekit.codec import encode
     from edgekit.data_ref import DataRef
-    from edgekit.targets import agent, local
+    from edgekit.targets import agent, tasks
 
-    opening = agent.Opening(str(file), engine, threads, not no_verify)
-    request = agent.EvaluateRequest(opening, DataRef(str(data), label, samples), task)
+    opening = agent.Opening(str(file), engine, threads, verify=not no_verify)
     with output.Progress() as progress:
-        result = local.perform(agent.evaluate, request, progress=lambda event: progress({"stage": "evaluate", **event}))
+        result = tasks.evaluate(
+            opening, DataRef(str(data), label, samples), task=task, target=target, progress=progress
+        )
     if as_json:
         output.document(encode(result))
         return

@@ -13,12 +13,14 @@ from edgekit.cli.options import opening_options
 
 @click.command(
     epilog="\b\nExamples:\n  edgekit run model.tflite sample.npy\n  edgekit run model.tflite cat.jpg\n"
-    "  edgekit run model.onnx test.npz --samples 3 --json\n  edgekit run model.onnx test.npz --samples 9 -o outputs.npz"
+    "  edgekit run model.onnx test.npz --samples 3 --json\n"
+    "  edgekit run model.onnx test.npz --samples 9 -o outputs.npz\n"
+    "  edgekit run model.tflite cat.jpg --target ssh://pi@kitchen"
 )
 @opening_options
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="How many samples to run.")
-@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Also store the outputs as .npz.")
+@click.option("-o", "--output", "output_file", type=click.Path(path_type=Path), help="Also store the outputs as .npz.")
 @output.json_option
 def command(
     file: Path,
@@ -27,18 +29,18 @@ def command(
     threads: int | None,
     engine: str | None,
     no_verify: bool,
+    target: str,
     samples: int,
-    target: Path | None,
+    output_file: Path | None,
     as_json: bool,
 ) -> None:
     """Run FILE on samples of DATA (.npz, .npy, .csv, an image, a WAV file or a folder of them)."""
     from edgekit.codec import encode
     from edgekit.data_ref import DataRef
-    from edgekit.targets import agent, local
+    from edgekit.targets import agent, tasks
 
-    opening = agent.Opening(str(file), engine, threads, not no_verify)
-    request = agent.RunRequest(opening, DataRef(str(data)), samples, str(target) if target else None)
-    result = local.perform(agent.run, request)
+    opening = agent.Opening(str(file), engine, threads, verify=not no_verify)
+    result = tasks.run(opening, DataRef(str(data)), samples=samples, output=output_file, target=target)
     if as_json:
         output.document(encode(result))
         return

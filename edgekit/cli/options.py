@@ -17,10 +17,17 @@ label_option = click.option("--label", metavar="NAME", help="Label column (csv) 
 no_verify_option = click.option(
     "--no-verify", is_flag=True, help="Skip the digest check, on slow storage. The file is then taken as it is."
 )
+target_option = click.option(
+    "--target",
+    metavar="TARGET",
+    default="local",
+    show_default=True,
+    help="Where it runs: local, emulator:PROFILE or ssh://[USER@]HOST[:PORT].",
+)
 
 
 def opening_options(command: F) -> F:
-    """The file, and how to open it."""
-    for decorate in (no_verify_option, engine_option, threads_option, model_argument):
+    """The file, how to open it, and where."""
+    for decorate in (target_option, no_verify_option, engine_option, threads_option, model_argument):
         command = decorate(command)
     return command

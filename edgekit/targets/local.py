@@ -1,38 +1,42 @@
-"""This machine as a target: the agent's jobs in a child process."""
+"""This machine as a target: files are where they are, jobs run in a child process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from contextlib import ExitStack
+from pathlib import Path
 
 from edgekit import files
-from edgekit.child import Child, Limits, Steps
-from edgekit.errors import EngineError, WorkerError
-
-A = TypeVar("A")
-R = TypeVar("R")
-Progress = Callable[[dict[str, Any]], None]
+from edgekit.child import Link, Spawned
+from edgekit.targets.base import Target
 
 
-@overload
-def perform(job: Steps[A, R], request: A, *, limits: Limits | None = None, progress: Progress | None = None) -> R: ...
-@overload
-def perform(
-    job: Callable[[A], R], request: A, *, limits: Limits | None = None, progress: Progress | None = None
-) -> R: ...
-def perform(
-    job: Callable[[A], Any], request: A, *, limits: Limits | None = None, progress: Progress | None = None
-) -> Any:
-    """Run one job of `edgekit.targets.agent` here.
+class Local(Target):
+    """See `Target`; nothing is copied on the way there."""
 
-    Raises:
-        EngineError: `engine-crashed`: the process died, hung or ran out of memory; says how.
-        EdgeKitError: What the job raised.
-    """
-    with files.scratch() as folder, Child(folder / "agent.log", limits or Limits(), doing="the engine") as child:
-        try:
-            return child.call(job, request, stage=job.__name__, progress=progress)
-        except WorkerError as error:
-            raise EngineError(
-                "engine-crashed", error.message, cause=error.cause, next_step=error.next_step, died=error.code
-            ) from error
+    name = "local"
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._made: Path | None = None
+
+    def put(self, path: Path) -> str:
+        return str(path)
+
+    def new(self, name: str) -> str:
+        self._made = self._made or self._stack.enter_context(files.scratch())
+        return str(self._made / name)
+
+    def get(self, there: str, here: Path) -> None:
+        files.replace(here, Path(there).read_bytes())
+
+    def link(self, log: Path) -> Link:
+        return Spawned(log)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def open_target(rest: str) -> Local:
+    """`local`, which takes nothing after its name."""
+    del rest
+    return Local()
