@@ -1,80 +1,100 @@
 """Latency of an artifact: load, first inference, warm-up until steady, then the distribution.
 
-Warm-up ends when a stated test says so (`statistics.steady`), not after a fixed count; measuring ends when both
-a minimum time and a minimum count are reached. A run that never got steady, or whose machine was busy, is marked
-invalid and says why: a figure that cannot be trusted must not look like one that can.
+Warm-up ends when a stated test says so (`statistics.steady`), not after a fixed count; measuring ends when both a
+minimum time and a minimum count are reached. Between blocks of runs the reference workload is timed and the machine
+looked at, never within one. A run that never got steady, or whose machine was busy or slowed down, is marked invalid
+and says why: a figure that cannot be trusted must not look like one that can.
 """
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
-from collections.abc import Callable, Generator
+from array import array
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from edgekit.measure.environment import environment, peak_rss_mb
-from edgekit.measure.statistics import percentile, steady
+from edgekit.measure.environment import Watch, peak_rss_mb, rss_bytes
+from edgekit.measure.reference import reference
+from edgekit.measure.results import KEPT_TIMES, Bench, Block, Interval, Latency, Memory
+from edgekit.measure.statistics import STEADY_WINDOW, percentile, percentile_interval, steady
+from edgekit.measure.subject import Call, Clock, Subject, open_subject
 
 SPREAD_LIMIT = 3.0
 """p90 above this multiple of the median: something else ran."""
+WINDOW_SECONDS = 0.02
+"""A warm-up window lasts at least this long: a governor needs some ms to raise the clock."""
+LONG_WINDOW = 0.5
+"""A window this long is enough with two runs: on slow models eight would take minutes."""
+BLOCK_SECONDS = 0.05
+PROGRESS_SECONDS = 0.2
+LEAK_BYTES = 256 << 10
+_BLOCKS_EACH = 6  # what one block of the record and one look keep: a tuple, an array, numbers
+SCENARIOS = ("single-stream", "multi-stream", "server", "offline")
 
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """How long to measure.
+    """What to measure and for how long.
 
     Attributes:
         seconds, runs: Both must be reached.
         warmup_seconds: Give up waiting for a steady state after this long.
+        scenario: One of `SCENARIOS`, as MLPerf's LoadGen means them.
+        streams: Samples a query, for multi-stream.
+        rate: Mean queries a second, for server; None searches for the highest that holds the bound.
+        latency_bound_ms: For server.
+        seed: Of the arrivals, for server.
     """
 
     seconds: float = 2.0
     runs: int = 50
-    warmup_seconds: float = 5.0
+    warmup_seconds: float = 10.0
+    scenario: str = "single-stream"
+    streams: int = 8
+    rate: float | None = None
+    latency_bound_ms: float | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.seconds < 0 or self.runs < 1 or self.warmup_seconds < 0:
             raise ValueError("a measurement needs at least one run and no negative times")
+        if self.scenario not in SCENARIOS:
+            raise ValueError(f"unknown scenario {self.scenario!r}; known: {', '.join(SCENARIOS)}")
+        if self.streams < 1 or (self.rate is not None and self.rate <= 0):
+            raise ValueError("a query has at least one sample, and a rate is positive")
+        if (self.scenario == "server") != (self.latency_bound_ms is not None):
+            raise ValueError("the server scenario, and only that, needs a latency bound")
+        if self.latency_bound_ms is not None and self.latency_bound_ms <= 0:
+            raise ValueError("a latency bound is positive")
+        if self.rate is not None and self.scenario != "server":
+            raise ValueError("only the server scenario has a rate")
 
 
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds of one inference, inputs in, outputs out."""
-
-    min: float
-    p50: float
-    p90: float
-    p99: float
-    max: float
-    mean: float
-
-
-@dataclass(frozen=True)
-class Bench:
-    """The contract's fields of `bench`; times in milliseconds, memory in MB (10^6 bytes).
+@dataclass
+class Record:
+    """Times of runs in succession, in blocks, in nanoseconds; filled while measuring.
 
     Attributes:
-        load_ms: From the file to a ready session, digest check and allocation included.
-        first_ms: The first inference.
-        rss_mb: Peak resident memory of the process, Python and numpy included.
-        warmup_runs: Runs before the measurement.
-        threads: As asked; 0 for the engine's own choice.
-        valid: False when `notes` tells why the figures cannot be trusted.
+        blocks: Start (since the first), reference seconds, and the times.
+        samples: In each run.
     """
 
-    latency_ms: Latency
-    load_ms: float
-    first_ms: float
-    rss_mb: float
-    runs: int
-    warmup_runs: int
-    threads: int
-    engine: str
-    target: str
-    environment: dict[str, Any]
-    valid: bool
-    notes: tuple[str, ...] = field(default=())
+    blocks: list[tuple[int, float, array[int]]] = field(default_factory=list)
+    samples: int = 1
+
+    @property
+    def seconds(self) -> list[float]:
+        """Of each run."""
+        return [taken / 1e9 for _, _, times in self.blocks for taken in times]
+
+    @property
+    def runs(self) -> int:
+        return sum(len(times) for _, _, times in self.blocks)
 
 
 def measure(
@@ -87,56 +107,156 @@ def measure(
 
     Returns:
         The figures, through `yield from`.
+
+    Raises:
+        EdgeKitError: As `edgekit.load` and `Model.run`.
     """
-    from edgekit.runtimes.model import load
+    from edgekit.measure import scenarios
 
-    started = time.perf_counter()
-    with load(path, threads=threads, engine=engine, verify=verify) as model:
-        load_ms = 1000 * (time.perf_counter() - started)
-        feeds = _feeds(model)
-
-        def once() -> float:
-            begin = time.perf_counter()
-            model.run(feeds, raw=True)
-            return time.perf_counter() - begin
-
-        first_ms = 1000 * once()
+    yield {"stage": "load"}
+    before = rss_bytes()
+    with open_subject(path, engine=engine, threads=threads, verify=verify) as subject:
+        loaded = rss_bytes()
         yield {"stage": "warm-up"}
-        warmup, is_steady = warm_up(once, plan.warmup_seconds)
-        yield {"stage": "measure"}
-        times = sample(once, plan)
-        latency = summarize(times)
-        seen = environment()
-        notes = _doubts(latency, seen, is_steady=is_steady)
-        return Bench(
-            latency, load_ms, first_ms, peak_rss_mb(), len(times), warmup, model.threads or 0,
-            f"{model.engine} {model.engine_version}", "local", seen, not notes, tuple(notes),
-        )  # fmt: skip
+        warmup, is_steady = warm_up(subject.call, plan.warmup_seconds)
+        watch = Watch()
+        ledger = Ledger()
+
+        def look() -> None:
+            watch.look()
+            ledger.look()
+
+        record, scenario = yield from scenarios.perform(subject, plan, look)
+        memory = ledger.close(before, loaded, record)
+        seen, reasons = watch.finish()
+        return _result(subject, record, scenario, memory, seen, reasons, warmup, is_steady=is_steady)
 
 
-def warm_up(once: Callable[[], float], limit: float) -> tuple[int, bool]:
-    """Run until steady: (runs, whether it got there within `limit` seconds)."""
-    values: list[float] = []
-    spent = 0.0
-    while spent < limit or len(values) < 3:
-        values.append(once())
-        spent += values[-1]
-        if steady(values):
-            return len(values), True
-    return len(values), False
+def _result(
+    subject: Subject, record: Record, scenario: Any, memory: Memory, seen: dict[str, Any], reasons: list[str],
+    warmup: int, *, is_steady: bool,
+) -> Bench:  # fmt: skip
+    times = record.seconds
+    latency = summarize(times)
+    found = doubts(latency, is_steady=is_steady) + reasons
+    remarks = [f"memory grew by {memory.growth_kb:.0f} kB over the measured runs: a leak?"] if memory.leak else []
+    return Bench(
+        latency, subject.load_ms, subject.first_ms, memory.peak_mb, len(times), warmup, subject.threads,
+        subject.engine, "local", seen, not found, intervals(times), memory, scenario, tuple(found + remarks),
+        series=series(record),
+    )  # fmt: skip
 
 
-def sample(once: Callable[[], float], plan: BenchPlan) -> list[float]:
-    """Seconds of each run, until both minima of the plan are reached."""
-    times: list[float] = []
-    spent = 0.0
-    while spent < plan.seconds or len(times) < plan.runs:
-        times.append(once())
-        spent += times[-1]
-    return times
+def warm_up(call: Call, limit: float, clock: Clock = time.perf_counter_ns) -> tuple[int, bool]:
+    """Run until steady: (runs, whether it got there within `limit` seconds).
+
+    The medians of three successive windows must agree (`statistics.steady`). A window holds at least 8 runs and 20 ms,
+    or 0.5 s and two runs.
+    """
+    medians: list[float] = []
+    window: list[int] = []
+    start = now = clock()
+    runs = opened = 0
+    while (now - start) / 1e9 < limit or runs < 3:
+        begin = clock()
+        call()
+        now = clock()
+        runs += 1
+        opened = opened if window else begin
+        window.append(now - begin)
+        lasted = (now - opened) / 1e9
+        short = len(window) >= STEADY_WINDOW and lasted >= WINDOW_SECONDS
+        if short or (len(window) >= 2 and lasted >= LONG_WINDOW):
+            medians.append(median(window))
+            window = []
+            if steady(medians):
+                return runs, True
+    return runs, False
 
 
-def summarize(times: list[float]) -> Latency:
+def sample(
+    call: Call,
+    plan: BenchPlan,
+    *,
+    clock: Clock = time.perf_counter_ns,
+    look: Callable[[], None] = lambda: None,
+    mark: Callable[[], float] | None = None,
+) -> Generator[dict[str, Any], None, Record]:
+    """Time runs until both minima of the plan are reached.
+
+    Args:
+        call: One run.
+        plan: Gives `seconds` (of the runs themselves) and `runs`.
+        clock: Nanoseconds.
+        look: Called before each block and after the last.
+        mark: The reference workload, timed before each block: seconds.
+    """
+    mark = mark or reference(clock)
+    record = Record()
+    start = shown = clock()
+    spent = 0
+    runs = 0
+    longest = int(plan.seconds * 1e9)
+    block_ns = int(BLOCK_SECONDS * 1e9)
+    typical = 0
+    while spent < longest or runs < plan.runs:
+        look()
+        marked = mark()
+        if typical and typical < block_ns // 10:
+            call()  # what the reference threw out of the caches comes back
+        begin = end = clock()
+        times = array("q")
+        while end - begin < block_ns and (spent < longest or runs < plan.runs):
+            started = clock()
+            call()
+            end = clock()
+            taken = end - started
+            times.append(taken)
+            spent += taken
+            runs += 1
+        typical = int(median(times))
+        record.blocks.append((begin - start, marked, times))
+        if (end - shown) / 1e9 > PROGRESS_SECONDS:
+            shown = end
+            yield {"stage": "measure", "done": min(spent, longest) // 1_000_000, "total": longest // 1_000_000}
+    look()
+    return record
+
+
+class Ledger:
+    """What the measured runs do to memory, from the first look to the last."""
+
+    def __init__(self) -> None:
+        self._looks: list[tuple[int | None, int, int]] = []
+        self.look()
+
+    def look(self) -> None:
+        """Note resident memory, Python's memory blocks and page faults; between runs."""
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        self._looks.append((rss_bytes(), sys.getallocatedblocks(), faults))
+
+    def close(self, before: int | None, loaded: int | None, record: Record) -> Memory:
+        """The balance; what the record itself takes, eight bytes a run and a handful of blocks, is left out."""
+        rss = [seen for seen, _, _ in self._looks if seen is not None]
+        _, first_blocks, first_faults = self._looks[0]
+        _, last_blocks, last_faults = self._looks[-1]
+        runs = max(1, record.runs)
+        own = 8 * runs
+        growth = rss[-1] - rss[0] - own if rss else None
+        # What leaks goes on leaking; what is taken once, in the first half, is no leak.
+        later = rss[-1] - rss[len(rss) // 2] - own // 2 if rss else 0
+        return Memory(
+            before_mb=None if before is None else before / 1e6,
+            loaded_mb=None if loaded is None else loaded / 1e6,
+            peak_mb=peak_rss_mb(),
+            growth_kb=None if growth is None else max(0.0, growth / 1e3),
+            blocks_kept=max(0, last_blocks - first_blocks - _BLOCKS_EACH * (len(record.blocks) + len(self._looks))),
+            faults_per_run=round(max(0.0, last_faults - first_faults - own / 4096) / runs, 3),
+            leak=later > LEAK_BYTES,
+        )
+
+
+def summarize(times: Sequence[float]) -> Latency:
     """Distribution in milliseconds of times in seconds."""
     ordered = sorted(1000 * t for t in times)
     return Latency(
@@ -146,35 +266,32 @@ def summarize(times: list[float]) -> Latency:
         p99=percentile(ordered, 99),
         max=ordered[-1],
         mean=sum(ordered) / len(ordered),
+        p95=percentile(ordered, 95),
     )
 
 
-def _feeds(model: Any) -> dict[str, Any]:
-    """Raw inputs: the self-test's where there is one, else seeded values over each input's range."""
-    from edgekit.selftest import generate
-    from edgekit.tensors import INTEGER_RANGE
-
-    tested = model.artifact.selftest
-    if tested is not None:
-        stored: dict[str, Any] = tested.feeds(tested.vectors[0], model.inputs)
-        return stored
-    feeds = {}
-    for stream, spec in enumerate(model.inputs):
-        low, high = (0, 1)
-        if spec.quant is not None and spec.dtype in INTEGER_RANGE:
-            scale, zero = spec.quant.scale[0], spec.quant.zero_point[0]
-            low, high = (scale * (edge - zero) for edge in INTEGER_RANGE[spec.dtype])
-        shape = tuple(1 if size is None else size for size in spec.shape)
-        feeds[spec.name] = generate(spec, shape, (low, high), seed=0, stream=stream)
-    return feeds
+def intervals(times: Sequence[float]) -> dict[str, Interval]:
+    """95 % intervals, in milliseconds, of the percentiles of times in seconds."""
+    ordered = sorted(1000 * t for t in times)
+    return {f"p{percent}": Interval(*percentile_interval(ordered, percent)) for percent in (50, 90, 95, 99)}
 
 
-def _doubts(latency: Latency, seen: dict[str, Any], *, is_steady: bool) -> list[str]:
-    notes = []
+def series(record: Record) -> tuple[Block, ...]:
+    """The blocks for the file, at most `KEPT_TIMES` times in all, evenly chosen in each."""
+    kept = max(1, KEPT_TIMES // max(1, len(record.blocks)))
+    found = []
+    for at, marked, times in record.blocks:
+        step = max(1, -(-len(times) // kept))
+        chosen = tuple(round(taken / 1e6, 6) for taken in times[::step])
+        found.append(Block(round(at / 1e9, 4), len(times), round(median(times) / 1e6, 6), 1000 * marked, chosen))
+    return tuple(found)
+
+
+def doubts(latency: Latency, *, is_steady: bool) -> list[str]:
+    """Why the times themselves look disturbed."""
+    found = []
     if not is_steady:
-        notes.append("warm-up never got steady: the medians of successive windows differ by more than 5 %")
+        found.append("warm-up never got steady: the medians of successive windows differ by more than 5 %")
     if latency.p90 > SPREAD_LIMIT * latency.p50:
-        notes.append(f"p90 is {latency.p90 / latency.p50:.1f} times the median: something else ran at the same time")
-    if seen["load"] > 2 * seen["cores"]:
-        notes.append(f"the machine is busy: load {seen['load']} on {seen['cores']} cores")
-    return notes
+        found.append(f"p90 is {latency.p90 / latency.p50:.1f} times the median: something else ran at the same time")
+    return found

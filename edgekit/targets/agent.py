@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 from edgekit import files
 from edgekit.data_ref import DataRef
 from edgekit.errors import ArtifactError, DataError, VerificationError
-from edgekit.measure.latency import Bench, BenchPlan
+from edgekit.measure.compare import ComparePlan, Comparison, Contender
+from edgekit.measure.latency import BenchPlan
+from edgekit.measure.results import Bench
 from edgekit.tensors import TensorSpec
 
 Event = dict[str, Any]
@@ -209,6 +212,37 @@ def bench(request: BenchRequest) -> Generator[Event, None, Bench]:
             Path(opening.path), request.plan, engine=opening.engine, threads=opening.threads, verify=opening.verify
         )
     )
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """Measure two artifacts side by side."""
+
+    new: Opening
+    baseline: Opening
+    plan: ComparePlan = field(default_factory=ComparePlan)
+
+
+def compare(request: CompareRequest) -> Generator[Event, None, Comparison]:
+    """Run both in one process, in turns, until the answer is narrow enough."""
+    from edgekit.measure.compare import interleaved
+
+    return (yield from interleaved(contender(request.new), contender(request.baseline), request.plan))
+
+
+def contender(opening: Opening) -> Contender:
+    """An artifact as one side of a comparison: read and checked once, opened anew in every round."""
+    from edgekit import artifact
+    from edgekit.measure.subject import Call, open_subject
+
+    read = artifact.read(Path(opening.path), verify=opening.verify)
+
+    @contextmanager
+    def opened() -> Iterator[Call]:
+        with open_subject(read, engine=opening.engine, threads=opening.threads) as subject:
+            yield subject.call
+
+    return Contender(opening.path, opened)
 
 
 def _open(opening: Opening) -> Any:

@@ -7,15 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from edgekit import files
+from edgekit.child import Limits
 from edgekit.data_ref import DataRef
-from edgekit.measure.latency import Bench, BenchPlan
+from edgekit.errors import ArtifactError, UsageError
+from edgekit.measure import results
+from edgekit.measure.compare import ComparePlan, Comparison
+from edgekit.measure.latency import BenchPlan
+from edgekit.measure.results import Bench
 from edgekit.targets import agent, open_target
 from edgekit.targets.base import Target
 
 Progress = Callable[[dict[str, Any]], None]
+UNTIMED = "times measured on {} mean nothing: it proves that answers are right, not that they come in time"
 
 
 def run(
@@ -52,10 +60,73 @@ def verify(opening: agent.Opening, *, target: str = "local") -> agent.Replayed:
 
 
 def bench(opening: agent.Opening, plan: BenchPlan, *, target: str = "local", progress: Progress | None = None) -> Bench:
-    """Measure latency and memory there."""
+    """Measure latency and memory there; on a target where times mean nothing, the result says so."""
+    path = Path(opening.path)
     with open_target(target) as place:
-        result = place.perform(agent.bench, agent.BenchRequest(_opened(place, opening), plan), progress=progress)
-        return replace(result, target=place.name)
+        request = agent.BenchRequest(_opened(place, opening), plan)
+        limits = Limits(900 + 20 * plan.seconds)
+        result = place.perform(agent.bench, request, limits=limits, progress=progress)
+        measured = results.Measured(str(path.resolve()), files.sha256(path), files.size_of(path))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        result = replace(result, target=place.name, artifact=measured, created=now)
+        if place.timed:
+            return result
+        return replace(result, timed=False, valid=False, notes=(UNTIMED.format(place.name), *result.notes))
+
+
+def compare(
+    opening: agent.Opening,
+    baseline: Path,
+    plan: ComparePlan | None = None,
+    *,
+    result: Bench | None = None,
+    target: str = "local",
+    progress: Progress | None = None,
+) -> Comparison:
+    """Say whether an artifact is slower than a baseline.
+
+    Both run side by side there when the baseline's model is at hand: another artifact, or the file that a stored result
+    was measured on. Else a fresh result is compared with the stored one, which is weaker and says so.
+
+    Args:
+        opening: The artifact.
+        baseline: Another one, or a result written by `bench -o`.
+        plan: How sure to be, and how long to try.
+        result: Of `bench` for `opening`; measured here when it is needed and missing.
+        target: Where they run.
+        progress: Told what goes on.
+
+    Raises:
+        UsageError: `target-untimed`: times mean nothing there.
+        ArtifactError: `result-unknown`, `results-incomparable`.
+    """
+    from edgekit.measure.recorded import compare_results
+
+    plan = plan or ComparePlan()
+    model, stored = _baseline(baseline)
+    with open_target(target) as place:
+        if not place.timed:
+            raise UsageError("target-untimed", UNTIMED.format(place.name))
+        if model is not None:
+            other = _opened(place, replace(opening, path=str(model)))
+            request = agent.CompareRequest(_opened(place, opening), other, plan)
+            return place.perform(agent.compare, request, limits=Limits(900 + 2 * plan.seconds), progress=progress)
+    assert stored is not None  # noqa: S101 - a baseline is one or the other
+    result = result or bench(opening, BenchPlan(), target=target, progress=progress)
+    return compare_results(result, stored, effect=plan.effect)
+
+
+def _baseline(path: Path) -> tuple[Path | None, Bench | None]:
+    """The model to measure against, or the stored result whose model is gone."""
+    if path.suffix.lower() != ".json":
+        return path, None
+    stored = results.read(path)
+    if not stored.timed:
+        raise ArtifactError("results-incomparable", f"{path}: {UNTIMED.format(stored.target)}")
+    model = stored.artifact
+    if model is not None and Path(model.path).is_file() and files.sha256(Path(model.path)) == model.sha256:
+        return Path(model.path), None
+    return None, stored
 
 
 def _opened(place: Target, opening: agent.Opening) -> agent.Opening:
