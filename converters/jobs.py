@@ -326,14 +326,23 @@ class Recording:
 
 def record(request: RecordRequest) -> Recording:
     """Run the finished graph on seeded inputs, and on a few real samples where they cost next to nothing."""
+    from edgekit.converters import record as recorder
     from edgekit.data import open_data
-    from edgekit.runtimes import replay
+    from edgekit.formats import read_facts
 
     data = open_data(request.data, request.inputs, Path(request.scratch))
     budget = Path(request.graph.path).stat().st_size // 50
     samples = next(iter(data.batches(4))).feeds
     with _model(request.graph, threads=1) as model:
-        selftest = replay.record(model, request.ranges, samples, budget_bytes=budget, seed=request.seed)
+        selftest = recorder.record(
+            model,
+            request.ranges,
+            samples,
+            arithmetic=_arithmetic(request.graph.precision),
+            macs=read_facts(model.artifact).macs,
+            budget_bytes=budget,
+            seed=request.seed,
+        )
         return Recording(selftest, model.engine, model.engine_version)
 
 
@@ -342,6 +351,16 @@ def _policy(precision: str) -> str:
     from edgekit.precision import precisions
 
     return precisions.get(precision).policy if precision in precisions else "quantized"
+
+
+def _arithmetic(precision: str) -> Any:
+    from edgekit.converters import record as recorder
+    from edgekit.precision import precisions
+
+    if _policy(precision) != "quantized":
+        return recorder.FLOATS
+    known = precisions.get(precision) if precision in precisions else None
+    return recorder.SIXTEEN_BITS if known and known.activations == "int16" else recorder.EIGHT_BITS
 
 
 def _model(graph: Graph, threads: int) -> Any:

@@ -260,6 +260,7 @@ class Child:
             f"{stage}: {self._doing} died: {how}",
             cause=f"{how[0].upper()}{how[1:]}." + (f" Its last words: {said}" if said else ""),
             stage=stage,
+            how=how,
         )
 
 

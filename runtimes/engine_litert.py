@@ -33,10 +33,13 @@ In a foreign file any op may, so that its variables are always reset (half a mic
 
 
 class LiteRT:
-    """The backend; see the module header."""
+    """The backend; see the module header. `plain` leaves XNNPACK out, as 32-bit Arm wheels do."""
 
     name = "litert"
     formats = ("tflite",)
+
+    def __init__(self, *, plain: bool = False) -> None:
+        self._plain = plain
 
     def version(self) -> str:
         distribution, _ = _find()
@@ -44,10 +47,13 @@ class LiteRT:
 
     def open(self, artifact: Artifact, threads: int | None) -> LiteRTSession:
         distribution, module = _find()
+        kernels = {}
+        if self._plain:
+            kernels["experimental_op_resolver_type"] = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # TensorFlow's interpreter announces its successor
-                interpreter = module.Interpreter(model_content=artifact.data, num_threads=threads)
+                interpreter = module.Interpreter(model_content=artifact.data, num_threads=threads, **kernels)
             interpreter.allocate_tensors()
             return LiteRTSession(interpreter, artifact)
         except (ValueError, RuntimeError) as error:
@@ -213,3 +219,4 @@ def _quant(parameters: dict[str, Any]) -> QuantParams | None:
 
 
 BACKEND = LiteRT()
+PLAIN = LiteRT(plain=True)

@@ -26,6 +26,9 @@ class OnnxRuntime:
     name = "onnxruntime"
     formats = ("onnx",)
 
+    def __init__(self, *, plain: bool = False) -> None:
+        self._plain = plain
+
     def version(self) -> str:
         _engine()
         return version_of("onnxruntime")
@@ -35,6 +38,8 @@ class OnnxRuntime:
         options = ort.SessionOptions()
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
+        if self._plain:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
@@ -130,3 +135,4 @@ def _spec(value: Any) -> TensorSpec:
 
 
 BACKEND = OnnxRuntime()
+PLAIN = OnnxRuntime(plain=True)

@@ -1,19 +1,16 @@
-"""Record the self-test where the artifact is made, replay it where it runs."""
+"""Replay the self-test where the artifact runs; `edgekit.converters.record` made it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from edgekit.errors import ArtifactError
-from edgekit.runtimes.base import Array, Feeds, quantize
+from edgekit.runtimes.base import Array, Feeds
 from edgekit.runtimes.model import Model
-from edgekit.selftest import SelfTest, Vector, restore, store, thin
+from edgekit.selftest import Vector, restore, store, thin
 from edgekit.tensors import TensorSpec
-
-SEEDED = 4
 
 
 @dataclass(frozen=True)
@@ -33,43 +30,6 @@ class Replay:
     failures: tuple[str, ...]
 
 
-def record(
-    model: Model, ranges: dict[str, tuple[float, float]], samples: Feeds, *, budget_bytes: int, seed: int
-) -> SelfTest:
-    """Make the vectors: seeded inputs, and real samples while they add at most `budget_bytes`.
-
-    Args:
-        model: The finished model, of one thread.
-        ranges: Input name -> range of real values.
-        samples: A few real ones, by input name, [n, ...], real values.
-        budget_bytes: For stored inputs, as they are encoded.
-        seed: Of the generated inputs.
-    """
-    shapes = {
-        spec.name: tuple(
-            (1 if axis == 0 else int(samples[spec.name].shape[axis])) if size is None else size
-            for axis, size in enumerate(spec.shape)
-        )
-        for spec in model.inputs
-    }
-    plan = SelfTest(seed, ranges, shapes, ())
-    vectors = []
-    for index in range(SEEDED):
-        feeds = plan.feeds(Vector({}, index), model.inputs)
-        vectors.append(Vector(_answers(model, feeds), index))
-    left = budget_bytes
-    for number in range(min(len(value) for value in samples.values())):
-        feeds = {spec.name: _raw(samples[spec.name][number : number + 1], spec) for spec in model.inputs}
-        if any(feeds[name].shape != shape for name, shape in shapes.items()):
-            break
-        stored = {name: store(array) for name, array in feeds.items()}
-        left -= sum(map(len, stored.values()))
-        if left < 0:
-            break
-        vectors.append(Vector(_answers(model, feeds), None, stored))
-    return SelfTest(seed, ranges, shapes, tuple(vectors))
-
-
 def replay(model: Model) -> Replay:
     """Run the artifact's vectors here and compare within its tolerance.
 
@@ -82,25 +42,30 @@ def replay(model: Model) -> Replay:
     steps, relative = 0, 0.0
     failures: list[str] = []
     for number, vector in enumerate(test.vectors):
-        answers = model.run(test.feeds(vector, model.inputs), raw=True)
+        given = model.run(test.feeds(vector, model.inputs), raw=True)
         for spec in model.outputs:
-            found = thin(answers[spec.name])
-            expected = _expected(vector, spec, found.size)
+            found = thin(given[spec.name])
+            off_steps, off = difference(_expected(vector, spec, found.size), found)
+            steps, relative = max(steps, off_steps), max(relative, off)
             if spec.dtype.startswith("float"):
-                off = _relative(expected, found)
-                relative = max(relative, off)
                 bad, said = not off <= test.tolerance.relative, f"{off:.2g} relative"
             else:
-                off_steps = int(np.abs(expected.astype(np.int64) - found.astype(np.int64)).max(initial=0))
-                steps = max(steps, off_steps)
                 bad, said = off_steps > test.tolerance.steps, f"{off_steps} steps"
             if bad:
                 failures.append(f"vector {number}, output {spec.name}: off by {said}")
     return Replay(not failures, len(test.vectors), steps, relative, tuple(failures))
 
 
-def _answers(model: Model, feeds: dict[str, Any]) -> dict[str, str]:
+def answers(model: Model, feeds: Feeds) -> dict[str, str]:
+    """Raw answers as the self-test stores them."""
     return {name: store(thin(array)) for name, array in model.run(feeds, raw=True).items()}
+
+
+def difference(expected: Array, found: Array) -> tuple[int, float]:
+    """(steps, relative) between two answers of one dtype: the one that does not apply to it is 0."""
+    if expected.dtype.kind == "f":
+        return 0, _relative(expected, found)
+    return int(np.abs(expected.astype(np.int64) - found.astype(np.int64)).max(initial=0)), 0.0
 
 
 def _expected(vector: Vector, spec: TensorSpec, size: int) -> Array:
@@ -113,10 +78,6 @@ def _expected(vector: Vector, spec: TensorSpec, size: int) -> Array:
             "selftest-invalid", f"the self-test stores {expected.size} values of {spec.name}, the model gives {size}"
         )
     return expected
-
-
-def _raw(sample: Array, spec: TensorSpec) -> Array:
-    return quantize(sample, spec) if spec.quant is not None else sample.astype(spec.dtype)
 
 
 def _relative(expected: Array, found: Array) -> float:

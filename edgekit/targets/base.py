@@ -14,7 +14,8 @@ from typing import Any, ClassVar, TypeVar, overload
 
 from edgekit import files
 from edgekit.child import Child, Limits, Link, Steps
-from edgekit.errors import EngineError, WorkerError
+from edgekit.errors import EdgeKitError, EngineError, WorkerError
+from edgekit.targets import suspect as suspects
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -27,10 +28,12 @@ class Target(ABC):
     Attributes:
         name: As the user names it: "local", "emulator:raspberry-pi-4b", "ssh://pi@kitchen".
         timed: Whether times measured there mean anything.
+        core: Name of its processor core, where that is known: "Cortex-A72".
     """
 
     name: str
     timed: ClassVar[bool] = True
+    core: str | None = None
 
     @abstractmethod
     def put(self, path: Path) -> str:
@@ -72,15 +75,33 @@ class Target(ABC):
             EngineError: `engine-crashed`: the process died, hung or ran out of memory; says how.
             EdgeKitError: What the job raised.
         """
-        with files.scratch() as folder:
-            link = self.link(folder / "agent.log")
-            with Child(link, limits or Limits(), doing="the engine") as child:
-                try:
-                    return child.call(job, request, stage=job.__name__, progress=progress)
-                except WorkerError as error:
-                    raise EngineError(
-                        "engine-crashed", error.message, cause=error.cause, next_step=error.next_step, died=error.code
-                    ) from error
+        try:
+            return self._call(job, request, limits or Limits(), progress)
+        except WorkerError as error:
+            raise self._crashed(error, job.__name__, request) from error
+
+    def _call(self, job: Callable[[A], Any], request: A, limits: Limits, progress: Progress | None = None) -> Any:
+        with files.scratch() as folder, Child(self.link(folder / "agent.log"), limits, doing="the engine") as child:
+            return child.call(job, request, stage=job.__name__, progress=progress)
+
+    def _crashed(self, error: WorkerError, stage: str, request: Any) -> EngineError:
+        """The same in words that name the engine; it is asked for in another process, which imports none."""
+        scene = suspects.scene(request)
+        try:
+            found = self._call(suspects.suspect, scene, Limits(seconds=60)) if scene else None
+        except EdgeKitError:  # what there is to say of the crash must not depend on this
+            found = None
+        how = str(error.details["how"])
+        named = str(found) if found else "the engine"
+        place = self.core or ("this machine" if self.name == "local" else self.name)
+        cause, next_step = error.cause, error.next_step
+        if "SIGILL" in how:
+            cause = f"{named} was built for processors with more instructions than the {self.core or 'one'} there."
+            next_step = "Install another version of it: `edgekit devices show NAME` tells which one runs on the board."
+        return EngineError(
+            "engine-crashed", f"{stage}: {named} died on {place}: {how}", cause=cause, next_step=next_step,
+            died=error.code, engine=named if found else None,
+        )  # fmt: skip
 
     def __enter__(self) -> Target:
         return self

@@ -176,7 +176,7 @@ def test_the_commands_on_an_artifact(case, tmp_path, capsys):
     assert scored["metric"] == {"name": "top1", "value": 100.0}
     assert scored["samples"] == 96
     timed = invoke("bench", target, "--seconds", 0, "--runs", 5)
-    assert {"min", "p50", "p90", "p99", "max", "mean"} == set(timed["latency_ms"])
+    assert {"min", "p50", "p90", "p99", "max", "mean"} <= set(timed["latency_ms"])
     assert {"load_ms", "first_ms", "rss_mb", "runs", "threads", "engine", "target", "environment", "valid"} <= set(
         timed
     )
