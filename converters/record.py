@@ -18,7 +18,7 @@ import numpy as np
 from edgekit.artifact import Artifact
 from edgekit.errors import EngineError
 from edgekit.runtimes import engine_litert, engine_onnxruntime
-from edgekit.runtimes.base import Array, Feeds, quantize
+from edgekit.runtimes.base import Array, Backend, Feeds, quantize
 from edgekit.runtimes.model import Model
 from edgekit.runtimes.replay import answers, difference
 from edgekit.selftest import SelfTest, Tolerance, Vector, noise, restore, store
@@ -33,7 +33,7 @@ _WORK = 3e10
 _MARGIN = 2.0
 """Kernels that were not tried here may differ by this much more than those that were."""
 
-_PLAIN = {"tflite": engine_litert.PLAIN, "onnx": engine_onnxruntime.PLAIN}
+_PLAIN: dict[str, Backend] = {"tflite": engine_litert.PLAIN, "onnx": engine_onnxruntime.PLAIN}
 
 
 @dataclass(frozen=True)

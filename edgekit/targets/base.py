@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any, ClassVar, Self, TypeVar, overload
 
 from edgekit import files
 from edgekit.child import Child, Limits, Link, Steps
@@ -103,7 +103,7 @@ class Target(ABC):
             died=error.code, engine=named if found else None,
         )  # fmt: skip
 
-    def __enter__(self) -> Target:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

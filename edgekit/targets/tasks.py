@@ -5,7 +5,8 @@ The command line, the pytest plugin and Python programs all come through here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,8 +33,9 @@ def run(
     """Answer the first samples of some data; the raw outputs go to `output` (.npz) when it is given."""
     with open_target(target) as place:
         there = None if output is None else place.new("outputs.npz")
-        request = agent.RunRequest(_opened(place, opening), _brought(place, data), samples, there)
-        result = place.perform(agent.run, request)
+        with _brought(place, data, opening, first=samples) as brought:
+            request = agent.RunRequest(_opened(place, opening), brought, samples, there)
+            result = place.perform(agent.run, request)
         if output is not None and there is not None:
             place.get(there, output)
         return replace(result, output=str(output) if output else None)
@@ -48,8 +50,8 @@ def evaluate(
     progress: Progress | None = None,
 ) -> agent.Evaluation:
     """Measure accuracy on labelled data."""
-    with open_target(target) as place:
-        request = agent.EvaluateRequest(_opened(place, opening), _brought(place, data), task)
+    with open_target(target) as place, _brought(place, data, opening) as brought:
+        request = agent.EvaluateRequest(_opened(place, opening), brought, task)
         return place.perform(agent.evaluate, request, progress=_staged("evaluate", progress))
 
 
@@ -133,8 +135,16 @@ def _opened(place: Target, opening: agent.Opening) -> agent.Opening:
     return replace(opening, path=place.put(Path(opening.path)))
 
 
-def _brought(place: Target, data: DataRef) -> DataRef:
-    return replace(data, path=place.put(Path(data.path)))
+@contextmanager
+def _brought(place: Target, data: DataRef, opening: agent.Opening, first: int | None = None) -> Iterator[DataRef]:
+    if place.name == "local":
+        yield data
+        return
+    from edgekit.targets.carried import carried
+
+    with files.scratch() as folder:
+        ready = carried(data, Path(opening.path), folder, first=first)
+        yield replace(ready, path=place.put(Path(ready.path)))
 
 
 def _staged(stage: str, progress: Progress | None) -> Progress | None:
