@@ -12,11 +12,14 @@ import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgekit import files
-from edgekit.child import Child, Limits
-from edgekit.errors import EdgeKitError, EngineError, WorkerError
+from edgekit.child import Limits
+from edgekit.errors import EdgeKitError, EngineError, TargetError
+
+if TYPE_CHECKING:
+    from edgekit.targets.base import Progress, Target
 
 Status = Literal["ok", "missing", "broken"]
 
@@ -29,6 +32,9 @@ FRAMEWORKS = {
     "PIL": "convert",
 }
 """Module -> the extra that brings it; looked for, not imported."""
+
+
+_LIMITS = Limits(seconds=180)  # an emulated board takes its time to start an engine
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """The whole report; `ready` when at least one engine runs."""
+    """The whole report; `ready` when at least one engine runs. `modules` are looked for on this machine only."""
 
     ready: bool
     machine: str
@@ -58,6 +64,7 @@ class Report:
     bits: int
     engines: tuple[Finding, ...]
     modules: tuple[Finding, ...]
+    target: str = "local"
 
 
 @dataclass(frozen=True)
@@ -93,35 +100,71 @@ def try_engine(trial: Trial) -> Tried:
         return Tried(model.engine_version)
 
 
-def diagnose() -> Report:
-    """Try everything; takes about a second an engine."""
+@dataclass(frozen=True)
+class Machine:
+    """What runs the engines there; `architecture` is the kernel's word, `bits` the userland's."""
+
+    architecture: str
+    python: str
+    bits: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """Nothing needs to be said."""
+
+
+def look(question: Question) -> Machine:
+    """A job: which machine this is."""
+    del question
+    return Machine(platform.machine(), platform.python_version(), 64 if sys.maxsize > 1 << 32 else 32)
+
+
+def diagnose(target: str = "local", progress: Progress | None = None) -> Report:
+    """Try everything; takes about a second an engine.
+
+    Args:
+        target: Where. The frameworks of the workstation are looked for on this machine only.
+        progress: Told what goes on.
+
+    Raises:
+        TargetError: The target cannot be reached, or has no Python that could try anything.
+    """
+    from edgekit.targets import open_target
+
     models = {"litert": ("tflite", tiny_tflite()), "onnxruntime": ("onnx", tiny_onnx())}
     engines = []
-    with files.scratch() as folder:
+    with files.scratch() as folder, open_target(target, progress) as place:
         for engine, (suffix, content) in models.items():
             path = folder / f"tiny.{suffix}"
             path.write_bytes(content)
-            engines.append(_engine(engine, path, folder / f"{engine}.log"))
-    modules = tuple(_module(name, extra) for name, extra in FRAMEWORKS.items())
+            if progress is not None:
+                progress({"stage": f"trying {engine}"})
+            engines.append(_engine(place, engine, path))
+        machine = place.perform(look, Question(), limits=_LIMITS)
+    modules = tuple(_module(name, extra) for name, extra in FRAMEWORKS.items()) if target == "local" else ()
     return Report(
         ready=any(finding.status == "ok" for finding in engines),
-        machine=platform.machine(),
-        python=platform.python_version(),
-        bits=64 if sys.maxsize > 1 << 32 else 32,
+        machine=machine.architecture,
+        python=machine.python,
+        bits=machine.bits,
         engines=tuple(engines),
         modules=modules,
+        target=place.name,
     )
 
 
-def _engine(name: str, path: Path, log: Path) -> Finding:
-    with Child(log, Limits(seconds=60), doing=f"the engine {name}") as child:
-        try:
-            return Finding(name, "ok", child.call(try_engine, Trial(name, str(path)), stage="doctor").version)
-        except WorkerError as error:
-            return Finding(name, "broken", f"{error.message}. {error.cause}", error.next_step)
-        except EdgeKitError as error:
-            status: Status = "missing" if error.code == "engine-missing" else "broken"
-            return Finding(name, status, error.message, error.next_step)
+def _engine(place: Target, name: str, path: Path) -> Finding:
+    try:
+        tried = place.perform(try_engine, Trial(name, place.put(path)), limits=_LIMITS)
+        return Finding(name, "ok", tried.version)
+    except TargetError:
+        raise
+    except EdgeKitError as error:
+        if error.code == "engine-missing":
+            return Finding(name, "missing", error.message, error.next_step)
+        cause = f". {error.cause}" if error.code == "engine-crashed" else ""
+        return Finding(name, "broken", error.message + cause, error.next_step)
 
 
 def _module(name: str, extra: str) -> Finding:

@@ -40,7 +40,10 @@ def command(
     from edgekit.targets import agent, tasks
 
     opening = agent.Opening(str(file), engine, threads, verify=not no_verify)
-    result = tasks.run(opening, DataRef(str(data)), samples=samples, output=output_file, target=target)
+    with output.Progress() as progress:
+        result = tasks.run(
+            opening, DataRef(str(data)), samples=samples, output=output_file, target=target, progress=progress
+        )
     if as_json:
         output.document(encode(result))
         return

@@ -23,7 +23,9 @@ def command(
     from edgekit.codec import encode
     from edgekit.targets import agent, tasks
 
-    result = tasks.verify(agent.Opening(str(file), engine, threads, verify=not no_verify), target=target)
+    opening = agent.Opening(str(file), engine, threads, verify=not no_verify)
+    with output.Progress() as progress:
+        result = tasks.verify(opening, target=target, progress=progress)
     agent.enforce(result, str(file))
     if as_json:
         output.document(encode(result))

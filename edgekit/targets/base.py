@@ -28,10 +28,12 @@ class Target(ABC):
     Attributes:
         name: As the user names it: "local", "emulator:raspberry-pi-4b", "ssh://pi@kitchen".
         timed: Whether times measured there mean anything.
+        progress: Told what bringing things there takes its time with.
         core: Name of its processor core, where that is known: "Cortex-A72".
     """
 
     name: str
+    progress: Progress | None = None
     timed: ClassVar[bool] = True
     core: str | None = None
 

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
 import zipfile
@@ -26,7 +27,7 @@ from typing import Any, BinaryIO
 
 from edgekit import files
 from edgekit.child import Limits, Link, tail
-from edgekit.errors import EngineMissingError, InternalError, MissingFileError, TargetError
+from edgekit.errors import EdgeKitError, EngineMissingError, InternalError, MissingFileError, TargetError, from_dict
 from edgekit.targets.base import Progress, Target
 from edgekit.targets.bundle import bundle
 from edgekit.targets.ssh_address import Address, parse
@@ -80,40 +81,46 @@ class Ssh(Target):
 
     Args:
         address: Which board.
-        progress: Told what opening and sending takes its time with.
 
-    Raises:
-        UsageError: `target-address`.
-        TargetError: All that `ssh_wire.Wire` raises; `target-busy`: somebody else measures there; `target-storage`,
-            `target-disk-full`: nothing can be kept there.
+    Every method may raise TargetError: all that `ssh_wire.Wire` raises; `target-busy`: somebody else measures there;
+    `target-storage`, `target-disk-full`: nothing can be kept there; `target-link-lost`, `target-hung`,
+    `target-board-died`.
     """
 
-    def __init__(self, address: Address, progress: Progress | None = None) -> None:
+    def __init__(self, address: Address) -> None:
         self.name = str(address)
-        self.progress = progress
+        self._address = address
         self._run = secrets.token_hex(8)
         self._stack = ExitStack()
         self._scratch = self._stack.enter_context(files.scratch())
+        self._wire: Wire | None = None
         self._keeper: Channel | None = None
+        self._folder = ""
         self._bundle: str | None = None
         self._python: dict[str, Any] | None = None
         self._made = 0
-        try:
-            self._wire = Wire(address, self._scratch / "keeper.log")
-            self._stack.callback(self._wire.close)
-            hello = {"role": "keep", "run": self._run, "heartbeat": HEARTBEAT}
-            self._keeper, answer = self._wire.open(hello)
+        self._names: dict[str, str] = {}
+
+    def _connected(self) -> Wire:
+        """The connection, made when it is first needed, because then somebody listens to what it waits for."""
+        if self._wire is None:
+            wire = Wire(self._address, self._scratch / "keeper.log")
+            self._stack.callback(wire.close)
+            self._wire = wire
+            self._tell({"stage": f"opening {self.name}"})
+            self._keeper, answer = wire.open({"role": "keep", "run": self._run, "heartbeat": HEARTBEAT})
             self._checked(answer)
             self._folder = self._leased()
-        except BaseException:
-            self.close()
-            raise
+        return self._wire
 
     # -- Files -------------------------------------------------------------------------------------------------
 
     def put(self, path: Path) -> str:
-        if path.is_dir():
-            return self._put_folder(path)
+        there = self._put_folder(path) if path.is_dir() else self._put_file(path)
+        self._names[there] = str(path)
+        return there
+
+    def _put_file(self, path: Path) -> str:
         try:
             with open(path, "rb") as file:
                 name = hashlib.file_digest(file, "sha256").hexdigest() + suffix(path)
@@ -175,6 +182,7 @@ class Ssh(Target):
         return str(self._checked(answer)["path"])
 
     def new(self, name: str) -> str:
+        self._connected()
         self._made += 1
         return f"{self._folder}/{self._made}{suffix(Path(name))}"
 
@@ -225,7 +233,7 @@ class Ssh(Target):
             packed = self._scratch / "bundle.zip"
             packed.write_bytes(bundle().data)
             self._bundle = Path(self._unpacked("bundles", packed, what="EdgeKit")).name
-        channel, answer = self._wire.open({"role": "job", "run": self._run, "bundle": self._bundle}, log)
+        channel, answer = self._connected().open({"role": "job", "run": self._run, "bundle": self._bundle}, log)
         self._checked(answer)
         return SshLink(self, channel, int(answer["pid"]))
 
@@ -240,6 +248,16 @@ class Ssh(Target):
                 f"{self.name}: {error.message}",
                 next_step=f"`edgekit target setup {self.name}` installs the engines there.",
             ) from error
+        except EdgeKitError as error:
+            raise self._named(error) from error
+
+    def _named(self, error: EdgeKitError) -> EdgeKitError:
+        """The error, with files called as the user calls them."""
+        fields = error.to_dict()
+        for field in ("message", "cause", "next_step"):
+            for there, here in self._names.items():
+                fields[field] = fields[field].replace(there, here)
+        return from_dict(fields)
 
     # -- Talking to the keeper ---------------------------------------------------------------------------------
 
@@ -254,6 +272,7 @@ class Ssh(Target):
     @contextlib.contextmanager
     def _talking(self) -> Any:
         """The keeper, for one request; whoever is interrupted meanwhile leaves it unusable, and it is given up."""
+        self._connected()
         keeper = self._keeper
         if keeper is None:
             raise TargetError("target-link-lost", f"{self.name} is no longer open")
@@ -337,10 +356,13 @@ def pack(folder: Path, archive: Path) -> None:
                 f"{numbers[path.relative_to(folder).parent.parts]}/{count:08d}{suffix(path)}", _EPOCH
             )
             with open(path, "rb") as source, packed.open(entry, "w", force_zip64=True) as target:
-                for piece in iter(lambda source=source: source.read(1 << 20), b""):
-                    target.write(piece)
+                shutil.copyfileobj(source, target, 1 << 20)
 
 
-def open_target(rest: str, progress: Progress | None = None) -> Ssh:
-    """`ssh://[user@]host[:port]`."""
-    return Ssh(parse(rest), progress)
+def open_target(rest: str) -> Ssh:
+    """`ssh://[user@]host[:port]`.
+
+    Raises:
+        UsageError: `target-address`.
+    """
+    return Ssh(parse(rest))

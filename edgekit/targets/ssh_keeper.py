@@ -177,21 +177,22 @@ class Keeper:
         return {"ended": bool(found) and board.end(found)}
 
     def facts(self, message: Message) -> Message:
-        """What the board is and what we have there."""
-        del message
+        """What the board is, what we keep there, and a Python: the one asked for, "" for ours, None for jobs'."""
+        model = None
         with contextlib.suppress(OSError), open("/proc/device-tree/model", encoding="utf-8") as file:
             model = file.read().strip("\0\n")
-            return {"model": model, **self._facts()}
-        return {"model": None, **self._facts()}
-
-    def _facts(self) -> Message:
         libc = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else None
+        python = self._python() if message["python"] is None else str(message["python"]) or sys.executable
         return {
-            "kernel": os.uname().machine, "system": platform.platform(), "libc": libc,
-            "own": board.probe(sys.executable), "free": shutil.disk_usage(self._base).free,
-            "settings": board.settings(self._base),
+            "model": model, "kernel": os.uname().machine, "system": platform.platform(), "libc": libc,
+            "own": board.probe(python), "free": shutil.disk_usage(self._base).free,
             "kept": sum(board.weight(os.path.join(self._base, kind)) for kind in ("files", "trees", "bundles")),
         }  # fmt: skip
+
+    def _python(self) -> str:
+        """That of jobs; when it was set up and is gone, our own, so that another setup can mend it."""
+        python = board.python_of(self._base)
+        return python if os.path.exists(python) else sys.executable
 
     def use(self, message: Message) -> Message:
         """Remember a Python."""
@@ -230,6 +231,8 @@ class Keeper:
             if name.startswith("env-") and name != os.path.basename(final):
                 shutil.rmtree(os.path.join(self._base, name), ignore_errors=True)
         shutil.rmtree(os.path.join(self._base, "wheels"), ignore_errors=True)
+        for wheel in message["wheels"]:
+            os.unlink(self._store.path("files", wheel["file"]))
         return found
 
     def _install(self, python: str, message: Message) -> None:

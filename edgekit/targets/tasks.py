@@ -28,10 +28,16 @@ UNTIMED = "times measured on {} mean nothing: it proves that answers are right, 
 
 
 def run(
-    opening: agent.Opening, data: DataRef, *, samples: int = 1, output: Path | None = None, target: str = "local"
+    opening: agent.Opening,
+    data: DataRef,
+    *,
+    samples: int = 1,
+    output: Path | None = None,
+    target: str = "local",
+    progress: Progress | None = None,
 ) -> agent.RunResult:
     """Answer the first samples of some data; the raw outputs go to `output` (.npz) when it is given."""
-    with open_target(target) as place:
+    with open_target(target, progress) as place:
         there = None if output is None else place.new("outputs.npz")
         with _brought(place, data, opening, first=samples) as brought:
             request = agent.RunRequest(_opened(place, opening), brought, samples, there)
@@ -55,16 +61,16 @@ def evaluate(
         return place.perform(agent.evaluate, request, progress=_staged("evaluate", progress))
 
 
-def verify(opening: agent.Opening, *, target: str = "local") -> agent.Replayed:
+def verify(opening: agent.Opening, *, target: str = "local", progress: Progress | None = None) -> agent.Replayed:
     """Check the digest and replay the self-test vectors there."""
-    with open_target(target) as place:
-        return place.perform(agent.verify, _opened(place, opening))
+    with open_target(target, progress) as place:
+        return replace(place.perform(agent.verify, _opened(place, opening)), target=place.name)
 
 
 def bench(opening: agent.Opening, plan: BenchPlan, *, target: str = "local", progress: Progress | None = None) -> Bench:
     """Measure latency and memory there; on a target where times mean nothing, the result says so."""
     path = Path(opening.path)
-    with open_target(target) as place:
+    with open_target(target, progress) as place:
         request = agent.BenchRequest(_opened(place, opening), plan)
         limits = Limits(900 + 20 * plan.seconds)
         result = place.perform(agent.bench, request, limits=limits, progress=progress)
@@ -106,7 +112,7 @@ def compare(
 
     plan = plan or ComparePlan()
     model, stored = _baseline(baseline)
-    with open_target(target) as place:
+    with open_target(target, progress) as place:
         if not place.timed:
             raise UsageError("target-untimed", UNTIMED.format(place.name))
         if model is not None:

@@ -28,7 +28,8 @@ def commands() -> list[str]:
 
 def test_the_commands_are_these():
     assert commands() == [
-        "bench", "check", "convert", "devices", "doctor", "evaluate", "explain", "inspect", "run", "verify",
+        "bench", "check", "convert", "devices", "doctor", "emulator", "evaluate", "explain", "inspect", "run", "target",
+        "verify",
     ]  # fmt: skip
 
 
@@ -36,7 +37,7 @@ def test_the_commands_are_these():
 def test_help_has_an_example(name, capsys):
     code, out, _ = invoke(capsys, name, "--help")
     assert code == 0
-    assert f"edgekit {name}" in out or name == "devices"
+    assert f"edgekit {name}" in out or name in ("devices", "emulator", "target")
     assert "Usage: edgekit" in out
 
 
