@@ -24,6 +24,7 @@ class Options:
         output: Where the artifact goes; None to keep it in memory.
         precision: Name of a precision.
         device: Profile name or path that the artifact must fit.
+        target: Where its self-test must pass as well, before it is written: "emulator:raspberry-pi-4b".
         calibration, evaluation: Data (see `edgekit.data`); a path, or arrays from Python.
         label: Label column or array of both.
         calibration_samples: Draw at most this many by a seeded shuffle.
@@ -49,6 +50,7 @@ class Options:
     output: Path | None = None
     precision: str = "fp32"
     device: str | None = None
+    target: str | None = None
     calibration: Any = None
     evaluation: Any = None
     label: str | None = None

@@ -1,10 +1,11 @@
 """The spine of a conversion: a trained model goes in, a verified artifact comes out, or an error and no file.
 
-    identify > load > survey > lower > calibrate > quantize > verify > assemble > gate > write
+    identify > load > survey > lower > calibrate > quantize > verify > assemble > gate > replay > write
 
 Each stage appears once, in order, in `run`. Whatever parses or runs a model does so in one of two child processes
 (`edgekit.converters.jobs` says which and why); this process reads only what the children answer, and files with the
-standard library. The file appears under its final name only after verification and the device gate have passed.
+standard library. The file appears under its final name only after verification, the device gate and the self-test on
+the target have passed.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from edgekit.converters.verify import Verification
     from edgekit.device_profiles import Profile
     from edgekit.gate import Verdict
+    from edgekit.targets.agent import Replayed
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -50,6 +52,7 @@ class Conversion:
     graph: Graph
     verification: Verification
     verdict: Verdict | None
+    replayed: Replayed | None
     stages: tuple[tuple[str, float], ...]
     warnings: tuple[str, ...]
 
@@ -77,6 +80,8 @@ class Conversion:
         if self.verdict is not None:
             seen = self.verdict.to_dict()
             document["device"] = {"name": seen.pop("device"), **seen}
+        if self.replayed is not None:
+            document["target"] = encode(self.replayed)
         return document
 
 
@@ -119,6 +124,7 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
             source = _identify(model, options, shop.scratch)
             lowering = lowering_for(source.kind, options.format)
             _check_output(options)
+            _check_target(options)
             shop.start(loaders.get(source.kind).PRELOAD, options.format, quantizes=precision.name != "fp32")
         with shop.stage("load"):
             facts = shop.load(source)
@@ -134,10 +140,9 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
         with shop.stage("lower"):
             graph = shop.lower(lowering, options.format)
         shop.start_answering(facts, survey)
-        ranges = None
-        if calibration is not None and precision.calibrated:
-            with shop.stage("calibrate"):
-                ranges = shop.observe(graph, facts, calibration, observing)
+        calibration = calibration if precision.calibrated else None
+        with shop.stage("calibrate"):
+            ranges = None if calibration is None else shop.observe(graph, facts, calibration, observing)
         with shop.stage("quantize"):
             graph = shop.quantize(graph, ranges, precision.name, quantizing)
         with shop.stage("verify"):
@@ -146,7 +151,7 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
                 facts,
                 survey,
                 said,
-                calibration=calibration if precision.calibrated else None,
+                calibration=calibration,
                 max_drop=options.max_drop,
                 threads=options.threads,
             )
@@ -155,17 +160,18 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
             recording = shop.record(graph, facts, survey, options.seed)
             about = _about(source, facts, graph, survey, verification, recording, said.preprocess, options)
             artifact = artifacts.assemble(graph.format, Path(graph.path).read_bytes(), about, recording.selftest)
-        verdict = None
-        if profile is not None:
-            with shop.stage("gate"):
-                verdict = _gate(artifact, profile)
+        with shop.stage("gate"):
+            verdict = None if profile is None else _gate(artifact, profile)
+        with shop.stage("replay"):
+            replayed = None if options.target is None else _replay(artifact, options.target, shop.scratch)
         if options.output is not None:
             with shop.stage("write"):
                 artifact = artifact.write(options.output)
     warnings = (*facts.notes, *graph.notes, *rules.notes, *survey.warnings, *verification.warnings)
     if verdict is not None:
         warnings = (*warnings, *verdict.advice)
-    return Conversion(artifact, source, graph, verification, verdict, tuple(shop.seconds), _unique(warnings))
+    stages = tuple(shop.seconds)
+    return Conversion(artifact, source, graph, verification, verdict, replayed, stages, _unique(warnings))
 
 
 def _identify(model: Any, options: Options, scratch: Path) -> Source:
@@ -194,6 +200,14 @@ def _check_output(options: Options) -> None:
         raise UsageError("output-unwritable", f"{options.output} is a folder")
     if not options.output.parent.is_dir():
         raise UsageError("output-unwritable", f"there is no folder {options.output.parent}")
+
+
+def _check_target(options: Options) -> None:
+    """Before minutes of work: is there anybody?"""
+    if options.target is not None:
+        from edgekit.targets import open_target
+
+        open_target(options.target).close()
 
 
 def _refuse_requantization(facts: LoadedFacts, precision: Precision) -> None:
@@ -325,6 +339,16 @@ def _gate(artifact: Artifact, profile: Profile) -> Verdict:
     verdict = gate.check(read_facts(artifact), artifact.manifest, profile)
     gate.enforce(verdict)
     return verdict
+
+
+def _replay(artifact: Artifact, target: str, scratch: Path) -> Replayed:
+    from edgekit.targets import agent, tasks
+
+    path = scratch / f"artifact.{artifact.format}"
+    artifact.write(path)
+    replayed = tasks.verify(agent.Opening(str(path)), target=target)
+    agent.enforce(replayed, "the artifact")
+    return replayed
 
 
 def _proof_document(proof: Proof) -> dict[str, Any]:

@@ -19,13 +19,14 @@ Examples:
   edgekit convert model.keras -o model.tflite
   edgekit convert model.keras -o model.tflite --precision int8 --device raspberry-pi-4b \\
       --calibration train.npz --eval test.npz --max-drop 0.5
+  edgekit convert net.onnx -o net16.onnx --precision fp16 --target emulator:raspberry-pi-5
   edgekit convert saved_model/ -o model.onnx --precision fp16
   edgekit convert net.onnx -o net_int8.onnx --precision int8 --calibration photos/ --metadata feed.toml
 
 \b
 Data (--calibration, --eval): .npz (an array per input, or x; labels in y), .npy, .csv, or a folder of images or WAV
 files whose sub-folders are the classes. Nothing is written unless verification passes (exit 5) and the model fits
-the device (exit 6).
+the device (exit 6), and its self-test passes on the target (exit 5).
 """
 
 
@@ -63,6 +64,11 @@ def _shapes(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[i
     "--precision", default="fp32", show_default=True, metavar="NAME", help="fp32, fp16, dynamic, int8, int16x8."
 )
 @click.option("--device", metavar="NAME|FILE", help="Device profile it must fit: `edgekit devices list`.")
+@click.option(
+    "--target",
+    metavar="TARGET",
+    help="Where its self-test must pass as well: emulator:PROFILE, ssh://[USER@]HOST[:PORT].",
+)
 @click.option(
     "--calibration", type=click.Path(path_type=Path), metavar="DATA", help="Representative data, for int8 and int16x8."
 )
@@ -182,6 +188,9 @@ def _show(conversion: Conversion) -> None:
         lines.append(("float ops", ", ".join(document["float_ops"])))
     if "device" in document:
         lines.append((f"fits {document['device']['name']}", _limits(document["device"]["limits"])))
+    if "target" in document:
+        there = document["target"]
+        lines.append(("replayed on", f"{there['target']}, {there['engine']} {there['engine_version']}"))
     slow = [stage for stage in document["stages"] if stage["seconds"] >= 0.05]
     lines.append(("took", ", ".join(f"{stage['name']} {stage['seconds']:.1f} s" for stage in slow)))
     output.facts(f"wrote {made['path']}", lines)

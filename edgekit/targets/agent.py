@@ -159,7 +159,7 @@ def evaluate(request: EvaluateRequest) -> Generator[Event, None, Evaluation]:
 
 @dataclass(frozen=True)
 class Replayed:
-    """The self-test of an artifact, run here."""
+    """The self-test of an artifact, run on a target."""
 
     passed: bool
     vectors: int
@@ -168,6 +168,7 @@ class Replayed:
     failures: tuple[str, ...]
     engine: str
     engine_version: str
+    target: str = "local"
 
 
 def verify(opening: Opening) -> Replayed:
@@ -187,9 +188,10 @@ def verify(opening: Opening) -> Replayed:
 def enforce(replayed: Replayed, path: str) -> None:
     """Raise when the self-test failed."""
     if not replayed.passed:
+        where = "here" if replayed.target == "local" else f"on {replayed.target}"
         raise VerificationError(
             "selftest-failed",
-            f"{path} gives other answers here than where it was made: {'; '.join(replayed.failures[:3])}",
+            f"{path} gives other answers {where} than where it was made: {'; '.join(replayed.failures[:3])}",
             engine=f"{replayed.engine} {replayed.engine_version}",
         )
 
