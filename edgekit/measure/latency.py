@@ -98,9 +98,23 @@ class Record:
 
 
 def measure(
-    path: Path, plan: BenchPlan, *, engine: str | None = None, threads: int | None = None, verify: bool = True
+    path: Path,
+    plan: BenchPlan,
+    *,
+    engine: str | None = None,
+    threads: int | None = None,
+    verify: bool = True,
+    wrap: Callable[[Call], Call] | None = None,
 ) -> Generator[dict[str, Any], None, Bench]:
     """Measure an artifact on this machine.
+
+    Args:
+        path: The file.
+        plan: What to measure and for how long.
+        engine: None for the format's own.
+        threads: None for the engine's choice.
+        verify: Compare the digest.
+        wrap: Puts something around each inference that is then measured with it.
 
     Yields:
         Progress events.
@@ -115,7 +129,7 @@ def measure(
 
     yield {"stage": "load"}
     before = rss_bytes()
-    with open_subject(path, engine=engine, threads=threads, verify=verify) as subject:
+    with open_subject(path, engine=engine, threads=threads, verify=verify, wrap=wrap) as subject:
         loaded = rss_bytes()
         yield {"stage": "warm-up"}
         warmup, is_steady = warm_up(subject.call, plan.warmup_seconds)
