@@ -163,7 +163,7 @@ class Emulated(Local):
 
 @pytest.fixture
 def emulated(monkeypatch):
-    monkeypatch.setattr(tasks, "open_target", lambda name: Emulated() if name == "emulator:test" else Local())
+    monkeypatch.setattr(tasks, "open_target", lambda name, _=None: Emulated() if name == "emulator:test" else Local())
 
 
 def test_where_times_mean_nothing_the_result_says_so(artifacts, emulated, tmp_path):
