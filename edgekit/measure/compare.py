@@ -59,7 +59,8 @@ class Comparison:
     """How much longer the new one takes, as a ratio: 1.10 is 10 % slower.
 
     Attributes:
-        verdict: "slower" and "faster" when the whole interval lies beyond the effect that counts.
+        verdict: Side by side, "slower" and "faster" when the whole interval lies beyond the effect that counts; against
+            stored times, when it leaves out "no difference" and the estimate lies beyond the effect.
         ratio, low, high: Estimate and interval of new time over baseline time.
         confidence: Of the interval.
         effect: The smallest relative difference that counts.

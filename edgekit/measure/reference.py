@@ -2,8 +2,8 @@
 
 It runs between the blocks of a measurement and its times are stored with them, so that a result of last week can be
 compared with one of today although the machine as a whole is slower today: what a model's time did and the
-reference's did not is the model's. Interpreter, small arithmetic and a buffer that fits a first-level cache: a third
-of a millisecond on a laptop, three on a small board. It calls no BLAS, which would start threads.
+reference's did not is the model's. Interpreter, small arithmetic and a buffer that fits a first-level cache: a tenth
+of a millisecond on a workstation, one or two on a small board. It calls no BLAS, which would start threads.
 """
 
 from __future__ import annotations
