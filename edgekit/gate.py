@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from edgekit.codec import encode
 from edgekit.device_profiles import support
+from edgekit.device_profiles.faults import known_fault
 from edgekit.device_profiles.schema import ENGINES, version_key
 from edgekit.errors import LimitError, UsageError
 
@@ -221,8 +222,11 @@ def _engine_limits(case: _Case, wanted: str | None) -> Iterator[Limit]:
         yield Limit("engine", required, "none", "", ok=False, why=why, source=_source(case, "engines"))
         return
     available = f"{found.distribution} {found.version}"
+    core = case.profile.cpu.clusters[0].core
+    fault = known_fault(found.distribution, found.version, core=core, precision=_precision(case))
     why = f"it has a wheel for {os.machine}" + (f": {found.wheel}" if found.wheel else "")
-    yield Limit("engine", required, available, "", ok=True, why=why, source=_source(case, "engines"))
+    said = fault.sentence(found.version) if fault else why
+    yield Limit("engine", required, available, "", ok=not fault, why=said, source=_source(case, "engines"))
     yield Limit(
         "python",
         f"Python {_span(found.pythons)}",

@@ -88,6 +88,8 @@ class Target(ABC):
 
     def _crashed(self, error: WorkerError, stage: str, request: Any) -> EngineError:
         """The same in words that name the engine; it is asked for in another process, which imports none."""
+        from edgekit.device_profiles.faults import known_fault
+
         scene = suspects.scene(request)
         try:
             found = self._call(suspects.suspect, scene, Limits(seconds=60)) if scene else None
@@ -97,7 +99,11 @@ class Target(ABC):
         named = str(found) if found else "the engine"
         place = self.core or ("this machine" if self.name == "local" else self.name)
         cause, next_step = error.cause, error.next_step
-        if "SIGILL" in how:
+        fault = known_fault(found.distribution, found.version, core=self.core) if found else None
+        if found and fault:
+            cause = f"Known: {fault.sentence(found.version)}."
+            next_step = f"Install {fault.distribution} {fault.instead} there."
+        elif "SIGILL" in how:
             cause = f"{named} was built for processors with more instructions than the {self.core or 'one'} there."
             next_step = "Install another version of it: `edgekit devices show NAME` tells which one runs on the board."
         return EngineError(

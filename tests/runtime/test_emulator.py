@@ -21,6 +21,7 @@ from edgekit.errors import EngineError, TargetError, UsageError, WorkerError
 from edgekit.targets import agent, downloads, emulator, systems, tasks
 from edgekit.targets.downloads import Package
 from edgekit.targets.local import Local
+from edgekit.targets.suspect import Suspect
 
 BOARDS = ["raspberry-pi-3b", "raspberry-pi-4b", "raspberry-pi-5", "raspberry-pi-zero-2w-32bit"]
 
@@ -293,6 +294,16 @@ def test_a_crash_names_engine_and_core(tmp_path):
     assert "died on Cortex-A72" in found.message
     assert found.details["engine"].startswith("onnxruntime ")
     assert "Cortex-A72" in found.cause
+
+
+def test_a_known_fault_is_told(tmp_path, monkeypatch):
+    place = Local()
+    place.core = "Cortex-A72"
+    monkeypatch.setattr(place, "_call", lambda *_: Suspect("onnxruntime", "1.21.0"))
+    error = WorkerError("worker-crashed", "x", how="it was ended by SIGILL (illegal instruction)")
+    found = place._crashed(error, "verify", agent.Opening(str(tmp_path / "model.onnx")))
+    assert "onnxruntime 1.21.0 executes an instruction that the core lacks" in found.cause
+    assert found.next_step == "Install onnxruntime 1.21.1 or newer there."
 
 
 def test_a_crash_without_a_file_is_told_all_the_same():

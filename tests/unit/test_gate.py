@@ -12,6 +12,7 @@ import pytest
 
 from edgekit import artifact
 from edgekit.device_profiles import all_profiles, load_profile, support
+from edgekit.device_profiles.faults import known_fault
 from edgekit.device_profiles.schema import ENGINES, Profile
 from edgekit.errors import LimitError, UsageError
 from edgekit.formats import read_facts
@@ -395,3 +396,31 @@ def test_every_resource_has_a_next_step(resource: str):
     with pytest.raises(LimitError, match=f"{resource}: needs 2, has 1") as caught:
         enforce(verdict)
     assert len(caught.value.next_step) > 20
+
+
+@pytest.mark.parametrize(
+    ("version", "core", "precision", "fits"),
+    [
+        ("1.21.0", "Cortex-A72", "fp32", False),
+        ("1.21.0", "Cortex-A76", "fp32", True),
+        ("1.21.1", "Cortex-A72", "fp32", True),
+    ],
+)
+def test_an_engine_that_is_known_to_fail_there(version, core, precision, fits):
+    fault = known_fault("onnxruntime", version, core=core, precision=precision)
+    assert (fault is None) == fits
+    if fault:
+        assert fault.sentence(version).startswith("onnxruntime 1.21.0 executes an instruction")
+
+
+def test_faults_of_one_precision_only():
+    assert known_fault("ai-edge-litert", "1.2.0", core="Cortex-A53", precision="int8") is None
+    assert known_fault("ai-edge-litert", "1.2.0", core="Cortex-A53", precision="fp16") is not None
+    assert known_fault("ai-edge-litert", "1.2.0") is not None
+
+
+def test_a_board_with_a_faulty_engine_does_not_fit():
+    engines = {**PI4.engines, "onnxruntime": dataclasses.replace(PI4.engines["onnxruntime"], version="1.21.0")}
+    limit = limits(onnx(), dataclasses.replace(PI4, engines=engines))["engine"]
+    assert not limit.ok
+    assert "1.21.1 or newer does not" in limit.why
