@@ -94,6 +94,8 @@ class Ssh(Target):
         self._stack = ExitStack()
         self._scratch = self._stack.enter_context(files.scratch())
         self._wire: Wire | None = None
+        self._channel: Channel | None = None
+        self._process: dict[str, Any] = {}
         self._keeper: Channel | None = None
         self._folder = ""
         self._bundle: str | None = None
@@ -108,8 +110,9 @@ class Ssh(Target):
             self._stack.callback(wire.close)
             self._wire = wire
             self._tell({"stage": f"opening {self.name}"})
-            self._keeper, answer = wire.open({"role": "keep", "run": self._run, "heartbeat": HEARTBEAT})
-            self._checked(answer)
+            self._channel, answer = wire.open({"role": "keep", "run": self._run, "heartbeat": HEARTBEAT})
+            self._process = {key: self._checked(answer)[key] for key in ("pid", "began")}
+            self._keeper = self._channel
             self._folder = self._leased()
         return self._wire
 
@@ -326,11 +329,22 @@ class Ssh(Target):
             self.progress(event)
 
     def close(self) -> None:
-        if self._keeper is not None:
-            with contextlib.suppress(TargetError, InternalError):  # the link may be what went wrong
+        with contextlib.suppress(TargetError, InternalError):  # the link may be what went wrong
+            if self._keeper is not None:
                 self.ask({"do": "bye"}, 5)
-            self._keeper = None
+            self._dismiss()
+        self._keeper = self._channel = None
         self._stack.close()
+
+    def _dismiss(self) -> None:
+        """See to it that our process there is gone, also when it hangs or was stopped."""
+        if self._channel is None or self._wire is None:
+            return
+        self._channel.end_input()
+        if not self._channel.closed.wait(2):
+            reaper, _ = self._wire.open({"role": "reap", **self._process})
+            self._channel.closed.wait(3)
+            reaper.closed.wait(3)
 
 
 def suffix(path: Path) -> str:

@@ -25,7 +25,7 @@ _USUAL = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
 _GLOBAL = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
 _FORM = re.compile(
     r"//(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9._-]{0,63})@)?"
-    r"(?:(?P<host>[A-Za-z0-9_][A-Za-z0-9._-]{0,253})|\[(?P<ip>[0-9A-Fa-f:.]{2,45})\])"
+    r"(?:(?P<host>(?=.{1,253}(?:[:/]|\Z))[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(?:\.[A-Za-z0-9_-]{1,63})*\.?)|\[(?P<ip>[0-9A-Fa-f:.]{2,45})\])"
     r"(?::(?P<port>[0-9]{1,5}))?/?\Z"
 )
 
@@ -71,6 +71,7 @@ class Trust:
         self.files: list[Path] = []
         self.known = False
         self.seen: Any = None
+        self._keys: list[Any] = []
 
     def use(self, configured: Sequence[str]) -> None:
         """Name the files; `configured` are those of ~/.ssh/config."""
@@ -94,7 +95,12 @@ class Trust:
             raise TargetError("target-config", f"{self.files[0]} is no known_hosts file: {error}") from error
         found = known.match(f"[{host}]:{port}" if port else host, "", None)
         self.known = any(found[:2])
+        self._keys = list(found[0])
         return found
+
+    def trusts(self, key: Any) -> bool:
+        """Whether a key is among the trusted ones."""
+        return key in self._keys
 
     def refuse(self, key: Any) -> bool:
         """What asyncssh asks about a key that is not among the trusted ones."""

@@ -87,15 +87,15 @@ class Channel:
 
     # What the rest of the program calls.
 
-    def write(self, data: bytes, seconds: float = ANSWER) -> None:
+    def write(self, data: bytes) -> None:
         """Send; waits while the board does not take it.
 
         Raises:
-            TargetError: The link is cut, or stalled for that long.
+            TargetError: The link is cut, or stalled for ANSWER seconds.
         """
-        if not self._writable.wait(seconds):
-            raise TargetError("target-hung", f"{self._wire.name} has taken no bytes for {seconds:g} s")
-        self._wire.call(self._write(data), seconds)
+        if not self._writable.wait(ANSWER):
+            raise TargetError("target-hung", f"{self._wire.name} has taken no bytes for {ANSWER:g} s")
+        self._wire.call(self._write(data), ANSWER)
 
     async def _write(self, data: bytes) -> None:
         if not self._chan.is_closing():

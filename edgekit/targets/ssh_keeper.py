@@ -41,6 +41,9 @@ def main() -> None:
         os.makedirs(base, mode=0o700, exist_ok=True)
         if hello["role"] == "job":
             _become(base, hello)
+        if hello["role"] == "reap":  # somebody of ours does not answer any more
+            say({"ended": board.end(hello)})
+            return
         Keeper(base, hello).serve()
     except Refused as refusal:
         say(refusal.answer)
@@ -92,7 +95,7 @@ class Keeper:
             if message["do"] == "bye":
                 self._clean()
                 say({"bye": True})
-                sys.exit(0)
+                os._exit(0)  # the interpreter would wait for the thread that reads
             try:
                 answer = answers[message["do"]](message)
                 if answer is not None:
@@ -182,17 +185,18 @@ class Keeper:
         with contextlib.suppress(OSError), open("/proc/device-tree/model", encoding="utf-8") as file:
             model = file.read().strip("\0\n")
         libc = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in os.confstr_names else None
-        python = self._python() if message["python"] is None else str(message["python"]) or sys.executable
+        wanted = board.python_of(self._base) if message["python"] is None else message["python"] or sys.executable
+        try:
+            own = board.probe(str(wanted))
+        except Refused:
+            if message["python"]:
+                raise
+            own = board.probe(sys.executable)  # that of jobs is broken: another setup can mend it
         return {
             "model": model, "kernel": os.uname().machine, "system": platform.platform(), "libc": libc,
-            "own": board.probe(python), "free": shutil.disk_usage(self._base).free,
+            "own": own, "free": shutil.disk_usage(self._base).free,
             "kept": sum(board.weight(os.path.join(self._base, kind)) for kind in ("files", "trees", "bundles")),
         }  # fmt: skip
-
-    def _python(self) -> str:
-        """That of jobs; when it was set up and is gone, our own, so that another setup can mend it."""
-        python = board.python_of(self._base)
-        return python if os.path.exists(python) else sys.executable
 
     def use(self, message: Message) -> Message:
         """Remember a Python."""

@@ -134,7 +134,7 @@ class Wire:
             where["username"] = self._address.user
         try:
             options = asyncssh.SSHClientConnectionOptions(
-                **where, client_factory=Client, known_hosts=trust, password_auth=False, kbdint_auth=False,
+                **where, config=(), client_factory=Client, known_hosts=trust, password_auth=False, kbdint_auth=False,
                 host_based_auth=False, gss_auth=False, gss_kex=False, agent_forwarding=False, x11_forwarding=False,
                 request_pty=False, env={}, send_env=[], connect_timeout=CONNECT, login_timeout=CONNECT,
                 keepalive_interval=KEEPALIVE, keepalive_count_max=2,
@@ -149,16 +149,26 @@ class Wire:
             self._connection = await asyncssh.connect(**where, options=options)
         except asyncssh.HostKeyNotVerifiable as error:
             raise trust.error(self._address, host, port) from error
-        except asyncssh.KeyExchangeFailed as error:
-            if not trust.known:
-                raise TargetError("target-unreachable", f"{self.name}: no common way to encrypt: {error}") from error
-            raise trust.error(self._address, host, port) from error
-        except asyncssh.PermissionDenied as error:
-            user = options.username
-            raise TargetError("target-auth-failed", f"{self.name} does not let {user} in: {error.reason}") from error
-        except (OSError, asyncssh.Error) as error:
+        except (OSError, UnicodeError, asyncssh.Error) as error:
+            if isinstance(error, asyncssh.PermissionDenied) or "authentication failures" in str(error):
+                user = options.username
+                raise TargetError("target-auth-failed", f"{self.name} does not let {user} in: {error}") from error
+            if trust.known and await self._other_kind(where):
+                raise trust.error(self._address, host, port) from error
             raise _unreachable(self.name, host, port, error) from error
         self._loop.create_task(self._beat())
+
+    async def _other_kind(self, where: dict[str, Any]) -> bool:
+        """Whether the board has only keys of other kinds than the known ones.
+
+        Then no connection comes so far that a key is presented, and the board is asked for its key alone.
+        """
+        import asyncssh
+
+        with contextlib.suppress(OSError, asyncssh.Error):
+            address = {key: value for key, value in where.items() if key != "username"}
+            self._trust.seen = await asyncssh.get_server_host_key(**address)
+        return self._trust.seen is not None and not self._trust.trusts(self._trust.seen)
 
     async def _beat(self) -> None:
         while True:

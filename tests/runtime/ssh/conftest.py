@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import importlib.util
+import io
 import json
 import os
 import shutil
@@ -10,9 +14,12 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
+
+from edgekit.targets.bundle import Bundle, bundle
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 
@@ -20,15 +27,15 @@ SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/s
 class Server:
     """Attributes: `target`, what --target takes; `home`, the board's; `log`, what sshd says."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, home: Path | None = None) -> None:
         self.folder = folder
-        self.home = folder / "home"
+        self.home = home or folder / "home"
         self.base = self.home / ".edgekit"
         self.bin = folder / "bin"
         self.log = folder / "sshd.log"
         self.known_hosts = folder / "known_hosts"
-        for made in (self.home, self.bin, self.base):
-            made.mkdir()
+        for made in (self.folder, self.home, self.bin, self.base):
+            made.mkdir(exist_ok=True)
         self.python(self.bin / "python3")
         self.use(sys.executable)
         for name in ("host", "user"):
@@ -63,7 +70,7 @@ class Server:
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.folder}/host\nPidFile none\nStrictModes no\n"
             f"AuthorizedKeysFile {self.folder}/authorized_keys\nPasswordAuthentication no\nUsePAM no\n"
             "KbdInteractiveAuthentication no\nPermitRootLogin yes\nLogLevel VERBOSE\nMaxStartups 100\n"
-            f"SetEnv HOME={self.home} PATH={self.bin}:/usr/bin:/bin\n"
+            f"SetEnv {quoted(f'HOME={self.home}')} PATH={self.bin}:/usr/bin:/bin\n"
         )
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
@@ -156,15 +163,18 @@ class Proxy:
         except OSError:
             pass
         for end in (source, target):
-            try:
+            with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
     def close(self) -> None:
         self._listener.close()
         for end in self._open:
             end.close()
+
+
+def quoted(word: str) -> str:
+    """As sshd_config wants it."""
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def free_port() -> int:
@@ -211,3 +221,61 @@ def proxy(board):
     board.through = f"ssh://127.0.0.1:{made.port}"
     yield made
     made.close()
+
+
+JOBS = """
+from __future__ import annotations
+import os, signal, sys, time
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+from edgekit.errors import EngineMissingError
+
+@dataclass(frozen=True)
+class Ask:
+    value: int = 0
+    text: str = ""
+
+def double(ask: Ask) -> Ask:
+    return Ask(2 * ask.value, ask.text)
+
+def wait(ask: Ask) -> Generator[dict[str, Any], None, Ask]:
+    yield {"pid": os.getpid()}
+    time.sleep(ask.value)
+    return ask
+
+def suicide(ask: Ask) -> Ask:
+    os.kill(os.getpid(), ask.value)
+    time.sleep(60)
+    return ask
+
+def say(ask: Ask) -> Ask:
+    print(ask.text, flush=True)
+    os.write(1, b"more\\n")
+    os._exit(3)
+
+def write(ask: Ask) -> Ask:
+    with open(ask.text, "wb") as file:
+        file.write(b"x" * ask.value)
+    return ask
+
+def lack(ask: Ask) -> Ask:
+    raise EngineMissingError("engine-missing", "no engine")
+"""
+
+
+@pytest.fixture
+def jobs(tmp_path, monkeypatch):
+    """Jobs to go wrong with: a module that travels in the bundle as edgekit/testing_jobs.py."""
+    path = tmp_path / "testing_jobs.py"
+    path.write_text(JOBS)
+    spec = importlib.util.spec_from_file_location("edgekit.testing_jobs", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "edgekit.testing_jobs", module)
+    spec.loader.exec_module(module)
+    content = io.BytesIO(bundle().data)
+    with zipfile.ZipFile(content, "a") as packed:
+        packed.writestr("edgekit/testing_jobs.py", JOBS)
+    data = content.getvalue()
+    monkeypatch.setattr("edgekit.targets.ssh.bundle", lambda: Bundle(hashlib.sha256(data).hexdigest(), data))
+    return module
