@@ -167,8 +167,8 @@ def _round(contenders: tuple[Contender, Contender], dice: random.Random, clock: 
         for which in _shuffled(dice):
             calls[which] = stack.enter_context(contenders[which].open())
         opened = (clock() - opening) / 1e9
-        typical = [_warmed(calls[which], clock) for which in (0, 1)]
-        runs = [max(1, min(MOST_RUNS, round(1e9 * BLOCK_SECONDS / max(1.0, taken)))) for taken in typical]
+        typical = {which: _warmed(calls[which], clock) for which in _shuffled(dice)}
+        runs = [max(1, min(MOST_RUNS, round(1e9 * BLOCK_SECONDS / max(1.0, typical[which])))) for which in (0, 1)]
         collecting = gc.isenabled()
         gc.disable()  # a collection falls on one side of a pair
         try:
@@ -192,8 +192,9 @@ def _pairs(
 
 
 def _block(call: Call, runs: int, clock: Clock) -> float:
-    if runs > 3:
-        call()  # what the other one threw out of the caches comes back
+    # What the other one threw out of the caches comes back, and its threads, which spin for a while, go to sleep.
+    for _ in range(runs // 4):
+        call()
     times = []
     for _ in range(runs):
         start = clock()
