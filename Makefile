@@ -43,7 +43,7 @@ bench: $(READY)  ## every benchmark, as JSON lines
 	@for script in benchmarks/*.py; do echo "# $$script" >&2; $(BIN)/python $$script || exit 1; done
 
 stress: $(READY) ## the long runs, about an hour: mutated files, killed conversions, threads
-	$(BIN)/python -m pytest -n 2 --dist load -q tests/stress tests/runtime/test_threads.py --run-stress
+	$(BIN)/python -m pytest -n 2 --dist load -q tests/stress tests/runtime/test_threads.py tests/runtime/ssh --run-stress
 
 clean:           ## remove what was made here
 	rm -rf build dist demo $(VENV) edgekit/converters edgekit/runtimes edgekit/device_profiles

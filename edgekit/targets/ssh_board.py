@@ -33,7 +33,7 @@ import sys
 import threading
 import time
 import zipfile
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, NoReturn, Optional, Tuple
 
 Message = Dict[str, Any]
 
@@ -189,14 +189,23 @@ class Requests:
             data = source.read(size) if size else b""
             if len(data) == size:
                 self._queue.put((message, data))
-        self._lost()
-        os._exit(0)  # the link is closed: there is nobody to answer
+        # The link is closed: what arrived is still kept, for the next time, unless that takes long.
+        with contextlib.suppress(queue.Full):
+            self._queue.put(({"do": "lost"}, b""), timeout=5)
+            time.sleep(5)
+        self._end()
 
     def next(self) -> Tuple[Message, bytes]:
         """The next request and its bytes."""
         found = self._queue.get()
+        if found[0].get("do") == "lost":
+            self._end()
         signal.alarm(self._heartbeat)
         return found
+
+    def _end(self) -> NoReturn:
+        self._lost()
+        os._exit(0)
 
 
 class Store:

@@ -235,8 +235,9 @@ class Keeper:
             if name.startswith("env-") and name != os.path.basename(final):
                 shutil.rmtree(os.path.join(self._base, name), ignore_errors=True)
         shutil.rmtree(os.path.join(self._base, "wheels"), ignore_errors=True)
-        for wheel in message["wheels"]:
-            os.unlink(self._store.path("files", wheel["file"]))
+        for name in os.listdir(os.path.join(self._base, "files")):
+            if name.endswith(".whl"):
+                os.unlink(os.path.join(self._base, "files", name))
         return found
 
     def _install(self, python: str, message: Message) -> None:

@@ -20,7 +20,8 @@ PAYLOADS = [
     '"; touch {c}; "', "${{IFS}}touch${{IFS}}{c}", ">{c}", "<(touch {c})", "\\$(touch {c})", "$(touch\t{c})", "~root",
     "*", "?", "[a-z]", "{{a,b}}", "!touch {c}", "# touch {c}", "%(touch {c})s", "-oProxyCommand=touch {c}", "--help",
     "-rf", "..", "../../etc/passwd", "a/../../b", "/etc/passwd", "\r\ntouch {c}", "\x1b]0;touch {c}\x07",
-    "é\u202e\u0000x", "\u2028touch {c}", "\uff54\uff4f\uff55\uff43\uff48", "a\u0301", "x" * 250, "CON", "$HOME", "$PATH", "a b", " ", "\t", "'", '"', "\\",
+    "é\u202e\u0000x", "\u2028touch {c}", "\uff54\uff4f\uff55\uff43\uff48",
+    "a\u0301", "x" * 250, "CON", "$HOME", "$PATH", "a b", " ", "\t", "'", '"', "\\",
     "\\n", "$((1+1))", "%n", "{{}}", "()", "\u00a0", "🙂", "=cmd", "@root", ":0", "x\x7f",
 ]  # fmt: skip
 """{c} is the file whose existence gives a shell away; each stands in user, host, file, folder and request."""
