@@ -4,7 +4,8 @@
 
 Models: .tflite or .onnx files whose inputs have no free size but the batch; without any, ResNet8 in int8 in both
 formats from the models beside the checkout. LoadGen is used when `mlperf_loadgen` can be imported:
-`pip install mlcommons-loadgen`. Prints one JSON line a model: medians in microseconds, and our ratio to each.
+`pip install mlcommons-loadgen`. Prints one JSON line a model: medians in microseconds, and our ratio to each;
+`loadgen_itself_us` is what LoadGen and its Python binding take with an engine that does nothing.
 """
 
 from __future__ import annotations
@@ -161,6 +162,8 @@ def compare(path: Path, rounds: int, seconds: float, folder: Path) -> dict[str, 
                 medians[name].append(1e6 * statistics.median(loop(seconds)))
     row: dict[str, Any] = {"model": path.name, "rounds": rounds, "seconds": seconds}
     row |= {f"{name}_us": round(statistics.median(values), 3) for name, values in medians.items()}
+    if empty := loadgen_loop(lambda: None, folder):
+        row["loadgen_itself_us"] = round(1e6 * statistics.median(empty(seconds)[0] for _ in range(5)), 3)
     for other in ("bare", "loadgen"):
         if other in medians:
             pairs = zip(medians["bench"], medians[other], strict=True)
