@@ -273,15 +273,22 @@ def test_login_scripts_that_talk_do_not_disturb(board, jobs):
         (board.home / ".bashrc").unlink()
 
 
-def test_an_emulated_python_as_the_boards(board, artifacts):
+@pytest.fixture(scope="module", params=[("raspberry-pi-4b", 64), ("raspberry-pi-zero-2w-32bit", 32)])
+def emulated(request):
+    """Python and word size; looked for in the user's own cache, before the tests have another home."""
     from edgekit.targets import emulator
 
+    name, bits = request.param
     try:
-        python = emulator.open_target("raspberry-pi-4b").python
+        return emulator.open_target(name).python, bits
     except TargetError as error:
         pytest.skip(f"needs the emulated board: {error.message}")
+
+
+def test_an_emulated_python_as_the_boards(emulated, board, artifacts):
+    python, bits = emulated
     board.use(str(python))
     with open_target(board.target) as place:
+        assert place.python()["bits"] == bits
         seen = place.perform(agent.verify, agent.Opening(place.put(artifacts["int8.tflite"])))
-        assert place.python()["engines"]
     assert seen.passed
