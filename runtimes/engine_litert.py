@@ -46,20 +46,26 @@ class LiteRT:
         return version_of(distribution)
 
     def open(self, artifact: Artifact, threads: int | None) -> LiteRTSession:
-        distribution, module = _find()
-        kernels = {}
-        if self._plain:
-            kernels["experimental_op_resolver_type"] = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        distribution, _ = _find()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # TensorFlow's interpreter announces its successor
-                interpreter = module.Interpreter(model_content=artifact.data, num_threads=threads, **kernels)
-            interpreter.allocate_tensors()
-            return LiteRTSession(interpreter, artifact)
+            return LiteRTSession(interpreter(artifact.data, threads, plain=self._plain), artifact)
         except (ValueError, RuntimeError) as error:
             raise _refused(str(error), distribution, artifact) from error
         except (SystemError, ImportError, AttributeError) as error:  # its extension meets numpy only when called
             raise _numpy2(distribution, error) from error
+
+
+def interpreter(data: bytes, threads: int | None, *, plain: bool = False) -> Any:
+    """The engine's own interpreter, its tensors allocated."""
+    _, module = _find()
+    kernels = {}
+    if plain:
+        kernels["experimental_op_resolver_type"] = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorFlow's interpreter announces its successor
+        made = module.Interpreter(model_content=data, num_threads=threads, **kernels)
+    made.allocate_tensors()
+    return made
 
 
 class LiteRTSession:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.artifact import Artifact
 from edgekit.errors import EngineError, EngineMissingError
 from edgekit.runtimes.base import Array, Feeds, closed, version_of
 from edgekit.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _DTYPES = {
     "float": "float32", "double": "float64", "float16": "float16", "int8": "int8", "int16": "int16", "int32": "int32",
@@ -34,19 +37,33 @@ class OnnxRuntime:
         return version_of("onnxruntime")
 
     def open(self, artifact: Artifact, threads: int | None) -> OnnxRuntimeSession:
-        ort = _engine()
-        options = ort.SessionOptions()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
-        if self._plain:
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        _engine()
         try:
-            session = ort.InferenceSession(artifact.data, options, providers=["CPUExecutionProvider"])
+            return OnnxRuntimeSession(bare_session(artifact.data, threads, plain=self._plain), artifact)
         except _failures() as error:
             raise _refused(str(error), artifact) from error
-        return OnnxRuntimeSession(session, artifact)
+
+
+def bare_session(data: bytes, threads: int | None, *, plain: bool = False, profile: Path | None = None) -> Any:
+    """The engine's own session.
+
+    Args:
+        data: The model.
+        threads: None for its choice.
+        plain: Without changes to the graph.
+        profile: Start of the path that `end_profiling` writes.
+    """
+    ort = _engine()
+    options = ort.SessionOptions()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    if plain:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
 class OnnxRuntimeSession:

@@ -20,7 +20,7 @@ LEVELS = [
     {"runtimes"},
     {"data_columns", "data", "data_objects", "metrics", "targets", "measure", "doctor"},
     {"converters"},
-    {"pipeline"},
+    {"pipeline", "profiling"},
     {"cli", "__main__"},
 ]  # fmt: skip
 
