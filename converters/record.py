@@ -26,9 +26,15 @@ from edgekit.tensors import INTEGER_RANGE, TensorSpec
 
 SEEDED = 4
 _SHAKES = 4
+_REACH = 2
+"""Steps that inputs are shaken by: in a deep model each layer's rounding adds to the first one's."""
+
 _CANDIDATES = (8, 48)
 _WORK = 3e10
 """Multiply-accumulates that choosing vectors may cost: seconds at the desk."""
+
+_CALM = 0.5
+"""Part of the tolerance that answers may move by while they are looked for: other kernels move them, too."""
 
 _MARGIN = 2.0
 """Kernels that were not tried here may differ by this much more than those that were."""
@@ -88,9 +94,9 @@ def record(
         for index in range(_count(macs)):
             spread, given = shaker.spread(plan.feeds(Vector({}, index), model.inputs))
             found.append((spread, Vector(given, index)))
-            if sum(spread <= 1 for spread, _ in found) == SEEDED:
+            if sum(spread <= _CALM for spread, _ in found) == SEEDED:
                 break
-        found = sorted(found, key=lambda pair: max(1.0, pair[0]))[:SEEDED]
+        found = sorted(found, key=lambda pair: max(_CALM, pair[0]))[:SEEDED]
         worst = max(spread for spread, _ in found)
         vectors = [vector for _, vector in sorted(found, key=lambda pair: pair[1].index or 0)]
         left = budget_bytes
@@ -152,12 +158,12 @@ class _Shaker:
             }
 
     def _shake(self, values: Array, spec: TensorSpec, stream: int) -> Array:
-        """Up to one step more or less, evenly; numbers that are no measurements (ids, flags) stay."""
+        """Up to `_REACH` steps more or less, evenly; numbers that are no measurements (ids, flags) stay."""
         measured = spec.dtype.startswith("float") or (spec.quant is not None and spec.dtype in INTEGER_RANGE)
         if not measured:
             return values
         bits = noise(values.size, ~self._seed & (1 << 64) - 1, stream).reshape(values.shape)
-        by = (bits >> np.uint64(40)).astype(np.float64) / float(1 << 23) - 1.0
+        by = _REACH * ((bits >> np.uint64(40)).astype(np.float64) / float(1 << 23) - 1.0)
         if spec.dtype.startswith("float"):
             low, high = self._ranges[spec.name]
             size = self._arithmetic.step * (max(abs(low), abs(high)) if self._arithmetic is FLOATS else high - low)
