@@ -20,8 +20,8 @@ LEVELS = [
     {"runtimes"},
     {"data_columns", "data", "data_objects", "metrics", "targets", "measure", "doctor"},
     {"converters"},
-    {"pipeline", "profiling"},
-    {"cli", "__main__"},
+    {"pipeline", "profiling", "testing"},
+    {"cli", "__main__", "pytest_plugin"},
 ]  # fmt: skip
 
 

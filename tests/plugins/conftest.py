@@ -1,0 +1,5 @@
+"""Runs of pytest inside tests."""
+
+from __future__ import annotations
+
+pytest_plugins = ["pytester"]
