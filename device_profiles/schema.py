@@ -62,11 +62,11 @@ def _ascending(owner: object, *names: str) -> None:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Cores of one kind: their name ("Cortex-A76"), how many, and their highest sustained clock."""
+    """Cores of one kind: their name ("Cortex-A76"), how many, and their highest sustained clock where it is known."""
 
     core: str
     count: int
-    clock_mhz: int
+    clock_mhz: int | None = None
 
     def __post_init__(self) -> None:
         _positive(self, ("count", "clock_mhz"))
@@ -359,7 +359,10 @@ class Profile:
 
     def describe_cpu(self) -> str:
         """`4x Cortex-A76 2.4 GHz`."""
-        return " + ".join(f"{c.count}x {c.core} {c.clock_mhz / 1000:.4g} GHz" for c in self.cpu.clusters)
+        return " + ".join(
+            f"{c.count}x {c.core}" + (f" {c.clock_mhz / 1000:.4g} GHz" if c.clock_mhz else "")
+            for c in self.cpu.clusters
+        )
 
     def describe_engine(self, name: str) -> str | None:
         """`litert 2.3.0`; None when it cannot be installed there."""
@@ -378,7 +381,7 @@ def _plain(value: Any) -> str:
         numpy = f", numpy {value.numpy}" if value.numpy else ""
         return f"{value.distribution} {value.version} (Python {', '.join(value.pythons)}{numpy})"
     if isinstance(value, Cluster):
-        return f"{value.count}x {value.core} at {value.clock_mhz} MHz"
+        return f"{value.count}x {value.core}" + (f" at {value.clock_mhz} MHz" if value.clock_mhz else "")
     if isinstance(value, (tuple, list)):
         return " + ".join(_plain(item) for item in value)
     if isinstance(value, bool):

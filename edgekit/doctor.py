@@ -132,15 +132,8 @@ def diagnose(target: str = "local", progress: Progress | None = None) -> Report:
     """
     from edgekit.targets import open_target
 
-    models = {"litert": ("tflite", tiny_tflite()), "onnxruntime": ("onnx", tiny_onnx())}
-    engines = []
     with files.scratch() as folder, open_target(target, progress) as place:
-        for engine, (suffix, content) in models.items():
-            path = folder / f"tiny.{suffix}"
-            path.write_bytes(content)
-            if progress is not None:
-                progress({"stage": f"trying {engine}"})
-            engines.append(_engine(place, engine, path))
+        engines = try_engines(place, folder, progress)
         machine = place.perform(look, Question(), limits=_LIMITS)
     modules = tuple(_module(name, extra) for name, extra in FRAMEWORKS.items()) if target == "local" else ()
     return Report(
@@ -152,6 +145,19 @@ def diagnose(target: str = "local", progress: Progress | None = None) -> Report:
         modules=modules,
         target=place.name,
     )
+
+
+def try_engines(place: Target, folder: Path, progress: Progress | None = None) -> list[Finding]:
+    """Each engine with the tiny model of its format; `folder` is ours to write to."""
+    models = {"litert": ("tflite", tiny_tflite()), "onnxruntime": ("onnx", tiny_onnx())}
+    engines = []
+    for engine, (suffix, content) in models.items():
+        path = folder / f"tiny.{suffix}"
+        path.write_bytes(content)
+        if progress is not None:
+            progress({"stage": f"trying {engine}"})
+        engines.append(_engine(place, engine, path))
+    return engines
 
 
 def _engine(place: Target, name: str, path: Path) -> Finding:

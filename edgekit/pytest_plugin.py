@@ -126,7 +126,7 @@ def edge_model(request: pytest.FixtureRequest) -> Iterator[Any]:
     """The marker's artifact, opened on the target: `edge_model.run({"image": array})`."""
     marker = request.node.get_closest_marker("edge")
     if marker is None:
-        raise pytest.UsageError("edge_model opens the artifact of @pytest.mark.edge(artifact=...), which is missing")
+        pytest.fail("edge_model opens the artifact of @pytest.mark.edge(artifact=...), which is missing", pytrace=False)
     opening = Check(request.node, asked(marker)).opening
     target = target_of(request.config)
     if target != "local":

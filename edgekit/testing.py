@@ -33,20 +33,20 @@ def asked(marker: pytest.Mark) -> dict[str, Any]:
     """The marker's arguments.
 
     Raises:
-        pytest.UsageError: It names no artifact, or something unknown, or an accuracy without data.
+        pytest.fail.Exception: It names no artifact, or something unknown, or an accuracy without data.
     """
     given = dict(marker.kwargs)
     if marker.args:
         given.setdefault("artifact", marker.args[0])
     unknown = sorted(set(given) - set(ALLOWED))
     if unknown or len(marker.args) > 1:
-        raise pytest.UsageError(f"@pytest.mark.edge takes no {', '.join(unknown) or 'second value'}; {MARKER}")
+        pytest.fail(f"@pytest.mark.edge takes no {', '.join(unknown) or 'second value'}; {MARKER}", pytrace=False)
     if "artifact" not in given:
-        raise pytest.UsageError("@pytest.mark.edge(artifact=...) must name a file")
+        pytest.fail("@pytest.mark.edge(artifact=...) must name a file", pytrace=False)
     if "accuracy" in given and "data" not in given:
-        raise pytest.UsageError("@pytest.mark.edge(accuracy=...) needs data=... to measure it on")
+        pytest.fail("@pytest.mark.edge(accuracy=...) needs data=... to measure it on", pytrace=False)
     if not 0 < given.get("max_slowdown", 1) < 100:
-        raise pytest.UsageError("@pytest.mark.edge(max_slowdown=...) lies between 0 and 100 percent")
+        pytest.fail("@pytest.mark.edge(max_slowdown=...) lies between 0 and 100 percent", pytrace=False)
     return given
 
 
@@ -247,7 +247,7 @@ class Remote:
 
         about = artifact.read(opening.path).manifest
         if about is None:
-            raise pytest.UsageError(f"{opening.path} was not written by edgekit: load it there by hand")
+            pytest.fail(f"{opening.path} was not written by edgekit: load it there by hand", pytrace=False)
         self.inputs, self.outputs = about.inputs, about.outputs
         self._opening, self._target = opening, target
 

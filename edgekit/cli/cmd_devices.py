@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from edgekit.cli import output
+from edgekit.cli.options import target_option
 
 
 @click.group(name="devices")
@@ -39,3 +42,58 @@ def show(name: str, *, as_json: bool) -> None:
         output.document(profile.to_dict())
         return
     output.facts(name, profile.lines())
+
+
+@command.command(
+    epilog="\b\nExamples:\n  edgekit devices probe -o my-board.toml\n"
+    "  edgekit devices probe --target ssh://pi@kitchen -o kitchen.toml\n"
+    "  edgekit convert model.keras -o model.tflite --device ./kitchen.toml"
+)
+@target_option
+@click.option("-o", "--output", "output_file", type=click.Path(path_type=Path), help="Write the profile there.")
+@click.option("--no-measure", is_flag=True, help="Leave out the speeds of memory and storage.")
+@output.json_option
+def probe(target: str, *, output_file: Path | None, no_measure: bool, as_json: bool) -> None:
+    """Write the profile of a live machine: cores, features, memory, storage, system and engines."""
+    from edgekit import files
+    from edgekit.codec import encode
+    from edgekit.targets import boards
+
+    with output.Progress() as progress:
+        found = boards.probe(target, measure=not no_measure, progress=progress)
+    if output_file is not None:
+        files.replace(output_file, found.profile.encode())
+    if as_json:
+        output.document(encode(found))
+        return
+    if output_file is None:
+        click.echo(found.profile)
+    engines = ", ".join(f"{engine.name} {engine.detail}" for engine in found.engines)
+    click.echo(f"{found.target}: {engines}", err=True)
+    if found.known is not None:
+        click.echo(f"the shipped profile is {found.known}" + ("" if found.differences else ", which fits"), err=True)
+    output.warn(found.differences)
+
+
+@command.command(epilog="\b\nExample:\n  edgekit devices validate ./my-board.toml")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@output.json_option
+def validate(files: tuple[Path, ...], *, as_json: bool) -> int:
+    """Check profiles of your own. Exit 3 when one is not valid, with file, field and what may stand there."""
+    from edgekit.device_profiles import load_profile
+    from edgekit.errors import EdgeKitError
+
+    rows = []
+    for file in files:
+        path = file if file.suffix == ".toml" else file.with_name(f"./{file.name}")
+        try:
+            profile = load_profile(path)
+            rows.append({"file": str(file), "valid": True, "title": profile.title, "message": ""})
+        except EdgeKitError as error:
+            rows.append({"file": str(file), "valid": False, "code": error.code, "message": error.message})
+    if as_json:
+        output.document({"profiles": rows})
+    else:
+        for row in rows:
+            click.echo(f"{row['file']}: {'valid: ' + str(row['title']) if row['valid'] else row['message']}")
+    return 0 if all(row["valid"] for row in rows) else 3
