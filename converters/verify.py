@@ -16,6 +16,7 @@ import numpy as np
 from edgekit.converters.agreement import ENOUGH, Classes, one_sided
 from edgekit.converters.policy import Policy, policy
 from edgekit.converters.stages import Array, Feeds
+from edgekit.converters.thinned import Outputs, Thinner
 from edgekit.errors import VerificationError
 from edgekit.manifest import Interpret, Metric, Proof, Task
 from edgekit.metrics import Accumulator, accumulator
@@ -45,12 +46,14 @@ class Verification:
         interpret: How the outputs are read, completed by what was seen of them.
         failures: Empty when the artifact passed.
         warnings: For the user.
+        outputs: Some values of both sides.
     """
 
     proof: Proof
     interpret: Interpret
     failures: tuple[Failure, ...] = ()
     warnings: tuple[str, ...] = ()
+    outputs: Outputs | None = None
 
     @property
     def passed(self) -> bool:
@@ -163,6 +166,7 @@ class Comparison:
     _samples: int = 0
     _chosen: str | None = None
     _calibrated: Counter[int] = field(default_factory=Counter)
+    _thinner: Thinner = field(default_factory=Thinner)
 
     def add(self, reference: Feeds, answer: Feeds) -> None:
         """The next batch: arrays [n, ...] by public output name, of the source and of the artifact."""
@@ -171,6 +175,7 @@ class Comparison:
         for name, expected in reference.items():
             self._outputs.setdefault(name, _Output()).add(expected, _like(answer, name, expected))
         expected, found = reference[self._chosen], answer[self._chosen]
+        self._thinner.add(expected, _like(answer, self._chosen, expected))
         self._classes.add(expected, found, bounds.relative_error or 0.0, bounds.decided_margin)
         if self.labels is not None:
             labels = self.labels[self._samples : self._samples + len(expected)]
@@ -200,7 +205,8 @@ class Comparison:
         warnings = [*self._chance(), *self._first_output(), *self._one_sided(data)]
         if bounds.metric:
             failures += self._quantized(bounds, proof, warnings)
-        return Verification(proof, self._reading(), tuple(failures), tuple(warnings))
+        some = self._thinner.finish(self._chosen or "")
+        return Verification(proof, self._reading(), tuple(failures), tuple(warnings), some)
 
     @property
     def _is_classifier(self) -> bool:

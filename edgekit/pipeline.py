@@ -84,6 +84,10 @@ class Conversion:
             document["target"] = encode(self.replayed)
         return document
 
+    def to_report(self) -> dict[str, Any]:
+        """The same, with values of both sides' outputs to draw."""
+        return {**self.to_dict(), "outputs": encode(self.verification.outputs)}
+
 
 def convert(source: Any, *, to: str | None = None, output: str | Path | None = None, **options: Any) -> Artifact:
     """Convert a trained model and prove that the result gives its answers.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli import output
-from edgekit.cli.options import opening_options
+from edgekit.cli.options import opening_options, report_option
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ SCENARIOS = ("single-stream", "multi-stream", "server", "offline")
     "--compare-seconds", type=click.FloatRange(0), default=10.0, show_default=True, help="Narrow for so long."
 )
 @click.option("--fail-on-slower", is_flag=True, help="Exit 6 when FILE is slower than the baseline.")
+@report_option
 @output.json_option
 def command(
     file: Path,
@@ -75,6 +76,7 @@ def command(
     effect: float,
     compare_seconds: float,
     fail_on_slower: bool,
+    report: Path | None,
     as_json: bool,
 ) -> int:
     """Measure FILE: load, first inference, warm-up until steady, then the distribution.
@@ -103,6 +105,10 @@ def command(
         if baseline is not None:
             narrow = ComparePlan(effect / 100, compare_seconds)
             comparison = tasks.compare(opening, baseline, narrow, result=result, target=target, progress=progress)
+    if report is not None:
+        from edgekit import report as pages
+
+        pages.write(results.document(result), "bench", report)
     if as_json:
         said = {} if comparison is None else {"comparison": encode(comparison)}
         output.document(results.document(result, series=False) | said)

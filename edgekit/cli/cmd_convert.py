@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli import output
-from edgekit.cli.options import label_option
+from edgekit.cli.options import label_option, report_option
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -151,14 +151,19 @@ def _shapes(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[i
 @click.option(
     "--memory-limit", type=int, metavar="MIB", help="Of a child process; default: three quarters of this machine's."
 )
+@report_option
 @output.json_option
-def command(source: Path, output_path: Path, *, as_json: bool, **options: Any) -> None:  # fmt: skip
+def command(source: Path, output_path: Path, *, report: Path | None, as_json: bool, **options: Any) -> None:
     """Convert the model SOURCE (Keras, SavedModel, ONNX, TFLite) and verify the result."""
     from edgekit.options import Options
     from edgekit.pipeline import run
 
     with output.Progress() as progress:
         conversion = run(source, Options(output=output_path, **options), progress)
+    if report is not None:
+        from edgekit import report as pages
+
+        pages.write(conversion.to_report(), "convert", report)
     if as_json:
         output.document(conversion.to_dict())
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli import output
-from edgekit.cli.options import opening_options
+from edgekit.cli.options import opening_options, report_option
 
 if TYPE_CHECKING:
     from edgekit.measure.profile import Profile
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--top", type=click.IntRange(1), default=12, show_default=True, help="Show this many ops, worst first.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Write one inference as a Chrome trace.")
 @click.option("-o", "--output", "output_file", type=click.Path(path_type=Path), help="Write the result as JSON.")
+@report_option
 @output.json_option
 def command(
     file: Path,
@@ -36,6 +37,7 @@ def command(
     top: int,
     trace: Path | None,
     output_file: Path | None,
+    report: Path | None,
     as_json: bool,
 ) -> None:
     """Time every op of FILE: how long, how much of the whole, by which kernels, at which arithmetic intensity."""
@@ -53,6 +55,10 @@ def command(
         files.replace(trace, json.dumps(profile.trace(found)).encode())
     if output_file is not None:
         files.replace(output_file, json.dumps(encode(found), indent=2).encode())
+    if report is not None:
+        from edgekit import report as pages
+
+        pages.write(encode(found), "profile", report)
     if as_json:
         output.document(encode(found))
         return

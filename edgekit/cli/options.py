@@ -24,6 +24,12 @@ target_option = click.option(
     show_default=True,
     help="Where it runs: local, emulator:PROFILE or ssh://[USER@]HOST[:PORT].",
 )
+report_option = click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Also write a page with plots.",
+)
 
 
 def opening_options(command: F) -> F:

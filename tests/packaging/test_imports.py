@@ -20,7 +20,7 @@ LEVELS = [
     {"runtimes"},
     {"data_columns", "data", "data_objects", "metrics", "targets", "measure", "doctor"},
     {"converters"},
-    {"pipeline", "profiling", "testing"},
+    {"pipeline", "profiling", "testing", "report"},
     {"cli", "__main__", "pytest_plugin"},
 ]  # fmt: skip
 

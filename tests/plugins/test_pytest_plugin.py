@@ -13,8 +13,6 @@ import pytest
 import edgekit
 from edgekit.converters.tflite_builder import Builder
 
-pytest_plugins = ["pytester"]
-
 VALID = """
 import pytest
 from dataclasses import replace

@@ -1,5 +1,0 @@
-"""Runs of pytest inside tests."""
-
-from __future__ import annotations
-
-pytest_plugins = ["pytester"]
