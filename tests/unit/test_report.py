@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -221,8 +222,9 @@ class Browser:
         self._receive, from_browser = os.pipe()
 
         def ends():
-            os.dup2(to_browser, 3)
-            os.dup2(from_browser, 4)
+            apart = [fcntl.fcntl(end, fcntl.F_DUPFD, 64) for end in (to_browser, from_browser)]  # either may be 3 or 4
+            for place, end in zip((3, 4), apart, strict=True):
+                os.dup2(end, place)
 
         flags = [
             *(
@@ -237,7 +239,7 @@ class Browser:
         ]
         self._process = subprocess.Popen(
             [CHROMIUM, *flags, f"--user-data-dir={folder}", "about:blank"], close_fds=False,
-            preexec_fn=ends,  # noqa: PLW1509 - only two calls of dup2
+            preexec_fn=ends,  # noqa: PLW1509 - only calls of dup
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(to_browser)
