@@ -37,7 +37,7 @@ def draw(name: str, height: float, paint: Callable[[Any], None], about: str) -> 
             next_step='pip install "edgekit-sdk[report]"',
         ) from error  # fmt: skip
     style: Any = {
-        "svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9.5, "text.color": INK, "axes.labelcolor": INK,
+        "svg.fonttype": "none", "svg.hashsalt": name, "font.size": 11, "text.color": INK, "axes.labelcolor": INK,
         "xtick.color": SOFT, "ytick.color": SOFT, "axes.edgecolor": LINE, "grid.color": LINE, "grid.linewidth": 0.6,
         "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "legend.frameon": False,
     }  # fmt: skip

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -274,3 +276,14 @@ def test_a_project_without_edge_tests_sees_nothing(pytester):
 def test_it_can_be_turned_off(pytester):
     pytester.makepyfile("def test_it():\n    pass\n")
     pytester.runpytest_inprocess("-p", "no:xdist", "-p", "no:edgekit").assert_outcomes(passed=1)
+
+
+def test_the_guides_example(project):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "latency-tests.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    project(source).assert_outcomes(passed=2)
+    from edgekit.testing import ALLOWED
+
+    assert set(re.findall(r"`([a-z0-9_]+)`", "\n".join(re.findall(r"^\| (.*?) \|", text, re.MULTILINE)))) == set(
+        ALLOWED
+    )
