@@ -13,7 +13,7 @@ INK, SOFT, LINE, ONE, TWO, GOOD, BAD = (f"#0{number}0{number}0{number}" for numb
 """Stand for the page's variables while matplotlib draws; no drawing uses these grays otherwise."""
 _VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", ONE: "one", TWO: "two", GOOD: "good", BAD: "bad"}
 
-_LABEL = 44
+_LABEL = 36
 
 
 def draw(name: str, height: float, paint: Callable[[Any], None], about: str) -> str:

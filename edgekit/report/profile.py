@@ -41,7 +41,7 @@ def _ops(document: dict[str, Any]) -> str:
     if not worst:
         return ""
     colors = [plots.ONE if op["delegate"] != "builtin" else plots.TWO for op in worst]
-    labels = [f"{op['index']} {plots.short(op['type'], 24)}  {plots.short(op['name'], 26)}" for op in worst]
+    labels = [f"{op['index']} {plots.short(op['type'], 20)}  {plots.short(op['name'], 22)}" for op in worst]
     share = 100 * sum(op["share"] for op in worst[:5])
     caption = (
         f"The five slowest ops take {share:.0f} % of the time; the slowest is {worst[0]['type']} ({worst[0]['name']})."

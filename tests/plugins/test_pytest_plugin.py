@@ -284,6 +284,5 @@ def test_the_guides_example(project):
     project(source).assert_outcomes(passed=2)
     from edgekit.testing import ALLOWED
 
-    assert set(re.findall(r"`([a-z0-9_]+)`", "\n".join(re.findall(r"^\| (.*?) \|", text, re.MULTILINE)))) == set(
-        ALLOWED
-    )
+    cells = re.findall(r"^\| (.*?) \|", text, re.MULTILINE)
+    assert set(re.findall(r"`([a-z0-9_]+)`", " ".join(cells))) == set(ALLOWED)
