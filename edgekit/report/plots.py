@@ -14,6 +14,8 @@ INK, SOFT, LINE, ONE, TWO, GOOD, BAD = (f"#0{number}0{number}0{number}" for numb
 _VARIABLES = {INK: "ink", SOFT: "soft", LINE: "line", ONE: "one", TWO: "two", GOOD: "good", BAD: "bad"}
 
 _LABEL = 36
+_LEAST = 1.5
+"""Inches: axes and their labels leave less than nothing to lower plots."""
 
 
 def draw(name: str, height: float, paint: Callable[[Any], None], about: str) -> str:
@@ -42,7 +44,7 @@ def draw(name: str, height: float, paint: Callable[[Any], None], about: str) -> 
         "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "legend.frameon": False,
     }  # fmt: skip
     with mpl.rc_context(style):
-        drawing = Figure(figsize=(7.2, height), layout="constrained")
+        drawing = Figure(figsize=(7.2, max(height, _LEAST)), layout="constrained")
         drawing.patch.set_alpha(0)
         axes = drawing.add_subplot()
         axes.patch.set_alpha(0)
