@@ -54,7 +54,7 @@ def _types(document: dict[str, Any]) -> str:
     found = document["types"][:12]
     caption = f"{found[0]['name']} takes {100 * found[0]['share']:.0f} % of the time."
     drawing = plots.bars(
-        [f"{g['name']} ({g['count']})" for g in found], [1000 * g["ms"] for g in found], "microseconds"
+        [f"{plots.short(g['name'], 28)} ({g['count']})" for g in found], [1000 * g["ms"] for g in found], "microseconds"
     )
     rows = [(g["name"], g["count"], 1000 * g["ms"], 100 * g["share"]) for g in document["delegates"]]
     return section(
