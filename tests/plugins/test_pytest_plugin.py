@@ -27,6 +27,9 @@ def bench(*args, **options):
     return replace(real(*args, **options), valid=VALID, notes=NOTES)
 
 tasks.bench = bench
+
+def pytest_unconfigure():
+    tasks.bench = real
 """
 
 
@@ -121,7 +124,7 @@ def test_a_measurement_that_is_not_valid_skips(project):
 
 def test_it_is_measured_twice_before_that(project):
     counted = VALID.replace("    return replace", "    calls.append(1)\n    return replace") + "\ncalls = []\n"
-    counted += "\ndef pytest_unconfigure():\n    print('measured', len(calls))\n"
+    counted += "\ndef pytest_sessionfinish():\n    print('measured', len(calls))\n"
     project(marked(p95_ms=1000), valid=False)
     (project.path / "conftest.py").write_text(counted.replace("VALID", "False").replace("NOTES", "('busy',)"))
     done = subprocess.run(
@@ -286,3 +289,11 @@ def test_the_guides_example(project):
 
     cells = re.findall(r"^\| (.*?) \|", text, re.MULTILINE)
     assert set(re.findall(r"`([a-z0-9_]+)`", " ".join(cells))) == set(ALLOWED)
+
+
+def test_these_tests_leave_nothing_behind(project):
+    from edgekit.targets import tasks
+
+    before = tasks.bench
+    project(marked(p95_ms=1000)).assert_outcomes(passed=1)
+    assert tasks.bench is before
