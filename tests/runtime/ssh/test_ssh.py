@@ -292,3 +292,25 @@ def test_an_emulated_python_as_the_boards(emulated, board, artifacts):
         assert place.python()["bits"] == bits
         seen = place.perform(agent.verify, agent.Opening(place.put(artifacts["int8.tflite"])))
     assert seen.passed
+
+
+def test_ops_are_timed_there(board, artifacts):
+    from edgekit import profiling
+
+    for kind in ("int8.tflite", "fp32.onnx"):
+        found = profiling.profile(agent.Opening(str(artifacts[kind]), threads=1), seconds=0.3, target=board.target)
+        assert found.target == board.target
+        assert found.file == str(artifacts[kind])
+        assert len(found.ops) >= 3
+        assert found.wall_ms > 0
+
+
+def test_the_board_is_probed(board):
+    from edgekit.device_profiles.reading import parse, resolve
+    from edgekit.targets import boards
+
+    found = boards.probe(board.target, measure=False)
+    profile = resolve(parse("probed", found.profile), lambda *_: None)
+    assert profile.cpu.cores >= 1
+    assert board.target in profile.source("cpu.soc")
+    assert {engine.name: engine.status for engine in found.engines} == {"litert": "ok", "onnxruntime": "ok"}
