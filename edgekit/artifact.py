@@ -333,12 +333,15 @@ def _split_tflite(data: bytes) -> tuple[int, dict[str, bytes]]:
 def _metadata(members: dict[str, bytes]) -> bytes:
     out = b""
     for name, content in members.items():
-        entry = _field(1, name.encode()) + _field(2, content)
-        out += _field(_METADATA_PROPS, entry)
+        entry = field(1, name.encode()) + field(2, content)
+        out += field(_METADATA_PROPS, entry)
     return out
 
 
-def _field(number: int, payload: bytes) -> bytes:
+def field(number: int, payload: bytes | int) -> bytes:
+    """One protobuf field: of bytes, or a varint."""
+    if isinstance(payload, int):
+        return _varint(number << 3) + _varint(payload)
     return _varint(number << 3 | 2) + _varint(len(payload)) + payload
 
 

@@ -39,7 +39,7 @@ def spill(data: Any, inputs: tuple[TensorSpec, ...], folder: Path) -> DataRef:
     import numpy as np
 
     target = folder / "data.npz"
-    label = _label_name(inputs)
+    label = label_name(inputs)
     if isinstance(data, tuple) and len(data) == 2 and (len(inputs) != 2 or _nested(data[0])):
         np.savez(target, allow_pickle=False, **_by_name(data[0], inputs), **{label: _array(data[1])})
     elif isinstance(data, Mapping) or hasattr(data, "__array__") or _in_order(data, inputs):
@@ -55,7 +55,7 @@ def spill(data: Any, inputs: tuple[TensorSpec, ...], folder: Path) -> DataRef:
     return DataRef(str(target))
 
 
-def _label_name(inputs: tuple[TensorSpec, ...]) -> str:
+def label_name(inputs: tuple[TensorSpec, ...]) -> str:
     """The name under which labels are found again: the first of the usual ones that no input has."""
     taken = {spec.name for spec in inputs}
     free = [name for name in LABEL_NAMES if name not in taken]

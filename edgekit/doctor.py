@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgekit import files
-from edgekit.child import Limits
+from edgekit.child import Limits, Progress
 from edgekit.errors import EdgeKitError, EngineError, TargetError
 
 if TYPE_CHECKING:
-    from edgekit.targets.base import Progress, Target
+    from edgekit.targets.base import Target
 
 Status = Literal["ok", "missing", "broken"]
 
@@ -149,11 +149,9 @@ def diagnose(target: str = "local", progress: Progress | None = None) -> Report:
 
 def try_engines(place: Target, folder: Path, progress: Progress | None = None) -> list[Finding]:
     """Each engine with the tiny model of its format; `folder` is ours to write to."""
-    models = {"litert": ("tflite", tiny_tflite()), "onnxruntime": ("onnx", tiny_onnx())}
     engines = []
-    for engine, (suffix, content) in models.items():
-        path = folder / f"tiny.{suffix}"
-        path.write_bytes(content)
+    for engine in ("litert", "onnxruntime"):
+        path = write_tiny(engine, folder)
         if progress is not None:
             progress({"stage": f"trying {engine}"})
         engines.append(_engine(place, engine, path))
@@ -179,13 +177,17 @@ def _module(name: str, extra: str) -> Finding:
     return Finding(name, "ok", "installed")
 
 
+def write_tiny(engine: str, folder: Path) -> Path:
+    """The tiny model of the format that an engine runs, as a file."""
+    suffix, content = ("onnx", tiny_onnx()) if engine == "onnxruntime" else ("tflite", tiny_tflite())
+    path = folder / f"tiny.{suffix}"
+    path.write_bytes(content)
+    return path
+
+
 def tiny_onnx() -> bytes:
     """A ModelProto of one Relu, float32 [1,4] -> [1,4], written field by field (onnx.proto; opset 13, IR 7)."""
-
-    def field(number: int, payload: bytes | int) -> bytes:
-        if isinstance(payload, int):
-            return bytes([number << 3, payload])
-        return bytes([number << 3 | 2, len(payload)]) + payload
+    from edgekit.artifact import field
 
     def tensor(name: bytes) -> bytes:
         shape = b"".join(field(1, field(1, size)) for size in (1, 4))

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from edgekit import artifact as artifacts
 from edgekit import files
-from edgekit.child import Limits
+from edgekit.child import Limits, Progress
 from edgekit.errors import ConversionError, UsageError
 from edgekit.formats import read_facts
 from edgekit.measure import profile as profiles
 from edgekit.measure.profile import Profile, ProfileRequest
+from edgekit.runtimes import PREFERRED
 from edgekit.targets import agent, open_target
 from edgekit.targets.tasks import UNTIMED
-
-Progress = Callable[[dict[str, Any]], None]
 
 
 def profile(
@@ -37,7 +34,7 @@ def profile(
         EdgeKitError: As `edgekit.load`.
     """
     read = artifacts.read(opening.path, verify=opening.verify)
-    if opening.engine not in (None, {"tflite": "litert", "onnx": "onnxruntime"}[read.format]):
+    if opening.engine not in (None, PREFERRED[read.format]):
         raise UsageError("engine-format", f"{opening.engine} gives no times of ops")
     with files.scratch() as folder, open_target(target, progress) as place:
         if not place.timed:

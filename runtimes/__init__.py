@@ -13,7 +13,8 @@ from edgekit.errors import UsageError
 from edgekit.registry import Registry
 from edgekit.runtimes.base import Backend, Session
 
-_PREFERRED = {"tflite": "litert", "onnx": "onnxruntime"}
+PREFERRED = {"tflite": "litert", "onnx": "onnxruntime"}
+"""Format -> the engine that runs it when none is named."""
 
 
 def _backend(name: str, found: Any) -> Backend:
@@ -41,7 +42,7 @@ def open_session(artifact: Artifact, threads: int | None = None, engine: str | N
     """
     if threads is not None and threads < 1:
         raise UsageError("option-value", f"threads is {threads}; at least one runs a model")
-    backend = engines.get(engine or _PREFERRED[artifact.format])
+    backend = engines.get(engine or PREFERRED[artifact.format])
     if artifact.format not in backend.formats:
         raise UsageError(
             "engine-format", f"{backend.name} runs {', '.join(backend.formats)}, this is {artifact.format}"

@@ -23,7 +23,7 @@ import numpy as np
 from edgekit import artifact as artifacts
 from edgekit.artifact import Artifact
 from edgekit.errors import ArtifactError, EngineError, FeedError
-from edgekit.runtimes import engines, open_session
+from edgekit.runtimes import PREFERRED, engines, open_session
 from edgekit.runtimes.base import Array, Session, as_dtype, check_finite, check_names, closed, dequantize, quantize
 from edgekit.runtimes.straight import Straight
 from edgekit.tensors import TensorSpec
@@ -112,7 +112,7 @@ class Model:
         about = artifact.interface
         inputs = inputs or (about.inputs if about else session.inputs)
         outputs = outputs or (about.outputs if about else session.outputs)
-        name = engine or {"tflite": "litert", "onnx": "onnxruntime"}[artifact.format]
+        name = engine or PREFERRED[artifact.format]
         return cls(artifact, session, inputs, outputs, engine=name, threads=threads)
 
     @property

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.measure.kernel import read
+
 WAIT_LIMIT = 0.05
 """More of the time in which the process could have run than this was spent waiting for a core."""
 STEAL_LIMIT = 0.02
@@ -100,9 +102,9 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
     """CPUs that the container may use: the smallest quota from this process's group upwards; None for none known."""
     found = []
     for folder in _groups(root, "cpu"):
-        quota, _, period = (_read(folder / "cpu.max") or "").partition(" ")
+        quota, _, period = (read(folder / "cpu.max") or "").partition(" ")
         if not period:
-            quota, period = _read(folder / "cpu.cfs_quota_us") or "", _read(folder / "cpu.cfs_period_us") or ""
+            quota, period = read(folder / "cpu.cfs_quota_us") or "", read(folder / "cpu.cfs_period_us") or ""
         if quota.isdigit() and period.isdigit() and int(period):
             found.append(int(quota) / int(period))
     return min(found, default=None)
@@ -114,7 +116,7 @@ def affinity(root: Path = Path("/")) -> str | None:
 
 
 def _machine(root: Path, tick: int) -> tuple[float | None, float | None]:
-    for line in (_read(root / "proc/stat") or "").splitlines():
+    for line in (read(root / "proc/stat") or "").splitlines():
         name, *fields = line.split()
         if name == "cpu" and len(fields) >= 8 and all(field.isdigit() for field in fields):
             user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
@@ -124,13 +126,13 @@ def _machine(root: Path, tick: int) -> tuple[float | None, float | None]:
 
 def _own(root: Path, tick: int) -> float | None:
     # The name in brackets may hold anything; what follows its last bracket is numbers.
-    fields = (_read(root / "proc/self/stat") or "").rpartition(")")[2].split()
+    fields = (read(root / "proc/self/stat") or "").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / tick if len(fields) > 12 else None
 
 
 def _scheduled(root: Path) -> tuple[float | None, float | None]:
     """Seconds that all threads of this process ran, and that they waited on a run queue."""
-    lines = [_read(file) for file in root.glob("proc/self/task/*/schedstat")]
+    lines = [read(file) for file in root.glob("proc/self/task/*/schedstat")]
     pairs = [line.split()[:2] for line in lines if line and len(line.split()) >= 2]
     if not pairs:
         return None, None
@@ -148,7 +150,7 @@ def _switches(root: Path) -> tuple[int | None, int | None]:
 
 def _quota_stops(root: Path) -> int | None:
     for folder in _groups(root, "cpu"):
-        for line in (_read(folder / "cpu.stat") or "").splitlines():
+        for line in (read(folder / "cpu.stat") or "").splitlines():
             name, _, value = line.partition(" ")
             if name == "nr_throttled" and value.isdigit():
                 return int(value)
@@ -157,7 +159,7 @@ def _quota_stops(root: Path) -> int | None:
 
 def _groups(root: Path, controller: str) -> Iterable[Path]:
     """Folders of this process's control group and of those above it, for version 2 and version 1."""
-    for line in (_read(root / "proc/self/cgroup") or "").splitlines():
+    for line in (read(root / "proc/self/cgroup") or "").splitlines():
         _, _, rest = line.partition(":")
         names, _, path = rest.partition(":")
         if names == "":
@@ -176,7 +178,7 @@ def _groups(root: Path, controller: str) -> Iterable[Path]:
 
 
 def _status(path: Path) -> Iterable[tuple[str, str]]:
-    for line in (_read(path) or "").splitlines():
+    for line in (read(path) or "").splitlines():
         name, _, value = line.partition(":")
         yield name, value.strip()
 
@@ -187,10 +189,3 @@ def _difference(first: float | None, last: float | None) -> float | None:
 
 def _count(first: int | None, last: int | None) -> int | None:
     return None if first is None or last is None else max(0, last - first)
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:  # this kernel does not tell, or a thread ended meanwhile
-        return None

@@ -15,7 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgekit.measure import activity, throttle
+from edgekit.measure import activity, machine, throttle
+from edgekit.measure.kernel import read
 
 ROOT = Path("/")
 FREQUENCY_DROP = 0.9
@@ -27,12 +28,6 @@ _FEATURES = (
     "amx_tile", "amx_int8",
 )  # fmt: skip
 """CPU features that engines choose kernels by."""
-_PARTS = {
-    "0xb76": "ARM1176", "0xc07": "Cortex-A7", "0xc08": "Cortex-A8", "0xc09": "Cortex-A9", "0xc0f": "Cortex-A15",
-    "0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72",
-    "0xd09": "Cortex-A73", "0xd0a": "Cortex-A75", "0xd0b": "Cortex-A76", "0xd41": "Cortex-A78",
-}  # fmt: skip
-"""CPU parts of implementer 0x41 (Arm). Source: Linux, arch/arm64/include/asm/cputype.h and arch/arm's."""
 
 
 def environment(root: Path = ROOT) -> dict[str, Any]:
@@ -46,7 +41,7 @@ def environment(root: Path = ROOT) -> dict[str, Any]:
 
     return {
         "machine": platform.machine(),
-        "board": _board(root),
+        "board": machine.board(root),
         "cpu": _cpu(root),
         "features": _features(root),
         "cores": _cores(root),
@@ -56,7 +51,7 @@ def environment(root: Path = ROOT) -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "governor": _read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "governor": read(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "frequency_mhz": frequency(root),
         "frequency_max_mhz": _scaled(root / "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq"),
         "temperature_c": temperature(root),
@@ -122,14 +117,14 @@ def frequency(root: Path = ROOT) -> float | None:
     told = _scaled(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
     if told is not None:
         return told
-    found = re.search(r"^cpu MHz\s*:\s*([\d.]+)", _read(root / "proc/cpuinfo") or "", re.MULTILINE)
+    found = re.search(r"^cpu MHz\s*:\s*([\d.]+)", read(root / "proc/cpuinfo") or "", re.MULTILINE)
     return float(found[1]) if found else None
 
 
 def temperature(root: Path = ROOT) -> float | None:
     """Degrees Celsius of the CPU's thermal zone, else of the first."""
     zones = sorted(root.glob("sys/class/thermal/thermal_zone*"))
-    zones.sort(key=lambda zone: not re.search(r"cpu|x86_pkg|soc", _read(zone / "type") or ""))
+    zones.sort(key=lambda zone: not re.search(r"cpu|x86_pkg|soc", read(zone / "type") or ""))
     return next((value for zone in zones if (value := _scaled(zone / "temp")) is not None), None)
 
 
@@ -148,7 +143,7 @@ def peak_rss_mb() -> float:
 
 def rss_bytes() -> int | None:
     """Resident memory now."""
-    fields = (_read(Path("/proc/self/statm")) or "").split()
+    fields = (read(Path("/proc/self/statm")) or "").split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else None
 
 
@@ -176,17 +171,11 @@ def _cooling(before: dict[str, int], after: dict[str, int]) -> list[str]:
     return found
 
 
-def _board(root: Path) -> str | None:
-    told = _read(root / "proc/device-tree/model") or _read(root / "sys/firmware/devicetree/base/model")
-    return told.strip("\0") if told else _info(root, "Model")
-
-
 def _cpu(root: Path) -> str | None:
     name = _info(root, "model name")
-    part = _info(root, "CPU part")
-    if part and _info(root, "CPU implementer") == "0x41" and part in _PARTS:
-        return _PARTS[part]
-    return name or _info(root, "Hardware") or platform.processor() or None
+    part = machine.number(_info(root, "CPU part"))
+    known = machine.PARTS[0x41].get(part) if part and _info(root, "CPU implementer") == "0x41" else None
+    return known or name or _info(root, "Hardware") or platform.processor() or None
 
 
 def _features(root: Path) -> list[str] | None:
@@ -203,25 +192,18 @@ def _cores(root: Path) -> int:
 
 
 def _load(root: Path) -> float | None:
-    fields = (_read(root / "proc/loadavg") or "").split()
+    fields = (read(root / "proc/loadavg") or "").split()
     return float(fields[0]) if fields else None
 
 
 def _info(root: Path, name: str) -> str | None:
-    for line in (_read(root / "proc/cpuinfo") or "").splitlines():
+    for line in (read(root / "proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == name:
             return value.strip()
     return None
 
 
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:  # this kernel does not tell
-        return None
-
-
 def _scaled(path: Path) -> float | None:
-    text = _read(path)
+    text = read(path)
     return int(text) / 1000 if text and text.lstrip("-").isdigit() else None

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.measure.kernel import read
+
 ROOT = Path("/")
 MIB = 2**20
 
@@ -106,13 +108,13 @@ class Machine:
 def machine(root: Path = ROOT, home: Path | None = None) -> Machine:
     """This machine, or the one whose files lie below `root`."""
     bits = struct.calcsize("P") * 8
-    kernel = platform.machine() if root == ROOT else (_read(root / "proc/sys/kernel/arch") or platform.machine())
+    kernel = platform.machine() if root == ROOT else (read(root / "proc/sys/kernel/arch") or platform.machine())
     clusters = _clusters(root)
     kind, capacity, free = _storage(root, home or Path.home())
     seen, available = _memory(root)
     return Machine(
-        board=_board(root), soc=_soc(root), clusters=clusters, isa=_isa(root), caches=_caches(root), seen_mib=seen,
-        available_mib=available, storage=kind, capacity_gb=capacity, free_mib=free, os=_os(root),
+        board=board(root) or _product(root), soc=_soc(root), clusters=clusters, isa=_isa(root), caches=_caches(root),
+        seen_mib=seen, available_mib=available, storage=kind, capacity_gb=capacity, free_mib=free, os=_os(root),
         machine=userland(kernel, bits), kernel_bits=64 if kernel.endswith("64") else 32, userland_bits=bits,
         glibc=_glibc(), python=f"{sys.version_info[0]}.{sys.version_info[1]}", throttle_c=_trip(root, "passive"),
         limit_c=_trip(root, "critical"),
@@ -123,15 +125,15 @@ def userland(kernel: str, bits: int) -> str:
     """What wheels call the userland: a 64-bit kernel may run a 32-bit one, and `uname` tells only of the kernel."""
     if bits == 64:
         return {"arm64": "aarch64", "amd64": "x86_64"}.get(kernel, kernel)
-    return "armv7l" if kernel in ("aarch64", "arm64", "armv8l") else kernel
+    return {"aarch64": "armv7l", "arm64": "armv7l", "armv8l": "armv7l", "x86_64": "i686"}.get(kernel, kernel)
 
 
 def _clusters(root: Path) -> tuple[Cores, ...]:
     """Cores by kind, the fastest first; those of the container only matter to measurements."""
     found: dict[tuple[str, int | None], int] = {}
-    for number, block in enumerate(_processors(root)):
-        core = _core(block, root, number)
-        mhz = _mhz(root, number, block)
+    for place, block in enumerate(_processors(root)):
+        core = _core(block, root, place)
+        mhz = _mhz(root, place, block)
         found[core, mhz] = found.get((core, mhz), 0) + 1
     clusters = [Cores(core, count, mhz) for (core, mhz), count in found.items()]
     return tuple(sorted(clusters, key=lambda cores: -(cores.mhz or 0)))
@@ -140,7 +142,7 @@ def _clusters(root: Path) -> tuple[Cores, ...]:
 def _processors(root: Path) -> list[dict[str, str]]:
     blocks: list[dict[str, str]] = []
     shared: dict[str, str] = {}
-    for line in (_read(root / "proc/cpuinfo") or "").splitlines():
+    for line in (read(root / "proc/cpuinfo") or "").splitlines():
         name, colon, value = line.partition(":")
         key = name.strip()
         if not colon:
@@ -152,9 +154,9 @@ def _processors(root: Path) -> list[dict[str, str]]:
     return [{**shared, **(blocks[-1] if len(block) < 2 else block)} for block in blocks]
 
 
-def _core(block: dict[str, str], root: Path, number: int) -> str:
-    midr = _number(_read(root / f"sys/devices/system/cpu/cpu{number}/regs/identification/midr_el1"))
-    implementer, part = _number(block.get("CPU implementer")), _number(block.get("CPU part"))
+def _core(block: dict[str, str], root: Path, place: int) -> str:
+    midr = number(read(root / f"sys/devices/system/cpu/cpu{place}/regs/identification/midr_el1"))
+    implementer, part = number(block.get("CPU implementer")), number(block.get("CPU part"))
     if midr is not None:
         implementer, part = midr >> 24 & 0xFF, midr >> 4 & 0xFFF
     if implementer is not None and part is not None:
@@ -162,10 +164,10 @@ def _core(block: dict[str, str], root: Path, number: int) -> str:
     return " ".join((block.get("model name") or block.get("Processor") or "unknown").split())
 
 
-def _mhz(root: Path, number: int, block: dict[str, str]) -> int | None:
-    base = root / f"sys/devices/system/cpu/cpu{number}/cpufreq"
+def _mhz(root: Path, place: int, block: dict[str, str]) -> int | None:
+    base = root / f"sys/devices/system/cpu/cpu{place}/cpufreq"
     for name in ("scaling_max_freq", "cpuinfo_max_freq"):
-        told = _number(_read(base / name))
+        told = number(read(base / name))
         if told:
             return round(told / 1000)
     said = re.match(r"\d+(\.\d+)?", block.get("cpu MHz", ""))
@@ -182,19 +184,19 @@ def _isa(root: Path) -> tuple[str, ...]:
 
 def _caches(root: Path) -> Caches:
     """Of the first core of the fastest kind."""
-    frequencies = {n: _number(_read(p / "cpufreq/cpuinfo_max_freq")) or 0 for n, p in _cpu_folders(root)}
+    frequencies = {n: number(read(p / "cpufreq/cpuinfo_max_freq")) or 0 for n, p in _cpu_folders(root)}
     if not frequencies:
         return Caches()
     first = max(frequencies, key=lambda n: (frequencies[n], -n))
     sizes: dict[str, int] = {}
     shared: bool | None = None
     for index in sorted((root / f"sys/devices/system/cpu/cpu{first}/cache").glob("index*")):
-        size = _kib(_read(index / "size"))
-        level, kind = _read(index / "level"), _read(index / "type")
-        if size is None or level is None:
+        size = _kib(read(index / "size"))
+        level, kind = read(index / "level"), read(index / "type")
+        if size is None or not level:
             continue
         sizes.setdefault({"1Data": "l1d", "1Instruction": "l1i"}.get(f"{level}{kind}", f"l{level}"), size)
-        if level == "2" and (cpus := _read(index / "shared_cpu_list")):
+        if level == "2" and (cpus := read(index / "shared_cpu_list")):
             shared = not re.search("[,-]", cpus)
     return Caches(sizes.get("l1i"), sizes.get("l1d"), sizes.get("l2"), shared, sizes.get("l3"))
 
@@ -206,9 +208,9 @@ def _cpu_folders(root: Path) -> Iterable[tuple[int, Path]]:
 
 
 def _memory(root: Path) -> tuple[int | None, int | None]:
-    told = dict(re.findall(r"^(\w+):\s+(\d+) kB$", _read(root / "proc/meminfo") or "", re.MULTILINE))
+    told = dict(re.findall(r"^(\w+):\s+(\d+) kB$", read(root / "proc/meminfo") or "", re.MULTILINE))
     total, available = (int(told[name]) // 1024 if name in told else None for name in ("MemTotal", "MemAvailable"))
-    limits = (_number(_read(root / f"sys/fs/cgroup/{name}")) for name in ("memory.max", "memory/memory.limit_in_bytes"))
+    limits = (number(read(root / f"sys/fs/cgroup/{name}")) for name in ("memory.max", "memory/memory.limit_in_bytes"))
     for limit in limits:
         if limit is not None and total is not None and limit // MIB < total:
             total = limit // MIB
@@ -234,27 +236,29 @@ def _kind(root: Path, device: str) -> str | None:
     if device.startswith("nvme"):
         return "NVMe"
     if found := re.match(r"mmcblk\d+", device):
-        told = _read(root / f"sys/block/{found.group()}/device/type")
+        told = read(root / f"sys/block/{found.group()}/device/type")
         return {"SD": "microSD", "MMC": "eMMC"}.get(told or "", "microSD or eMMC")
     if found := re.match(r"(sd|vd|xvd)[a-z]+", device):
-        spins = _read(root / f"sys/block/{found.group()}/queue/rotational")
+        spins = read(root / f"sys/block/{found.group()}/queue/rotational")
         return {"0": "SSD", "1": "disk"}.get(spins or "")
     return None
 
 
-def _board(root: Path) -> str | None:
-    tree = _read(root / "proc/device-tree/model") or _read(root / "sys/firmware/devicetree/base/model")
-    if tree:
-        return tree.strip("\0 ")
-    info = {key: value for block in _processors(root) for key, value in block.items()}
-    if info.get("Model"):
-        return info["Model"]
-    names = (_read(root / f"sys/class/dmi/id/{name}") for name in ("sys_vendor", "product_name"))
+def board(root: Path = ROOT) -> str | None:
+    """The model as the device tree names it, else as the kernel does."""
+    tree = read(root / "proc/device-tree/model") or read(root / "sys/firmware/devicetree/base/model")
+    named = (block["Model"] for block in reversed(_processors(root)) if block.get("Model"))
+    return (tree.strip("\0 ") if tree else None) or next(named, None)
+
+
+def _product(root: Path) -> str | None:
+    """As the firmware of a computer without a device tree names it."""
+    names = (read(root / f"sys/class/dmi/id/{name}") for name in ("sys_vendor", "product_name"))
     return " ".join(name for name in names if name) or None
 
 
 def _soc(root: Path) -> str | None:
-    tree = _read(root / "proc/device-tree/compatible")
+    tree = read(root / "proc/device-tree/compatible")
     if tree:
         return tree.strip("\0").split("\0")[-1].partition(",")[2].upper() or None
     blocks = _processors(root)
@@ -262,7 +266,7 @@ def _soc(root: Path) -> str | None:
 
 
 def _os(root: Path) -> str | None:
-    told = re.search(r'^PRETTY_NAME="?(.*?)"?$', _read(root / "etc/os-release") or "", re.MULTILINE)
+    told = re.search(r'^PRETTY_NAME="?(.*?)"?$', read(root / "etc/os-release") or "", re.MULTILINE)
     return told[1] if told else None
 
 
@@ -274,12 +278,12 @@ def _glibc() -> str | None:
 def _trip(root: Path, kind: str) -> float | None:
     """The lowest trip point of a kind in the processor's thermal zone."""
     zones = sorted((root / "sys/class/thermal").glob("thermal_zone*"))
-    named = [zone for zone in zones if re.search("cpu|soc|x86_pkg", _read(zone / "type") or "")] or zones[:1]
+    named = [zone for zone in zones if re.search("cpu|soc|x86_pkg", read(zone / "type") or "")] or zones[:1]
     degrees = [
-        _number(_read(zone / file.name.replace("type", "temp")))
+        number(read(zone / file.name.replace("type", "temp")))
         for zone in named
         for file in zone.glob("trip_point_*_type")
-        if _read(file) == kind
+        if read(file) == kind
     ]
     known = [value / 1000 for value in degrees if value and value > 0]
     return min(known, default=None)
@@ -290,15 +294,9 @@ def _kib(text: str | None) -> int | None:
     return int(found[1]) * _SIZES[found[2]] if found else None
 
 
-def _number(text: str | None) -> int | None:
+def number(text: str | None) -> int | None:
+    """A number as the kernel writes them, `0x` before hexadecimal ones."""
     try:
         return int(text, 0) if text else None
     except ValueError:
-        return None
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip() or None
-    except OSError:  # this kernel does not tell, or not us
         return None

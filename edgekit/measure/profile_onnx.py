@@ -201,18 +201,7 @@ def chain(length: int, inputs: int) -> bytes:
     """A ModelProto: `length` nodes one after the other, each of one number in four axes and `inputs` inputs
     (opset 13, IR 7).
     """
-
-    def varint(value: int) -> bytes:
-        out = bytearray()
-        while value > 127:
-            out.append(value & 127 | 128)
-            value >>= 7
-        return bytes([*out, value])
-
-    def field(number: int, payload: bytes | int) -> bytes:
-        if isinstance(payload, int):
-            return varint(number << 3) + varint(payload)
-        return varint(number << 3 | 2) + varint(len(payload)) + payload
+    from edgekit.artifact import field
 
     def text(value: str) -> bytes:
         return value.encode()

@@ -13,6 +13,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.measure.kernel import read
+
 BITS = ("under_voltage", "frequency_capped", "throttled", "soft_temperature_limit")
 """Bit 0 to 3: now; bit 16 to 19: the same since boot."""
 _SAID = {
@@ -60,14 +62,14 @@ def read_throttle(root: Path = Path("/"), *, spawn: bool = True) -> Throttle:
         spawn: Whether `vcgencmd` may be run where the kernel does not tell: a process start, which disturbs.
     """
     for file in sorted(root.glob("sys/devices/platform/soc*/*firmware/get_throttled")):
-        text = _read(file)
+        text = read(file)
         if text is not None and re.fullmatch(r"(0x)?[0-9a-fA-F]+", text):
             return decode_flags(int(text, 16), "sysfs")
     if spawn and (said := vcgencmd(root, "get_throttled")) and (found := re.search(r"0x([0-9a-fA-F]+)", said)):
         return decode_flags(int(found[1], 16), "vcgencmd")
     for folder in sorted(root.glob("sys/class/hwmon/hwmon*")):
-        alarm = _read(folder / "in0_lcrit_alarm")
-        if _read(folder / "name") == "rpi_volt" and alarm in ("0", "1"):
+        alarm = read(folder / "in0_lcrit_alarm")
+        if read(folder / "name") == "rpi_volt" and alarm in ("0", "1"):
             return Throttle("hwmon", under_voltage=alarm == "1")
     return Throttle()
 
@@ -104,18 +106,11 @@ def cooled(root: Path) -> dict[str, int]:
     """States of the kernel's CPU cooling devices and counts of x86's throttle events, by name; empty: none told."""
     found = {}
     for folder in sorted(root.glob("sys/class/thermal/cooling_device*")):
-        kind, state = _read(folder / "type") or "", _read(folder / "cur_state")
+        kind, state = read(folder / "type") or "", read(folder / "cur_state")
         if ("cpufreq" in kind or kind == "Processor") and state is not None and state.isdigit():
             found[f"{folder.name} ({kind})"] = int(state)
     for file in sorted(root.glob("sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")):
-        count = _read(file)
+        count = read(file)
         if count is not None and count.isdigit():
             found[f"{file.parent.parent.name} throttle events"] = int(count)
     return found
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:  # this kernel does not tell
-        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgekit.report import plots
-from edgekit.report.page import cards, figure, head, notes, number, plot, section, table
+from edgekit.report.page import cards, figure, head, notes, number, plot, section, table, text
 
 _PERCENTILES = ("p50", "p90", "p95", "p99")
 
@@ -19,7 +19,7 @@ def sections(document: dict[str, Any]) -> tuple[str, list[str]]:
     verdict = "Valid measurement." if document["valid"] else "Not a valid measurement."
     words = f"{document['runs']} runs on {document['engine']}, {threads}."
     parts = [
-        head(title, verdict, plain(words), good=bool(document["valid"])),
+        head(title, verdict, text(words), good=bool(document["valid"])),
         notes(document.get("notes", ())),
         cards(
             [
@@ -37,13 +37,6 @@ def sections(document: dict[str, Any]) -> tuple[str, list[str]]:
         parts += [_distribution(document, blocks), _time_line(document, blocks)]
     parts += [_percentiles(document), *_scenario(document), _environment(document)]
     return title, parts
-
-
-def plain(words: str) -> str:
-    """Escaped words."""
-    from edgekit.report.page import text
-
-    return text(words)
 
 
 def _distribution(document: dict[str, Any], blocks: list[dict[str, Any]]) -> str:

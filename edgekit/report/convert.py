@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgekit.report import plots
-from edgekit.report.bench import plain
-from edgekit.report.page import cards, figure, head, notes, number, plot, section, table
+from edgekit.report.page import cards, figure, head, notes, number, plot, section, table, text
 
 
 def sections(document: dict[str, Any]) -> tuple[str, list[str]]:
@@ -28,7 +27,7 @@ def sections(document: dict[str, Any]) -> tuple[str, list[str]]:
     if proof.get("sqnr_db") is not None:
         key.append(("SQNR", figure(document, "verification.sqnr_db", 4, "dB")))
     parts = [
-        head(title, "Verified.", plain(words), good=True),
+        head(title, "Verified.", text(words), good=True),
         cards(key),
         notes(document.get("warnings", ())),
         *_accuracy(document),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgekit.report import plots
-from edgekit.report.bench import plain
-from edgekit.report.page import cards, figure, head, notes, plot, section, table
+from edgekit.report.page import cards, figure, head, notes, plot, section, table, text
 
 _SHOWN = 20
 
@@ -18,7 +17,7 @@ def sections(document: dict[str, Any]) -> tuple[str, list[str]]:
     verdict = "Valid profile." if document["valid"] else "Not a valid profile."
     share = f"The {len(document['ops'])} ops add up to {100 * document['coverage']:.1f} % of an inference."
     parts = [
-        head(title, verdict, plain(f"{share} {document['engine']}."), good=bool(document["valid"])),
+        head(title, verdict, text(f"{share} {document['engine']}."), good=bool(document["valid"])),
         notes(document.get("notes", ())),
         cards(
             [

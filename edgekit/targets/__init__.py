@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgekit.targets.base import Progress, Target
+    from edgekit.child import Progress
+    from edgekit.targets.base import Target
 
 KINDS = {"local": "local", "emulator": "emulator:PROFILE", "ssh": "ssh://[USER@]HOST[:PORT]"}
 """Kind -> how it is written; each is a module here with a function `open_target`."""

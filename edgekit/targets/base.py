@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar, overload
 
 from edgekit import files
-from edgekit.child import Child, Limits, Link, Steps
+from edgekit.child import Child, Limits, Link, Progress, Steps
 from edgekit.errors import EdgeKitError, EngineError, WorkerError
 from edgekit.targets import suspect as suspects
 
 A = TypeVar("A")
 R = TypeVar("R")
-Progress = Callable[[dict[str, Any]], None]
 
 
 class Target(ABC):

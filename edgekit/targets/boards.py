@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from edgekit import __version__, files
-from edgekit.child import Limits
+from edgekit.child import Limits, Progress
 from edgekit.device_profiles import Profile, all_profiles
 from edgekit.device_profiles.schema import ENGINES
 from edgekit.device_profiles.writing import toml
@@ -20,7 +19,6 @@ from edgekit.targets import probe as probing
 from edgekit.targets.probe import Probed
 from edgekit.targets.suspect import Scene, suspect
 
-Progress = Callable[[dict[str, Any]], None]
 SOLD_MIB = (256, 512, 1024, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 65536, 131072)
 """Memory as it is sold: the kernel and the GPU keep some of it."""
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import artifact as artifacts
 from edgekit.data import Dataset, open_data
-from edgekit.data_objects import spill
-from edgekit.data_ref import LABEL_NAMES, DataRef
+from edgekit.data_objects import label_name, spill
+from edgekit.data_ref import DataRef
 from edgekit.formats import read_facts
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ def carried(data: DataRef, model: Path, folder: Path, *, first: int | None = Non
 
 
 def _samples(data: Dataset, inputs: tuple[TensorSpec, ...], first: int | None) -> Iterator[dict[str, Any]]:
-    taken = {spec.name for spec in inputs}
-    label = next(name for name in LABEL_NAMES if name not in taken)
+    label = label_name(inputs)
     for number, batch in enumerate(data.batches(1)):
         if number == first:
             return

@@ -12,12 +12,10 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgekit import files
+from edgekit.child import Progress
 from edgekit.errors import TargetError
-
-Progress = Callable[[dict[str, Any]], None]
 
 _SILENCE_S = 30.0
 """A mirror that says nothing for this long is left for the next one."""

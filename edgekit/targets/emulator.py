@@ -15,20 +15,17 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from edgekit import files
-from edgekit.child import Link, Spawned
+from edgekit.child import Link, Progress, Spawned
 from edgekit.device_profiles import Profile, load_profile
 from edgekit.errors import EngineError, TargetError, UsageError
 from edgekit.targets import systems
 from edgekit.targets.bundle import bundle
 from edgekit.targets.local import Local
-
-Progress = Callable[[dict[str, Any]], None]
 
 _REPLACED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([0-9][A-Za-z0-9.]*)")
 
@@ -176,17 +173,15 @@ def _cpuinfo(profile: Profile) -> str:
 
 
 def _try(place: Emulated, board: Board, engine: str) -> Tried:
-    from edgekit.doctor import Trial, tiny_onnx, tiny_tflite, try_engine
+    from edgekit.doctor import Trial, try_engine, write_tiny
 
-    suffix, content = ("onnx", tiny_onnx()) if engine == "onnxruntime" else ("tflite", tiny_tflite())
     name = "onnxruntime" if engine == "onnxruntime" else "litert"
     distribution = board.profile.engines[engine].distribution
     version = next(wheel for wheel in board.recipe.wheels if wheel.startswith(f"{distribution}==")).partition("==")[2]
     with files.scratch() as folder:
-        path = folder / f"tiny.{suffix}"
-        path.write_bytes(content)
+        trial = Trial(name, place.put(write_tiny(name, folder)))
         try:
-            return Tried(engine, place.perform(try_engine, Trial(name, place.put(path))).version, ok=True, detail="ok")
+            return Tried(engine, place.perform(try_engine, trial).version, ok=True, detail="ok")
         except EngineError as error:
             return Tried(engine, version, ok=False, detail=error.message)
 

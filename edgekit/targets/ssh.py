@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from edgekit import files
-from edgekit.child import Limits, Link, tail
+from edgekit.child import Limits, Link, Progress, tail
 from edgekit.errors import EdgeKitError, EngineMissingError, InternalError, MissingFileError, TargetError, from_dict
-from edgekit.targets.base import Progress, Target
+from edgekit.targets.base import Target
 from edgekit.targets.bundle import bundle
 from edgekit.targets.ssh_address import Address, parse
 from edgekit.targets.ssh_channel import ANSWER, Channel

@@ -17,20 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import files
+from edgekit.child import Progress
 from edgekit.device_profiles import Engine, all_profiles
+from edgekit.device_profiles.schema import ENGINES
 from edgekit.errors import TargetError, UsageError
-from edgekit.targets.base import Progress
+from edgekit.measure.machine import userland
 from edgekit.targets.ssh import PYTHON, Ssh
 from edgekit.targets.ssh_address import parse
 from edgekit.targets.ssh_wire import old_python
 
-PREFERRED = ("litert", "tflite-runtime", "onnxruntime")
-"""In this order, one engine a format."""
 NEEDED_MB = 400
 """What an environment with two engines takes on the way: 230 MB installed, the wheels beside it."""
 _INSTALL = 3600.0
 """Seconds for pip on a slow card and a slow line, without a word in between."""
-_FORMATS = {"litert": "tflite", "tflite-runtime": "tflite", "onnxruntime": "onnx"}
 
 
 @dataclass(frozen=True)
@@ -132,10 +131,10 @@ def choose(facts: BoardFacts) -> Wheels:
     python = ".".join(facts.python.split(".")[:2])
     chosen: dict[str, Engine] = {}
     reasons = []
-    for name in PREFERRED:
+    for name in ENGINES:  # in this order, one engine a format
         known = [table[name] for table in tables if name in table]
         fitting = [e for e in known if e.version and python in e.pythons and _glibc(e.wheel) <= _version(facts.glibc)]
-        if fitting and _FORMATS[name] not in {_FORMATS[taken] for taken in chosen}:
+        if fitting and ENGINES[name] not in {ENGINES[taken] for taken in chosen}:
             chosen[name] = max(fitting, key=lambda engine: _version(engine.version))
         elif not fitting:
             reasons += [f"{name}: {_reason(known, python, facts)}"]
@@ -229,7 +228,7 @@ def _facts(place: Ssh, python: str | None) -> BoardFacts:
     bits, version = int(own["bits"]), ".".join(map(str, own["version"]))
     return BoardFacts(
         model=found["model"],
-        machine=machine(str(found["kernel"]), bits),
+        machine=userland(str(found["kernel"]), bits),
         kernel=str(found["kernel"]),
         bits=bits,
         glibc=libc[1] if libc else None,
@@ -241,13 +240,6 @@ def _facts(place: Ssh, python: str | None) -> BoardFacts:
         kept_mb=int(found["kept"] / 1e6),
         ready=bool(own["numpy"] and own["engines"] and tuple(own["version"][:2]) >= PYTHON),
     )
-
-
-def machine(kernel: str, bits: int) -> str:
-    """What wheels call a userland: a 64-bit kernel often runs a 32-bit one."""
-    if bits == 64:
-        return kernel
-    return {"aarch64": "armv7l", "armv8l": "armv7l", "x86_64": "i686"}.get(kernel, kernel)
 
 
 def _board(target: str, progress: Progress | None) -> Ssh:

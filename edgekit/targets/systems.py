@@ -18,17 +18,16 @@ import shutil
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekit import files
+from edgekit.child import Progress
 from edgekit.errors import TargetError, UsageError
 from edgekit.targets import downloads
 from edgekit.targets.downloads import Package
-
-Progress = Callable[[dict[str, Any]], None]
 
 PYTHON = "3.11"
 """Of every system: Debian 12's, which each engine has wheels for."""

@@ -5,15 +5,14 @@ The command line, the pytest plugin and Python programs all come through here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from edgekit import files
-from edgekit.child import Limits
+from edgekit.child import Limits, Progress
 from edgekit.data_ref import DataRef
 from edgekit.errors import ArtifactError, UsageError
 from edgekit.measure import results
@@ -23,7 +22,6 @@ from edgekit.measure.results import Bench
 from edgekit.targets import agent, open_target
 from edgekit.targets.base import Target
 
-Progress = Callable[[dict[str, Any]], None]
 UNTIMED = "times measured on {} mean nothing: it proves that answers are right, not that they come in time"
 
 

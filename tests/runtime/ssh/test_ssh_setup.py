@@ -17,13 +17,14 @@ import pytest
 
 from edgekit import cli
 from edgekit.errors import TargetError, UsageError
+from edgekit.measure.machine import userland
 from edgekit.targets import open_target, ssh_board, ssh_setup
-from edgekit.targets.ssh_setup import BoardFacts, choose, machine
+from edgekit.targets.ssh_setup import BoardFacts, choose
 
 
 def facts(kernel, bits, python, glibc, **more):
     told = {
-        "model": None, "machine": machine(kernel, bits), "kernel": kernel, "bits": bits, "glibc": glibc,
+        "model": None, "machine": userland(kernel, bits), "kernel": kernel, "bits": bits, "glibc": glibc,
         "python": python, "executable": "/usr/bin/python3", "engines": (), "numpy": False, "free_mb": 9999,
         "kept_mb": 0, "ready": False, **more,
     }  # fmt: skip
