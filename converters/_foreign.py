@@ -32,17 +32,12 @@ class Foreign:
 
 _EXPORT_TORCH = "In Python, where the model's class is: torch.onnx.export(model, sample, 'model.onnx', dynamo=True)"
 
-TORCH = Foreign("a PyTorch file", _EXPORT_TORCH, (".pt", ".pth", ".th", ".ckpt", ".pt2", ".ptl"))
+TORCH_LITE = Foreign("a PyTorch Mobile file", _EXPORT_TORCH, (".ptl",))
 PICKLE = Foreign(
     "a Python pickle, which runs code when it is opened",
     "Export it where it was made: a scikit-learn model with skl2onnx.to_onnx(model, sample), a PyTorch model with "
     "torch.onnx.export",
     (".pkl", ".pickle", ".joblib", ".skops", ".dill", ".cloudpickle"),
-)
-SAFETENSORS = Foreign(
-    "a safetensors file: weights without a network",
-    "Build the network in its framework, load the weights, and export it as ONNX or SavedModel",
-    (".safetensors",),
 )
 FROZEN = Foreign(
     "a frozen TensorFlow 1 graph",
@@ -76,7 +71,7 @@ POINTER = Foreign("a Git LFS pointer, not the file itself", "git lfs pull")
 WEB_PAGE = Foreign("a web page, not the file that it links to", "Download the file itself; on GitHub: 'Raw'")
 
 _ALL = (
-    TORCH, PICKLE, SAFETENSORS, FROZEN, CHECKPOINT, CORE_ML, TENSORRT, ORT, EXECUTORCH, TASK, GGUF, TFJS, OPENVINO,
+    TORCH_LITE, PICKLE, FROZEN, CHECKPOINT, CORE_ML, TENSORRT, ORT, EXECUTORCH, TASK, GGUF, TFJS, OPENVINO,
     CAFFE, PADDLE, NCNN, NUMPY, ARCHIVE, POINTER, WEB_PAGE,
 )  # fmt: skip
 
@@ -97,9 +92,6 @@ _MAGICS = (
 )
 """Offset, bytes there, kind."""
 
-_TORCH_LEGACY = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
-"""How torch.save before 1.6 begins: its magic number as a pickled integer."""
-
 _MEMBERS_LIMIT = 10_000
 
 
@@ -113,13 +105,11 @@ def by_content(path: Path) -> Foreign | None:
     if head[:2] == b"PK":
         return _archive(path)
     if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
-        return TORCH if head[2 : 2 + len(_TORCH_LEGACY)] == _TORCH_LEGACY else PICKLE
+        return PICKLE
     for offset, magic, kind in _MAGICS:
         if head[offset : offset + len(magic)] == magic:
             # joblib packs its pickles with the same compressors.
             return PICKLE if kind is ARCHIVE and path.suffix.lower() in PICKLE.suffixes else kind
-    if head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") < 100 << 20:
-        return SAFETENSORS
     return _text(head) or _protobuf(path)
 
 
@@ -133,7 +123,7 @@ def by_class(model: object) -> Foreign | None:
     """What a live object is, by the modules of its classes."""
     roots = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
     if "torch" in roots:
-        return Foreign("a PyTorch model", _EXPORT_TORCH)
+        return Foreign("a PyTorch object", "An nn.Module, a ScriptModule or an ExportedProgram can be converted")
     if roots & {"sklearn", "xgboost", "lightgbm", "catboost"}:
         return Foreign("a scikit-learn model", "skl2onnx.to_onnx(model, sample) gives an ONNX model to convert")
     return None
@@ -146,7 +136,7 @@ def _archive(path: Path) -> Foreign:
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, EOFError):
         return ARCHIVE
     ends = {
-        "data.pkl": TORCH, "serialized_exported_program.json": TORCH, "archive_format": TORCH, ".npy": NUMPY,
+        "bytecode.pkl": TORCH_LITE, ".npy": NUMPY,
         ".tflite": TASK, ".mlmodel": CORE_ML, "schema.json": PICKLE,
     }  # fmt: skip
     for end, kind in ends.items():

@@ -21,7 +21,7 @@ from edgekit.errors import ConversionError
 if TYPE_CHECKING:
     from edgekit.converters.load_onnx import LoadedOnnx
 
-FRAMEWORKS = ("onnx",)
+FRAMEWORKS = ("onnx", "torch")
 FORMAT: Literal["tflite", "onnx"] = "onnx"
 EXTRA = "convert"
 
@@ -30,7 +30,7 @@ def lower(model: LoadedModel, path: Path) -> Graph:
     """Write the graph to `path`.
 
     Args:
-        model: Of the ONNX loader.
+        model: Of the ONNX loader, or of one whose handle and precision are the same.
         path: Where the file goes.
 
     Returns:

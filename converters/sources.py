@@ -4,7 +4,9 @@ Every loader is asked whether it recognizes the content, with the standard libra
 name (pickles, PyTorch archives, safetensors, ...) is refused by that name, with the way to a source that is read.
 Pickles are never opened, devices and pipes neither.
 
-A loader may offer `digest(path) -> (sha256, bytes)` where a model is more than its file; ONNX' external data is.
+A loader may offer `digest(path) -> (sha256, bytes)` where a model is more than its file; ONNX' external data is. It may
+offer `save_shaped(model, folder, shapes, dtypes)` where a live object does not know what it takes; PyTorch's does not.
+It sets TAKES_CODE where a source may be weights alone, whose network is code that the user names.
 """
 
 from __future__ import annotations
@@ -25,7 +27,13 @@ _LISTED = 5
 
 
 def identify(
-    path: str | Path, *, signature: str | None = None, shapes: Shapes | None = None, trusted: bool = False
+    path: str | Path,
+    *,
+    signature: str | None = None,
+    shapes: Shapes | None = None,
+    trusted: bool = False,
+    dtypes: Mapping[str, str] | None = None,
+    model: str | None = None,
 ) -> Source:
     """Find out what a file or folder is.
 
@@ -34,6 +42,8 @@ def identify(
         signature: Which signature is meant, for kinds that have several.
         shapes: Input name -> sizes that replace free sizes.
         trusted: The user vouches for code inside the source.
+        dtypes: Input name -> element type, for sources that do not say it.
+        model: "module:factory" of the network that weights belong to.
 
     Raises:
         MissingFileError: `file-missing`.
@@ -41,6 +51,7 @@ def identify(
             known, but not read; `source-unknown`; `source-ambiguous`; `source-mismatch`: the name says another kind;
             `source-unreadable`: cut off; `source-weights-missing`: a file of external data is not there.
         UnsafeSourceError: `source-unsafe-path`: external data lies outside the folder, or behind a link.
+        UsageError: `torch-code-unused`: `model` is given for a kind that holds its own network.
     """
     path = Path(path)
     try:
@@ -56,15 +67,25 @@ def identify(
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         reason = getattr(error, "strerror", None) or error
         raise SourceError("file-unreadable", f"{path} cannot be read: {reason}") from error
-    return Source(str(path), loader.NAME, sha256, size, signature, dict(shapes or {}), trusted)
+    if model is not None and not getattr(loader, "TAKES_CODE", False):
+        raise UsageError(
+            "torch-code-unused", f"{path.name} is {_noun(loader.NAME)}, so that --model {model} has no use"
+        )
+    return Source(
+        str(path), loader.NAME, sha256, size, signature, dict(shapes or {}), trusted, dict(dtypes or {}), model
+    )
 
 
-def identify_live(model: object, folder: Path) -> Path:
+def identify_live(
+    model: object, folder: Path, shapes: Shapes | None = None, dtypes: Mapping[str, str] | None = None
+) -> Path:
     """Write a live Python object where `identify` can read it.
 
     Args:
         model: What any loader accepts; or a path.
         folder: Where it is written to.
+        shapes: Input name -> sizes, for objects that do not know them.
+        dtypes: Input name -> element type, likewise.
 
     Raises:
         UsageError: `source-object`: no loader takes such an object.
@@ -74,7 +95,8 @@ def identify_live(model: object, folder: Path) -> Path:
         return Path(model)
     for loader in loaders.all():
         if loader.accepts(model):
-            return loader.save(model, folder)
+            shaped = getattr(loader, "save_shaped", None)
+            return Path(shaped(model, folder, shapes or {}, dtypes or {}) if shaped else loader.save(model, folder))
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     foreign = _foreign.by_class(model)
     if foreign is not None:
@@ -82,7 +104,8 @@ def identify_live(model: object, folder: Path) -> Path:
     raise UsageError(
         "source-object",
         f"a {kind} cannot be converted",
-        next_step="Give a path, a Keras model, a tf.Module, an ONNX ModelProto, or the bytes of an .onnx or .tflite.",
+        next_step="Give a path, a Keras model, a tf.Module, an nn.Module, an ONNX ModelProto, or the bytes of an .onnx "
+        "or .tflite.",
     )
 
 
@@ -201,6 +224,7 @@ def _unknown_folder(path: Path, readable: str) -> SourceError:
 
 _NOUNS: dict[str, str] = {
     "keras": "a Keras model", "onnx": "an ONNX model", "saved_model": "a SavedModel", "tflite": "a TFLite model",
+    "torch": "a PyTorch file",
 }  # fmt: skip
 
 

@@ -28,11 +28,13 @@ class Source:
 
     Attributes:
         path: File or folder.
-        kind: Name of the loader that recognized the content: "keras", "saved_model", "onnx", "tflite".
+        kind: Name of the loader that recognized the content: "keras", "saved_model", "torch", "onnx", "tflite", ...
         sha256: Of the file or the folder's contents.
         bytes: Size on disk.
         signature: SavedModel: which signature; None when there is only one.
         shapes: Input name -> sizes (None: free) that replace free sizes of the source.
+        dtypes: Input name -> element type, for sources that do not say it.
+        model: "module:factory" of the network, for sources that are weights alone.
         trusted: The user vouches for code inside the source.
     """
 
@@ -43,6 +45,8 @@ class Source:
     signature: str | None = None
     shapes: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     trusted: bool = False
+    dtypes: dict[str, str] = field(default_factory=dict)
+    model: str | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import UsageError
+from edgekit.tensors import DTYPES
 
 FORMATS = {".tflite": "tflite", ".onnx": "onnx"}
 
@@ -30,12 +31,14 @@ class Options:
         calibration_samples: Draw at most this many by a seeded shuffle.
         evaluation_samples: The same for evaluation; None for all.
         max_drop: Points that the metric may lose.
-        shapes: Input name -> sizes that fix free sizes.
+        shapes: Input name -> sizes that fix free sizes; for PyTorch, which does not say them, all that it takes.
+        dtypes: Input name -> element type ("int64"), where it is not float32 and the source does not say it.
+        model: "package.module:factory" that makes the PyTorch network which weights belong to.
         signature: SavedModel or TFLite signature.
         metadata: Path of a TOML with [preprocess] and [interpret], or those tables.
         labels: Path of a text file, a class name a line; or the names.
         task: What the model answers; None to see from its outputs.
-        trust: Admit code inside Keras and SavedModel files; a SHA-256 admits only the source of that digest.
+        trust: Admit code inside Keras, SavedModel and PyTorch files; a SHA-256 admits only the source of that digest.
         interface: "int8" or "float" inputs and outputs; None for the precision's default.
         allow_float_ops: Leave what cannot be quantized in float.
         observer: How calibration decides on ranges; None for the precision's default.
@@ -58,6 +61,8 @@ class Options:
     evaluation_samples: int | None = None
     max_drop: float = 1.0
     shapes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    model: str | None = None
     signature: str | None = None
     metadata: str | Path | Mapping[str, Any] | None = None
     labels: str | Path | tuple[str, ...] | None = None
@@ -84,6 +89,9 @@ class Options:
             raise UsageError("option-value", f"--percentile is {self.percentile}; it lies between 50 and 100")
         if self.calibration_memory < 64:
             raise UsageError("option-value", f"--calibration-memory is {self.calibration_memory} MiB; at least 64")
+        unknown = sorted(set(self.dtypes.values()) - set(DTYPES))
+        if unknown:
+            raise UsageError("option-value", f"there is no element type {unknown[0]!r}; known: {', '.join(DTYPES)}")
         if min(self.calibration_samples, 1 if self.evaluation_samples is None else self.evaluation_samples) < 1:
             raise UsageError("option-value", "at least one sample is needed")
 
@@ -119,4 +127,6 @@ class Options:
             "seed": self.seed,
             "signature": self.signature,
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "dtypes": dict(self.dtypes),
+            "model": self.model,
         }

@@ -93,8 +93,9 @@ def convert(source: Any, *, to: str | None = None, output: str | Path | None = N
     """Convert a trained model and prove that the result gives its answers.
 
     Args:
-        source: Path of a `.keras`, `.h5`, `.onnx` or `.tflite` file or of a SavedModel folder; or a live Keras model,
-            `tf.Module`, ONNX ModelProto, or the bytes of an ONNX or TFLite file.
+        source: Path of a `.keras`, `.h5`, `.onnx` or `.tflite` file, of PyTorch weights (with `model` and `shapes`) or
+            of a SavedModel folder; or a live Keras model, `tf.Module`, `nn.Module` (with `shapes`), ExportedProgram,
+            ONNX ModelProto, or the bytes of an ONNX or TFLite file.
         to: "tflite" or "onnx"; may be left out when `output` has that suffix.
         output: Where to write the artifact; the result holds it in memory either way.
         **options: The fields of `Options`: `precision`, `device`, `calibration`, `evaluation`, `max_drop`, ...
@@ -132,7 +133,7 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
             shop.start(loaders.get(source.kind).PRELOAD, options.format, quantizes=precision.name != "fp32")
         with shop.stage("load"):
             facts = shop.load(source)
-            _refuse_requantization(facts, precision)
+            _check_facts(facts, options, precision)
             said = metadata.complete(said, facts.outputs, label=options.label)
         with shop.stage("survey"):
             calibration = _data(options.calibration, options, facts, said, shop.scratch / "calibration")
@@ -181,14 +182,21 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
 def _identify(model: Any, options: Options, scratch: Path) -> Source:
     live = not isinstance(model, (str, Path))
     if live:
-        path = identify_live(model, scratch)
+        path = identify_live(model, scratch, options.shapes, options.dtypes)
     else:
         path = Path(model)
         if options.output is not None and path.exists() and options.output.exists() and path.samefile(options.output):
             raise UsageError("output-is-source", f"{path} would be overwritten by its own conversion")
     # A live object already runs in the caller's process: its code is the caller's own.
     trusted = live or bool(options.trust)
-    source = identify(path, signature=options.signature, shapes=dict(options.shapes), trusted=trusted)
+    source = identify(
+        path,
+        signature=options.signature,
+        shapes=dict(options.shapes),
+        trusted=trusted,
+        dtypes=options.dtypes,
+        model=options.model,
+    )
     if isinstance(options.trust, str) and options.trust.lower() != source.sha256:
         raise UnsafeSourceError(
             "trust-mismatch", f"{path} has the digest {source.sha256}, not the trusted {options.trust}"
@@ -212,6 +220,16 @@ def _check_target(options: Options) -> None:
         from edgekit.targets import open_target
 
         open_target(options.target).close()
+
+
+def _check_facts(facts: LoadedFacts, options: Options, precision: Precision) -> None:
+    _refuse_requantization(facts, precision)
+    known = {spec.name: spec for spec in facts.inputs}
+    for name, dtype in options.dtypes.items():
+        if name not in known:
+            raise UsageError("input-unknown", f"no input is called {name!r}; known: {', '.join(known)}")
+        if known[name].dtype != dtype:
+            raise UsageError("dtype-conflict", f"the input {known[name].describe()} is not {dtype}")
 
 
 def _refuse_requantization(facts: LoadedFacts, precision: Precision) -> None:

@@ -10,6 +10,7 @@ import click
 from edgekit.cli import output
 from edgekit.cli.options import label_option, report_option
 from edgekit.errors import UsageError
+from edgekit.tensors import DTYPES
 
 if TYPE_CHECKING:
     from edgekit.pipeline import Conversion
@@ -21,6 +22,7 @@ Examples:
       --calibration train.npz --eval test.npz --max-drop 0.5
   edgekit convert net.onnx -o net16.onnx --precision fp16 --target emulator:raspberry-pi-5
   edgekit convert saved_model/ -o model.onnx --precision fp16
+  edgekit convert resnet.pth -o resnet.onnx --model nets:resnet20 --input image=N,3,32,32
   edgekit convert net.onnx -o net_int8.onnx --precision int8 --calibration photos/ --metadata feed.toml
 
 \b
@@ -33,19 +35,22 @@ the device (exit 6), and its self-test passes on the target (exit 5).
 _FREE = ("N", "?", "-1")
 
 
-def _shapes(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[int | None, ...]]:
-    shapes: dict[str, tuple[int | None, ...]] = {}
+def _inputs(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[tuple[int | None, ...], str | None]]:
+    """Input name -> sizes, and the element type where one is said."""
+    inputs: dict[str, tuple[tuple[int | None, ...], str | None]] = {}
     for value in values:
         name, _equals, text = value.rpartition("=")
+        text, colon, dtype = text.partition(":")
         sizes = [size.strip() for size in text.strip("[]").split(",")]
-        if not name or not all(size.isdecimal() or size in _FREE for size in sizes):
+        known = all(size.isdecimal() or size in _FREE for size in sizes) and (not colon or dtype in DTYPES)
+        if not name or not known:
             raise UsageError(
                 "shape-syntax",
-                f"--input {value} is not NAME=SIZE,SIZE,...",
-                next_step="For example --input image=N,224,224,3",
+                f"--input {value} is not NAME=SIZE,SIZE,... or NAME=SIZE,SIZE,...:TYPE",
+                next_step="For example --input image=N,224,224,3 or --input ids=N,16:int64",
             )
-        shapes[name] = tuple(None if size in _FREE else int(size) for size in sizes)
-    return shapes
+        inputs[name] = tuple(None if size in _FREE else int(size) for size in sizes), dtype or None
+    return inputs
 
 
 @click.command(epilog=_EPILOG)
@@ -94,11 +99,16 @@ def _shapes(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[i
 @click.option("--eval-samples", "evaluation_samples", type=int, metavar="N", help="The same for --eval; default: all.")
 @click.option(
     "--input",
-    "shapes",
+    "inputs",
     multiple=True,
-    callback=_shapes,
-    metavar="NAME=SHAPE",
-    help="Fix free sizes of an input; N stays free.",
+    callback=_inputs,
+    metavar="NAME=SHAPE[:TYPE]",
+    help="Sizes of an input that the source leaves free; N stays free. TYPE, for PyTorch: float32 unless said.",
+)
+@click.option(
+    "--model",
+    metavar="MODULE:FACTORY",
+    help="What makes the network of PyTorch weights; your code, imported from here.",
 )
 @click.option("--signature", metavar="NAME", help="Signature of a SavedModel or TFLite file.")
 @click.option(
@@ -137,7 +147,7 @@ def _shapes(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[i
     flag_value="",
     metavar="[SHA256]",
     callback=lambda _, __, value: False if value is None else value or True,
-    help="Admit code inside Keras and SavedModel files (of this digest only). It will run, as you.",
+    help="Admit code inside Keras, SavedModel and PyTorch files (of this digest only). It will run, as you.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every random draw.")
 @click.option(
@@ -153,13 +163,17 @@ def _shapes(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[i
 )
 @report_option
 @output.json_option
-def command(source: Path, output_path: Path, *, report: Path | None, as_json: bool, **options: Any) -> None:
-    """Convert the model SOURCE (Keras, SavedModel, ONNX, TFLite) and verify the result."""
+def command(
+    source: Path, output_path: Path, *, inputs: dict[str, Any], report: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Convert the model SOURCE (Keras, SavedModel, PyTorch, ONNX, TFLite) and verify the result."""
     from edgekit.options import Options
     from edgekit.pipeline import run
 
     with output.Progress() as progress:
-        conversion = run(source, Options(output=output_path, **options), progress)
+        shapes = {name: sizes for name, (sizes, _) in inputs.items()}
+        dtypes = {name: dtype for name, (_, dtype) in inputs.items() if dtype}
+        conversion = run(source, Options(output=output_path, shapes=shapes, dtypes=dtypes, **options), progress)
     if report is not None:
         from edgekit import report as pages
 

@@ -70,7 +70,7 @@ def test_the_content_decides(kind, name, contents, tmp_path):
     ("kind", "suffix", "promised"),
     [("onnx", ".tflite", "a TFLite model"), ("tflite", ".onnx", "an ONNX model"), ("onnx", ".keras", "a Keras model"),
      ("tflite", ".h5", "a Keras model"), ("onnx", ".pt", "a PyTorch file"), ("tflite", ".pkl", "a Python pickle"),
-     ("onnx", ".gguf", "a GGUF file")],
+     ("onnx", ".gguf", "a GGUF file"), ("tflite", ".safetensors", "a PyTorch file")],
 )  # fmt: skip
 def test_a_name_that_promises_another_kind_is_refused(kind, suffix, promised, contents, tmp_path):
     path = tmp_path / f"model{suffix}"
@@ -143,15 +143,33 @@ def test_folders_without_a_graph_name_the_files_inside(tiny_files, tmp_path):
     assert "a.onnx" in caught.value.next_step
 
 
+TORCH = {
+    "weights": archive("model/version", "model/data.pkl"),
+    "script": archive("model/data.pkl", "model/constants.pkl", "model/code/a.py"),
+    "program": archive("archive_format"),
+    "program in a folder": archive("model/archive_format", "model/models/model.json"),
+    "legacy": b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.",
+    "safetensors": struct.pack("<Q", 60) + b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(64),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_files_of_pytorch_are_known_by_their_content(name, tmp_path):
+    path = tmp_path / "m"
+    path.write_bytes(TORCH[name])
+    source = identify(path, model="nets:tiny", dtypes={"ids": "int64"})
+    assert (source.kind, source.model, source.dtypes) == ("torch", "nets:tiny", {"ids": "int64"})
+
+
+def test_code_of_a_network_is_for_weights(tiny_files):
+    assert code_of(tiny_files["onnx"], model="nets:tiny") == "torch-code-unused"
+
+
 # -- What is known, but not read --------------------------------------------------------------------------------
 
 FOREIGN = {
-    "torch archive": (archive("model/version", "model/data.pkl"), "a PyTorch file"),
-    "torch program": (archive("archive_format"), "a PyTorch file"),
-    "torch legacy": (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", "a PyTorch file"),
+    "torch lite": (archive("model/version", "model/data.pkl", "model/bytecode.pkl"), "a PyTorch Mobile file"),
     "pickle": (pickle.dumps({"a": [1, 2]}), "a Python pickle"),
-    "safetensors": (struct.pack("<Q", 60) + b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(64),
-                    "a safetensors file"),
     "frozen graph": (field(1, field(1, b"x") + field(2, b"Placeholder")), "a frozen TensorFlow 1 graph"),
     "core ml": (b"\x08\x05" + field(2, field(1, b"d")) + b"\xa2\x1f\x02ab", "a Core ML model"),
     "core ml package": (archive("m.mlpackage/Data/m.mlmodel"), "a Core ML model"),
@@ -186,7 +204,7 @@ def test_known_kinds_are_refused_by_name_with_the_way_to_a_source(name, suffix, 
     assert "What is read: " in caught.value.next_step
 
 
-@pytest.mark.parametrize(("suffix", "what"), [(".pt", "PyTorch"), (".index", "checkpoint"), (".caffemodel", "Caffe")])
+@pytest.mark.parametrize(("suffix", "what"), [(".ptl", "PyTorch"), (".index", "checkpoint"), (".caffemodel", "Caffe")])
 def test_unknown_contents_are_refused_by_the_name(suffix, what, tmp_path):
     path = tmp_path / f"m{suffix}"
     path.write_bytes(b"\x01\x02 nothing that anybody knows")
@@ -203,7 +221,7 @@ def test_packages_of_core_ml_are_refused_by_name(tmp_path):
     assert caught.value.code == "source-unsupported"
 
 
-@pytest.mark.parametrize("suffix", ["", ".onnx", ".tflite", ".keras", ".h5"])
+@pytest.mark.parametrize("suffix", ["", ".onnx", ".tflite", ".keras", ".h5", ".pt", ".safetensors"])
 def test_nonsense_is_unknown_whatever_its_name_says(suffix, tmp_path):
     path = tmp_path / f"m{suffix}"
     path.write_bytes(b"\x01\x02 nothing that anybody knows")
@@ -359,7 +377,7 @@ def pretender(module: str) -> object:
         (None, "a builtins.NoneType"),
         (b"no model", "a builtins.bytes"),
         (np.zeros(3), "a numpy.ndarray"),
-        (pretender("torch.nn"), "a PyTorch model .* cannot be converted yet"),
+        (pretender("torch.nn"), "a PyTorch object .* cannot be converted yet"),
         (pretender("sklearn.svm"), "a scikit-learn model"),
         (pretender("xgboost"), "a scikit-learn model"),
     ],

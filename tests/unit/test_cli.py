@@ -119,11 +119,12 @@ def test_missing_files_exit_3(capsys, tmp_path):
 
 
 def test_shapes_of_inputs_are_parsed():
-    from edgekit.cli.cmd_convert import _shapes
+    from edgekit.cli.cmd_convert import _inputs
 
-    parse = lambda *values: _shapes(None, None, values)  # noqa: E731
-    assert parse("a=1,N,3", "b:0=[2,?]") == {"a": (1, None, 3), "b:0": (2, None)}
-    for wrong in ("a", "=1,2", "a=", "a=1,x", "a=1.5"):
+    parse = lambda *values: _inputs(None, None, values)  # noqa: E731
+    assert parse("a=1,N,3", "b:0=[2,?]") == {"a": ((1, None, 3), None), "b:0": ((2, None), None)}
+    assert parse("ids=N,16:int64") == {"ids": ((None, 16), "int64")}
+    for wrong in ("a", "=1,2", "a=", "a=1,x", "a=1.5", "a=1:", "a=1:long", "a=:int64"):
         with pytest.raises(errors.UsageError) as caught:
             parse(wrong)
         assert caught.value.code == "shape-syntax"
