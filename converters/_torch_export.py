@@ -15,7 +15,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from edgekit.converters._torch_network import Network, fixed, reason, where
 from edgekit.errors import ConversionError, SourceError, UsageError
@@ -25,6 +25,7 @@ _BATCHES = (1, 2, 3)
 """A recording with a free batch is asked with each."""
 _SAMPLES = 2
 _REFUSALS = (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+_SYMBOL = re.compile(r"[^\W\d]\w*")
 _UNSUPPORTED = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'")
 _FIXED_NOTE = "the batch is fixed to 1: the network computes with the size of its batch as a number"
 _CLOSE = 1e-3
@@ -48,7 +49,7 @@ def record(net: Network) -> tuple[Any, Network]:
         net = replace(net, notes=(*net.notes, _FIXED_NOTE))
         program = _recorded(net)
     _refuse_fixed(program, net)
-    differing = _differing(program, net, _SAMPLES)
+    differing = _differing(callable_of(program), net, _SAMPLES)
     if differing is not None:
         raise ConversionError(
             "torch-export-differs", f"the recorded network answers {differing!r} otherwise than the network itself"
@@ -78,22 +79,21 @@ def to_onnx(program: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> 
     """
     import torch
 
-    with quiet():
-        plain = program.run_decompositions(_rewritten())
-    _refuse_state(plain)
     try:
         with quiet():
-            written = torch.onnx.export(
-                plain,
+            written: Any = torch.onnx.export(
+                _spelled(program),
                 input_names=list(inputs),
                 output_names=list(outputs),
                 dynamo=True,
                 external_data=False,
                 verbose=False,
             )
-            model = cast("Any", written).model_proto
+            model = written.model_proto
     except torch.onnx.errors.OnnxExporterError as error:
         raise _explained(error) from error
+    # In the program as it was recorded, such changes are hidden in operations that work in place.
+    _refuse_state(written.exported_program)
     _tidy(model)
     return model
 
@@ -150,8 +150,9 @@ def _batch_is_fixed(program: Any, net: Network) -> bool:
         return False
     if not all(fixed(size) is None and _unbounded(program, size.node.expr) for size in asked):
         return True
+    call = callable_of(program)
     try:
-        return any(_differing(program, net, batch) is not None for batch in _BATCHES)
+        return any(_differing(call, net, batch) is not None for batch in _BATCHES)
     except _REFUSALS:  # the network's own or the recording's: the batch must be even, or the like
         return True
 
@@ -193,11 +194,11 @@ def _taken(program: Any) -> list[Any]:
     return [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in wanted]
 
 
-def _differing(program: Any, net: Network, batch: int) -> str | None:
+def _differing(recorded: Any, net: Network, batch: int) -> str | None:
     """The output that the recording answers otherwise than the network."""
     import torch
 
-    sample, recorded = net.sample_of(batch), callable_of(program)
+    sample = net.sample_of(batch)
     with quiet(), torch.no_grad():
         pairs = zip(net.outputs, net.flat(*sample), recorded(*sample), strict=True)
     for name, expected, found in pairs:
@@ -208,9 +209,13 @@ def _differing(program: Any, net: Network, batch: int) -> str | None:
     return None
 
 
-def _rewritten() -> dict[Any, Any]:
-    """Operators that the exporter does not know, by those that it does: how TorchScript spells a convolution."""
+def _spelled(program: Any) -> Any:
+    """The program with operators that the exporter knows: it does not know how TorchScript spells a convolution."""
     import torch
+
+    spelled = torch.ops.aten._convolution  # noqa: SLF001 - its name
+    if not any(node.target in (spelled.default, spelled.deprecated) for node in program.graph.nodes):
+        return program
 
     def convolution(x: Any, weight: Any, bias: Any, *about: Any) -> Any:
         stride, padding, dilation, transposed, output_padding, groups = about[:6]
@@ -218,8 +223,7 @@ def _rewritten() -> dict[Any, Any]:
             x, weight, bias, stride, padding, dilation, transposed, output_padding, groups
         )
 
-    spelled = torch.ops.aten._convolution  # noqa: SLF001 - its name
-    return {spelled.default: convolution, spelled.deprecated: convolution}
+    return program.run_decompositions({spelled.default: convolution, spelled.deprecated: convolution})
 
 
 def _explained(error: Exception) -> ConversionError:
@@ -240,7 +244,7 @@ def _explained(error: Exception) -> ConversionError:
 
 
 def _tidy(model: Any) -> None:
-    """Drop texts that name files and lines of the machine, in place, and call the free batch a batch."""
+    """Drop texts that name files and lines of the machine, in place."""
     graphs = [model.graph, *model.functions]
     for owner in (model, *graphs, *(node for graph in graphs for node in graph.node)):
         owner.ClearField("metadata_props")
@@ -248,10 +252,17 @@ def _tidy(model: Any) -> None:
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
         value.ClearField("metadata_props")
         value.ClearField("doc_string")
-    first = {v.type.tensor_type.shape.dim[0].dim_param for v in model.graph.input if v.type.tensor_type.shape.dim} - {
-        ""
-    }
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        for axis in value.type.tensor_type.shape.dim:
-            if axis.dim_param in first:
-                axis.dim_param = BATCH
+    _name_sizes(model.graph)
+
+
+def _name_sizes(graph: Any) -> None:
+    """Call the free batch "batch" and other free sizes by their input and axis, in place; torch.export numbers them."""
+    names: dict[str, str] = {}
+    for value in graph.input:
+        for axis, size in enumerate(value.type.tensor_type.shape.dim):
+            if size.dim_param.isidentifier():
+                names.setdefault(size.dim_param, BATCH if axis == 0 else f"{value.name}_{axis}")
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = _SYMBOL.sub(lambda found: names.get(found[0], found[0]), size.dim_param)

@@ -11,7 +11,7 @@ import contextlib
 import copy
 import inspect
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,14 +94,18 @@ def prepared(module: Any) -> tuple[Any, tuple[str, ...]]:
     tensors = [*module.parameters(), *module.buffers()]
     if any(tensor.is_meta for tensor in tensors):
         raise SourceError("torch-no-weights", "the network has parameters without values (device meta)")
-    notes = []
-    odd = sorted({str(t.dtype).removeprefix("torch.") for t in tensors if t.is_floating_point()} - {"float32"})
-    if odd or any(tensor.device.type != "cpu" for tensor in tensors):
+    notes = widened(tensors)
+    if notes or any(tensor.device.type != "cpu" for tensor in tensors):
         module = copy.deepcopy(module).to("cpu")
-    if odd:
-        notes.append(f"weights stored in {' and '.join(odd)} are computed with in float32")
+    if notes:
         module = module.float() if not isinstance(module, torch.jit.ScriptModule) else module.to(torch.float32)
-    return module, tuple(notes)
+    return module, notes
+
+
+def widened(tensors: Iterable[Any]) -> tuple[str, ...]:
+    """What to tell the user of weights that are not float32."""
+    odd = sorted({str(t.dtype).removeprefix("torch.") for t in tensors if t.is_floating_point()} - {"float32"})
+    return (f"weights stored in {' and '.join(odd)} are computed with in float32",) if odd else ()
 
 
 @contextlib.contextmanager

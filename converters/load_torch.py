@@ -154,6 +154,7 @@ def _weights(source: Source) -> tuple[Any, Network]:
         )
     module, notes = networks.prepared(code.network(source.model))
     weights.fit(tensors, module, path.name)
+    notes = tuple(dict.fromkeys((*notes, *networks.widened(tensors.values()))))
     return export.record(networks.network(module.eval(), source.shapes, source.dtypes, notes))
 
 
