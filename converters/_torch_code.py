@@ -29,6 +29,13 @@ def network(spec: str) -> Any:
     name, _, path = spec.partition(":")
     if not name or not path:
         raise UsageError("torch-factory", f"--model {spec} is not MODULE:FACTORY")
+    if name.endswith(".py"):
+        module = name.removesuffix(".py").strip("./").replace("/", ".")
+        raise UsageError(
+            "torch-factory",
+            f"--model {spec} names a file; a module is meant",
+            next_step=f"Give --model {module}:{path}, from the directory that it is imported from.",
+        )
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)

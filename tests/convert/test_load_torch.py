@@ -444,6 +444,7 @@ def test_shapes_are_asked_for_by_name(tmp_path):
     ("spec", "words"),
     [
         ("torch_nets", ["MODULE:FACTORY"]),
+        ("./nets/torch_nets.py:resnet", ["--model nets.torch_nets:resnet,"]),
         ("no_such_module:net", ["no_such_module"]),
         ("torch_nets:nobody", ["resnet20"]),
         ("torch_nets:CifarBlock", ["inputs"]),
