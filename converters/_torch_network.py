@@ -202,8 +202,8 @@ def _bound(module: Any, shapes: Shapes) -> list[str]:
         example = " ".join(f"--input {name}={_hint(module)}" for name in wanted)
         raise UsageError(
             "torch-input-shapes",
-            f"weights do not say how large the inputs are: forward takes {', '.join(taken) or '*args'}, "
-            f"and there is no shape for {', '.join(wanted)}",
+            f"the shapes of the inputs are unknown: forward takes {', '.join(taken) or '*args'}, "
+            f"and nothing was said of {', '.join(wanted)}",
             next_step=f"Give {example} with your sizes; N leaves the batch free. In Python: "
             f"shapes={{{', '.join(f'{name!r}: (None, ...)' for name in wanted)}}}.",
             inputs=list(taken),
@@ -245,10 +245,10 @@ def _wrapped(module: Any, call: Any) -> Any:
                 self.inner = module
 
         def structured(self, *tensors: Any) -> Any:
-            return call(tensors)
+            return call(tuple(tensor.clone() for tensor in tensors))  # forward may write into what it is given
 
         def forward(self, *tensors: Any) -> tuple[Any, ...]:
-            return tuple(numeric(tensor) for _, tensor in leaves(call(tensors)))
+            return tuple(numeric(tensor) for _, tensor in leaves(self.structured(*tensors)))
 
     return Flat()
 

@@ -111,7 +111,7 @@ def test_usual_networks_from_their_weights(name, tmp_path):
 
 
 def test_the_same_network_gives_the_same_bytes_without_paths(tmp_path):
-    made = []
+    made: list[bytes] = []
     for number in (1, 2):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -167,6 +167,7 @@ class Optional(nn.Module):
     [
         (Optional(), X),
         (Optional(), {"mask": (None, 4), "x": (None, 4)}),
+        (net(lambda self, x: self.layer(x.mul_(2).sub_(1))), X),
         (net(lambda self, *xs: self.layer(xs[0]) - xs[1]), {"one": (None, 4), "two": (None, 4)}),
         (net(lambda self, x, unused: self.layer(x)), {"x": (None, 4), "unused": (None, 2)}),
         (net(lambda self, x, table: self.layer(x) @ table.T), {"x": (None, 4), "table": (5, 4)}),
