@@ -33,12 +33,6 @@ class Foreign:
 _EXPORT_TORCH = "In Python, where the model's class is: torch.onnx.export(model, sample, 'model.onnx', dynamo=True)"
 
 TORCH_LITE = Foreign("a PyTorch Mobile file", _EXPORT_TORCH, (".ptl",))
-PICKLE = Foreign(
-    "a Python pickle, which runs code when it is opened",
-    "Export it where it was made: a scikit-learn model with skl2onnx.to_onnx(model, sample), a PyTorch model with "
-    "torch.onnx.export",
-    (".pkl", ".pickle", ".joblib", ".skops", ".dill", ".cloudpickle"),
-)
 FROZEN = Foreign(
     "a frozen TensorFlow 1 graph",
     "Name its inputs and outputs and save it as a SavedModel: tf.compat.v1.wrap_function, then tf.saved_model.save",
@@ -71,7 +65,7 @@ POINTER = Foreign("a Git LFS pointer, not the file itself", "git lfs pull")
 WEB_PAGE = Foreign("a web page, not the file that it links to", "Download the file itself; on GitHub: 'Raw'")
 
 _ALL = (
-    TORCH_LITE, PICKLE, FROZEN, CHECKPOINT, CORE_ML, TENSORRT, ORT, EXECUTORCH, TASK, GGUF, TFJS, OPENVINO,
+    TORCH_LITE, FROZEN, CHECKPOINT, CORE_ML, TENSORRT, ORT, EXECUTORCH, TASK, GGUF, TFJS, OPENVINO,
     CAFFE, PADDLE, NCNN, NUMPY, ARCHIVE, POINTER, WEB_PAGE,
 )  # fmt: skip
 
@@ -104,12 +98,9 @@ def by_content(path: Path) -> Foreign | None:
         return None
     if head[:2] == b"PK":
         return _archive(path)
-    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
-        return PICKLE
     for offset, magic, kind in _MAGICS:
         if head[offset : offset + len(magic)] == magic:
-            # joblib packs its pickles with the same compressors.
-            return PICKLE if kind is ARCHIVE and path.suffix.lower() in PICKLE.suffixes else kind
+            return kind
     return _text(head) or _protobuf(path)
 
 
@@ -124,8 +115,10 @@ def by_class(model: object) -> Foreign | None:
     roots = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
     if "torch" in roots:
         return Foreign("a PyTorch object", "An nn.Module, a ScriptModule or an ExportedProgram can be converted")
-    if roots & {"sklearn", "xgboost", "lightgbm", "catboost"}:
-        return Foreign("a scikit-learn model", "skl2onnx.to_onnx(model, sample) gives an ONNX model to convert")
+    if "catboost" in roots:
+        return Foreign("a CatBoost model", "model.save_model('m.onnx', format='onnx') gives an ONNX model to convert")
+    if roots & {"sklearn", "xgboost", "lightgbm"}:
+        return Foreign("an object of scikit-learn's kind", "A fitted estimator, pipeline or Booster can be converted")
     return None
 
 
@@ -137,7 +130,7 @@ def _archive(path: Path) -> Foreign:
         return ARCHIVE
     ends = {
         "bytecode.pkl": TORCH_LITE, ".npy": NUMPY,
-        ".tflite": TASK, ".mlmodel": CORE_ML, "schema.json": PICKLE,
+        ".tflite": TASK, ".mlmodel": CORE_ML,
     }  # fmt: skip
     for end, kind in ends.items():
         if any(name.endswith(end) for name in names):

@@ -21,7 +21,7 @@ from edgekit.errors import ConversionError
 if TYPE_CHECKING:
     from edgekit.converters.load_onnx import LoadedOnnx
 
-FRAMEWORKS = ("onnx", "torch")
+FRAMEWORKS = ("onnx", "torch", "sklearn")
 FORMAT: Literal["tflite", "onnx"] = "onnx"
 EXTRA = "convert"
 

@@ -1,11 +1,12 @@
 """What is this? The kind of a source is decided from its content, and a content that contradicts its name is refused.
 
 Every loader is asked whether it recognizes the content, with the standard library only. What no loader reads but has a
-name (pickles, PyTorch archives, safetensors, ...) is refused by that name, with the way to a source that is read.
-Pickles are never opened, devices and pipes neither.
+name (Core ML, GGUF, archives, ...) is refused by that name, with the way to a source that is read. Nothing is unpickled
+here, and devices and pipes are not opened.
 
 A loader may offer `digest(path) -> (sha256, bytes)` where a model is more than its file; ONNX' external data is. It may
 offer `save_shaped(model, folder, shapes, dtypes)` where a live object does not know what it takes; PyTorch's does not.
+It may offer `demands_digest(path)`: whether trust in such a file must name its digest; pickles do.
 It sets TAKES_CODE where a source may be weights alone, whose network is code that the user names.
 """
 
@@ -104,8 +105,8 @@ def identify_live(
     raise UsageError(
         "source-object",
         f"a {kind} cannot be converted",
-        next_step="Give a path, a Keras model, a tf.Module, an nn.Module, an ONNX ModelProto, or the bytes of an .onnx "
-        "or .tflite.",
+        next_step="Give a path, a Keras model, a tf.Module, an nn.Module, a fitted estimator, an ONNX ModelProto, or "
+        "the bytes of an .onnx or .tflite.",
     )
 
 
@@ -224,7 +225,7 @@ def _unknown_folder(path: Path, readable: str) -> SourceError:
 
 _NOUNS: dict[str, str] = {
     "keras": "a Keras model", "onnx": "an ONNX model", "saved_model": "a SavedModel", "tflite": "a TFLite model",
-    "torch": "a PyTorch file",
+    "torch": "a PyTorch file", "sklearn": "a file of an estimator",
 }  # fmt: skip
 
 

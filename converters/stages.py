@@ -59,6 +59,8 @@ class LoadedFacts:
         quantized: It holds integer tensors with scales already (or QuantizeLinear nodes).
         notes: For the user: "opset 9 was raised to 18".
         tools: Package -> version, of what loaded it.
+        classes: Names of the classes of a classifier, where the source knows them.
+        answer: The output that holds the answer, where the source knows which of several does.
     """
 
     framework: str
@@ -67,6 +69,8 @@ class LoadedFacts:
     quantized: bool = False
     notes: tuple[str, ...] = ()
     tools: dict[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    answer: str | None = None
 
 
 class LoadedModel(Protocol):

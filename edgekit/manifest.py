@@ -22,7 +22,7 @@ class Provenance:
     """Where the artifact came from.
 
     Attributes:
-        framework: "keras", "saved_model", "onnx", "tflite".
+        framework: "keras", "saved_model", "torch", "sklearn", "onnx", "tflite".
         sha256: Digest of the source file or folder.
         tools: Package name -> version, of everything that took part.
         options: The conversion's options that change bytes.

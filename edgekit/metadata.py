@@ -68,7 +68,12 @@ def read(
 
 
 def complete(
-    said: Metadata, outputs: tuple[TensorSpec, ...], *, label: str | None, class_names: tuple[str, ...] = ()
+    said: Metadata,
+    outputs: tuple[TensorSpec, ...],
+    *,
+    label: str | None,
+    class_names: tuple[str, ...] = (),
+    answer: str | None = None,
 ) -> Metadata:
     """What the model and the data say stands in where the owner said nothing, and must agree where he did.
 
@@ -76,7 +81,8 @@ def complete(
         said: By the owner.
         outputs: The model's.
         label: Name of the labels; a model with an output of that name is measured on it.
-        class_names: Of the evaluation data's folders or text labels.
+        class_names: Of the evaluation data's folders or text labels, or of the source.
+        answer: The output that holds the answer, if the source knows.
 
     Raises:
         UsageError: `metadata-invalid`: an output that is not there, another number of labels than of classes.
@@ -86,6 +92,8 @@ def complete(
     how = said.interpret
     if how.output is None and label in names:
         how = replace(how, output=label)
+    if how.output is None and answer is not None:
+        how = replace(how, output=answer)
     if how.output is not None and how.output not in names:
         raise UsageError("metadata-invalid", f"there is no output {how.output}; known: {', '.join(names)}")
     classes = _classes(next(spec for spec in outputs if how.output in (None, spec.name)))

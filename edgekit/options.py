@@ -38,7 +38,8 @@ class Options:
         metadata: Path of a TOML with [preprocess] and [interpret], or those tables.
         labels: Path of a text file, a class name a line; or the names.
         task: What the model answers; None to see from its outputs.
-        trust: Admit code inside Keras, SavedModel and PyTorch files; a SHA-256 admits only the source of that digest.
+        trust: Admit code inside Keras, SavedModel and PyTorch files; a SHA-256 admits only the source of that digest,
+            and is the only way to admit a pickle.
         interface: "int8" or "float" inputs and outputs; None for the precision's default.
         allow_float_ops: Leave what cannot be quantized in float.
         observer: How calibration decides on ranges; None for the precision's default.

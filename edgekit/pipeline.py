@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,8 +94,9 @@ def convert(source: Any, *, to: str | None = None, output: str | Path | None = N
 
     Args:
         source: Path of a `.keras`, `.h5`, `.onnx` or `.tflite` file, of PyTorch weights (with `model` and `shapes`) or
-            of a SavedModel folder; or a live Keras model, `tf.Module`, `nn.Module` (with `shapes`), ExportedProgram,
-            ONNX ModelProto, or the bytes of an ONNX or TFLite file.
+            of a SavedModel folder, a `.skops`, `.joblib` or `.pkl` file of an estimator; or a live Keras model,
+            `tf.Module`, `nn.Module` (with `shapes`), ExportedProgram, estimator, XGBoost or LightGBM model, ONNX
+            ModelProto, or the bytes of an ONNX or TFLite file.
         to: "tflite" or "onnx"; may be left out when `output` has that suffix.
         output: Where to write the artifact; the result holds it in memory either way.
         **options: The fields of `Options`: `precision`, `device`, `calibration`, `evaluation`, `max_drop`, ...
@@ -134,7 +135,9 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
         with shop.stage("load"):
             facts = shop.load(source)
             _check_facts(facts, options, precision)
-            said = metadata.complete(said, facts.outputs, label=options.label)
+            said = metadata.complete(
+                said, facts.outputs, label=options.label, class_names=facts.classes, answer=facts.answer
+            )
         with shop.stage("survey"):
             calibration = _data(options.calibration, options, facts, said, shop.scratch / "calibration")
             evaluation = _data(options.evaluation, options, facts, said, shop.scratch / "evaluation")
@@ -197,6 +200,9 @@ def _identify(model: Any, options: Options, scratch: Path) -> Source:
         dtypes=options.dtypes,
         model=options.model,
     )
+    demanding = getattr(loaders.get(source.kind), "demands_digest", None)
+    if options.trust is True and not live and demanding is not None and demanding(path):
+        source = replace(source, trusted=False)
     if isinstance(options.trust, str) and options.trust.lower() != source.sha256:
         raise UnsafeSourceError(
             "trust-mismatch", f"{path} has the digest {source.sha256}, not the trusted {options.trust}"

@@ -147,7 +147,8 @@ def _inputs(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[t
     flag_value="",
     metavar="[SHA256]",
     callback=lambda _, __, value: False if value is None else value or True,
-    help="Admit code inside Keras, SavedModel and PyTorch files (of this digest only). It will run, as you.",
+    help="Admit code inside Keras, SavedModel and PyTorch files (of this digest only; a pickle demands the digest). "
+    "It will run, as you.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every random draw.")
 @click.option(
@@ -166,7 +167,7 @@ def _inputs(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[t
 def command(
     source: Path, output_path: Path, *, inputs: dict[str, Any], report: Path | None, as_json: bool, **options: Any
 ) -> None:
-    """Convert the model SOURCE (Keras, SavedModel, PyTorch, ONNX, TFLite) and verify the result."""
+    """Convert the model SOURCE (Keras, SavedModel, PyTorch, scikit-learn, ONNX, TFLite) and verify the result."""
     from edgekit.options import Options
     from edgekit.pipeline import run
 

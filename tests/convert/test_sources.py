@@ -69,8 +69,8 @@ def test_the_content_decides(kind, name, contents, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "suffix", "promised"),
     [("onnx", ".tflite", "a TFLite model"), ("tflite", ".onnx", "an ONNX model"), ("onnx", ".keras", "a Keras model"),
-     ("tflite", ".h5", "a Keras model"), ("onnx", ".pt", "a PyTorch file"), ("tflite", ".pkl", "a Python pickle"),
-     ("onnx", ".gguf", "a GGUF file"), ("tflite", ".safetensors", "a PyTorch file")],
+     ("tflite", ".pkl", "a file of an estimator"), ("tflite", ".h5", "a Keras model"),
+     ("onnx", ".pt", "a PyTorch file"), ("onnx", ".gguf", "a GGUF file"), ("tflite", ".safetensors", "a PyTorch file")],
 )  # fmt: skip
 def test_a_name_that_promises_another_kind_is_refused(kind, suffix, promised, contents, tmp_path):
     path = tmp_path / f"model{suffix}"
@@ -169,7 +169,6 @@ def test_code_of_a_network_is_for_weights(tiny_files):
 
 FOREIGN = {
     "torch lite": (archive("model/version", "model/data.pkl", "model/bytecode.pkl"), "a PyTorch Mobile file"),
-    "pickle": (pickle.dumps({"a": [1, 2]}), "a Python pickle"),
     "frozen graph": (field(1, field(1, b"x") + field(2, b"Placeholder")), "a frozen TensorFlow 1 graph"),
     "core ml": (b"\x08\x05" + field(2, field(1, b"d")) + b"\xa2\x1f\x02ab", "a Core ML model"),
     "core ml package": (archive("m.mlpackage/Data/m.mlmodel"), "a Core ML model"),
@@ -184,7 +183,6 @@ FOREIGN = {
     "gzip": (gzip.compress(b"abc"), "an archive"),
     "zip": (archive("readme.txt"), "an archive"),
     "task": (archive("pose.tflite"), "a bundle of models"),
-    "skops": (archive("schema.json"), "a Python pickle"),
     "web page": (b"<!DOCTYPE html><html><body>blob</body></html>", "a web page"),
     "openvino": (b'<?xml version="1.0"?>\n<net name="m" version="11"></net>', "an OpenVINO model"),
     "tfjs": (json.dumps({"format": "layers-model", "modelTopology": {}, "weightsManifest": []}).encode(),
@@ -233,9 +231,11 @@ def test_no_pickle_is_opened(tmp_path):
         def __reduce__(self):
             return (Path.touch, (tmp_path / "sprung",))
 
-    for name in ("m.pkl", "m.pt", "m.joblib", "m"):
+    for name in ("m.pkl", "m.joblib", "m"):
         (tmp_path / name).write_bytes(pickle.dumps(Trap()))
-        assert code_of(tmp_path / name) in ("source-unsupported", "source-mismatch")
+        assert identify(tmp_path / name).kind == "sklearn"
+    (tmp_path / "m.pt").write_bytes(pickle.dumps(Trap()))
+    assert code_of(tmp_path / "m.pt") == "source-mismatch"
     assert not (tmp_path / "sprung").exists()
 
 
@@ -378,8 +378,9 @@ def pretender(module: str) -> object:
         (b"no model", "a builtins.bytes"),
         (np.zeros(3), "a numpy.ndarray"),
         (pretender("torch.nn"), "a PyTorch object .* cannot be converted yet"),
-        (pretender("sklearn.svm"), "a scikit-learn model"),
-        (pretender("xgboost"), "a scikit-learn model"),
+        (pretender("sklearn.svm"), "an object of scikit-learn's kind"),
+        (pretender("xgboost"), "an object of scikit-learn's kind"),
+        (pretender("catboost"), "a CatBoost model"),
     ],
 )
 def test_other_objects_are_refused_by_their_class(thing, message, tmp_path):
@@ -396,7 +397,7 @@ def test_judging_a_file_loads_no_framework(tiny_files):
 import sys
 from edgekit.converters.sources import identify
 identify({str(tiny_files["onnx"])!r}), identify({str(tiny_files["tflite"])!r})
-frameworks = "onnx", "onnxruntime", "tensorflow", "keras", "ai_edge_litert", "torch"
+frameworks = "onnx", "onnxruntime", "tensorflow", "keras", "ai_edge_litert", "torch", "sklearn", "joblib", "skops"
 print([name for name in frameworks if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -1,0 +1,186 @@
+"""Does a converted estimator answer the same label on rows right at the thresholds of its trees?
+
+Rows are drawn from the training data; in each, most columns are put onto a float32 number within two of a threshold (of
+estimators without trees: near the decision, by bisection between rows of two classes). Asked are the estimator and the
+ONNX graph in onnxruntime, after the whole way of `edgekit convert`. For comparison the same rows through skl2onnx.
+
+    python benchmarks/sklearn_labels.py [--rows 10000]
+
+Prints a JSON line an estimator: rows, labels that differ (and how many of these the estimator does not decide itself:
+another order of its trees gives another label), labels that differ by way of skl2onnx, the largest error of
+probabilities, and of regressors' values relative to the value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from sklearn import datasets, ensemble, linear_model, neighbors, neural_network, pipeline, preprocessing, svm, tree
+
+from edgekit.converters import _sklearn_boosting as boosting
+from edgekit.converters import _sklearn_columns as folding
+from edgekit.converters import _sklearn_compose as compose
+from edgekit.converters import load_sklearn
+from edgekit.converters._sklearn_forests import forest_of
+
+make = pipeline.make_pipeline
+scale = preprocessing.StandardScaler
+
+
+def classifiers() -> Iterator[tuple[str, Any]]:
+    """Name and estimator, not fitted."""
+    yield "DecisionTree", tree.DecisionTreeClassifier(random_state=0)
+    yield "ExtraTree", tree.ExtraTreeClassifier(random_state=0)
+    yield "RandomForest", ensemble.RandomForestClassifier(random_state=0)
+    yield "RandomForest, shallow", ensemble.RandomForestClassifier(50, min_samples_leaf=3, random_state=0)
+    yield "ExtraTrees", ensemble.ExtraTreesClassifier(random_state=0)
+    yield "Bagging", ensemble.BaggingClassifier(n_estimators=20, max_features=0.7, random_state=0)
+    yield "GradientBoosting", ensemble.GradientBoostingClassifier(n_estimators=40, random_state=0)
+    yield "HistGradientBoosting", ensemble.HistGradientBoostingClassifier(max_iter=40, random_state=0)
+    yield "AdaBoost", ensemble.AdaBoostClassifier(tree.DecisionTreeClassifier(max_depth=2), random_state=0)
+    yield "scaler, RandomForest", make(scale(), ensemble.RandomForestClassifier(random_state=0))
+    yield (
+        "scaler, GradientBoosting",
+        make(scale(), ensemble.GradientBoostingClassifier(n_estimators=40, random_state=0)),
+    )
+    yield (
+        "two scalers, HistGradientBoosting",
+        make(preprocessing.MinMaxScaler(), scale(), ensemble.HistGradientBoostingClassifier(max_iter=40)),
+    )
+    yield "LogisticRegression", make(scale(), linear_model.LogisticRegression())
+    yield "SVC", make(scale(), svm.SVC())
+    yield "KNeighbors", make(scale(), neighbors.KNeighborsClassifier())
+    yield "MLP", make(scale(), neural_network.MLPClassifier((32,), max_iter=400, random_state=0))
+    for name, module in (("XGBoost", "xgboost"), ("LightGBM", "lightgbm")):
+        try:
+            library = __import__(module)
+        except ImportError:
+            continue
+        kind = library.XGBClassifier if name == "XGBoost" else library.LGBMClassifier
+        quiet = {} if name == "XGBoost" else {"verbose": -1}
+        yield name, kind(n_estimators=40, random_state=0, **quiet)
+        yield f"scaler, {name}", make(scale(), kind(n_estimators=40, random_state=0, **quiet))
+
+
+def regressors() -> Iterator[tuple[str, Any]]:
+    """The same, of values."""
+    yield "DecisionTree", tree.DecisionTreeRegressor(random_state=0)
+    yield "RandomForest", ensemble.RandomForestRegressor(random_state=0)
+    yield "scaler, ExtraTrees", make(scale(), ensemble.ExtraTreesRegressor(random_state=0))
+    yield "GradientBoosting", ensemble.GradientBoostingRegressor(random_state=0)
+    yield "HistGradientBoosting", ensemble.HistGradientBoostingRegressor(random_state=0)
+    yield "Ridge", make(scale(), linear_model.Ridge())
+    yield "SVR", make(scale(), svm.SVR(C=100))
+    yield "MLP", make(scale(), neural_network.MLPRegressor(hidden_layer_sizes=(32,), max_iter=3000, random_state=0))
+
+
+def near(model: Any, x: Any, rows: int, seed: int = 0) -> Any:
+    """Rows [rows, columns] float32 near what the estimator decides by."""
+    dice = np.random.default_rng(seed)
+    drawn = x[dice.integers(0, len(x), rows)].copy()
+    *before, last = compose.steps_of(model)
+    found = forest_of(last) or boosting.forest_of(last)
+    if found is None:
+        return _between(model, x, drawn, dice) if hasattr(model, "classes_") else drawn
+    forest = found[0].exact()
+    if before:
+        forest = folding.fold(found[0], folding.columns_of(before, x.shape[1]), x.shape[1])
+    features = np.concatenate([tree.feature[~tree.leaves] for tree in forest.trees])
+    thresholds = np.concatenate([tree.threshold[~tree.leaves] for tree in forest.trees]).astype(np.float32)
+    for column in range(x.shape[1]):
+        known = thresholds[(features == column) & np.isfinite(thresholds)]
+        if not len(known):
+            continue
+        value, steps = dice.choice(known, rows), dice.integers(-2, 3, rows)
+        for _ in range(2):
+            toward = np.where(steps > 0, np.float32(np.inf), np.float32(-np.inf))
+            value = np.where(steps != 0, np.nextafter(value, toward), value)
+            steps = steps - np.sign(steps)
+        drawn[:, column] = np.where(dice.random(rows) < 0.7, value, drawn[:, column])
+    return drawn
+
+
+def _between(model: Any, x: Any, drawn: Any, dice: Any) -> Any:
+    """Rows between two of different labels, a millionth of the way from where the label changes."""
+    one, other = drawn, x[dice.integers(0, len(x), len(drawn))]
+    low, high = np.zeros(len(drawn)), np.ones(len(drawn))
+    start = model.predict(one)
+    differs = start != model.predict(other)
+    for _ in range(20):
+        middle = (low + high) / 2
+        same = model.predict((one + (other - one) * middle[:, None]).astype(np.float32)) == start
+        low, high = np.where(same, middle, low), np.where(same, high, middle)
+    at = np.where(differs, low + (high - low) * dice.random(len(drawn)), dice.random(len(drawn)))
+    return (one + (other - one) * at[:, None]).astype(np.float32)
+
+
+def measure(name: str, model: Any, x: Any, rows: int) -> dict[str, Any]:
+    """One line."""
+    feeds = {"input": near(model, x, rows)}
+    loaded = load_sklearn.loaded(model, name)
+    session = ort.InferenceSession(loaded.handle.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    found = dict(zip(names, session.run(None, feeds), strict=True))
+    wanted = loaded.run(feeds)
+    line: dict[str, Any] = {"estimator": name, "rows": rows, "bytes": len(loaded.handle.SerializeToString())}
+    if "label" in wanted:
+        differs = wanted["label"] != found["label"]
+        line["labels_differ"] = int(differs.sum())
+        line["of_these_undecided"] = _undecided(model, feeds["input"][differs])
+        scores = "probabilities" if "probabilities" in wanted else "scores"
+        line["largest_error"] = float(np.abs(wanted[scores] - found[scores]).max())
+        line["skl2onnx_labels_differ"] = _by_skl2onnx(model, feeds["input"], wanted["label"])
+    else:
+        error = np.abs(wanted["output"] - found["output"])
+        line["relative_error"] = float((error / np.abs(wanted["output"])).max())
+    return line
+
+
+def _undecided(model: Any, rows: Any) -> int:
+    """Rows that the estimator itself answers differently when its trees are added in another order."""
+    last = compose.steps_of(model)[-1]
+    if not len(rows) or not isinstance(last, (ensemble.RandomForestClassifier, ensemble.ExtraTreesClassifier)):
+        return 0
+    usual, members, moved = model.predict(rows), last.estimators_, np.zeros(len(rows), bool)
+    for seed in range(20):
+        last.estimators_ = [members[at] for at in np.random.default_rng(seed).permutation(len(members))]
+        moved |= model.predict(rows) != usual
+    last.estimators_ = members
+    return int(moved.sum())
+
+
+def _by_skl2onnx(model: Any, rows: Any, labels: Any) -> int | str:
+    from skl2onnx import to_onnx
+
+    try:
+        made = to_onnx(model, rows[:1], options={"zipmap": False}, target_opset={"": 15, "ai.onnx.ml": 3})
+        session = ort.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+        return int((session.run(None, {"X": rows})[0].reshape(-1) != labels).sum())
+    except Exception as error:  # noqa: BLE001 - whatever it raises is the figure
+        return f"refused: {type(error).__name__}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=10_000)
+    rows = parser.parse_args().rows
+    warnings.simplefilter("ignore")
+    x, y = datasets.load_breast_cancer(return_X_y=True)
+    for data, (features, labels) in {"breast cancer": (x, y), "wine": datasets.load_wine(return_X_y=True)}.items():
+        for name, model in classifiers():
+            single = features.astype(np.float32)
+            print(json.dumps({"data": data, **measure(name, model.fit(single, labels), single, rows)}), flush=True)
+    x, y = datasets.load_diabetes(return_X_y=True)
+    for name, model in regressors():
+        single = x.astype(np.float32)
+        print(json.dumps({"data": "diabetes", **measure(name, model.fit(single, y), single, rows)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""scikit-learn: fitted estimators and pipelines of numbers; XGBoost and LightGBM models.
+
+An estimator is written as ONNX by rules of our own (`_sklearn_compose`), because what matters on a board is the label,
+and labels hang on the last bit: trees decide every float32 row as the estimator does, and add their leaves exactly
+(`_sklearn_trees`). A few estimators are left to skl2onnx. The answers stay the estimator's own.
+
+One input, `input` [N, columns] float32. Outputs are `probabilities` (or `scores`) and `label` of classifiers, `output`
+of regressors and transformers, `label` with `distances` or `score` of clusterers and outlier detectors. A label is an
+index into the classes; their names go into the manifest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit.converters import _onnx_current as current
+from edgekit.converters import _sklearn_files as files
+from edgekit.converters._answering import Answering
+from edgekit.converters.stages import Feeds, LoadedFacts, LoadedModel, Source
+from edgekit.errors import SourceError
+from edgekit.tensors import TensorSpec
+
+NAME = "sklearn"
+TITLE = "scikit-learn: .skops, and .joblib and .pkl with --trust SHA256; XGBoost .json and .ubj, LightGBM .txt"
+EXTRA = "sklearn"
+SUFFIXES = files.SUFFIXES
+PRELOAD = ("numpy", "sklearn.pipeline", "sklearn.ensemble", "onnx", "onnxruntime")
+
+_SHOWN_COLUMNS = 40
+_DTYPES = {"label": "int64"}
+
+demands_digest = files.demands_digest
+
+
+@dataclass(frozen=True)
+class LoadedSklearn:
+    """LoadedModel of an estimator.
+
+    Attributes:
+        facts: See `LoadedFacts`.
+        handle: The modern ModelProto, all data inside.
+        precision: What it is stored in: "fp32".
+        answering: Asks the estimator.
+    """
+
+    facts: LoadedFacts
+    handle: Any
+    precision: str
+    answering: Answering
+
+    def run(self, feeds: Feeds) -> Feeds:
+        """Answer any number of samples; see `Answering.run`."""
+        return self.answering.run(feeds)
+
+
+def recognizes(path: Path) -> bool:
+    """Whether it is a pickle, a skops archive, or a model of XGBoost or LightGBM."""
+    return path.is_file() and files.content(path) is not None
+
+
+def load(source: Source) -> LoadedModel:
+    """Open the file of an estimator and write it as ONNX.
+
+    Raises:
+        UnsafeSourceError: `source-unsafe-code`, `trust-mismatch`; nothing of it has run.
+        SourceError: `source-unreadable`, `source-framework-missing`, `sklearn-object`, `sklearn-not-fitted`,
+            `sklearn-unsupported`.
+        UsageError: `input-unknown`, `shape-conflict`: `source.shapes` does not fit.
+    """
+    _require()
+    model, notes = files.read(source)
+    return loaded(model, Path(source.path).name, notes, dict(source.shapes))
+
+
+def loaded(model: Any, name: str, notes: tuple[str, ...] = (), shapes: dict[str, Any] | None = None) -> LoadedSklearn:
+    """Write an estimator in memory as ONNX; see `load`.
+
+    Args:
+        model: Fitted.
+        name: For messages.
+        notes: For the user.
+        shapes: Input name -> sizes that replace free ones.
+    """
+    import onnx
+
+    from edgekit.converters import _sklearn_answers as answers
+    from edgekit.converters import _sklearn_compose as compose
+    from edgekit.converters._sklearn_draft import FLOAT, INT64, Draft
+
+    if not accepts(model):
+        raise SourceError(
+            "sklearn-object", f"{name} holds a {type(model).__module__}.{type(model).__qualname__}, not an estimator"
+        )
+    model = compose.plain(compose.total(model))
+    asked = _asked(model, name)
+    width, said = _columns(asked, name)
+    draft, told = Draft(), [*notes, *said]
+    place = compose.Place(answers.INPUT, width)
+    predicts = hasattr(asked, "predict")
+    if predicts:
+        outputs = compose.predicted(model, place, draft, told)
+    else:
+        outputs = {"output": compose.transformed(compose.steps_of(model), place, draft, told).tensor}
+    proto = draft.model(
+        {answers.INPUT: ["N", width]},
+        {key: (tensor, INT64 if key == "label" else FLOAT) for key, tensor in outputs.items()},
+    )
+    _declare(proto, width)
+    if shapes:
+        current.fix_sizes(proto, shapes)
+    modern, changes = current.modernize(proto, name)
+    specs = {
+        value.name: TensorSpec(
+            value.name,
+            tuple(axis.dim_value or None for axis in value.type.tensor_type.shape.dim),
+            _DTYPES.get(value.name, "float32"),
+        )
+        for value in (*modern.graph.input, *modern.graph.output)
+    }
+    inputs = (specs.pop(answers.INPUT),)
+    facts = LoadedFacts(
+        NAME,
+        inputs,
+        tuple(specs.values()),
+        notes=tuple(dict.fromkeys((*told, *changes))),
+        tools={"onnx": str(onnx.__version__), **_tools(model)},
+        classes=answers.class_names(asked) if "label" in outputs else (),
+        answer=next(iter(outputs)) if len(outputs) > 1 else None,
+    )
+    return LoadedSklearn(facts, modern, "fp32", Answering(inputs, answers.caller(asked, outputs)))
+
+
+def accepts(model: object) -> bool:
+    """Whether a live object is an estimator, or a model of XGBoost's or LightGBM's; by the names of its classes."""
+    kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(model).__mro__}
+    return bool(kinds & {("sklearn", "BaseEstimator"), ("xgboost", "Booster"), ("lightgbm", "Booster")})
+
+
+def save(model: Any, folder: Path) -> Path:
+    """Write a live estimator for `load`.
+
+    Raises:
+        SourceError: `sklearn-object`: it cannot be pickled; `sklearn-unsupported`: its class is not part of a library,
+            so that no other process has it.
+    """
+    import pickle
+
+    import joblib
+
+    if type(model).__module__ == "__main__":
+        raise SourceError(
+            "sklearn-unsupported", f"{type(model).__name__} cannot be converted: it is a class of your own program"
+        )
+    path = folder / "model.joblib"
+    try:
+        joblib.dump(model, path)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise SourceError("sklearn-object", f"a {type(model).__name__} cannot be handed over: {error}") from error
+    return path
+
+
+def _require() -> None:
+    try:
+        import onnx  # noqa: F401
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise SourceError(
+            "source-framework-missing",
+            f"estimators need scikit-learn, which is not installed: {error}",
+            next_step="pip install 'edgekit-sdk[sklearn]'",
+        ) from error
+
+
+def _asked(model: Any, name: str) -> Any:
+    """The object that answers: the estimator, or a booster asked like one."""
+    from edgekit.converters import _sklearn_answers as answers
+    from edgekit.converters import _sklearn_boosting as boosting
+
+    if type(model).__name__ == "Booster":
+        found = boosting.forest_of(model)
+        if found is not None:
+            return answers.Booster(model, found[1].reading, found[0].sums)
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils.validation import check_is_fitted
+
+    try:
+        check_is_fitted(model)
+    except NotFittedError as error:
+        raise SourceError("sklearn-not-fitted", f"{name} holds a {type(model).__name__} that was not fitted") from error
+    return model
+
+
+def _columns(model: Any, name: str) -> tuple[int, list[str]]:
+    """How many columns it takes, and a note of their names."""
+    # A pipeline asks its first step, which may be the word "passthrough".
+    parts = [model, *(step for _, step in getattr(model, "steps", ()))]
+    width = next((part.n_features_in_ for part in parts if hasattr(part, "n_features_in_")), None)
+    if width is None:
+        raise SourceError("sklearn-unsupported", f"{name} does not say how many columns it takes")
+    names = [str(column) for column in getattr(model, "feature_names_in_", ())]
+    shown = ", ".join(names[:_SHOWN_COLUMNS]) + (", ..." if len(names) > _SHOWN_COLUMNS else "")
+    return int(width), [f"the columns of the input are, in order: {shown}"] if names else []
+
+
+def _declare(proto: Any, width: int) -> None:
+    """Give the outputs the shapes that the engine answers with, the batch free."""
+    import numpy as np
+
+    from edgekit.converters import onnx_graph
+    from edgekit.converters._sklearn_answers import INPUT
+
+    session = onnx_graph.session(proto)
+    found = session.run(None, {INPUT: np.zeros((3, width), np.float32)})
+    for value, array in zip(proto.graph.output, found, strict=True):
+        shape = value.type.tensor_type.shape
+        shape.dim.add().dim_param = "N"
+        for size in array.shape[1:]:
+            shape.dim.add().dim_value = size
+
+
+def _tools(model: Any) -> dict[str, str]:
+    """Versions of the libraries that the estimator is made of."""
+    import sys
+
+    import sklearn
+
+    roots = {"scikit-learn": sklearn}
+    for part in ("xgboost", "lightgbm", "skl2onnx"):
+        if part in sys.modules and (part == "skl2onnx" or type(model).__module__.startswith(part)):
+            roots[part] = sys.modules[part]
+    return {name: str(module.__version__) for name, module in roots.items()}

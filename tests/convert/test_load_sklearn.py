@@ -1,0 +1,130 @@
+"""scikit-learn sources: which files are opened and when, and what comes out of them through a whole conversion."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sklearn = pytest.importorskip("sklearn", reason="comes with the sklearn extra")
+ort = pytest.importorskip("onnxruntime", reason="comes with the onnx extra")
+joblib = pytest.importorskip("joblib", reason="comes with the sklearn extra")
+
+from sklearn import datasets, ensemble, linear_model, pipeline, preprocessing  # noqa: E402
+
+import edgekit  # noqa: E402
+from edgekit import errors  # noqa: E402
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def iris():
+    x, y = datasets.load_iris(return_X_y=True)
+    return x.astype(np.float32), y
+
+
+@pytest.fixture(scope="module")
+def fitted(iris):
+    x, y = iris
+    names = datasets.load_iris().target_names
+    chain = pipeline.make_pipeline(
+        preprocessing.StandardScaler(), ensemble.RandomForestClassifier(n_estimators=9, random_state=0)
+    )
+    return chain.fit(x, names[y])
+
+
+def asked(artifact, x):
+    session = ort.InferenceSession(artifact.data)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"input": x}), strict=True))
+
+
+def test_a_live_pipeline_keeps_its_labels_and_names_them(fitted, iris):
+    artifact = edgekit.convert(fitted, to="onnx")
+    answers = asked(artifact, iris[0])
+    known = list(fitted.classes_)
+    assert [known[index] for index in answers["label"].reshape(-1)] == list(fitted.predict(iris[0]))
+    np.testing.assert_allclose(answers["probabilities"], fitted.predict_proba(iris[0]), atol=1e-6)
+    assert list(artifact.manifest.interpret.labels) == known
+    assert artifact.manifest.provenance.framework == "sklearn"
+
+
+def test_a_pickle_is_opened_for_its_digest_only(fitted, tmp_path):
+    path = tmp_path / "model.joblib"
+    joblib.dump(fitted, path, compress=3)
+    for trust in (False, True):
+        with pytest.raises(errors.UnsafeSourceError, match="pickle") as refused:
+            edgekit.convert(path, to="onnx", trust=trust)
+        assert sha256(path) in str(refused.value.next_step)
+    with pytest.raises(errors.UnsafeSourceError):
+        edgekit.convert(path, to="onnx", trust="0" * 64)
+    assert edgekit.convert(path, to="onnx", trust=sha256(path)).data
+
+
+def test_a_hostile_pickle_does_not_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    for name in ("m.pkl", "m.joblib", "m.dill"):
+        path = tmp_path / name
+        path.write_bytes(pickle.dumps(Trap()))
+        for trust in (False, True):
+            with pytest.raises(errors.UnsafeSourceError):
+                edgekit.convert(path, to="onnx", trust=trust)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_skops_files_are_judged_by_their_types(fitted, tmp_path):
+    skops = pytest.importorskip("skops.io", reason="comes with the sklearn extra")
+    path = tmp_path / "model.skops"
+    skops.dump(fitted, path)
+    assert edgekit.convert(path, to="onnx").data
+    strange = preprocessing.FunctionTransformer(_strange)
+    skops.dump(pipeline.make_pipeline(strange, fitted.steps[-1][1]), path)
+    with pytest.raises(errors.UnsafeSourceError, match="_strange"):
+        edgekit.convert(path, to="onnx")
+
+
+def _strange(x):
+    return x + 1
+
+
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [
+        (linear_model.LogisticRegression(), "sklearn-not-fitted"),
+        (preprocessing.FunctionTransformer(np.log1p).fit(np.ones((2, 3))), "sklearn-unsupported"),
+    ],
+)
+def test_what_cannot_be_converted_is_refused_by_name(model, code):
+    with pytest.raises(errors.SourceError) as refused:
+        edgekit.convert(model, to="onnx")
+    assert refused.value.code == code
+    assert type(model).__name__ in str(refused.value)
+
+
+def test_regressors_and_transformers_answer_as_output(iris):
+    x, _ = iris
+    for model in (linear_model.Ridge().fit(x[:, :3], x[:, 3]), preprocessing.MinMaxScaler().fit(x[:, :3])):
+        want = model.predict(x[:, :3]) if hasattr(model, "predict") else model.transform(x[:, :3])
+        got = asked(edgekit.convert(model, to="onnx"), x[:, :3])["output"]
+        np.testing.assert_allclose(got.reshape(want.shape), want, rtol=1e-5, atol=1e-5)
+
+
+def test_the_yardstick_models_keep_their_answers(shared):
+    for path in sorted((shared / "models" / "sklearn").glob("*.joblib")):
+        artifact = edgekit.convert(path, to="onnx", trust=sha256(path))
+        model = joblib.load(path)
+        x = np.random.default_rng(0).normal(size=(500, model.n_features_in_)).astype(np.float32)
+        answers = asked(artifact, x)
+        if "label" in answers:
+            np.testing.assert_array_equal(model.classes_[answers["label"].reshape(-1)], model.predict(x))
+        else:
+            np.testing.assert_allclose(answers["output"].reshape(-1), model.predict(x), rtol=1e-5)

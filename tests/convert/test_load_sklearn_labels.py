@@ -1,0 +1,124 @@
+"""Labels of converted estimators, on rows that lie at the thresholds of their trees: not one may differ."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="comes with the sklearn extra")
+ort = pytest.importorskip("onnxruntime")
+
+from sklearn import datasets, ensemble, feature_selection, impute, pipeline, preprocessing, tree  # noqa: E402
+
+from edgekit.converters import load_sklearn  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import sklearn_labels  # noqa: E402
+
+ROWS = 3000
+UNEXACT = {"LogisticRegression", "SVC", "KNeighbors", "MLP"}
+"""Computed in float32 throughout: rows a millionth from the decision may fall to the other side."""
+
+
+@pytest.fixture(scope="module")
+def cancer():
+    x, y = datasets.load_breast_cancer(return_X_y=True)
+    return x.astype(np.float32), y
+
+
+@pytest.fixture(scope="module")
+def diabetes():
+    x, y = datasets.load_diabetes(return_X_y=True)
+    return x.astype(np.float32), y
+
+
+def fitted(model, x, y):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return model.fit(x, y)
+
+
+def both(model, rows):
+    """Answers of the estimator and of the graph."""
+    loaded = load_sklearn.loaded(model, "m")
+    session = ort.InferenceSession(loaded.handle.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    return loaded.run({"input": rows}), dict(zip(names, session.run(None, {"input": rows}), strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name, _ in sklearn_labels.classifiers() if name not in UNEXACT])
+def test_no_label_differs_at_the_thresholds(name, cancer):
+    model = fitted(dict(sklearn_labels.classifiers())[name], *cancer)
+    rows = sklearn_labels.near(model, cancer[0], ROWS)
+    wanted, found = both(model, rows)
+    differs = wanted["label"] != found["label"]
+    assert sklearn_labels._undecided(model, rows[differs]) == differs.sum()
+    assert differs.sum() <= 1
+    np.testing.assert_allclose(found["probabilities"], wanted["probabilities"], atol=1e-6)
+    assert {value.dtype for value in found.values()} == {np.dtype("float32"), np.dtype("int64")}
+
+
+@pytest.mark.parametrize("name", [name for name, _ in sklearn_labels.regressors()])
+def test_values_are_within_a_hundred_thousandth(name, diabetes):
+    model = fitted(dict(sklearn_labels.regressors())[name], *diabetes)
+    wanted, found = both(model, sklearn_labels.near(model, diabetes[0], ROWS))
+    assert found["output"].shape == wanted["output"].shape
+    np.testing.assert_allclose(found["output"], wanted["output"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        [preprocessing.RobustScaler(), preprocessing.MinMaxScaler(clip=True)],
+        [feature_selection.SelectKBest(k=7), preprocessing.MaxAbsScaler()],
+        [impute.SimpleImputer(), preprocessing.StandardScaler()],
+        ["passthrough", preprocessing.StandardScaler(with_mean=False), preprocessing.Binarizer(threshold=1.3)],
+    ],
+    ids=str,
+)
+def test_chains_of_scalers_are_folded_exactly(before, cancer):
+    forest = ensemble.RandomForestClassifier(20, random_state=0)
+    model = fitted(pipeline.make_pipeline(*before, forest), *cancer)
+    rows = sklearn_labels.near(model, cancer[0], ROWS)
+    wanted, found = both(model, rows)
+    assert (wanted["label"] == found["label"]).all()
+    proto = load_sklearn.loaded(model, "m").handle
+    assert not {node.op_type for node in proto.graph.node} & {"Div", "Scaler"} - {"Div"}
+    assert proto.graph.node[0].op_type == "TreeEnsembleRegressor"
+
+
+def test_missing_values_go_where_the_estimator_sends_them(cancer):
+    x, y = cancer[0].copy(), cancer[1]
+    x[np.random.default_rng(0).random(x.shape) < 0.1] = np.nan
+    models = [
+        tree.DecisionTreeClassifier(random_state=0),
+        ensemble.RandomForestClassifier(10, random_state=0),
+        ensemble.HistGradientBoostingClassifier(max_iter=10),
+        pipeline.make_pipeline(impute.SimpleImputer(), ensemble.RandomForestClassifier(10, random_state=0)),
+        pipeline.make_pipeline(preprocessing.StandardScaler(), ensemble.HistGradientBoostingClassifier(max_iter=10)),
+    ]
+    for model in models:
+        wanted, found = both(fitted(model, x, y), x)
+        assert (wanted["label"] == found["label"]).all()
+
+
+def test_ties_go_to_the_first_class_as_they_do_in_the_estimator():
+    x = np.arange(4, dtype=np.float32)[:, None]
+    model = ensemble.RandomForestClassifier(2, bootstrap=False, max_depth=1, random_state=0).fit(x, [1, 0, 0, 1])
+    rows = np.linspace(-1, 4, 101, dtype=np.float32)[:, None]
+    wanted, found = both(model, rows)
+    assert (wanted["label"] == found["label"]).all()
+
+
+def test_isolation_forests_decide_their_own_training_rows(cancer):
+    for contamination in ("auto", 0.1):
+        model = ensemble.IsolationForest(n_estimators=50, contamination=contamination, max_features=0.5, random_state=0)
+        model = fitted(model, cancer[0], None)
+        for rows in (cancer[0], sklearn_labels.near(model, cancer[0], ROWS)):
+            wanted, found = both(model, rows)
+            assert (wanted["label"] == found["label"]).all()
+            np.testing.assert_allclose(found["score"], wanted["score"], atol=1e-6)
