@@ -1,0 +1,283 @@
+"""From an ONNX graph to a draft: one walk over the nodes, each folded, lowered by its rule, or refused by name.
+
+What does not depend on the inputs is computed here. For everything else the shapes are inferred, node by node, with
+the values that are known; so a rule sees sizes, never symbols. An operator without a rule is replaced by the body
+that ONNX defines for it, where there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgekit.converters.onnx_to_tflite import inference, steps
+from edgekit.converters.onnx_to_tflite.draft import Array, Draft, Tensor
+from edgekit.converters.onnx_to_tflite.nodes import Node, Order, Value, identity
+from edgekit.converters.onnx_to_tflite.refusal import Gap, Refused
+from edgekit.converters.onnx_to_tflite.registry import find
+from edgekit.errors import InternalError
+
+Scope = dict[str, Value | None]
+"""Name -> value; None where it could not be found out because of a gap before."""
+
+
+class Lowering:
+    """What rules work with.
+
+    Attributes:
+        draft: Where operators go.
+        gaps: Nodes that could not be lowered.
+        notes: For the user.
+        values: Every value, in the order in which they were made.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.draft = Draft()
+        self.gaps: list[Gap] = []
+        self.notes: dict[str, None] = {}
+        self.values: list[Value] = []
+        self._model = model
+        self._versions = {entry.domain.replace("ai.onnx", "") if entry.domain == "ai.onnx" else entry.domain:
+                          int(entry.version) for entry in model.opset_import}  # fmt: skip
+        self._declared = inference.declared(model.graph)
+
+    def run(self, channels_last: Iterable[str] = ()) -> Draft:
+        """Walk the whole graph.
+
+        Args:
+            channels_last: Inputs and outputs whose tensors have their channels last though ONNX has them second.
+        """
+        graph, last = self._model.graph, set(channels_last)
+        scope: Scope = {}
+        for tensor in graph.initializer:
+            scope[tensor.name] = self._constant(tensor.name, inference.array(tensor))
+        for info in graph.input:
+            if info.name not in scope:
+                scope[info.name] = self._input(info, info.name in last)
+        self.walk(graph.node, scope)
+        for info in graph.output:
+            value = scope.get(info.name)
+            if value is not None:
+                self.draft.outputs.append(self._output(value, info.name, info.name in last))
+        return self.draft
+
+    def walk(self, nodes: Iterable[Any], scope: Scope, versions: Mapping[str, int] | None = None) -> None:
+        """Lower nodes in order; their outputs are added to the scope."""
+        for proto in nodes:
+            self._visit(proto, scope, versions or self._versions)
+
+    # Values and their forms.
+
+    def get(self, value: Value, order: Sequence[int] | None = None) -> Tensor:
+        """The value as a tensor whose axes lie in this order (default: as in ONNX)."""
+        wanted = identity(value.rank) if order is None else tuple(order)
+        if wanted in value.forms:
+            return value.forms[wanted]
+        if value.data is not None:
+            data = value.data.astype(steps.carrier(value.dtype))
+            made = self.draft.constant(np.transpose(data, wanted) if value.rank else data, value.name)
+        else:
+            if not value.forms and value.flat is not None:
+                value.forms[identity(value.rank)] = steps.reshape(self.draft, self.get(value.flat), value.shape)
+                if wanted in value.forms:
+                    return value.forms[wanted]
+            made = self._moved(value, wanted)
+        value.forms[wanted] = made
+        return made
+
+    def put(self, value: Value, tensor: Tensor, order: Sequence[int] | None = None) -> None:
+        """Say that a tensor holds a value, with its axes in this order (default: as in ONNX).
+
+        Raises:
+            InternalError: `lowering-shape`: it does not.
+        """
+        axes = identity(value.rank) if order is None else tuple(order)
+        sizes = tuple(value.shape[axis] for axis in axes)
+        if tensor.shape != sizes or tensor.dtype != steps.carrier(value.dtype):
+            raise InternalError(
+                "lowering-shape",
+                f"{value.name} was lowered to {tensor.dtype}{list(tensor.shape)}, not {value.dtype}{list(sizes)}",
+            )
+        if not value.forms and tensor.data is None:
+            tensor.name = value.name
+        value.forms[axes] = tensor
+
+    def alias(self, value: Value, other: Value) -> None:
+        """Let a value be another one; also gives it that one's shape and type."""
+        value.shape, value.dtype, value.data = other.shape, other.dtype, other.data
+        value.forms, value.flat, value.scaled = other.forms, other.flat, other.scaled
+
+    def order(self, values: Iterable[Value], rank: int | None = None) -> Order:
+        """The order of axes in which most of these values lie already; only those of the largest rank count."""
+        found = [value for value in values if value.data is None]
+        rank = max((value.rank for value in found), default=0) if rank is None else rank
+        found = [value for value in found if value.rank == rank]
+        best, cost = identity(rank), float("inf")
+        for value in found:
+            for candidate in value.forms:
+                price = sum(other.size for other in found if not _lies(other, candidate))
+                if price < cost:
+                    best, cost = candidate, price
+        return best
+
+    def fresh(self, value: Value) -> Value:
+        """A value for something in between."""
+        self.values.append(value)
+        return value
+
+    def _moved(self, value: Value, wanted: Order) -> Tensor:
+        held = sorted(value.forms, key=lambda order: _moving(value, order) != _moving(value, wanted))
+        if not held:
+            raise InternalError("lowering-order", f"{value.name} was read before it was made")
+        start = held[0]
+        return steps.transpose(self.draft, value.forms[start], [start.index(axis) for axis in wanted])
+
+    def _constant(self, name: str, data: Array | None) -> Value | None:
+        if data is None:
+            return None
+        return self.fresh(Value(name, tuple(data.shape), data.dtype.name, data))
+
+    def _input(self, info: Any, last: bool) -> Value | None:
+        kind = inference.kind_of(info.type)
+        if kind is None:
+            self.gaps.append(Gap(info.name, "input", "its size or type is not known"))
+            return None
+        value = self.fresh(Value(info.name, *kind))
+        axes = (0, *range(2, value.rank), 1) if last else identity(value.rank)
+        tensor = Tensor(info.name, tuple(value.shape[axis] for axis in axes), value.dtype)
+        self.draft.inputs.append(tensor)
+        self.draft.origin = info.name
+        value.forms[axes] = steps.cast(self.draft, tensor, steps.carrier(value.dtype))
+        return value
+
+    def _output(self, value: Value, name: str, last: bool) -> Tensor:
+        self.draft.origin = name
+        axes = (0, *range(2, value.rank), 1) if last else identity(value.rank)
+        tensor = steps.cast(self.draft, self.get(value, axes), value.dtype)
+        if tensor in self.draft.inputs or tensor in self.draft.outputs or tensor.data is not None:
+            # An output must be a tensor of its own that an operator makes.
+            if tensor.data is not None and tensor.size == 0:
+                self.gaps.append(Gap(name, "output", "it is empty"))
+                return tensor
+            tensor = self.draft.emit("RESHAPE", [tensor, self.draft.ints(tensor.shape)], tensor.shape,
+                                     newShape=np.array(tensor.shape, np.int32))  # fmt: skip
+        tensor.name = name
+        return tensor
+
+    # Nodes.
+
+    def _visit(self, proto: Any, scope: Scope, versions: Mapping[str, int]) -> None:
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        names = [name for name in (*proto.input, *proto.output) if name]
+        where = proto.name or next(iter(proto.output), "") or (names[0] if names else proto.op_type)
+        if any(scope.get(name) is None for name in proto.input if name):
+            scope.update({name: None for name in proto.output if name})
+            return
+        try:
+            self._lower(proto, domain, int(versions.get(domain, 1)), where, scope, versions)
+        except Refused as refusal:
+            label = f"{domain}.{proto.op_type}" if domain else proto.op_type
+            self.gaps.append(Gap(where, label, refusal.why, refusal.instead))
+            self._stand_in(proto, domain, int(versions.get(domain, 1)), scope)
+
+    def _lower(
+        self, proto: Any, domain: str, version: int, where: str, scope: Scope, versions: Mapping[str, int]
+    ) -> None:
+        inputs = tuple(scope[name] if name else None for name in proto.input)
+        folded = inference.fold(proto, domain, version, inputs)
+        if folded is not None:
+            for name, data in zip(proto.output, folded, strict=False):
+                if name:
+                    scope[name] = self._constant(name, data)
+            return
+        rule = find(domain, proto.op_type, version)
+        if rule is None:
+            body = inference.body(proto, domain, version, inputs)
+            if body is None:
+                raise Refused("there is no way to write it as TFLite operators yet")
+            self._inline(body, inputs, proto, scope, versions)
+            return
+        outputs = self._outputs(proto, domain, version, inputs)
+        node = Node(
+            proto.op_type, domain, version, where, inputs, outputs, inference.attributes(proto), scope=scope
+        )  # fmt: skip
+        self.draft.origin = next((name for name in proto.output if name), where)
+        mark = len(self.draft.ops)
+        try:
+            rule(self, node)
+        except Refused:
+            del self.draft.ops[mark:]
+            raise
+        for value in outputs:
+            if value is not None:
+                if not value.forms and value.data is None and value.flat is None:
+                    raise InternalError("lowering-output", f"{where} ({proto.op_type}) did not make {value.name}")
+                self.values.append(value)
+                scope[value.name] = value
+
+    def _outputs(
+        self, proto: Any, domain: str, version: int, inputs: Sequence[Value | None]
+    ) -> tuple[Value | None, ...]:
+        kinds = inference.outputs(proto, domain, version, inputs, self._versions)
+        made: list[Value | None] = []
+        for name in proto.output:
+            kind = kinds.get(name) or self._declared.get(name)
+            if not name:
+                made.append(None)
+            elif kind is not None:
+                made.append(Value(name, *kind))
+            elif proto.op_type in inference.SELF_SHAPED or domain not in inference.STANDARD:
+                made.append(Value(name, (), ""))
+            else:
+                raise Refused(f"the size of its output {name!r} depends on the data", "Export it with fixed sizes")
+        return tuple(made)
+
+    def _inline(
+        self, body: Any, inputs: Sequence[Value | None], proto: Any, scope: Scope, versions: Mapping[str, int]
+    ) -> None:
+        inner: Scope = {name: value for name, value in zip(body.input, inputs, strict=False) if value is not None}
+        known = dict(versions) | {
+            ("" if e.domain == "ai.onnx" else e.domain): int(e.version) for e in body.opset_import
+        }
+        prefix = next((name for name in proto.output if name), proto.op_type)
+        before = len(self.gaps)
+        self.walk(inference.instantiate(body, proto, set(inner), prefix), inner, known)
+        if len(self.gaps) > before:
+            why = self.gaps[before].why
+            del self.gaps[before:]
+            raise Refused(why)
+        for outer, name in zip(proto.output, body.output, strict=False):
+            if outer:
+                value = inner.get(name)
+                if value is None:
+                    raise Refused(f"its body does not give {name}")
+                scope[outer] = value
+
+    def _stand_in(self, proto: Any, domain: str, version: int, scope: Scope) -> None:
+        """Let the walk go on after a gap, so that one report names them all."""
+        inputs = tuple(scope[name] if name else None for name in proto.input)
+        try:
+            outputs = self._outputs(proto, domain, version, inputs)
+        except Refused:
+            outputs = ()
+        known = {value.name: value for value in outputs if value is not None and value.dtype}
+        for name in proto.output:
+            value = known.get(name)
+            if value is not None:
+                try:
+                    value.forms[identity(value.rank)] = Tensor(name, value.shape, steps.carrier(value.dtype))
+                except Refused:
+                    value = None
+            if name:
+                scope[name] = value
+
+
+def _lies(value: Value, order: Order) -> bool:
+    """Whether a value is there in an order without moving more than axes of size 1."""
+    return any(_moving(value, form) == _moving(value, order) for form in value.forms)
+
+
+def _moving(value: Value, order: Order) -> list[int]:
+    return [axis for axis in order if value.shape[axis] != 1]

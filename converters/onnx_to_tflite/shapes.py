@@ -1,0 +1,256 @@
+"""Operators that move or join elements: Reshape, Transpose, Concat, Split, Expand, Tile, DepthToSpace and their kin.
+
+Transpose emits nothing: the same tensor holds the result with its axes in another order. Reshape keeps the order of
+the tensor where it can, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgekit.converters.onnx_to_tflite import steps
+from edgekit.converters.onnx_to_tflite.draft import Shape
+from edgekit.converters.onnx_to_tflite.lowering import Lowering
+from edgekit.converters.onnx_to_tflite.nodes import Node, Order, Value, axis_of
+from edgekit.converters.onnx_to_tflite.refusal import Refused
+from edgekit.converters.onnx_to_tflite.registry import lowers
+
+
+@lowers("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def _reshape(low: Lowering, node: Node) -> None:
+    reshaped(low, node.value(), node.output)
+
+
+def reshaped(low: Lowering, value: Value, output: Value) -> None:
+    """Let `output` hold the elements of `value` under its own shape."""
+    if value.shape == output.shape:
+        low.alias(output, value)
+        return
+    if value.flat is not None and not value.forms:
+        value = value.flat
+    for order in value.forms:
+        kept = regrouped(value.shape, output.shape, order)
+        if kept is not None:
+            shape = [output.shape[axis] for axis in kept]
+            low.put(output, steps.reshape(low.draft, value.forms[order], shape), kept)
+            return
+    if value.data is not None:
+        low.put(output, steps.reshape(low.draft, low.get(value), output.shape))
+        return
+    output.flat = value
+
+
+def regrouped(before: Shape, after: Shape, order: Order) -> Order | None:
+    """The order of axes after a reshape of a tensor that lies in `order`, if no element has to move.
+
+    Both shapes are cut into groups of axes of the same number of elements. A group whose axes lie side by side and in
+    turn stays where it is.
+    """
+    groups = _groups(before, after)
+    place = {axis: at for at, axis in enumerate(axis for axis in order if before[axis] != 1)}
+    starts = []
+    for old, new in groups:
+        places = [place[axis] for axis in old]
+        if places != list(range(places[0], places[0] + len(places))):
+            return None
+        starts.append((places[0], new))
+    kept = [axis for _, new in sorted(starts) for axis in new]
+    for axis in range(len(after)):
+        if after[axis] == 1:
+            kept.insert(kept.index(axis - 1) + 1 if axis else 0, axis)
+    return tuple(kept)
+
+
+def _groups(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
+    left = [axis for axis in range(len(before)) if before[axis] != 1]
+    right = [axis for axis in range(len(after)) if after[axis] != 1]
+    groups = []
+    while left:
+        old, new = [left.pop(0)], [right.pop(0)]
+        sizes = [before[old[0]], after[new[0]]]
+        while sizes[0] != sizes[1]:
+            if sizes[0] < sizes[1]:
+                old.append(left.pop(0))
+                sizes[0] *= before[old[-1]]
+            else:
+                new.append(right.pop(0))
+                sizes[1] *= after[new[-1]]
+        groups.append((old, new))
+    return groups
+
+
+@lowers("Transpose")
+def _transpose(low: Lowering, node: Node) -> None:
+    value, output = node.value(), node.output
+    permutation = node.ints("perm") or list(reversed(range(value.rank)))
+    if not value.forms:
+        low.get(value)
+    for order, tensor in value.forms.items():
+        low.put(output, tensor, [permutation.index(axis) for axis in order])
+
+
+@lowers("Concat")
+def _concat(low: Lowering, node: Node) -> None:
+    values = [value for value in node.inputs if value is not None and value.size]
+    output = node.output
+    if len(values) == 1:
+        low.alias(output, values[0])
+        return
+    order = low.order(values, output.rank)
+    axis = order.index(axis_of(node.attribute("axis"), output.rank))
+    parts = [low.get(value, order) for value in values]
+    made = low.draft.emit(
+        "CONCATENATION", parts, [output.shape[a] for a in order], parts[0].dtype, axis=axis, fusedActivationFunction=0
+    )
+    low.put(output, made, order)
+
+
+@lowers("Split")
+def _split(low: Lowering, node: Node) -> None:
+    value = node.value()
+    outputs = [output for output in node.outputs if output is not None]
+    axis = axis_of(node.attribute("axis", 0), value.rank)
+    if len(outputs) < len(node.outputs) or any(output.size == 0 for output in outputs):
+        raise Refused("one of its parts is left out or empty")
+    if len(outputs) == 1:
+        low.alias(outputs[0], value)
+        return
+    order = low.order([value])
+    split_to(low, value, outputs, axis, order)
+
+
+def split_to(low: Lowering, value: Value, outputs: Sequence[Value], axis: int, order: Order) -> None:
+    """Cut a value along one of its axes."""
+    from edgekit.converters.onnx_to_tflite.draft import Tensor
+
+    draft, tensor = low.draft, low.get(value, order)
+    sizes = [output.shape[axis] for output in outputs]
+    own = tensor.dtype
+    if own in ("bool", "uint16", "int64"):
+        tensor = steps.cast(draft, tensor, {"bool": "uint8", "uint16": "int32", "int64": "int64"}[own])
+    made = [Tensor(o.name, tuple(o.shape[a] for a in order), tensor.dtype, quant=tensor.quant) for o in outputs]
+    place = draft.scalar(order.index(axis), "int32")
+    if len(set(sizes)) == 1 and tensor.dtype != "int64":
+        draft.emit_to("SPLIT", [place, tensor], made, numSplits=len(made))
+    else:
+        draft.emit_to("SPLIT_V", [tensor, draft.ints(sizes), place], made, numSplits=len(made))
+    for output, part in zip(outputs, made, strict=True):
+        low.put(output, steps.cast(draft, part, own), order)
+
+
+@lowers("Expand")
+def _expand(low: Lowering, node: Node) -> None:
+    value, output = node.value(), node.output
+    if value.rank == output.rank:
+        order = low.order([value])
+        low.put(output, steps.expand(low.draft, low.get(value, order), [output.shape[a] for a in order]), order)
+        return
+    low.put(output, steps.expand(low.draft, low.get(value), output.shape))
+
+
+@lowers("Tile")
+def _tile(low: Lowering, node: Node) -> None:
+    value, output = node.value(), node.output
+    order = low.order([value])
+    tensor = low.get(value, order)
+    repeats = [output.shape[axis] // value.shape[axis] for axis in order]
+    own = tensor.dtype
+    tensor = steps.cast(low.draft, tensor, "int32" if own == "uint16" else own)
+    made = low.draft.emit("TILE", [tensor, low.draft.ints(repeats)], [output.shape[axis] for axis in order])
+    low.put(output, steps.cast(low.draft, made, own), order)
+
+
+@lowers("DepthToSpace")
+def _depth_to_space(low: Lowering, node: Node) -> None:
+    value, output, block = node.value(), node.output, int(node.attribute("blocksize"))
+    order = (0, 2, 3, 1)
+    tensor = low.get(value, order)
+    if node.attribute("mode", "DCR") == "CRD":
+        channels = value.shape[1] // (block * block)
+        places = np.arange(value.shape[1], dtype=np.int32).reshape(channels, block * block).T.reshape(-1)
+        tensor = low.draft.emit("GATHER", [tensor, low.draft.constant(places)], tensor.shape, axis=3, batchDims=0)
+    made = low.draft.emit("DEPTH_TO_SPACE", [tensor], [output.shape[a] for a in order], blockSize=block)
+    low.put(output, made, order)
+
+
+@lowers("SpaceToDepth")
+def _space_to_depth(low: Lowering, node: Node) -> None:
+    value, output, block = node.value(), node.output, int(node.attribute("blocksize"))
+    order = (0, 2, 3, 1)
+    made = low.draft.emit(
+        "SPACE_TO_DEPTH", [low.get(value, order)], [output.shape[a] for a in order], blockSize=block
+    )  # fmt: skip
+    low.put(output, made, order)
+
+
+@lowers("ConstantOfShape")
+def _fill(low: Lowering, node: Node) -> None:
+    given = node.attribute("value")
+    number = np.zeros(1, np.float32) if given is None else np.asarray(given)
+    low.put(node.output, steps.expand(low.draft, low.draft.constant(number.reshape(())), node.output.shape))
+
+
+@lowers("Trilu")
+def _trilu(low: Lowering, node: Node) -> None:
+    value, output = node.value(), node.output
+    shift = node.constant(1, "diagonal")
+    k = 0 if shift is None else int(shift.reshape(-1)[0])
+    rows, columns = value.shape[-2:]
+    kept = np.tri(rows, columns, k, dtype=bool) if not node.attribute("upper", 1) else ~np.tri(
+        rows, columns, k - 1, dtype=bool)  # fmt: skip
+    tensor = low.get(value)
+    mask = low.draft.constant(kept.reshape((1,) * (value.rank - 2) + kept.shape))
+    low.put(output, steps.select(low.draft, mask, tensor, low.draft.scalar(0, tensor.dtype)))
+
+
+@lowers("EyeLike")
+def _eye(low: Lowering, node: Node) -> None:
+    output = node.output
+    eye = np.eye(output.shape[0], output.shape[1], int(node.attribute("k", 0)))
+    low.put(output, low.draft.constant(eye.astype(steps.carrier(output.dtype))))
+
+
+@lowers("OneHot")
+def _one_hot(low: Lowering, node: Node) -> None:
+    indices, output, draft = node.value(0), node.output, low.draft
+    depth = node.constant(1, "depth")
+    size = int(np.asarray(depth).reshape(-1)[0])
+    axis = axis_of(node.attribute("axis", -1), output.rank)
+    places = low.get(indices)
+    if places.dtype != "int32":
+        places = steps.cast(draft, places, "int32")
+    # Negative indices count from the end.
+    negative = steps.binary(draft, "LESS", places, draft.scalar(0, "int32"), "bool")
+    places = steps.select(draft, negative, steps.binary(draft, "ADD", places, draft.scalar(size, "int32")), places)
+    values = low.get(node.value(2))
+    off, on = (
+        steps.reshape(draft, draft.emit("SLICE", [values, draft.ints([i]), draft.ints([1])], [1])
+                      if values.data is None else draft.constant(values.data.reshape(-1)[i : i + 1]), ())
+        for i in (0, 1)
+    )  # fmt: skip
+    made = draft.emit("ONE_HOT", [places, draft.scalar(size, "int32"), on, off], output.shape, axis=axis)
+    low.put(output, made)
+
+
+@lowers("CumSum")
+def _cum_sum(low: Lowering, node: Node) -> None:
+    value, output, draft = node.value(0), node.output, low.draft
+    axis = node.constant(1, "axis")
+    at = axis_of(int(np.asarray(axis).reshape(-1)[0]), value.rank)
+    order = low.order([value])
+    tensor = low.get(value, order)
+    made = draft.emit(
+        "CUMSUM", [tensor, draft.scalar(order.index(at), "int32")], tensor.shape,
+        exclusive=bool(node.attribute("exclusive", 0)), reverse=bool(node.attribute("reverse", 0)),
+    )  # fmt: skip
+    low.put(output, made, order)
+
+
+@lowers("Einsum")
+def _einsum(low: Lowering, node: Node) -> None:
+    from edgekit.converters.onnx_to_tflite.einsum import contract
+
+    values = [value for value in node.inputs if value is not None]
+    low.put(node.output, contract(low, node.attribute("equation"), values, node.output.shape))
