@@ -93,7 +93,8 @@ _FUNCTIONS: dict[str, Callable[[Maths, Tensor, Node], Tensor]] = {
     "Cosh": lambda do, x, _: do("MUL", do("ADD", do("EXP", x), do("EXP", do("NEG", x))), 0.5),
     "Asin": lambda do, x, _: do("ATAN2", x, _leg(do, x)),
     "Acos": lambda do, x, _: do("ATAN2", _leg(do, x), x),
-    "Atan": lambda do, x, _: do("ATAN2", x, 1.0),
+    # The kernel of ATAN2 does not broadcast.
+    "Atan": lambda do, x, _: do("ATAN2", x, do.draft.constant(np.ones(x.shape, np.float32))),
     "Asinh": lambda do, x, _: _asinh(do, x),
     "Acosh": lambda do, x, _: do("LOG", do("ADD", x, do("SQRT", do("MUL", do("ADD", x, 1.0), do("SUB", x, 1.0))))),
     "Atanh": lambda do, x, _: _atanh(do, x),

@@ -167,11 +167,22 @@ def _bits(low: Lowering, node: Node) -> None:
     elif node.op == "BitwiseNot":
         made = steps.binary(draft, "BITWISE_XOR", parts[0], draft.scalar(-1 if dtype[0] == "i" else
                                                                          np.iinfo(dtype).max, dtype))  # fmt: skip
-    elif node.op == "BitShift" and node.attribute("direction") == "RIGHT":
+    elif node.op == "BitShift" and node.attribute("direction") == "RIGHT" and dtype.startswith("u"):
         made = steps.binary(draft, "RIGHT_SHIFT", parts[0], parts[1])
+    elif node.op in ("BitwiseAnd", "BitwiseOr") and dtype != "int32":
+        made = _and_or(low, node.op, parts[0], parts[1])
     else:
-        raise Refused("TFLite has only exclusive or and shifts to the right")
+        raise Refused("TFLite has only exclusive or and shifts of unsigned integers to the right")
     low.put(node.output, made, order)
+
+
+def _and_or(low: Lowering, op: str, a: Tensor, b: Tensor) -> Tensor:
+    """By sums in 32 bits: a + b = (a xor b) + 2 (a and b), and (a or b) = (a xor b) + (a and b)."""
+    draft, own = low.draft, a.dtype
+    either = steps.cast(draft, steps.binary(draft, "BITWISE_XOR", a, b), "int32")
+    total = steps.binary(draft, "ADD", steps.cast(draft, a, "int32"), steps.cast(draft, b, "int32"))
+    both = steps.binary(draft, "FLOOR_DIV", steps.binary(draft, "SUB", total, either), draft.scalar(2, "int32"))
+    return steps.cast(draft, both if op == "BitwiseAnd" else steps.binary(draft, "ADD", both, either), own)
 
 
 @lowers("Where")
@@ -217,6 +228,11 @@ def _number(value: Value | None) -> float | None:
 @lowers("Cast", "CastLike")
 def _cast(low: Lowering, node: Node) -> None:
     value, output = node.value(), node.output
+    if output.dtype == "float16" and steps.carrier(value.dtype) == "float32" and value.dtype != "float16":
+        order = low.order([value])
+        half = steps.cast(low.draft, low.get(value, order), "float16")
+        low.put(output, steps.cast(low.draft, half, "float32"), order)
+        return
     if steps.carrier(value.dtype) == steps.carrier(output.dtype) and not _narrows(value.dtype, output.dtype):
         output.forms, output.flat = dict(value.forms), value.flat
         if value.data is not None:

@@ -60,7 +60,10 @@ class Lowering:
         for info in graph.output:
             value = scope.get(info.name)
             if value is not None:
-                self.draft.outputs.append(self._output(value, info.name, info.name in last))
+                try:
+                    self.draft.outputs.append(self._output(value, info.name, info.name in last))
+                except Refused as refusal:
+                    self.gaps.append(Gap(info.name, "output", refusal.why))
         return self.draft
 
     def walk(self, nodes: Iterable[Any], scope: Scope, versions: Mapping[str, int] | None = None) -> None:
@@ -111,8 +114,9 @@ class Lowering:
 
     def order(self, values: Iterable[Value], rank: int | None = None) -> Order:
         """The order of axes in which most of these values lie already; only those of the largest rank count."""
-        found = [value for value in values if value.data is None]
-        rank = max((value.rank for value in found), default=0) if rank is None else rank
+        given = list(values)
+        found = [value for value in given if value.data is None]
+        rank = max((value.rank for value in found or given), default=0) if rank is None else rank
         found = [value for value in found if value.rank == rank]
         best, cost = identity(rank), float("inf")
         for value in found:
@@ -145,11 +149,20 @@ class Lowering:
             self.gaps.append(Gap(info.name, "input", "its size or type is not known"))
             return None
         value = self.fresh(Value(info.name, *kind))
+        try:
+            return self._fed(value, last)
+        except Refused as refusal:
+            self.gaps.append(Gap(info.name, "input", refusal.why))
+            return None
+
+    def _fed(self, value: Value, last: bool) -> Value:
+        """An input of the draft; what kernels do not compute in is cast first."""
         axes = (0, *range(2, value.rank), 1) if last else identity(value.rank)
-        tensor = Tensor(info.name, tuple(value.shape[axis] for axis in axes), value.dtype)
+        tensor = Tensor(value.name, tuple(value.shape[axis] for axis in axes), value.dtype)
+        self.draft.origin = value.name
+        held = steps.cast(self.draft, tensor, steps.carrier(value.dtype))
         self.draft.inputs.append(tensor)
-        self.draft.origin = info.name
-        value.forms[axes] = steps.cast(self.draft, tensor, steps.carrier(value.dtype))
+        value.forms[axes] = held
         return value
 
     def _output(self, value: Value, name: str, last: bool) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
 
 from edgekit.converters.onnx_to_tflite import steps
 from edgekit.converters.onnx_to_tflite.activations import Maths
 from edgekit.converters.onnx_to_tflite.draft import Tensor
 from edgekit.converters.onnx_to_tflite.lowering import Lowering
-from edgekit.converters.onnx_to_tflite.nodes import Node, Order, Value, axis_of
+from edgekit.converters.onnx_to_tflite.nodes import Node, Order, Value, axis_of, identity
 from edgekit.converters.onnx_to_tflite.refusal import Refused
 from edgekit.converters.onnx_to_tflite.registry import lowers
 
@@ -16,22 +16,38 @@ _KINDS = {"ReduceSum": "SUM", "ReduceMean": "MEAN", "ReduceMax": "REDUCE_MAX", "
           "ReduceProd": "REDUCE_PROD"}  # fmt: skip
 
 
-def reduce(low: Lowering, kind: str, x: Tensor, axes: list[int], keep: bool = True) -> Tensor:
+def reduce(low: Lowering, kind: str, x: Tensor, axes: list[int] | _Fed, keep: bool = True) -> Tensor:
     """A reduction over axes of a tensor."""
-    shape = [1 if axis in axes else size for axis, size in enumerate(x.shape) if keep or axis not in axes]
+    if isinstance(axes, _Fed):
+        shape, places = list(axes.shape), axes.axes
+    else:
+        shape = [1 if axis in axes else size for axis, size in enumerate(x.shape) if keep or axis not in axes]
+        places = low.draft.ints(axes)
     own = x.dtype
     inner = own
     if kind.startswith("REDUCE_A"):
         inner = "bool"
     elif own not in ("float32", "int32", "int64"):
         inner = "int32"
-    made = low.draft.emit(kind, [steps.cast(low.draft, x, inner), low.draft.ints(axes)], shape, keepDims=keep)
+    made = low.draft.emit(kind, [steps.cast(low.draft, x, inner), places], shape, keepDims=keep)
     return steps.cast(low.draft, made, own)
 
 
-def _plan(low: Lowering, node: Node, value: Value) -> tuple[Order, list[int], bool, Order] | None:
+@dataclass(frozen=True)
+class _Fed:
+    """Axes that are only known when the model runs, and the shape that the file promises for the result."""
+
+    axes: Tensor
+    shape: tuple[int, ...]
+
+
+def _plan(low: Lowering, node: Node, value: Value) -> tuple[Order, list[int] | _Fed, bool, Order] | None:
     """Order of the input, axes in it, whether they are kept, order of the output; None where nothing is reduced."""
-    axes = node.ints("axes", 1)
+    given = node.maybe(1)
+    if given is not None and given.data is None and given.size:
+        fed = _Fed(steps.cast(low.draft, low.get(given), "int32"), node.output.shape)
+        return identity(value.rank), fed, bool(node.attribute("keepdims", 1)), identity(node.output.rank)
+    axes = [] if given is not None and not given.size else node.ints("axes", 1)
     if not axes:
         if node.attribute("noop_with_empty_axes", 0):
             return None
@@ -63,7 +79,7 @@ def _reduce(low: Lowering, node: Node) -> None:
     low.put(output, _reduced(low, node, x, axes, keep), out)
 
 
-def _reduced(low: Lowering, node: Node, x: Tensor, axes: list[int], keep: bool) -> Tensor:
+def _reduced(low: Lowering, node: Node, x: Tensor, axes: list[int] | _Fed, keep: bool) -> Tensor:
     do = Maths(low)
     if node.op == "ReduceMean" and x.dtype != "float32":
         raise Refused(f"a mean of {x.dtype} is not the one of TFLite")
@@ -80,6 +96,8 @@ def _reduced(low: Lowering, node: Node, x: Tensor, axes: list[int], keep: bool) 
         return do("SQRT", reduce(low, "SUM", do("SQUARE", x), axes, keep))
     if node.op == "ReduceLogSum":
         return do("LOG", reduce(low, "SUM", x, axes, keep))
+    if isinstance(axes, _Fed) and not keep:
+        raise Refused("its axes are computed while the model runs")
     largest = reduce(low, "REDUCE_MAX", x, axes)
     total = do("LOG", reduce(low, "SUM", do("EXP", do("SUB", x, largest)), axes, keep))
     return do("ADD", total, steps.reshape(low.draft, largest, total.shape))
@@ -161,9 +179,13 @@ def _hardmax(low: Lowering, node: Node) -> None:
 @lowers("TopK")
 def _top_k(low: Lowering, node: Node) -> None:
     value, draft = node.value(0), low.draft
-    k = node.constant(1, "number of values")
-    count = int(np.asarray(k).reshape(-1)[0])
     axis = axis_of(node.attribute("axis", -1), value.rank)
+    some = next(output for output in node.outputs if output is not None)
+    count = some.shape[axis]
+    given = node.value(1)
+    number = draft.scalar(count, "int32")
+    if given.data is None:
+        number = steps.cast(draft, steps.reshape(draft, low.get(given), ()), "int32")
     order, x = last(low, value, axis)
     largest = bool(node.attribute("largest", 1))
     own = x.dtype
@@ -174,7 +196,7 @@ def _top_k(low: Lowering, node: Node) -> None:
         x = do("NEG", x) if x.dtype == "float32" else do("SUB", 0, x)
     shape = (*x.shape[:-1], count)
     found, places = Tensor(node.name, shape, x.dtype), Tensor(f"{node.name}/places", shape, "int32")
-    draft.emit_to("TOPK_V2", [x, draft.scalar(count, "int32")], [found, places])
+    draft.emit_to("TOPK_V2", [x, number], [found, places])
     if not largest:
         found = do("NEG", found) if found.dtype == "float32" else do("SUB", 0, found)
     if node.outputs[0] is not None:

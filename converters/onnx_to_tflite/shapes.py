@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgekit.converters.onnx_to_tflite import steps
-from edgekit.converters.onnx_to_tflite.draft import Shape
+from edgekit.converters.onnx_to_tflite.draft import Shape, Tensor
 from edgekit.converters.onnx_to_tflite.lowering import Lowering
 from edgekit.converters.onnx_to_tflite.nodes import Node, Order, Value, axis_of
 from edgekit.converters.onnx_to_tflite.refusal import Refused
@@ -123,8 +123,6 @@ def _split(low: Lowering, node: Node) -> None:
 
 def split_to(low: Lowering, value: Value, outputs: Sequence[Value], axis: int, order: Order) -> None:
     """Cut a value along one of its axes."""
-    from edgekit.converters.onnx_to_tflite.draft import Tensor
-
     draft, tensor = low.draft, low.get(value, order)
     sizes = [output.shape[axis] for output in outputs]
     own = tensor.dtype
@@ -182,6 +180,10 @@ def _space_to_depth(low: Lowering, node: Node) -> None:
     made = low.draft.emit(
         "SPACE_TO_DEPTH", [low.get(value, order)], [output.shape[a] for a in order], blockSize=block
     )  # fmt: skip
+    if node.attribute("mode", "DCR") == "CRD":
+        channels = value.shape[1]
+        places = np.arange(made.shape[3], dtype=np.int32).reshape(block * block, channels).T.reshape(-1)
+        made = low.draft.emit("GATHER", [made, low.draft.constant(places)], made.shape, axis=3, batchDims=0)
     low.put(output, made, order)
 
 
@@ -195,14 +197,28 @@ def _fill(low: Lowering, node: Node) -> None:
 @lowers("Trilu")
 def _trilu(low: Lowering, node: Node) -> None:
     value, output = node.value(), node.output
-    shift = node.constant(1, "diagonal")
-    k = 0 if shift is None else int(shift.reshape(-1)[0])
     rows, columns = value.shape[-2:]
+    shift = node.maybe(1)
+    if shift is not None and shift.data is None:
+        low.put(output, _triangle(low, node, low.get(value), low.get(shift)))
+        return
+    k = 0 if shift is None or shift.data is None else int(shift.data.reshape(-1)[0])
     kept = np.tri(rows, columns, k, dtype=bool) if not node.attribute("upper", 1) else ~np.tri(
         rows, columns, k - 1, dtype=bool)  # fmt: skip
     tensor = low.get(value)
     mask = low.draft.constant(kept.reshape((1,) * (value.rank - 2) + kept.shape))
     low.put(output, steps.select(low.draft, mask, tensor, low.draft.scalar(0, tensor.dtype)))
+
+
+def _triangle(low: Lowering, node: Node, tensor: Tensor, shift: Tensor) -> Tensor:
+    """With a diagonal that is computed while the model runs."""
+    draft = low.draft
+    rows, columns = tensor.shape[-2:]
+    distance = np.arange(columns, dtype=np.int32)[None, :] - np.arange(rows, dtype=np.int32)[:, None]
+    k = steps.reshape(draft, steps.cast(draft, shift, "int32"), [1, 1])
+    kind = "GREATER_EQUAL" if node.attribute("upper", 1) else "LESS_EQUAL"
+    mask = steps.binary(draft, kind, draft.constant(distance), k, "bool")
+    return steps.select(draft, mask, tensor, draft.scalar(0, tensor.dtype))
 
 
 @lowers("EyeLike")

@@ -130,7 +130,7 @@ def _weighted(view: _View, tensor: Tensor | None) -> Op | None:
     """The weighted operator, without an activation, that alone makes this, perhaps under another shape."""
     maker = view.private(tensor)
     if maker is not None and maker.kind == "RESHAPE" and maker.inputs[0] is not None:
-        if maker.inputs[0].shape[-1] != maker.output.shape[-1]:
+        if maker.inputs[0].shape[-1:] != maker.output.shape[-1:]:
             return None
         maker = view.private(maker.inputs[0])
     if maker is None or maker.kind not in _CHANNEL or maker.options.get("fusedActivationFunction"):
