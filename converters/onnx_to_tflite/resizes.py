@@ -230,7 +230,8 @@ def _coordinates(mode: str, how: Axis) -> Weights:
 
 
 def _linear(distance: Weights) -> Weights:
-    return np.maximum(1 - np.abs(distance), 0.0)
+    found: Weights = np.maximum(1 - np.abs(distance), 0.0)
+    return found
 
 
 def _cubic(distance: Weights, a: float) -> Weights:
