@@ -103,6 +103,10 @@ class _Release:
                 held[free] = -1
                 op.options["newShape"] = held
                 return self.draft.ints(held)
+            if op.kind == "SLICE" and place == 2 and not _begins(op)[free].any():
+                held = data.copy()
+                held[free] = -1  # to the end
+                return self.draft.ints(held)
             if _SIZES.get(op.kind) == place or op.kind == "RESHAPE":
                 return self._sizes(op, data, like)
         if data.ndim == like.ndim and data.dtype == like.dtype:
@@ -173,3 +177,10 @@ class _Release:
         made.free = frozenset(axes)
         self._emit("BROADCAST_TO", [kept, self._sizes(op, sizes, others)], made)
         return made
+
+
+def _begins(op: Op) -> Array:
+    begin = op.inputs[1]
+    if begin is None or begin.data is None:
+        raise Bound(f"{op.origin} begins where the batch says")
+    return begin.data

@@ -103,7 +103,7 @@ class Lowering:
                 "lowering-shape",
                 f"{value.name} was lowered to {tensor.dtype}{list(tensor.shape)}, not {value.dtype}{list(sizes)}",
             )
-        if not value.forms and tensor.data is None:
+        if not value.forms and tensor.data is None and tensor not in self.draft.inputs:
             tensor.name = value.name
         value.forms[axes] = tensor
 

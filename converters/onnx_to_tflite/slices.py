@@ -49,14 +49,18 @@ def cut_out(low: Lowering, tensor: Tensor, cuts: Sequence[slice]) -> Tensor:
         merged = steps.reshape(draft, tensor, shape)
         made = draft.emit("SLICE", [merged, draft.ints(begin), draft.ints(size)], size, quant=tensor.quant)
         return steps.cast(draft, steps.reshape(draft, made, sizes), own)
+    whole = sum(1 << axis for axis, (count, size) in enumerate(zip(sizes, tensor.shape, strict=True)) if count == size
+                and spans[axis][2] == 1)  # fmt: skip
     begin = [start for start, *_ in spans]
     stops = [start + count * step for (start, _, step), count in zip(spans, sizes, strict=True)]
     # An end before the first element cannot be written as a number: -1 would be the last.
-    mask = sum(1 << axis for axis, stop in enumerate(stops) if stop < 0)
+    # Axes that are taken whole have no numbers at all, since the batch may be one of them.
+    mask = whole | sum(1 << axis for axis, stop in enumerate(stops) if stop < 0)
+    ends = [0 if whole >> axis & 1 else max(stop, 0) for axis, stop in enumerate(stops)]
     made = draft.emit(
         "STRIDED_SLICE",
-        [tensor, draft.ints(begin), draft.ints([max(stop, 0) for stop in stops]), draft.ints([s for *_, s in spans])],
-        sizes, quant=tensor.quant, beginMask=0, endMask=mask, ellipsisMask=0, newAxisMask=0, shrinkAxisMask=0,
+        [tensor, draft.ints(begin), draft.ints(ends), draft.ints([step for *_, step in spans])],
+        sizes, quant=tensor.quant, beginMask=whole, endMask=mask, ellipsisMask=0, newAxisMask=0, shrinkAxisMask=0,
     )  # fmt: skip
     return steps.cast(draft, made, own)
 
