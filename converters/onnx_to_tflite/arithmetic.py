@@ -257,6 +257,9 @@ def _narrows(source: str, target: str) -> bool:
 
 @lowers("Identity", "Dropout")
 def _identity(low: Lowering, node: Node) -> None:
+    training = node.maybe(2)
+    if training is not None and (training.data is None or training.data.any()):
+        raise Refused("it drops values at random", "Export the model in its mode for inference (model.eval())")
     low.alias(node.output, node.value())
     mask = node.has_output(1)
     if mask is not None:

@@ -19,7 +19,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from edgekit import errors  # noqa: E402
-from edgekit.converters import load_torch, lower_onnx_onnx  # noqa: E402
+from edgekit.converters import load_torch, lower_onnx_onnx, lower_onnx_tflite, tflite_graph  # noqa: E402
 from edgekit.converters.stages import Source  # noqa: E402
 
 X = {"x": (None, 4)}
@@ -65,6 +65,26 @@ def check(loaded, folder: Path, batches=(1, 3), bound: float = 1e-5) -> bytes:
     return Path(graph.path).read_bytes()
 
 
+def check_tflite(loaded, folder: Path, batches=(1, 3), bound: float = 1e-4) -> None:
+    """So does the TFLite file, with a free batch; images are turned once at most, at the input and at the output."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    graph = lower_onnx_tflite.lower(loaded, folder / "float.tflite")
+    assert graph.notes == ()
+    runner = Interpreter(model_path=graph.path, num_threads=1).get_signature_runner()
+    for batch in batches:
+        feeds = feeds_of(loaded, batch)
+        expected = loaded.run(feeds)
+        answers = runner(**feeds)
+        for name, want in expected.items():
+            assert (answers[name].shape, answers[name].dtype) == (want.shape, want.dtype)
+            assert np.abs(answers[name] - want).max() <= bound * np.ptp(want)
+    if loaded.facts.inputs[0].layout in ("NCHW", "NCW") and "vit" not in str(folder):
+        kinds = [tflite_graph.op_name(model, op) for model in [tflite_graph.read(Path(graph.path).read_bytes())]
+                 for op in tflite_graph.operators(model)]  # fmt: skip
+        assert kinds.count("TRANSPOSE") <= len(graph.inputs) + len(graph.outputs)
+
+
 def net(forward, **buffers):
     """A network of one linear layer 4 -> 4 with a forward of its own."""
 
@@ -102,6 +122,7 @@ def test_usual_networks_from_their_weights(name, tmp_path):
     assert loaded.facts.inputs[0].layout == ("NCHW" if "image" in inputs else "NCW" if "signal" in inputs else None)
     assert set(loaded.facts.tools) == {"torch", "onnxscript", "onnx", "onnxruntime"}
     check(loaded, tmp_path)
+    check_tflite(loaded, tmp_path)
     feeds = feeds_of(loaded, 3)
     with torch.no_grad():
         answer = factory()(*(torch.tensor(value) for value in feeds.values()))

@@ -40,22 +40,23 @@ def cifar(shared, tmp_path_factory):
 
 
 @pytest.mark.shared
-def test_trained_weights_on_the_command_line(shared, cifar, tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize("suffix", ["onnx", "tflite"])
+def test_trained_weights_on_the_command_line(suffix, shared, cifar, tmp_path, monkeypatch, capfd):
     weights = shared / "models" / "cifar_resnet20" / "resnet20-12fca82f.th"
     monkeypatch.chdir(NETS)
     about = ("--model", "torch_nets:resnet20", "--input", "image=N,3,32,32", "--eval", cifar / "test.npz", "--json")
-    code, said, _ = invoke(capfd, "convert", weights, "-o", tmp_path / "r.onnx", *about)
+    code, said, _ = invoke(capfd, "convert", weights, "-o", tmp_path / f"r.{suffix}", *about)
     assert code == 0, said
     metric = said["verification"]["metric"]
     assert said["source"]["framework"] == "torch"
     assert (metric["source"], metric["artifact"]) == (80.4, 80.4)
     assert said["verification"]["sqnr_db"] > 100
     data = ("--precision", "int8", "--calibration", cifar / "calibration.npz", "--max-drop", "0.5")
-    code, said, _ = invoke(capfd, "convert", weights, "-o", tmp_path / "r8.onnx", *about, *data)
+    code, said, _ = invoke(capfd, "convert", weights, "-o", tmp_path / f"r8.{suffix}", *about, *data)
     assert code == 0, said
     assert said["verification"]["metric"]["drop"] <= 0.5
     assert said["artifact"]["bytes"] < 0.3 * weights.stat().st_size
-    with edgekit.load(tmp_path / "r8.onnx") as model:
+    with edgekit.load(tmp_path / f"r8.{suffix}") as model:
         assert [spec.describe() for spec in model.inputs] == ["image float32 [N,3,32,32]"]
         assert model.artifact.manifest.provenance.options["model"] == "torch_nets:resnet20"
 

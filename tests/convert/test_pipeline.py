@@ -142,12 +142,6 @@ def test_impossible_requests_are_refused(case, tmp_path):
         run(copy, Options(output=copy))
 
 
-def test_onnx_to_tflite_names_the_routes_that_exist(tiny_files):
-    with pytest.raises(errors.ConversionError) as caught:
-        run(tiny_files["onnx"], Options(to="tflite"))
-    assert caught.value.code == "route-missing"
-
-
 def test_the_commands_on_an_artifact(case, tmp_path, capsys):
     """convert, inspect, verify, run, evaluate, bench, check: one JSON document each, with the contract's fields."""
 

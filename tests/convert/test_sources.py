@@ -327,7 +327,8 @@ def test_the_routes_that_there_must_be():
     assert {"onnx", "tflite"} <= set(known["keras"])
     assert {"onnx", "tflite"} <= set(known["saved_model"])
     assert {"onnx", "tflite"} <= set(known["tflite"])
-    assert "onnx" in known["onnx"]
+    for kind in ("onnx", "torch", "sklearn"):
+        assert {"onnx", "tflite"} <= set(known[kind])
     for kind, formats in known.items():
         for format in formats:
             assert kind in lowerings.get(lowering_for(kind, format)).FRAMEWORKS
