@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Rule")
 
 _FAMILIES = (
-    "activations", "arithmetic", "convolutions", "linears", "normalizations", "pools", "recurrent", "reductions",
-    "resizes", "shapes", "slices",
+    "activations", "arithmetic", "control", "convolutions", "linears", "normalizations", "pools", "recurrent",
+    "reductions", "resizes", "shapes", "slices",
 )  # fmt: skip
 
 
