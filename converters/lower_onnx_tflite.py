@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from edgekit.converters import _onnx_current as current
-from edgekit.converters.stages import Graph, LoadedModel
+from edgekit.converters.stages import Graph, LoadedModel, QuantizeOptions, Range, Ranges
 from edgekit.errors import ConversionError, UsageError
 from edgekit.tensors import TensorSpec
 
@@ -47,28 +47,49 @@ def lower(model: LoadedModel, path: Path) -> Graph:
 
     source = cast("LoadedOnnx", model)
     facts = source.facts
-    if facts.quantized:
+    if facts.quantized and source.precision not in ("int8", "int16x8"):
         raise ConversionError(
             "conversion-failed",
-            "the source is quantized already, and its integers cannot be written as TFLite's yet",
-            next_step="Convert the float model it was made from, or convert this one with --to onnx.",
+            "the source computes with integers that it scales while it runs, which TFLite's kernels do in another way",
+            next_step="Convert the float model it was made from, with --precision dynamic.",
         )
-    draft, free, notes = _drafted(source.handle, facts.inputs)
-    data = writing.write(draft)
-    path.write_bytes(data)
+    draft, free, notes = _drafted(source.handle, facts.inputs, ranges=facts.quantized)
+    path.write_bytes(writing.write(draft))
     inputs, outputs = facts.inputs, facts.outputs
     if not free:
         inputs = tuple(replace(spec, shape=_fixed(spec)) for spec in inputs)
         known = {tensor.name: tensor.shape for tensor in draft.outputs}
         outputs = tuple(replace(spec, shape=known[spec.name]) for spec in outputs)
-    return Graph("tflite", str(path), inputs, outputs, notes=notes, tools=dict(facts.tools))
+    graph = Graph("tflite", str(path), inputs, outputs, notes=notes, tools=dict(facts.tools))
+    return _in_integers(graph, draft, source) if facts.quantized else graph
+
+
+def _in_integers(graph: Graph, draft: Draft, source: LoadedOnnx) -> Graph:
+    """The graph with integer operators, by the scales that the source brought along."""
+    from edgekit.converters import quantizers
+    from edgekit.converters.onnx_to_tflite import integers
+    from edgekit.converters.quantize_tflite import FROM_SOURCE
+    from edgekit.precision import precisions
+
+    integers.spread(draft)
+    made = (tensor for op in draft.ops for tensor in op.outputs)
+    known = {tensor.name: Range(*tensor.range) for tensor in (*draft.inputs, *made) if tensor.range is not None}
+    whole = all(spec.dtype != "float32" for spec in source.facts.inputs)
+    real = [tuple(replace(s, dtype="float32", quant=None) for s in side) for side in (graph.inputs, graph.outputs)]
+    return quantizers.get("tflite").quantize(
+        replace(graph, inputs=real[0], outputs=real[1]),
+        Ranges(FROM_SOURCE, 0, known),
+        precisions.get(source.precision),
+        QuantizeOptions("int8" if whole else "float", allow_float_ops=True),
+        Path(graph.path),
+    )
 
 
 def _fixed(spec: TensorSpec) -> tuple[int, ...]:
     return tuple(1 if size is None else size for size in spec.shape)
 
 
-def _drafted(model: Any, inputs: tuple[TensorSpec, ...]) -> tuple[Draft, bool, tuple[str, ...]]:
+def _drafted(model: Any, inputs: tuple[TensorSpec, ...], *, ranges: bool) -> tuple[Draft, bool, tuple[str, ...]]:
     """The draft, whether its batch is free, and notes."""
     from edgekit.converters.onnx_to_tflite.batches import Bound, release
 
@@ -81,19 +102,19 @@ def _drafted(model: Any, inputs: tuple[TensorSpec, ...]) -> tuple[Draft, bool, t
                 next_step=f"Say the size that the board will feed: --input {spec.name}={_example(spec)}.",
             )
     if not any(spec.shape and spec.shape[0] is None for spec in inputs):
-        draft, notes = _walked(model, inputs, 1)
+        draft, notes = _walked(model, inputs, 1, ranges)
         return draft, False, notes
     if all(spec.shape and spec.shape[0] is None for spec in inputs):
-        first, notes = _walked(model, inputs, _BATCHES[0])
+        first, notes = _walked(model, inputs, _BATCHES[0], ranges)
         try:
-            second, _ = _walked(model, inputs, _BATCHES[1])
+            second, _ = _walked(model, inputs, _BATCHES[1], ranges)
             release(first, second, _BATCHES)
             return first, True, notes
         except Bound as bound:
             why = str(bound)
     else:
         why = "not all inputs have a free one"
-    draft, notes = _walked(model, inputs, 1)
+    draft, notes = _walked(model, inputs, 1, ranges)
     return draft, False, (*notes, f"the batch is fixed to 1: {why}")
 
 
@@ -101,7 +122,7 @@ def _example(spec: TensorSpec) -> str:
     return ",".join("N" if axis == 0 and size is None else str(size or 64) for axis, size in enumerate(spec.shape))
 
 
-def _walked(model: Any, inputs: tuple[TensorSpec, ...], batch: int) -> tuple[Draft, tuple[str, ...]]:
+def _walked(model: Any, inputs: tuple[TensorSpec, ...], batch: int, ranges: bool) -> tuple[Draft, tuple[str, ...]]:
     """The draft of a model for one batch.
 
     Raises:
@@ -116,7 +137,7 @@ def _walked(model: Any, inputs: tuple[TensorSpec, ...], batch: int) -> tuple[Dra
     shapes = {spec.name: tuple(batch if size is None else size for size in spec.shape) for spec in inputs}
     current.fix_sizes(sized, {name: shape for name, shape in shapes.items() if shape})
     patterns.rewrite(sized)
-    lowering = Lowering(sized)
+    lowering = Lowering(sized, ranges=ranges)
     draft = lowering.run()
     if lowering.gaps:
         raise _refused(lowering.gaps)

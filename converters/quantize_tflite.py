@@ -41,6 +41,9 @@ FORMAT: Literal["tflite", "onnx"] = "tflite"
 
 _STATIC_BITS = {("static", "int8", "int8"): 8, ("static", "int8", "int16"): 16}
 
+FROM_SOURCE = "source"
+"""The observer of ranges that an already quantized source brought along; what it left in float stays in float."""
+
 _MATRIX_WORTH = 1024
 """Elements of a constant matrix below which dynamic precision leaves it alone without a word."""
 
@@ -108,7 +111,9 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
 
 
 def _static(model: ModelT, ranges: Ranges, bits: int, options: QuantizeOptions) -> ModelT:
-    _require_ranges(model, ranges)
+    unknown = _without_range(model, ranges)
+    if unknown and ranges.observer != FROM_SOURCE:
+        raise ConversionError("range-missing", f"calibration did not observe {', '.join(unknown[:8])}", tensors=unknown)
     rewrites.matmul_to_fully_connected(model)
     rewrites.unary_to_multiplication(model)
     seen = tflite_ranges.usable(model, ranges.tensors)
@@ -120,23 +125,22 @@ def _static(model: ModelT, ranges: Ranges, bits: int, options: QuantizeOptions) 
     statistics = {name: _statistic(found.min, found.max) for name, found in seen.items()}
     for name, (low, high) in tflite_ranges.wide_weights(model, seen, bits).items():
         statistics[name] = {"min": low, "max": high}
-    made = _run_quantizer(model, _static_recipe(model, seen, bits), statistics)
+    made = _run_quantizer(model, _static_recipe(model, seen, bits, unknown), statistics)
     tflite_islands.absorb(made, replace(ranges, tensors=seen), bits)
     tflite_interface.settle(made, options.interface)
     return made
 
 
-def _require_ranges(model: ModelT, ranges: Ranges) -> None:
+def _without_range(model: ModelT, ranges: Ranges) -> list[str]:
+    """Names of float tensors that need a range and have none."""
     main = model.subgraphs[0]
     made = [int(i) for op in main.operators or () for i in op.outputs]
-    missing = [
+    return [
         files.name_of(tensor)
         for tensor in (main.tensors[i] for i in (*(int(i) for i in main.inputs), *made))
         if files.dtype_of(tensor) == "float32" and not tensor.isVariable
         if files.name_of(tensor) not in ranges.tensors
     ]
-    if missing:
-        raise ConversionError("range-missing", f"calibration did not observe {', '.join(missing[:8])}", tensors=missing)
 
 
 def _dynamic(model: ModelT) -> ModelT:
@@ -164,7 +168,7 @@ def _is_float_matrix(model: ModelT, tensor: TensorT) -> bool:
     return len(shape) > 1 and int(np.prod(shape)) >= _MATRIX_WORTH
 
 
-def _static_recipe(model: ModelT, ranges: Mapping[str, Range], bits: int) -> Any:
+def _static_recipe(model: ModelT, ranges: Mapping[str, Range], bits: int, unknown: Iterable[str]) -> Any:
     from ai_edge_quantizer import algorithm_manager, qtyping, recipe_manager
 
     operation = qtyping.TFLOperationName
@@ -191,6 +195,11 @@ def _static_recipe(model: ModelT, ranges: Mapping[str, Range], bits: int) -> Any
         left(".*", name)  # its int8 kernels round small scales away; islands compare exactly
     for name in tflite_ranges.divisions_near_zero(model, ranges, bits):
         left(_scope(name), operation.DIV)
+    for name in unknown:
+        # The source computes these in float; matrices keep their integer weights.
+        left(_scope(name), operation.ALL_SUPPORTED)
+        for kind in (operation.FULLY_CONNECTED, operation.CONV_2D):
+            recipe.add_dynamic_config(_scope(name), kind, 8)
     return recipe.get_quantization_recipe()
 
 

@@ -50,6 +50,7 @@ class Tensor:
         dtype: As numpy spells it.
         data: Values of a constant.
         quant: Scale and zero point of integers that stand for real numbers.
+        range: Least and greatest real number that the source's integers could show.
         free: Axes whose size is a multiple of the batch, and whose `shape` is that of a batch of one.
     """
 
@@ -59,6 +60,7 @@ class Tensor:
     data: Array | None = None
     quant: Quantized | None = None
     free: frozenset[int] = frozenset()
+    range: tuple[float, float] | None = None
 
     @property
     def rank(self) -> int:

@@ -16,8 +16,14 @@ from edgekit.converters.onnx_to_tflite import inference, steps
 from edgekit.converters.onnx_to_tflite.draft import Array, Draft, Tensor
 from edgekit.converters.onnx_to_tflite.nodes import Node, Order, Value, identity
 from edgekit.converters.onnx_to_tflite.refusal import Gap, Refused
-from edgekit.converters.onnx_to_tflite.registry import find
+from edgekit.converters.onnx_to_tflite.registry import Rule, find
 from edgekit.errors import InternalError
+
+_MOVING = frozenset({
+    "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Concat", "Split", "Gather", "MaxPool",
+    "Identity", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "Dropout", "Resize",
+})  # fmt: skip
+"""Operators that do to integers what they do to the numbers these stand for."""
 
 Scope = dict[str, Value | None]
 """Name -> value; None where it could not be found out because of a gap before."""
@@ -31,9 +37,11 @@ class Lowering:
         gaps: Nodes that could not be lowered.
         notes: For the user.
         values: Every value, in the order in which they were made.
+        ranges: Whether what is quantized stays a real number with a range, see `quantized`.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, ranges: bool = False) -> None:
+        self.ranges = ranges
         self.draft = Draft()
         self.gaps: list[Gap] = []
         self.notes: dict[str, None] = {}
@@ -149,6 +157,11 @@ class Lowering:
             self.gaps.append(Gap(info.name, "input", "its size or type is not known"))
             return None
         value = self.fresh(Value(info.name, *kind))
+        if self.ranges and value.dtype in ("int8", "uint8", "int16", "uint16"):
+            # Integers that stand for real numbers: those are fed, and the quantizer makes integers of them again.
+            value.scaled = self.fresh(Value(info.name, value.shape, "float32"))
+            self._fed(value.scaled, last)
+            return value
         try:
             return self._fed(value, last)
         except Refused as refusal:
@@ -168,6 +181,8 @@ class Lowering:
     def _output(self, value: Value, name: str, last: bool) -> Tensor:
         self.draft.origin = name
         axes = (0, *range(2, value.rank), 1) if last else identity(value.rank)
+        if value.scaled is not None and not value.forms:
+            value = value.scaled
         tensor = steps.cast(self.draft, self.get(value, axes), value.dtype)
         if tensor in self.draft.inputs or tensor in self.draft.outputs or tensor.data is not None:
             # An output must be a tensor of its own that an operator makes.
@@ -213,22 +228,38 @@ class Lowering:
             self._inline(body, inputs, proto, scope, versions)
             return
         outputs = self._outputs(proto, domain, version, inputs)
-        node = Node(
-            proto.op_type, domain, version, where, inputs, outputs, inference.attributes(proto), scope=scope
-        )  # fmt: skip
-        self.draft.origin = next((name for name in proto.output if name), where)
+        if self.ranges and proto.op_type in _MOVING and any(v is not None and v.scaled is not None for v in inputs):
+            # Moving integers that stand for real numbers is moving those.
+            inputs = tuple(v.scaled if v is not None and v.scaled is not None else v for v in inputs)
+            reals = tuple(None if v is None else Value(v.name, v.shape, "float32") for v in outputs)
+            for whole, real in zip(outputs, reals, strict=True):
+                if whole is not None:
+                    whole.scaled = real
+            self._apply(
+                rule, Node(proto.op_type, domain, version, where, inputs, reals, inference.attributes(proto), scope)
+            )
+            scope.update({value.name: value for value in outputs if value is not None})
+            return
+        node = Node(proto.op_type, domain, version, where, inputs, outputs, inference.attributes(proto), scope=scope)
+        self._apply(rule, node)
+        for value in outputs:
+            if value is not None:
+                self.values.append(value)
+                scope[value.name] = value
+
+    def _apply(self, rule: Rule, node: Node) -> None:
+        """Let a rule make a node's outputs; what it emitted is taken back if it refuses."""
+        self.draft.origin = next((value.name for value in node.outputs if value is not None), node.name)
         mark = len(self.draft.ops)
         try:
             rule(self, node)
         except Refused:
             del self.draft.ops[mark:]
             raise
-        for value in outputs:
-            if value is not None:
-                if not value.forms and value.data is None and value.flat is None:
-                    raise InternalError("lowering-output", f"{where} ({proto.op_type}) did not make {value.name}")
-                self.values.append(value)
-                scope[value.name] = value
+        for value in node.outputs:
+            held = value is None or value.forms or value.data is not None or value.flat or value.scaled
+            if not held and value is not None:
+                raise InternalError("lowering-output", f"{node.name} ({node.op}) did not make {value.name}")
 
     def _outputs(
         self, proto: Any, domain: str, version: int, inputs: Sequence[Value | None]

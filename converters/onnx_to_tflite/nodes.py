@@ -42,7 +42,7 @@ class Value:
         data: Values of a constant.
         forms: Order of axes -> tensor of the draft.
         flat: What it is a reshape of, where that was put off too.
-        scaled: Quantized graphs: the integers, scale and zero point that this value was dequantized from.
+        scaled: Of integers in a quantized graph: the real numbers that they stand for, see `Lowering.ranges`.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Value:
     data: Array | None = None
     forms: dict[Order, Tensor] = field(default_factory=dict)
     flat: Value | None = None
-    scaled: Any = None
+    scaled: Value | None = None
 
     @property
     def rank(self) -> int:

@@ -12,13 +12,12 @@ if TYPE_CHECKING:
     from edgekit.converters.onnx_to_tflite.lowering import Lowering
     from edgekit.converters.onnx_to_tflite.nodes import Node
 
-    Rule = Callable[[Lowering, Node], None]
-
-F = TypeVar("F", bound="Rule")
+Rule = Callable[["Lowering", "Node"], None]
+F = TypeVar("F", bound=Rule)
 
 _FAMILIES = (
-    "activations", "arithmetic", "control", "convolutions", "linears", "normalizations", "pools", "recurrent",
-    "reductions", "resizes", "shapes", "slices",
+    "activations", "arithmetic", "control", "convolutions", "linears",
+    "normalizations", "pools", "quantized", "recurrent", "reductions", "resizes", "shapes", "slices",
 )  # fmt: skip
 
 

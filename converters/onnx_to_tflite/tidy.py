@@ -76,12 +76,14 @@ def _drop_dead(draft: Draft) -> None:
 def _become(view: _View, op: Op, source: Tensor) -> bool:
     """Let readers of an operator's output read `source` instead."""
     made = op.output
+    source.range = made.range or source.range
     if made in view.draft.outputs:
         maker = view.makers.get(source)
         if maker is None or source in view.draft.outputs or source.quant is not made.quant:
             return False
         # The output keeps its tensor, and the operator before it makes that.
         maker.outputs[maker.outputs.index(source)] = made
+        made.range = source.range
         for reader in view.readers.get(source, []):
             reader.inputs[:] = [made if part is source else part for part in reader.inputs]
         view.draft.ops.remove(op)
