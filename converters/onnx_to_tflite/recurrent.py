@@ -180,7 +180,8 @@ def _run(
     low: Lowering, node: Node, sequence: _Sequence, number: int, backward: bool
 ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
     """The outputs of all steps in the order of time, and the last state."""
-    name, state = low.draft.origin, _start(low, node, number)
+    name, start = low.draft.origin, _start(low, node, number)
+    state = start
     products, step = _KINDS[node.op](_direction(low, node, number), sequence.x)
     slices = [unpacked(low, product, sequence.time) for product in products]
     found: dict[int, Tensor] = {}
@@ -198,7 +199,16 @@ def _run(
                 for new, old in zip(last, state, strict=True)
             )
         state = last
-    return [found[time] for time in range(sequence.count)], last
+    return [found[time] for time in range(sequence.count)], _emptied(low, sequence, start, last)
+
+
+def _emptied(low: Lowering, sequence: _Sequence, start: State, last: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The last state; samples without any step have zeros there, as onnxruntime has it, and not the first state."""
+    first = None if sequence.valid is None else sequence.valid[0]
+    if first is None or (first.data is not None and first.data.all()):
+        return last
+    do = Maths(low)
+    return tuple(new if old is None else do.pick(first, new, 0.0) for new, old in zip(last, start, strict=True))
 
 
 def _put_all(low: Lowering, node: Node, output: Value, every: Sequence[list[Tensor]], time: int) -> None:

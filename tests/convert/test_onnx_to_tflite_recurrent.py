@@ -151,6 +151,14 @@ def test_shorter_sequences(op, direction, tmp_path):
     agrees(recurrent(op, batch=3, given=["lens"], constants=held, direction=direction), tmp_path, batches=(3,))
 
 
+@pytest.mark.parametrize("op", GATES)
+def test_sequences_without_steps(op, tmp_path):
+    """onnxruntime answers zeros for them, not the first state."""
+    held = {"lens": np.array([2, 0, 1], np.int32), "h0": np.ones((2, 3, HIDDEN), np.float32)}
+    both = {"direction": "bidirectional", "directions": 2}
+    agrees(recurrent(op, batch=3, given=["lens", "h0"], constants=held, **both), tmp_path, batches=(3,))
+
+
 @pytest.mark.parametrize(
     "activations",
     [
