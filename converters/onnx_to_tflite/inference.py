@@ -11,7 +11,10 @@ from edgekit.converters.onnx_to_tflite.draft import Array, Shape
 from edgekit.converters.onnx_to_tflite.nodes import Value
 from edgekit.converters.onnx_to_tflite.refusal import Refused
 
-STANDARD = ("", "ai.onnx.ml")
+STANDARD = ("",)
+"""Domains of which ONNX infers the outputs' sizes."""
+_COMPUTED = ("", "ai.onnx.ml")
+"""Domains of which ONNX computes the operators."""
 SELF_SHAPED = frozenset({"If", "Loop", "Scan"})
 """Their rules find out about their outputs."""
 
@@ -21,6 +24,9 @@ _KEPT = SELF_SHAPED | {
 """Not computed here though all inputs are known."""
 _LARGEST = 1 << 26
 """Elements of a result that is still worth keeping as a constant."""
+
+_NEWEST = 16
+"""Operator set in which the last of those operators got theirs."""
 
 Kind = tuple[Shape, str]
 
@@ -96,7 +102,7 @@ def fold(proto: Any, domain: str, version: int, inputs: Sequence[Value | None]) 
     if proto.op_type in ("Shape", "Size") and not domain and inputs and inputs[0] is not None:
         return [_sizes(proto, inputs[0])]
     present = [value for value in inputs if value is not None]
-    if proto.op_type in _KEPT or any(value.data is None for value in present) or domain not in STANDARD:
+    if proto.op_type in _KEPT or any(value.data is None for value in present) or domain not in _COMPUTED:
         return None
     if proto.op_type == "DequantizeLinear":
         return None
@@ -144,6 +150,9 @@ def outputs(
     schema = schema_of(proto.op_type, domain, version)
     if schema is None or proto.op_type in SELF_SHAPED:
         return {}
+    if not schema.has_type_and_shape_inference_function and schema.has_function:
+        # Some of the first operators that have bodies got their rules of sizes later.
+        schema = schema_of(proto.op_type, domain, max(version, _NEWEST)) or schema
     types, data = {}, {}
     for name, value in zip(proto.input, inputs, strict=False):
         if value is None:
