@@ -43,7 +43,7 @@ def _if(low: Lowering, node: Node) -> None:
 
 @lowers("Loop")
 def _loop(low: Lowering, node: Node) -> None:
-    body, going = node.attribute("body"), node.maybe(1)
+    body, going, start = node.attribute("body"), node.maybe(1), len(low.draft.ops)
     trips, carried = _trips(node), [_present(value) for value in node.inputs[2:]]
     if trips is not None and trips > _ROUNDS and _unending(body):
         raise Refused(f"its {trips} rounds would be written out one by one, and that is done for up to {_ROUNDS}")
@@ -57,7 +57,7 @@ def _loop(low: Lowering, node: Node) -> None:
         if going is not None and going.data is None:
             alive = _still(low, alive, going, trips, bool(every))
         keep = _number("keep", True, "bool") if going is None or alive is not None else going
-        found = _round(low, node, body, [_number("round", number, "int64"), keep, *carried])
+        found = _round(low, node, body, [_number("round", number, "int64"), keep, *carried], start)
         going, *rest = found
         new = rest[: len(carried)]
         carried = new if alive is None else [_chosen(low, alive, a, b) for a, b in zip(new, carried, strict=True)]
@@ -82,8 +82,9 @@ def _scan(low: Lowering, node: Node) -> None:
     if rounds > _ROUNDS:
         raise Refused(f"its {rounds} rounds would be written out one by one, and that is done for up to {_ROUNDS}")
     every: list[list[Value]] = [[] for _ in node.outputs[len(carried) :]]
+    start = len(low.draft.ops)
     for number in range(rounds):
-        found = _round(low, node, body, [*carried, *(values[number] for values in slices)])
+        found = _round(low, node, body, [*carried, *(values[number] for values in slices)], start)
         carried = found[: len(carried)]
         for values, value in zip(every, found[len(carried) :], strict=True):
             values.append(value)
@@ -119,10 +120,10 @@ def _inlined(low: Lowering, node: Node, body: Any, inputs: Sequence[Value]) -> l
     return found
 
 
-def _round(low: Lowering, node: Node, body: Any, inputs: Sequence[Value]) -> list[Value]:
-    """One run of a loop's body."""
+def _round(low: Lowering, node: Node, body: Any, inputs: Sequence[Value], start: int) -> list[Value]:
+    """One run of a body of a loop whose first operator has the number `start`."""
     found = _inlined(low, node, body, inputs)
-    if len(low.draft.ops) > _OPERATORS:
+    if len(low.draft.ops) - start > _OPERATORS:
         raise Refused(f"written out, its rounds are more than {_OPERATORS} operators")
     return found
 

@@ -180,6 +180,33 @@ def test_loop_that_the_device_ends(tmp_path):
     agrees(model_of(nodes, outputs, held), tmp_path, feeds)
 
 
+@pytest.mark.parametrize("kind", [INT64, BOOL, TensorProto.INT32, TensorProto.UINT8])
+def test_loop_collects_other_types(kind, tmp_path):
+    extra = [node("Cast", ["w"], ["whole"], to=kind)]
+    nodes, _, held = loop(extra)
+    body = nodes[0].attribute[0].g
+    body.node[-1].input[0] = "whole"
+    body.output[2].CopyFrom(info("z", kind))
+    nodes += [node("Cast", ["scans"], ["floats"], to=FLOAT)]
+    feeds = [np.arange(4 * batch, dtype=np.float32).reshape(batch, 4) % 8 for batch in (1, 3)]
+    agrees(model_of(nodes, {"floats": (None, "N", 4)}, held), tmp_path, feeds)
+
+
+def test_nested(tmp_path):
+    """A Loop with an If in it, whose condition follows from the round and whose branches read what is around."""
+    turn = node("If", ["even"], ["w"],
+                then_branch=body_of([node("Mul", ["v", "two"], ["a"])], {}, {"a": (FLOAT, None)}),
+                else_branch=body_of([node("Sub", ["v", "x"], ["b"])], {}, {"b": (FLOAT, None)}))  # fmt: skip
+    body = body_of(
+        [node("Identity", ["go"], ["on"]), node("Mod", ["i", "pair"], ["rest"]),
+         node("Equal", ["rest", "none"], ["even"]), turn],
+        {"i": (INT64, ()), "go": (BOOL, ()), "v": (FLOAT, None)}, {"on": (BOOL, ()), "w": (FLOAT, None)},
+        {"pair": np.int64(2), "none": np.int64(0)},
+    )  # fmt: skip
+    held = {"n": np.int64(5), "two": np.float32(2)}
+    assert agrees(model_of([node("Loop", ["n", "", "x"], ["y"], body=body)], {"y": ("N", 4)}, held), tmp_path) == ()
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
