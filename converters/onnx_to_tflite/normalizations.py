@@ -27,6 +27,9 @@ def _batch_norm(low: Lowering, node: Node) -> None:
     value = node.value()
     if node.attribute("training_mode", 0) or any(output is not None for output in node.outputs[1:]):
         raise Refused("it is in training mode", "Export the model in its mode for inference (model.eval())")
+    if any(node.value(index).data is None for index in range(1, 5)):
+        _batch_norm_fed(low, node)
+        return
     parts = [node.constant(index, what) for index, what in ((1, "scale"), (2, "offset"), (3, "mean"), (4, "variance"))]
     scale, offset, mean, variance = (np.asarray(part, np.float64) for part in parts)
     factor = scale / np.sqrt(variance + float(node.attribute("epsilon", 1e-5)))
@@ -38,6 +41,16 @@ def _batch_norm(low: Lowering, node: Node) -> None:
         low.draft.constant(part.astype(np.float32).reshape(shape)) for part in (factor, offset - mean * factor)
     )
     low.put(node.output, do("ADD", do("MUL", low.get(value, order), factors), offsets), order)
+
+
+def _batch_norm_fed(low: Lowering, node: Node) -> None:
+    """With statistics that are computed while the model runs."""
+    value, do = node.value(), Maths(low)
+    order = low.order([value])
+    scale, offset, mean, variance = (along(low, node.value(index), 1, order) for index in range(1, 5))
+    factor = do("MUL", scale, do("RSQRT", do("ADD", variance, float(node.attribute("epsilon", 1e-5)))))
+    less = do("SUB", low.get(value, order), mean)
+    low.put(node.output, do("ADD", do("MUL", less, factor), offset), order)
 
 
 def centred(low: Lowering, x: Tensor, axes: list[int], epsilon: float) -> tuple[Tensor, Tensor, Tensor]:

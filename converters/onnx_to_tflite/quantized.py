@@ -71,8 +71,8 @@ def _quantize(low: Lowering, node: Node) -> None:
     whole = do("ROUND", divided)
     if zero is not None:
         whole = do("ADD", whole, _along(low, node, value, zero, order))
-    held = do("MINIMUM", do("MAXIMUM", whole, float(lowest)), float(highest))
-    low.put(output, steps.cast(low.draft, steps.cast(low.draft, held, "int32"), output.dtype), order)
+    inside = do("MINIMUM", do("MAXIMUM", whole, float(lowest)), float(highest))
+    low.put(output, steps.cast(low.draft, steps.cast(low.draft, inside, "int32"), output.dtype), order)
 
 
 def _parameters(node: Node, value: Value) -> tuple[Value, Value | None]:

@@ -231,9 +231,8 @@ def _eye(low: Lowering, node: Node) -> None:
 @lowers("OneHot")
 def _one_hot(low: Lowering, node: Node) -> None:
     indices, output, draft = node.value(0), node.output, low.draft
-    depth = node.constant(1, "depth")
-    size = int(np.asarray(depth).reshape(-1)[0])
     axis = axis_of(node.attribute("axis", -1), output.rank)
+    size = output.shape[axis]
     places = low.get(indices)
     if places.dtype != "int32":
         places = steps.cast(draft, places, "int32")
@@ -253,12 +252,15 @@ def _one_hot(low: Lowering, node: Node) -> None:
 @lowers("CumSum")
 def _cum_sum(low: Lowering, node: Node) -> None:
     value, output, draft = node.value(0), node.output, low.draft
-    axis = node.constant(1, "axis")
-    at = axis_of(int(np.asarray(axis).reshape(-1)[0]), value.rank)
-    order = low.order([value])
+    axis, order = node.value(1), low.order([value])
+    if axis.data is None:
+        order = tuple(range(value.rank))
+        place = steps.cast(draft, steps.reshape(draft, low.get(axis), ()), "int32")
+    else:
+        place = draft.scalar(order.index(axis_of(int(axis.data.reshape(-1)[0]), value.rank)), "int32")
     tensor = low.get(value, order)
     made = draft.emit(
-        "CUMSUM", [tensor, draft.scalar(order.index(at), "int32")], tensor.shape,
+        "CUMSUM", [tensor, place], tensor.shape,
         exclusive=bool(node.attribute("exclusive", 0)), reverse=bool(node.attribute("reverse", 0)),
     )  # fmt: skip
     low.put(output, made, order)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-import warnings
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +13,19 @@ from hypothesis import strategies as st
 
 onnx = pytest.importorskip("onnx", reason="comes with the convert extra")
 ort = pytest.importorskip("onnxruntime", reason="comes with the onnx extra")
-litert = pytest.importorskip("ai_edge_litert.interpreter", reason="comes with the tflite extra")
+pytest.importorskip("ai_edge_litert.interpreter", reason="comes with the tflite extra")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import onnx_node_tests  # noqa: E402
+from onnx_node_tests import answers_of, lowered  # noqa: E402
+
 import edgekit  # noqa: E402
 from edgekit import errors  # noqa: E402
-from edgekit.converters import _onnx_current as current  # noqa: E402
 from edgekit.converters import load_onnx, lower_onnx_tflite, tflite_graph  # noqa: E402
-from edgekit.converters.onnx_to_tflite import patterns, writing  # noqa: E402
 from edgekit.converters.onnx_to_tflite.draft import kernels  # noqa: E402
-from edgekit.converters.onnx_to_tflite.lowering import Lowering  # noqa: E402
-from edgekit.converters.onnx_to_tflite.tidy import tidy  # noqa: E402
 from edgekit.converters.stages import Source  # noqa: E402
 
 FLOAT = TensorProto.FLOAT
@@ -32,87 +33,20 @@ FLOAT = TensorProto.FLOAT
 # -- ONNX' own tests --------------------------------------------------------------------------------------------
 
 
-def node_tests():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from onnx.backend.test.case.node import collect_testcases
-
-        return [case for case in collect_testcases(None) if case.model is not None and case.data_sets]
-
-
-def numeric(arrays) -> bool:
-    return all(isinstance(a, (np.ndarray, np.generic)) and np.asarray(a).dtype != object for a in arrays)
-
-
-def lowered(model, shapes):
-    """The file of a model for inputs of these shapes, or the gaps."""
-    modern, _ = current.modernize(model, "test")
-    for value, shape in zip(modern.graph.input, shapes, strict=True):
-        dims = value.type.tensor_type.shape
-        dims.ClearField("dim")
-        for size in shape:
-            dims.dim.add().dim_value = size
-    patterns.rewrite(modern)
-    lowering = Lowering(modern)
-    draft = lowering.run()
-    if lowering.gaps:
-        return draft, lowering.gaps
-    tidy(draft)
-    return draft, writing.write(draft)
-
-
-def answers_of(draft, data, arrays):
-    engine = litert.Interpreter(model_content=data, num_threads=1)
-    engine.allocate_tensors()
-    places = {detail["name"]: detail["index"] for detail in engine.get_input_details()}
-    for tensor, array in zip(draft.inputs, arrays, strict=True):
-        engine.set_tensor(places[tensor.name], np.asarray(array).reshape(tensor.shape))
-    engine.invoke()
-    found = {detail["name"]: engine.get_tensor(detail["index"]) for detail in engine.get_output_details()}
-    return [found[tensor.name] for tensor in draft.outputs]
-
-
 @pytest.fixture(scope="module")
 def verdicts():
-    """Name of each numeric node test -> "passed", or why it was refused; a wrong answer fails right here."""
-    found, wrong = {}, []
-    for case in node_tests():
-        for inputs, outputs in case.data_sets:
-            if not numeric(inputs) or not numeric(outputs):
-                continue
-            try:
-                draft, data = lowered(case.model, [np.shape(array) for array in inputs])
-            except errors.SourceError as error:
-                found[case.name] = str(error)
-                continue
-            if isinstance(data, list):
-                found[case.name] = "; ".join(map(str, data))
-                continue
-            found[case.name] = "passed"
-            try:
-                got = answers_of(draft, data, inputs)
-                for answer, want in zip(got, outputs, strict=True):
-                    assert answer.dtype == np.asarray(want).dtype
-                    if answer.dtype == bool:
-                        np.testing.assert_array_equal(answer, want)
-                    else:
-                        np.testing.assert_allclose(
-                            answer.astype(np.float64), want.astype(np.float64), rtol=case.rtol, atol=case.atol
-                        )
-            except (AssertionError, RuntimeError, ValueError) as error:
-                wrong.append(f"{case.name}: {error}")
-    assert wrong == []
-    return found
+    return list(onnx_node_tests.verdicts())
 
 
 def test_no_node_test_converts_to_a_wrong_answer(verdicts):
-    assert len(verdicts) > 1400
-    assert sum(verdict == "passed" for verdict in verdicts.values()) >= 1170
+    assert [verdict for verdict in verdicts if verdict.result == "wrong"] == []
+    assert len(verdicts) > 1600
+    assert sum(verdict.result == "passed" for verdict in verdicts) >= 1270
 
 
 def test_what_is_refused_is_refused_with_a_reason(verdicts):
-    for name, verdict in verdicts.items():
-        assert verdict, name
+    for verdict in verdicts:
+        assert verdict.why or verdict.result == "passed", verdict.name
 
 
 # -- Random graphs ----------------------------------------------------------------------------------------------
