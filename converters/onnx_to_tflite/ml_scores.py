@@ -57,6 +57,23 @@ def transformed(low: Lowering, scores: Tensor, transform: str) -> Tensor:
     raise Refused(f"its post transform {transform} has no operators in TFLite")
 
 
+def of_two(low: Lowering, total: Tensor, transform: str, *, probable: bool) -> Tensor:
+    """Scores [N, 2] of two classes that one sum [N, 1] decides between, as engines give them.
+
+    Args:
+        low: The lowering.
+        total: The second class' score.
+        transform: Only LOGISTIC is applied.
+        probable: It counts as a probability: the first class has the rest.
+    """
+    do = Maths(low)
+    if transform == "LOGISTIC":
+        return do("LOGISTIC", joined(low, do("NEG", total), total))
+    if transform == "PROBIT":
+        raise Refused("its post transform PROBIT has no operators in TFLite")
+    return joined(low, do("SUB", 1.0, total) if probable else do("NEG", total), total)
+
+
 def labels_of(node: Node, *names: str) -> Array:
     """The classes' numbers.
 

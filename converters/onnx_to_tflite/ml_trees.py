@@ -115,7 +115,5 @@ def _of_two(low: Lowering, node: Node, sums: Tensor, trees: Trees, labels: Array
     elif second:
         scores = ml_scores.transformed(low, sums, transform)
     else:
-        pair = ml_scores.joined(low, do("NEG", total), total)
-        rest = do("SUB", 1.0, total) if probable else do("NEG", total)
-        scores = do("LOGISTIC", pair) if transform == "LOGISTIC" else ml_scores.joined(low, rest, total)
+        scores = ml_scores.of_two(low, total, transform, probable=probable)
     ml_scores.answer(low, node.has_output(1), scores, "float32")

@@ -16,7 +16,7 @@ Rule = Callable[["Lowering", "Node"], None]
 F = TypeVar("F", bound=Rule)
 
 _FAMILIES = (
-    "activations", "arithmetic", "control", "convolutions", "linears", "ml_trees",
+    "activations", "arithmetic", "control", "convolutions", "linears", "ml_linear", "ml_prepare", "ml_trees",
     "normalizations", "pools", "quantized", "recurrent", "reductions", "resizes", "shapes", "slices",
 )  # fmt: skip
 
