@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test dev check wheel bench stress clean help
+.PHONY: demo test dev check wheel bench peers stress clean help
 
 help:            ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -41,6 +41,12 @@ check: wheel     ## ruff, mypy and pyright
 
 bench: $(READY)  ## every benchmark, as JSON lines
 	@for script in benchmarks/*.py; do echo "# $$script" >&2; $(BIN)/python $$script || exit 1; done
+
+peers: $(READY)  ## float conversion beside onnx2tf and litert-torch, each in an environment of its own
+	@for tool in onnx2tf litert-torch; do \
+	    test -d build/peers/$$tool || { $(PYTHON) -m venv build/peers/$$tool && build/peers/$$tool/bin/python -m pip install --quiet $$tool; } || exit 1; \
+	done
+	$(BIN)/python benchmarks/tflite_peers.py build/peers --write $(wildcard ../shared/models/*/*.onnx)
 
 stress: $(READY) ## the long runs, about an hour: mutated files, killed conversions, threads
 	$(BIN)/python -m pytest -n 2 --dist load -q tests/stress tests/runtime/test_threads.py tests/runtime/ssh --run-stress

@@ -29,7 +29,7 @@ from edgekit.converters.stages import (
 )
 from edgekit.converters.verify import Verification
 from edgekit.data_ref import DataRef
-from edgekit.errors import InternalError
+from edgekit.errors import InternalError, UsageError
 from edgekit.manifest import Interpret
 from edgekit.selftest import SelfTest
 from edgekit.tensors import TensorSpec
@@ -60,6 +60,7 @@ class LowerRequest:
 
     lowering: str
     path: str
+    layout: str = "keep"
 
 
 def lower(request: LowerRequest) -> Graph:
@@ -69,7 +70,16 @@ def lower(request: LowerRequest) -> Graph:
     from edgekit.formats import read_facts
 
     source = _source()
-    graph = lowerings.get(request.lowering).lower(source, Path(request.path))
+    lowering: Any = lowerings.get(request.lowering)
+    if request.layout == "keep":
+        graph: Graph = lowering.lower(source, Path(request.path))
+    elif getattr(lowering, "TURNS", False):
+        graph = lowering.lower(source, Path(request.path), layout=request.layout)
+    else:
+        raise UsageError(
+            "layout-fixed",
+            f"the way from {source.facts.framework} to {lowering.FORMAT} keeps the source's layout",
+        )
     if source.facts.quantized:
         return replace(graph, precision=read_facts(artifact.read(graph.path)).precision)
     return graph
@@ -218,7 +228,7 @@ def observe(request: ObserveRequest) -> Generator[Event, None, Ranges]:
     from edgekit.data import open_data
 
     data = open_data(request.data, request.inputs, Path(request.scratch))
-    feeds = (batch.feeds for batch in data.batches(_batch_size(request.inputs)))
+    feeds = (request.graph.turn(batch.feeds) for batch in data.batches(_batch_size(request.inputs)))
     steps = calibrate(request.graph, feeds, request.options)
     while True:
         try:
@@ -288,17 +298,17 @@ def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
         done = 0
         batches = data.batches(_batch_size(request.inputs))
         for batch, reference in zip(batches, _answers(request.answers), strict=True):
-            comparison.add(reference, model.run(batch.feeds))
+            comparison.add(request.graph.turn(reference), model.run(request.graph.turn(batch.feeds)))
             done += _length(batch.feeds)
             yield {"done": done, "total": len(data)}
         if request.answers.edges is not None:
             with np.load(request.edges, allow_pickle=False) as stored, np.load(request.answers.edges) as expected:
-                answer = model.run({name: stored[name] for name in stored.files})
-                comparison.add_edges({name: expected[name] for name in expected.files}, answer)
+                answer = model.run(request.graph.turn({name: stored[name] for name in stored.files}))
+                comparison.add_edges(request.graph.turn({name: expected[name] for name in expected.files}), answer)
         if request.calibration is not None and request.proof_kind == "evaluation":
             some = replace(request.calibration, samples=min(GLANCE, request.calibration.samples or GLANCE))
             for batch in open_data(some, request.inputs).batches(_batch_size(request.inputs)):
-                comparison.add_calibration(model.run(batch.feeds))
+                comparison.add_calibration(model.run(request.graph.turn(batch.feeds)))
     return comparison.finish(request.proof_kind)
 
 
@@ -332,7 +342,7 @@ def record(request: RecordRequest) -> Recording:
 
     data = open_data(request.data, request.inputs, Path(request.scratch))
     budget = Path(request.graph.path).stat().st_size // 50
-    samples = next(iter(data.batches(4))).feeds
+    samples = request.graph.turn(next(iter(data.batches(4))).feeds)
     with _model(request.graph, threads=1) as model:
         selftest = recorder.record(
             model,

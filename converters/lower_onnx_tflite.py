@@ -6,35 +6,39 @@ The batch stays free where the source's is and the graph is the same for every b
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from edgekit.converters import _onnx_current as current
 from edgekit.converters.stages import Graph, LoadedModel, QuantizeOptions, Range, Ranges
 from edgekit.errors import ConversionError, UsageError
-from edgekit.tensors import TensorSpec
+from edgekit.tensors import Layout, TensorSpec
 
 if TYPE_CHECKING:
     from edgekit.converters.load_onnx import LoadedOnnx
     from edgekit.converters.onnx_to_tflite.draft import Draft
+    from edgekit.converters.onnx_to_tflite.nodes import Order
     from edgekit.converters.onnx_to_tflite.refusal import Gap
 
 FRAMEWORKS = ("onnx", "torch", "sklearn")
 FORMAT: Literal["tflite", "onnx"] = "tflite"
 EXTRA = "convert"
+TURNS = True
+"""It takes a layout."""
 
 _BATCHES = (7, 11)
 """Two batches by which a free one is found out; see `onnx_to_tflite.batches`."""
 _SHOWN = 12
 
 
-def lower(model: LoadedModel, path: Path) -> Graph:
+def lower(model: LoadedModel, path: Path, layout: str = "keep") -> Graph:
     """Write the graph to `path`.
 
     Args:
         model: Of the ONNX loader, or of one whose handle and precision are the same.
         path: Where the file goes.
+        layout: Of images that go in and come out: "keep", "nhwc" or "nchw".
 
     Returns:
         Inputs and outputs under the source's names; the same model gives the same bytes.
@@ -53,14 +57,16 @@ def lower(model: LoadedModel, path: Path) -> Graph:
             "the source computes with integers that it scales while it runs, which TFLite's kernels do in another way",
             next_step="Convert the float model it was made from, with --precision dynamic.",
         )
-    draft, free, notes = _drafted(source.handle, facts.inputs, ranges=facts.quantized)
+    way = _Way(facts.quantized, _orders(facts.inputs, layout), layout == "nhwc")
+    draft, free, notes, turned = _drafted(source.handle, facts.inputs, way)
     path.write_bytes(writing.write(draft))
     inputs, outputs = facts.inputs, facts.outputs
     if not free:
         inputs = tuple(replace(spec, shape=_fixed(spec)) for spec in inputs)
-        known = {tensor.name: tensor.shape for tensor in draft.outputs}
+        known = {tensor.name: _unturned(tensor.shape, turned.get(tensor.name)) for tensor in draft.outputs}
         outputs = tuple(replace(spec, shape=known[spec.name]) for spec in outputs)
-    graph = Graph("tflite", str(path), inputs, outputs, notes=notes, tools=dict(facts.tools))
+    inputs, outputs = (tuple(_turned(spec, turned.get(spec.name)) for spec in side) for side in (inputs, outputs))
+    graph = Graph("tflite", str(path), inputs, outputs, notes=notes, tools=dict(facts.tools), turned=turned)
     return _in_integers(graph, draft, source) if facts.quantized else graph
 
 
@@ -85,12 +91,59 @@ def _in_integers(graph: Graph, draft: Draft, source: LoadedOnnx) -> Graph:
     )
 
 
+@dataclass(frozen=True)
+class _Way:
+    """How the graph is walked.
+
+    Attributes:
+        ranges: The source is quantized, see `Lowering.ranges`.
+        orders: Of inputs that are turned.
+        outputs_last: See `Lowering.run`.
+    """
+
+    ranges: bool
+    orders: dict[str, Order]
+    outputs_last: bool
+
+
+_LAST: dict[str, Layout] = {"NCW": "NWC", "NCHW": "NHWC", "NCDHW": "NDHWC"}
+_FIRST: dict[str, Layout] = {"NWC": "NCW", "NHWC": "NCHW", "NDHWC": "NCDHW"}
+
+
+def _orders(inputs: tuple[TensorSpec, ...], layout: str) -> dict[str, Order]:
+    """Inputs that are to be turned, and how."""
+    found: dict[str, Order] = {}
+    for spec in inputs:
+        rank = len(spec.shape)
+        if layout == "nhwc" and spec.layout in _LAST:
+            found[spec.name] = (0, *range(2, rank), 1)
+        elif layout == "nchw" and spec.layout in _FIRST:
+            found[spec.name] = (0, rank - 1, *range(1, rank - 1))
+    return found
+
+
+def _turned(spec: TensorSpec, order: Order | None) -> TensorSpec:
+    """As the file has it."""
+    if order is None:
+        return spec
+    named = _LAST.get(spec.layout or "") or _FIRST.get(spec.layout or "")
+    if spec.layout is None:  # an output that lies as the convolutions left it
+        named = {3: "NWC", 4: "NHWC", 5: "NDHWC"}[len(order)]  # type: ignore[assignment]
+    return replace(spec, shape=tuple(spec.shape[axis] for axis in order), layout=named)
+
+
+def _unturned(shape: tuple[int, ...], order: Order | None) -> tuple[int, ...]:
+    return shape if order is None else tuple(shape[order.index(axis)] for axis in range(len(shape)))
+
+
 def _fixed(spec: TensorSpec) -> tuple[int, ...]:
     return tuple(1 if size is None else size for size in spec.shape)
 
 
-def _drafted(model: Any, inputs: tuple[TensorSpec, ...], *, ranges: bool) -> tuple[Draft, bool, tuple[str, ...]]:
-    """The draft, whether its batch is free, and notes."""
+def _drafted(
+    model: Any, inputs: tuple[TensorSpec, ...], way: _Way
+) -> tuple[Draft, bool, tuple[str, ...], dict[str, Order]]:
+    """The draft, whether its batch is free, notes, and what is turned."""
     from edgekit.converters.onnx_to_tflite.batches import Bound, release
 
     for spec in inputs:
@@ -102,27 +155,29 @@ def _drafted(model: Any, inputs: tuple[TensorSpec, ...], *, ranges: bool) -> tup
                 next_step=f"Say the size that the board will feed: --input {spec.name}={_example(spec)}.",
             )
     if not any(spec.shape and spec.shape[0] is None for spec in inputs):
-        draft, notes = _walked(model, inputs, 1, ranges)
-        return draft, False, notes
+        draft, notes, turned = _walked(model, inputs, 1, way)
+        return draft, False, notes, turned
     if all(spec.shape and spec.shape[0] is None for spec in inputs):
-        first, notes = _walked(model, inputs, _BATCHES[0], ranges)
+        first, notes, turned = _walked(model, inputs, _BATCHES[0], way)
         try:
-            second, _ = _walked(model, inputs, _BATCHES[1], ranges)
+            second, *_ = _walked(model, inputs, _BATCHES[1], way)
             release(first, second, _BATCHES)
-            return first, True, notes
+            return first, True, notes, turned
         except Bound as bound:
             why = str(bound)
     else:
         why = "not all inputs have a free one"
-    draft, notes = _walked(model, inputs, 1, ranges)
-    return draft, False, (*notes, f"the batch is fixed to 1: {why}")
+    draft, notes, turned = _walked(model, inputs, 1, way)
+    return draft, False, (*notes, f"the batch is fixed to 1: {why}"), turned
 
 
 def _example(spec: TensorSpec) -> str:
     return ",".join("N" if axis == 0 and size is None else str(size or 64) for axis, size in enumerate(spec.shape))
 
 
-def _walked(model: Any, inputs: tuple[TensorSpec, ...], batch: int, ranges: bool) -> tuple[Draft, tuple[str, ...]]:
+def _walked(
+    model: Any, inputs: tuple[TensorSpec, ...], batch: int, way: _Way
+) -> tuple[Draft, tuple[str, ...], dict[str, Order]]:
     """The draft of a model for one batch.
 
     Raises:
@@ -137,12 +192,12 @@ def _walked(model: Any, inputs: tuple[TensorSpec, ...], batch: int, ranges: bool
     shapes = {spec.name: tuple(batch if size is None else size for size in spec.shape) for spec in inputs}
     current.fix_sizes(sized, {name: shape for name, shape in shapes.items() if shape})
     patterns.rewrite(sized)
-    lowering = Lowering(sized, ranges=ranges)
-    draft = lowering.run()
+    lowering = Lowering(sized, ranges=way.ranges)
+    draft = lowering.run(way.orders, outputs_last=way.outputs_last)
     if lowering.gaps:
         raise _refused(lowering.gaps)
     tidy(draft)
-    return draft, tuple(lowering.notes)
+    return draft, tuple(lowering.notes), lowering.turned
 
 
 def _refused(gaps: list[Gap]) -> ConversionError:

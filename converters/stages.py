@@ -99,6 +99,7 @@ class Graph:
         inputs, outputs: `name` is the source's public name, `tensor` the name inside the file.
         precision: "fp32" until it is quantized.
         notes: For the user.
+        turned: Inputs and outputs whose axes lie in another order than the source's: name -> their places there.
         float_ops: Ops that stayed in float though the precision asked for integers: "SOFTMAX (probs)".
         tools: Package -> version, of what made it.
     """
@@ -111,6 +112,13 @@ class Graph:
     notes: tuple[str, ...] = ()
     float_ops: tuple[str, ...] = ()
     tools: dict[str, str] = field(default_factory=dict)
+    turned: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def turn(self, arrays: Feeds) -> Feeds:
+        """Arrays of the source, by public names, with their axes as this graph has them."""
+        return {
+            name: array.transpose(self.turned[name]) if name in self.turned else array for name, array in arrays.items()
+        }
 
 
 @dataclass(frozen=True)

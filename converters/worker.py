@@ -78,8 +78,8 @@ class Workshop:
         request = jobs.SurveyRequest(facts.inputs, calibration, evaluation, str(self.scratch), seed)
         return self.engine.call(jobs.survey, request, stage="survey")
 
-    def lower(self, lowering: str, format: str) -> Graph:
-        request = jobs.LowerRequest(lowering, str(self.scratch / f"float.{format}"))
+    def lower(self, lowering: str, format: str, layout: str = "keep") -> Graph:
+        request = jobs.LowerRequest(lowering, str(self.scratch / f"float.{format}"), layout)
         return self.framework.call(jobs.lower, request, stage="lower")
 
     def start_answering(self, facts: LoadedFacts, survey: jobs.Survey) -> None:

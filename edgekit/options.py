@@ -16,6 +16,9 @@ from edgekit.tensors import DTYPES
 FORMATS = {".tflite": "tflite", ".onnx": "onnx"}
 
 
+LAYOUTS = ("keep", "nhwc", "nchw")
+
+
 @dataclass(frozen=True)
 class Options:
     """The options of a conversion; those of `edgekit convert`, one to one.
@@ -42,6 +45,7 @@ class Options:
             and is the only way to admit a pickle.
         interface: "int8" or "float" inputs and outputs; None for the precision's default.
         allow_float_ops: Leave what cannot be quantized in float.
+        layout: "keep" the axes of images as the source has them, or "nhwc" or "nchw"; for ONNX graphs to TFLite.
         observer: How calibration decides on ranges; None for the precision's default.
         percentile: Share of values (percent) that observer "percentile" keeps inside.
         calibration_memory: Bound on the growth of the calibrating process, in MiB.
@@ -71,6 +75,7 @@ class Options:
     trust: bool | str = False
     interface: str | None = None
     allow_float_ops: bool = False
+    layout: str = "keep"
     observer: str | None = None
     percentile: float = 99.999
     calibration_memory: int = 256
@@ -93,6 +98,8 @@ class Options:
         unknown = sorted(set(self.dtypes.values()) - set(DTYPES))
         if unknown:
             raise UsageError("option-value", f"there is no element type {unknown[0]!r}; known: {', '.join(DTYPES)}")
+        if self.layout not in LAYOUTS:
+            raise UsageError("option-value", f"there is no layout {self.layout!r}; known: {', '.join(LAYOUTS)}")
         if min(self.calibration_samples, 1 if self.evaluation_samples is None else self.evaluation_samples) < 1:
             raise UsageError("option-value", "at least one sample is needed")
 
@@ -120,6 +127,7 @@ class Options:
             "precision": self.precision,
             "interface": self.interface,
             "allow_float_ops": self.allow_float_ops,
+            "layout": self.layout,
             "observer": self.observer,
             "percentile": self.percentile,
             "calibration_samples": self.calibration_samples,

@@ -146,7 +146,7 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
             _enforce_lint(survey)
             said = metadata.complete(said, facts.outputs, label=options.label, class_names=survey.class_names)
         with shop.stage("lower"):
-            graph = shop.lower(lowering, options.format)
+            graph = shop.lower(lowering, options.format, options.layout)
         shop.start_answering(facts, survey)
         calibration = calibration if precision.calibrated else None
         with shop.stage("calibrate"):

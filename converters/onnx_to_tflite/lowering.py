@@ -14,7 +14,7 @@ import numpy as np
 
 from edgekit.converters.onnx_to_tflite import inference, steps
 from edgekit.converters.onnx_to_tflite.draft import Array, Draft, Tensor
-from edgekit.converters.onnx_to_tflite.nodes import Node, Order, Value, identity
+from edgekit.converters.onnx_to_tflite.nodes import Node, Order, Value, channels_last, identity
 from edgekit.converters.onnx_to_tflite.refusal import Gap, Refused
 from edgekit.converters.onnx_to_tflite.registry import Rule, find
 from edgekit.errors import InternalError
@@ -37,6 +37,7 @@ class Lowering:
         gaps: Nodes that could not be lowered.
         notes: For the user.
         values: Every value, in the order in which they were made.
+        turned: Inputs and outputs whose axes lie in another order than in ONNX.
         ranges: Whether what is quantized stays a real number with a range, see `quantized`.
     """
 
@@ -46,30 +47,33 @@ class Lowering:
         self.gaps: list[Gap] = []
         self.notes: dict[str, None] = {}
         self.values: list[Value] = []
+        self.turned: dict[str, Order] = {}
         self._model = model
         self._versions = {entry.domain.replace("ai.onnx", "") if entry.domain == "ai.onnx" else entry.domain:
                           int(entry.version) for entry in model.opset_import}  # fmt: skip
         self._declared = inference.declared(model.graph)
 
-    def run(self, channels_last: Iterable[str] = ()) -> Draft:
+    def run(self, orders: Mapping[str, Order] | None = None, *, outputs_last: bool = False) -> Draft:
         """Walk the whole graph.
 
         Args:
-            channels_last: Inputs and outputs whose tensors have their channels last though ONNX has them second.
+            orders: Input -> how its axes lie in the file, where that is not as in ONNX.
+            outputs_last: Outputs that lie with their channels last are left so; see `turned`.
         """
-        graph, last = self._model.graph, set(channels_last)
+        graph, orders = self._model.graph, orders or {}
+        self.turned = dict(orders)
         scope: Scope = {}
         for tensor in graph.initializer:
             scope[tensor.name] = self._constant(tensor.name, inference.array(tensor))
         for info in graph.input:
             if info.name not in scope:
-                scope[info.name] = self._input(info, info.name in last)
+                scope[info.name] = self._input(info, orders.get(info.name))
         self.walk(graph.node, scope)
         for info in graph.output:
             value = scope.get(info.name)
             if value is not None:
                 try:
-                    self.draft.outputs.append(self._output(value, info.name, info.name in last))
+                    self.draft.outputs.append(self._output(value, info.name, outputs_last))
                 except Refused as refusal:
                     self.gaps.append(Gap(info.name, "output", refusal.why))
         return self.draft
@@ -151,7 +155,7 @@ class Lowering:
             return None
         return self.fresh(Value(name, tuple(data.shape), data.dtype.name, data))
 
-    def _input(self, info: Any, last: bool) -> Value | None:
+    def _input(self, info: Any, order: Order | None) -> Value | None:
         kind = inference.kind_of(info.type)
         if kind is None:
             self.gaps.append(Gap(info.name, "input", "its size or type is not known"))
@@ -160,17 +164,17 @@ class Lowering:
         if self.ranges and value.dtype in ("int8", "uint8", "int16", "uint16"):
             # Integers that stand for real numbers: those are fed, and the quantizer makes integers of them again.
             value.scaled = self.fresh(Value(info.name, value.shape, "float32"))
-            self._fed(value.scaled, last)
+            self._fed(value.scaled, order)
             return value
         try:
-            return self._fed(value, last)
+            return self._fed(value, order)
         except Refused as refusal:
             self.gaps.append(Gap(info.name, "input", refusal.why))
             return None
 
-    def _fed(self, value: Value, last: bool) -> Value:
+    def _fed(self, value: Value, order: Order | None) -> Value:
         """An input of the draft; what kernels do not compute in is cast first."""
-        axes = (0, *range(2, value.rank), 1) if last else identity(value.rank)
+        axes = identity(value.rank) if order is None else order
         tensor = Tensor(value.name, tuple(value.shape[axis] for axis in axes), value.dtype)
         self.draft.origin = value.name
         held = steps.cast(self.draft, tensor, steps.carrier(value.dtype))
@@ -180,9 +184,12 @@ class Lowering:
 
     def _output(self, value: Value, name: str, last: bool) -> Tensor:
         self.draft.origin = name
-        axes = (0, *range(2, value.rank), 1) if last else identity(value.rank)
         if value.scaled is not None and not value.forms:
             value = value.scaled
+        axes = identity(value.rank)
+        if last and value.rank >= 3 and channels_last(value.rank) in value.forms and axes not in value.forms:
+            axes = channels_last(value.rank)
+            self.turned[name] = axes
         tensor = steps.cast(self.draft, self.get(value, axes), value.dtype)
         if tensor in self.draft.inputs or tensor in self.draft.outputs or tensor.data is not None:
             # An output must be a tensor of its own that an operator makes.

@@ -126,6 +126,13 @@ def _inputs(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[t
 @click.option(
     "--io", "interface", type=click.Choice(["int8", "float"]), help="Type of a quantized model's inputs and outputs."
 )
+@click.option(
+    "--layout",
+    type=click.Choice(["keep", "nhwc", "nchw"]),
+    default="keep",
+    show_default=True,
+    help="Axes of image inputs and outputs, PyTorch, scikit-learn and ONNX to TFLite: nhwc saves the turning.",
+)
 @click.option("--allow-float-ops", is_flag=True, help="Leave ops that cannot be quantized in float, listed by name.")
 @click.option(
     "--observer",

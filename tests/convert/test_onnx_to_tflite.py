@@ -288,6 +288,45 @@ def test_a_convolution_net_is_turned_once_and_everything_folds(tmp_path):
             assert model.run({"x": np.zeros((batch, 3, 8, 8), np.float32)})["y"].shape == (batch, 5)
 
 
+def upsampler():
+    """An image to an image."""
+    weights = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Resize", ["c", "", "s"], ["r"], mode="linear"),
+        helper.make_node("Tanh", ["r"], ["y"]),
+    ]
+    constants = {"w": weights, "s": np.array([1, 1, 2, 2], np.float32)}
+    return model_of(nodes, {"x": ("N", 3, 8, 6)}, {"y": ("N", 4, 16, 12)}, constants)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("layout", ["keep", "nhwc", "nchw"])
+def test_the_layout_of_images_is_the_users_choice(layout, precision):
+    data = {"x": np.random.default_rng(1).normal(size=(30, 3, 8, 6)).astype(np.float32)}
+    given = {"calibration": data} if precision == "int8" else {}
+    artifact = edgekit.convert(upsampler(), to="tflite", layout=layout, precision=precision, interface="float", **given)
+    last = layout == "nhwc"
+    assert kinds(artifact.data)["TRANSPOSE"] == (0 if last else 2)
+    manifest = artifact.manifest
+    assert manifest.inputs[0].shape == ((None, 8, 6, 3) if last else (None, 3, 8, 6))
+    assert manifest.outputs[0].shape == ((None, 16, 12, 4) if last else (None, 4, 16, 12))
+    assert manifest.inputs[0].layout == ("NHWC" if last else "NCHW")
+    assert manifest.provenance.options["layout"] == layout
+    source = ort.InferenceSession(upsampler().SerializeToString()).run(None, data)[0]
+    with edgekit.load(artifact) as model:
+        answer = model.run({"x": data["x"].transpose(0, 2, 3, 1) if last else data["x"]})["y"]
+        error = np.abs(answer - (source.transpose(0, 2, 3, 1) if last else source))
+        assert error.mean() < (0.02 if given else 1e-6)
+        np.testing.assert_array_equal(answer, model.run(data)["y"])  # either layout is understood
+
+
+def test_other_routes_keep_their_layout(tiny_files):
+    with pytest.raises(errors.UsageError) as refused:
+        edgekit.convert(tiny_files["onnx"], to="onnx", layout="nhwc")
+    assert refused.value.code == "layout-fixed"
+
+
 def test_the_same_model_gives_the_same_bytes(tmp_path):
     source = loaded(lenet("N"), tmp_path)
     made = [lower_onnx_tflite.lower(source, tmp_path / f"{number}.tflite").path for number in (1, 2)]

@@ -1,0 +1,214 @@
+"""Float conversion to TFLite beside onnx2tf and litert-torch: wall time, bytes, TRANSPOSE ops, latency.
+
+    make peers                                      # installs both, each in an environment of its own, and runs this
+    python benchmarks/tflite_peers.py [ENVIRONMENTS] [MODEL.onnx ...] [--write]
+
+Sources are the networks of tests/convert/torch_nets.py (weights files for litert-torch and EdgeKit, ONNX files for
+onnx2tf and EdgeKit) and ONNX files that are named. Times are those of whole commands, ours with its verification.
+Latencies are taken in one process on LiteRT with one thread, the artifacts in turn, and are the median over rounds of
+each round's median. One JSON line an artifact; --write puts the table into docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+NETS = ROOT / "tests" / "convert"
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+_LITERT_TORCH = """
+import sys; sys.path.insert(0, sys.argv[1])
+import litert_torch, torch, torch_nets
+factory, inputs = torch_nets.NETS[sys.argv[2]]
+net = factory(); net.load_state_dict(torch.load(sys.argv[3], weights_only=True))
+sample = tuple(
+    torch.zeros([size or 1 for size in shape], dtype=getattr(torch, dtype)) for shape, dtype in inputs.values()
+)
+litert_torch.convert(net.eval(), sample).export(sys.argv[4])
+"""
+_ROUNDS, _RUNS = 15, 40
+_LIMIT = 300
+
+
+@dataclass(frozen=True)
+class Row:
+    """One artifact of one tool.
+
+    Attributes:
+        model, source: What was converted, and from what: "torch" or "onnx".
+        tool: Who did it.
+        seconds: Of the whole command.
+        bytes: Of the artifact; 0 where there is none.
+        transposes, ops: Operators of the artifact.
+        microseconds: Median latency, interleaved with the others of the same model; None where it does not run.
+        failed: Last line of what the tool said, where it gave no file.
+    """
+
+    model: str
+    source: str
+    tool: str
+    seconds: float
+    bytes: int = 0
+    transposes: int = 0
+    ops: int = 0
+    microseconds: float | None = None
+    failed: str = ""
+
+
+def main(arguments: list[str]) -> None:
+    """See the module's header."""
+    paths = [Path(argument).resolve() for argument in arguments if not argument.startswith("-")]
+    folder = next((path for path in paths if path.is_dir()), ROOT / "build" / "peers")
+    files = [path for path in paths if path.is_file()]
+    if not folder.is_dir():
+        print(json.dumps({"skipped": f"the other tools are not in {folder.name}; see `make peers`"}))
+        return
+    rows: list[Row] = []
+    sys.path.insert(0, str(NETS))
+    import torch_nets
+
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in torch_nets.NETS:
+            rows += _torch(name, folder, Path(scratch))
+        for path in files:
+            rows += _measured([*_from_onnx(path.stem, path, folder, Path(scratch))])
+    if "--write" in arguments:
+        PAGE.write_text(page(rows))
+
+
+def _torch(name: str, folder: Path, scratch: Path) -> list[Row]:
+    import torch
+    import torch_nets
+
+    factory, inputs = torch_nets.NETS[name]
+    weights, graph = scratch / f"{name}.pth", scratch / f"{name}.onnx"
+    torch.save(factory().state_dict(), weights)
+    given = [f"{key}={','.join(str(size or 'N') for size in shape)}:{kind}" for key, (shape, kind) in inputs.items()]
+    about = ["--model", f"torch_nets:{name}", *(part for text in given for part in ("--input", text))]
+    _timed([_edgekit(), "convert", weights, "-o", graph, *about])
+    made = scratch / f"{name}.torch.tflite"
+    found = [(Row(name, "torch", "edgekit", *_timed([_edgekit(), "convert", weights, "-o", made, *about])), made)]
+    peer = folder / "litert-torch" / "bin" / "python"
+    if peer.exists():
+        made = scratch / f"{name}.litert.tflite"
+        command = [peer, "-c", _LITERT_TORCH, NETS, name, weights, made]
+        found.append((Row(name, "torch", "litert-torch", *_timed(command)), made))
+    return _measured([*found, *_from_onnx(name, graph, folder, scratch)])
+
+
+def _from_onnx(name: str, path: Path, folder: Path, scratch: Path) -> list[tuple[Row, Path]]:
+    made = scratch / f"{name}.onnx.tflite"
+    found = [(Row(name, "onnx", "edgekit", *_timed([_edgekit(), "convert", path, "-o", made])), made)]
+    peer = folder / "onnx2tf" / "bin" / "onnx2tf"
+    if peer.exists():
+        place = scratch / f"{name}.onnx2tf"
+        row = Row(name, "onnx", "onnx2tf", *_timed([peer, "-i", path, "-o", place]))
+        found.append((row, place / f"{path.stem}_float32.tflite"))
+    return found
+
+
+def _edgekit() -> Path:
+    return Path(sys.executable).with_name("edgekit")
+
+
+def _timed(command: list[Any]) -> tuple[float]:
+    start = time.perf_counter()
+    try:
+        done = subprocess.run(
+            [str(part) for part in command], capture_output=True, text=True, cwd=NETS, timeout=_LIMIT, check=False
+        )
+        said = "" if done.returncode == 0 else (done.stderr or done.stdout)
+    except subprocess.TimeoutExpired:
+        said = f"took more than {_LIMIT} s"
+    if said:
+        print(said.strip().splitlines()[-1][:300], file=sys.stderr)
+    return (time.perf_counter() - start,)
+
+
+def _measured(found: list[tuple[Row, Path]]) -> list[Row]:
+    """Rows with what their artifacts are, printed."""
+    engines = {at: _opened(path) for at, (_, path) in enumerate(found) if path.exists()}
+    times = _latencies({at: engine for at, engine in engines.items() if engine is not None})
+    rows = []
+    for at, (row, path) in enumerate(found):
+        if not path.exists():
+            made = Row(row.model, row.source, row.tool, round(row.seconds, 2), failed="no file")
+        else:
+            kinds = _kinds(path.read_bytes())
+            made = Row(
+                row.model, row.source, row.tool, round(row.seconds, 2), path.stat().st_size, kinds["TRANSPOSE"],
+                sum(kinds.values()), times.get(at),
+            )  # fmt: skip
+        print(json.dumps(asdict(made)), flush=True)
+        rows.append(made)
+    return rows
+
+
+def _kinds(data: bytes) -> collections.Counter[str]:
+    from edgekit.converters import tflite_graph
+
+    model = tflite_graph.read(data)
+    return collections.Counter(tflite_graph.op_name(model, op) for op in tflite_graph.operators(model))
+
+
+def _opened(path: Path) -> Any | None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    engine = Interpreter(model_path=str(path), num_threads=1)
+    dice = np.random.default_rng(0)
+    try:
+        engine.allocate_tensors()
+        for detail in engine.get_input_details():
+            whole = np.issubdtype(detail["dtype"], np.integer)
+            values = dice.integers(0, 3, detail["shape"]) if whole else dice.normal(size=detail["shape"])
+            engine.set_tensor(detail["index"], values.astype(detail["dtype"]))
+        engine.invoke()
+    except (RuntimeError, ValueError) as error:
+        print(f"{path.name} does not run: {str(error).splitlines()[0]}", file=sys.stderr)
+        return None
+    return engine
+
+
+def _latencies(engines: dict[int, Any]) -> dict[int, float]:
+    """Microseconds of one inference of each engine."""
+    rounds: dict[int, list[float]] = collections.defaultdict(list)
+    for _ in range(_ROUNDS):
+        for at, engine in engines.items():
+            times = []
+            for _ in range(_RUNS):
+                start = time.perf_counter()
+                engine.invoke()
+                times.append(time.perf_counter() - start)
+            rounds[at].append(float(np.median(times)) * 1e6)
+    return {at: round(float(np.median(found)), 2) for at, found in rounds.items()}
+
+
+def page(rows: list[Row]) -> str:
+    """docs/benchmarks.md."""
+    said = (
+        "Float conversion to TFLite: seconds of the whole command (ours verifies the artifact, too), bytes, TRANSPOSE\n"
+        "operators of all, and microseconds of an inference on one thread, interleaved within a model."
+    )
+    lines = ["# Beside other tools", "", "<!-- Generated by `make peers`. -->", "", said, ""]
+    lines += ["| model | from | tool | s | bytes | TRANSPOSE | us |", "| --- | --- | --- | --: | --: | --: | --: |"]
+    for row in rows:
+        size = f"{row.bytes} | {row.transposes} of {row.ops} | {row.microseconds or 'does not run'}"
+        lines.append(
+            f"| {row.model} | {row.source} | {row.tool} | {row.seconds} | {size if row.bytes else 'no file | | '} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
