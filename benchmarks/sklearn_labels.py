@@ -2,21 +2,25 @@
 
 Rows are drawn from the training data; in each, most columns are put onto a float32 number within two of a threshold (of
 estimators without trees: near the decision, by bisection between rows of two classes). Asked are the estimator and the
-ONNX graph in onnxruntime, after the whole way of `edgekit convert`. For comparison the same rows through skl2onnx.
+converted graph, ONNX in onnxruntime and TFLite in LiteRT, after the whole way of `edgekit convert`. For comparison the
+same rows through skl2onnx.
 
-    python benchmarks/sklearn_labels.py [--rows 10000]
+    python benchmarks/sklearn_labels.py [--rows 10000] [--format onnx|tflite|both]
 
-Prints a JSON line an estimator: rows, labels that differ (and how many of these the estimator does not decide itself:
-another order of its trees gives another label), labels that differ by way of skl2onnx, the largest error of
-probabilities, and of regressors' values relative to the value.
+Prints a JSON line an estimator and format: rows, bytes, microseconds for one row, labels that differ (and how many of
+these the estimator does not decide itself: another order of its trees gives another label), labels that differ by way
+of skl2onnx, the largest error of probabilities, and of regressors' values relative to the value.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +30,7 @@ from sklearn import datasets, ensemble, linear_model, neighbors, neural_network,
 from edgekit.converters import _sklearn_boosting as boosting
 from edgekit.converters import _sklearn_columns as folding
 from edgekit.converters import _sklearn_compose as compose
-from edgekit.converters import load_sklearn
+from edgekit.converters import load_sklearn, lower_onnx_tflite
 from edgekit.converters._sklearn_forests import forest_of
 
 make = pipeline.make_pipeline
@@ -120,26 +124,88 @@ def _between(model: Any, x: Any, drawn: Any, dice: Any) -> Any:
     return (one + (other - one) * at[:, None]).astype(np.float32)
 
 
-def measure(name: str, model: Any, x: Any, rows: int) -> dict[str, Any]:
-    """One line."""
+Answers = Callable[[dict[str, Any]], dict[str, Any]]
+"""Feeds to outputs, by name."""
+
+
+def by_onnxruntime(loaded: Any) -> tuple[int, Answers]:
+    """Bytes of the ONNX file and what answers by it."""
+    data = loaded.handle.SerializeToString()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    return len(data), lambda feeds: dict(zip(names, session.run(None, feeds), strict=True))
+
+
+def by_litert(loaded: Any) -> tuple[int, Answers]:
+    """The same of TFLite."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        lower_onnx_tflite.lower(loaded, path)
+        data = path.read_bytes()
+    engine = Interpreter(model_content=data, num_threads=1)
+    place = engine.get_input_details()[0]["index"]
+    held: tuple[int, ...] = ()
+
+    def answer(feeds: dict[str, Any]) -> dict[str, Any]:
+        nonlocal held
+        if feeds["input"].shape != held:
+            held = feeds["input"].shape
+            engine.resize_tensor_input(place, held)
+            engine.allocate_tensors()
+        engine.set_tensor(place, feeds["input"])
+        engine.invoke()
+        return {detail["name"]: engine.get_tensor(detail["index"]) for detail in engine.get_output_details()}
+
+    return len(data), answer
+
+
+FORMATS = {"onnx": by_onnxruntime, "tflite": by_litert}
+
+
+def measure(name: str, model: Any, x: Any, rows: int, form: str, others: bool) -> dict[str, Any]:
+    """One line.
+
+    Args:
+        name: For the line.
+        model: Fitted.
+        x: What it was fitted on.
+        rows: How many are drawn.
+        form: See `FORMATS`.
+        others: Ask skl2onnx as well.
+    """
     feeds = {"input": near(model, x, rows)}
     loaded = load_sklearn.loaded(model, name)
-    session = ort.InferenceSession(loaded.handle.SerializeToString(), providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_outputs()]
-    found = dict(zip(names, session.run(None, feeds), strict=True))
+    size, answer = FORMATS[form](loaded)
+    found = answer(feeds)
     wanted = loaded.run(feeds)
-    line: dict[str, Any] = {"estimator": name, "rows": rows, "bytes": len(loaded.handle.SerializeToString())}
+    line: dict[str, Any] = {"estimator": name, "format": form, "rows": rows, "bytes": size}
+    line["microseconds"] = _microseconds(answer, {"input": feeds["input"][:1]})
     if "label" in wanted:
         differs = wanted["label"] != found["label"]
         line["labels_differ"] = int(differs.sum())
         line["of_these_undecided"] = _undecided(model, feeds["input"][differs])
         scores = "probabilities" if "probabilities" in wanted else "scores"
         line["largest_error"] = float(np.abs(wanted[scores] - found[scores]).max())
-        line["skl2onnx_labels_differ"] = _by_skl2onnx(model, feeds["input"], wanted["label"])
+        if others:
+            line["skl2onnx_labels_differ"] = _by_skl2onnx(model, feeds["input"], wanted["label"])
     else:
         error = np.abs(wanted["output"] - found["output"])
         line["relative_error"] = float((error / np.abs(wanted["output"])).max())
     return line
+
+
+def _microseconds(answer: Answers, feeds: dict[str, Any], times: int = 200) -> float:
+    """Of the usual call with one row, on one thread."""
+    found = []
+    for _ in range(times):
+        start = time.perf_counter()
+        answer(feeds)
+        found.append(time.perf_counter() - start)
+    return round(float(np.median(found)) * 1e6, 1)
 
 
 def _undecided(model: Any, rows: Any) -> int:
@@ -169,17 +235,28 @@ def _by_skl2onnx(model: Any, rows: Any, labels: Any) -> int | str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000)
-    rows = parser.parse_args().rows
+    parser.add_argument("--format", choices=(*FORMATS, "both"), default="both")
+    given = parser.parse_args()
+    forms = list(FORMATS) if given.format == "both" else [given.format]
     warnings.simplefilter("ignore")
-    x, y = datasets.load_breast_cancer(return_X_y=True)
-    for data, (features, labels) in {"breast cancer": (x, y), "wine": datasets.load_wine(return_X_y=True)}.items():
+
+    def report(data: str, name: str, model: Any, features: Any) -> None:
+        for form in forms:
+            line = measure(name, model, features, given.rows, form, others=form == forms[0])
+            print(json.dumps({"data": data, **line}), flush=True)
+
+    sets = {
+        "breast cancer": datasets.load_breast_cancer(return_X_y=True),
+        "wine": datasets.load_wine(return_X_y=True),
+    }
+    for data, (features, labels) in sets.items():
+        single = features.astype(np.float32)
         for name, model in classifiers():
-            single = features.astype(np.float32)
-            print(json.dumps({"data": data, **measure(name, model.fit(single, labels), single, rows)}), flush=True)
+            report(data, name, model.fit(single, labels), single)
     x, y = datasets.load_diabetes(return_X_y=True)
+    single = x.astype(np.float32)
     for name, model in regressors():
-        single = x.astype(np.float32)
-        print(json.dumps({"data": "diabetes", **measure(name, model.fit(single, y), single, rows)}), flush=True)
+        report("diabetes", name, model.fit(single, y), single)
 
 
 if __name__ == "__main__":
