@@ -175,7 +175,8 @@ def lstm_weights_to_int8(model: ModelT) -> list[OperatorT]:
 def tables_to_int8(model: ModelT, least: int) -> None:
     """Store tables that GATHER looks rows up in as int8, and widen only the rows that were looked up.
 
-    The quantizer knows tables of EMBEDDING_LOOKUP, which TensorFlow's converter does not write.
+    The quantizer knows tables of EMBEDDING_LOOKUP, which TensorFlow's converter does not write. Tables of single
+    numbers stay as they are: such as thresholds of trees, which decide.
 
     Args:
         model: The float graph.
@@ -189,7 +190,8 @@ def tables_to_int8(model: ModelT, least: int) -> None:
             if files.op_name(model, op) != "GATHER":
                 continue
             table, made = graph.tensors[int(op.inputs[0])], int(op.outputs[0])
-            if not is_float_constant(model, table) or math.prod(int(size) for size in table.shape) < least:
+            shape = [int(size) for size in table.shape]
+            if not is_float_constant(model, table) or len(shape) < 2 or math.prod(shape) < least:
                 continue
             inputs = np.array(op.inputs, np.int32)
             inputs[0] = _int8_copy(model, graph, int(inputs[0]))

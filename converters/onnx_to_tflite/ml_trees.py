@@ -26,14 +26,21 @@ def _aggregated(low: Lowering, x: Tensor, trees: Trees, how: str) -> Tensor:
     value = trees.value[source]
     if how in _FILL:
         value = np.where(trees.given[source], value, np.float32(_FILL[how]))
+    elif _whole(value, len(trees.roots)):
+        value = value.astype(np.int32)
     said = _looked_up(low, place, value)
     if how not in _FILL:
-        total = reduce(low, "SUM", said, [1], keep=False)
+        total = steps.cast(low.draft, reduce(low, "SUM", said, [1], keep=False), "float32")
         return total if how == "SUM" else do("DIV", total, float(len(trees.roots)))
     found = reduce(low, f"REDUCE_{how}", said, [1], keep=False)
     if trees.given[trees.mode == ml_nodes.LEAF].all():
         return found
     return do.pick(do.test("EQUAL", found, float(_FILL[how])), 0.0, found)
+
+
+def _whole(value: Array, trees: int) -> bool:
+    """Whether int32 holds all sums exactly; then no quantizer takes the leaves for weights that it may round."""
+    return bool((value == np.rint(value)).all()) and float(np.abs(value).max()) * trees < 2**31
 
 
 def _looked_up(low: Lowering, place: Tensor, value: Array) -> Tensor:

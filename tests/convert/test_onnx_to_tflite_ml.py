@@ -281,20 +281,26 @@ def test_models_by_skl2onnx(number, classes):
     agree(made, x, 1e-4)
 
 
-def test_estimators_to_tflite(tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "dynamic"])
+def test_estimators_to_tflite(precision, tmp_path):
+    """Smaller weights do not touch thresholds and leaves: those are no weights."""
     pytest.importorskip("sklearn", reason="comes with the sklearn extra")
     from sklearn import datasets, ensemble
 
     import edgekit
 
-    x, y = datasets.load_iris(return_X_y=True)
-    model = ensemble.RandomForestClassifier(20, random_state=0).fit(x.astype(np.float32), y)
-    artifact = edgekit.convert(model, to="tflite", output=tmp_path / "forest.tflite")
+    x, y = datasets.load_breast_cancer(return_X_y=True)
+    single = x.astype(np.float32)
+    model = ensemble.RandomForestClassifier(20, random_state=0).fit(single, y)
+    artifact = edgekit.convert(model, to="tflite", precision=precision, output=tmp_path / "forest.tflite")
     loaded = edgekit.load(artifact.path)
     # Beside the thresholds of all trees, where a rounding would show.
     dice = np.random.default_rng(0)
-    rows = x.astype(np.float32)[dice.integers(0, len(x), 400)]
-    splits = np.concatenate([tree.tree_.threshold[tree.tree_.feature == 2] for tree in model.estimators_])
-    rows[:, 2] = np.nextafter(dice.choice(splits, 400).astype(np.float32), np.float32(dice.choice([-9, 9])))
+    rows = single[dice.integers(0, len(x), 300)]
+    for column in range(x.shape[1]):
+        splits = np.concatenate([tree.tree_.threshold[tree.tree_.feature == column] for tree in model.estimators_])
+        if len(splits):
+            near = dice.choice(splits, len(rows)).astype(np.float32)
+            rows[:, column] = np.nextafter(near, dice.choice(np.array([-1e9, 1e9], np.float32), len(rows)))
     found = np.concatenate([np.ravel(loaded.run({"input": row[None]})["label"]) for row in rows])
     assert (found == model.predict(rows)).all()
