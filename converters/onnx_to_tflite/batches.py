@@ -147,6 +147,29 @@ class _Release:
             self._size = size
         return self._size
 
+    def _per_sample(self, rank: int, dtype: str) -> Tensor:
+        """[batch, 1, ...] of something."""
+        source = self.draft.inputs[0]
+        first = Tensor("sample", (1,) * source.rank, source.dtype)
+        ints = self.draft.ints
+        cut: list[Tensor | None] = [
+            source,
+            ints([0] * source.rank),
+            ints([0] + [1] * (source.rank - 1)),
+            ints([1] * source.rank),
+        ]
+        self._emit("STRIDED_SLICE", cut, first, beginMask=1, endMask=1, ellipsisMask=0, newAxisMask=0, shrinkAxisMask=0)
+        if source.dtype != dtype:
+            cast = Tensor("sample", first.shape, dtype)
+            self._emit("CAST", [first], cast)
+            first = cast
+        made = Tensor("sample", (1,) * rank, dtype)
+        sizes = np.array([-1] + [1] * (rank - 1), np.int32)
+        self._emit("RESHAPE", [first, ints(sizes)], made, newShape=sizes)
+        for tensor in (first, made):
+            tensor.free = frozenset({0})
+        return made
+
     def _emit(self, kind: str, inputs: list[Tensor | None], made: Tensor, **options: Any) -> None:
         made.name = f"batch/{made.name}"
         self._before.append(Op(kind, inputs, [made], options, made.name))
@@ -171,10 +194,19 @@ class _Release:
             part is not None and part.data is None and part.shape == op.output.shape for part in op.inputs
         ):
             return kept
-        sizes = np.array([a if axis in axes else size for axis, size in enumerate(data.shape)], np.int32)
-        others = np.array([b if axis in axes else size for axis, size in enumerate(data.shape)], np.int32)
         made = Tensor("constant", tuple(core.shape), data.dtype.name)
         made.free = frozenset(axes)
+        if core.dtype in (np.float32, np.int32) and axes == [0]:
+            # Not BROADCAST_TO, whose output has a size that only a run tells: everything after it could not be planned
+            # ahead. The largest of anything and c, and then the smallest of that and c, is c.
+            any_value = self._per_sample(core.ndim, core.dtype.name)
+            larger = Tensor("constant", tuple(core.shape), data.dtype.name)
+            larger.free = made.free
+            self._emit("MAXIMUM", [any_value, kept], larger)
+            self._emit("MINIMUM", [larger, kept], made)
+            return made
+        sizes = np.array([a if axis in axes else size for axis, size in enumerate(data.shape)], np.int32)
+        others = np.array([b if axis in axes else size for axis, size in enumerate(data.shape)], np.int32)
         self._emit("BROADCAST_TO", [kept, self._sizes(op, sizes, others)], made)
         return made
 

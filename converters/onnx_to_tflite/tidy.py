@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from edgekit.converters.onnx_to_tflite import sinking
 from edgekit.converters.onnx_to_tflite.convolutions import SAME, VALID, same_pads
 from edgekit.converters.onnx_to_tflite.draft import Array, Draft, Op, Tensor
 
@@ -49,7 +50,7 @@ def tidy(draft: Draft) -> None:
     """Do all of it, until nothing more changes."""
     _drop_dead(draft)
     rules: tuple[Callable[[_View, Op], bool], ...] = (
-        _reshapes, _transposes, _affine, _hard_swish, _activation, _padding
+        _reshapes, _transposes, _sinking, _affine, _hard_swish, _activation, _padding
     )  # fmt: skip
     changed = True
     while changed:
@@ -120,6 +121,26 @@ def _transposes(view: _View, op: Op) -> bool:
         return source not in view.draft.inputs and _become(view, op, source)
     op.inputs[0], op.inputs[1] = source, view.draft.ints(both)
     return True
+
+
+def _sinking(view: _View, op: Op) -> bool:
+    """See `sinking`; only towards a transposition that comes later."""
+    if op.kind == "TRANSPOSE" or not op.inputs:
+        return False
+    before = next((maker for maker in map(view.private, op.inputs) if maker and maker.kind == "TRANSPOSE"), None)
+    if before is None or not _meets(view, op):
+        return False
+    if op.kind == "RESHAPE":
+        return sinking.below_reshape(view.draft, before, op)
+    return sinking.below_number(view.draft, before, op)
+
+
+def _meets(view: _View, op: Op) -> bool:
+    """Whether a transposition comes next, behind nothing but what one can sink through."""
+    after = view.only(op.output)
+    while after is not None and after.kind in ("RESHAPE", "MUL", "ADD", "SUB", "DIV"):
+        after = view.only(after.output)
+    return after is not None and after.kind == "TRANSPOSE"
 
 
 def _values(tensor: Tensor | None) -> Array:
