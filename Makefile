@@ -1,6 +1,8 @@
 # Everyday commands. `make demo` and `make test` work on a new machine with Python 3.11, make, git and gcc.
 
 PYTHON ?= python3
+# The newest onnx2tf wants a newer Python than ours.
+PEERS  ?= $(shell command -v python3.12 || echo $(PYTHON))
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -44,7 +46,7 @@ bench: $(READY)  ## every benchmark, as JSON lines
 
 peers: $(READY)  ## float conversion beside onnx2tf and litert-torch, each in an environment of its own
 	@for tool in onnx2tf litert-torch; do \
-	    test -d build/peers/$$tool || { $(PYTHON) -m venv build/peers/$$tool && build/peers/$$tool/bin/python -m pip install --quiet $$tool; } || exit 1; \
+	    test -d build/peers/$$tool || { $(PEERS) -m venv build/peers/$$tool && build/peers/$$tool/bin/python -m pip install --quiet $$tool; } || exit 1; \
 	done
 	$(BIN)/python benchmarks/tflite_peers.py build/peers --write $(wildcard ../shared/models/*/*.onnx)
 

@@ -106,13 +106,13 @@ class Lowering:
         """Say that a tensor holds a value, with its axes in this order (default: as in ONNX).
 
         Raises:
-            InternalError: `lowering-shape`: it does not.
+            InternalError: `lowering-inconsistent`: it does not.
         """
         axes = identity(value.rank) if order is None else tuple(order)
         sizes = tuple(value.shape[axis] for axis in axes)
         if tensor.shape != sizes or tensor.dtype != steps.carrier(value.dtype):
             raise InternalError(
-                "lowering-shape",
+                "lowering-inconsistent",
                 f"{value.name} was lowered to {tensor.dtype}{list(tensor.shape)}, not {value.dtype}{list(sizes)}",
             )
         if not value.forms and tensor.data is None and tensor not in self.draft.inputs:
@@ -146,7 +146,7 @@ class Lowering:
     def _moved(self, value: Value, wanted: Order) -> Tensor:
         held = sorted(value.forms, key=lambda order: _moving(value, order) != _moving(value, wanted))
         if not held:
-            raise InternalError("lowering-order", f"{value.name} was read before it was made")
+            raise InternalError("lowering-inconsistent", f"{value.name} was read before it was made")
         start = held[0]
         return steps.transpose(self.draft, value.forms[start], [start.index(axis) for axis in wanted])
 
@@ -266,7 +266,7 @@ class Lowering:
         for value in node.outputs:
             held = value is None or value.forms or value.data is not None or value.flat or value.scaled
             if not held and value is not None:
-                raise InternalError("lowering-output", f"{node.name} ({node.op}) did not make {value.name}")
+                raise InternalError("lowering-inconsistent", f"{node.name} ({node.op}) did not make {value.name}")
 
     def _outputs(
         self, proto: Any, domain: str, version: int, inputs: Sequence[Value | None]

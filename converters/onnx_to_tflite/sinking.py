@@ -34,16 +34,18 @@ def below_reshape(draft: Draft, before: Op, reshape: Op) -> bool:
 
 
 def below_number(draft: Draft, before: Op, op: Op) -> bool:
-    """TRANSPOSE, then arithmetic with a number, the other way round."""
+    """TRANSPOSE or RESHAPE, then arithmetic with a number, the other way round."""
     source = before.inputs[0]
     numbers = [part for part in op.inputs if part is not None and part is not before.output]
     if op.kind not in _PLAIN or source is None or any(part.data is None or part.size != 1 for part in numbers):
         return False
+    if any(len(part.shape) > len(source.shape) for part in numbers):
+        return False  # it gives its axes to the result
     made = Tensor(before.output.name, source.shape, source.dtype, quant=source.quant, range=op.output.range)
     at = draft.ops.index(op)
     inputs = [source if part is before.output else part for part in op.inputs]
     draft.ops[at] = Op(op.kind, inputs, [made], op.options, op.origin)
-    draft.ops.insert(at + 1, Op("TRANSPOSE", [made, before.inputs[1]], [op.output], {}, op.origin))
+    draft.ops.insert(at + 1, Op(before.kind, [made, before.inputs[1]], [op.output], dict(before.options), op.origin))
     return True
 
 

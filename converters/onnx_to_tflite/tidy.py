@@ -127,6 +127,10 @@ def _sinking(view: _View, op: Op) -> bool:
     """See `sinking`; only towards a transposition that comes later."""
     if op.kind == "TRANSPOSE" or not op.inputs:
         return False
+    first = view.private(op.inputs[0])
+    after = view.only(op.output)
+    if first is not None and after is not None and first.kind == after.kind == "RESHAPE":
+        return op.kind != "RESHAPE" and sinking.below_number(view.draft, first, op)
     before = next((maker for maker in map(view.private, op.inputs) if maker and maker.kind == "TRANSPOSE"), None)
     if before is None or not _meets(view, op):
         return False

@@ -370,6 +370,47 @@ def test_a_free_size_beside_the_batch_must_be_said(tmp_path):
     assert "--input x=N,64" in str(refused.value.next_step)
 
 
+def test_transpositions_of_attention_become_one(tmp_path):
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node("Reshape", ["t", "s1"], ["r"]),
+        helper.make_node("Mul", ["r", "half"], ["m"]),
+        helper.make_node("Transpose", ["m"], ["u"], perm=[1, 0, 2]),
+        helper.make_node("Reshape", ["u", "s2"], ["y"]),
+    ]
+    constants = {
+        "s1": np.array([5, 4, 4], np.int64), "s2": np.array([2, 2, 5, 4], np.int64), "half": np.float32(0.5),
+    }  # fmt: skip
+    artifact = edgekit.convert(model_of(nodes, {"x": (2, 5, 8)}, {"y": (2, 2, 5, 4)}, constants), to="tflite")
+    assert kinds(artifact.data)["TRANSPOSE"] == 1
+    x = np.random.default_rng(0).normal(size=(2, 5, 8)).astype(np.float32)
+    with edgekit.load(artifact) as model:
+        want = x.transpose(1, 0, 2).reshape(5, 4, 4).transpose(1, 0, 2).reshape(2, 2, 5, 4) / 2
+        np.testing.assert_array_equal(model.run({"x": x})["y"], want)
+
+
+def test_a_constant_for_every_sample_needs_no_sizes_at_run_time(tmp_path):
+    nodes = [
+        helper.make_node("Shape", ["x"], ["n"], start=0, end=1),
+        helper.make_node("Concat", ["n", "rest"], ["s"], axis=0),
+        helper.make_node("Expand", ["token", "s"], ["e"]),
+        helper.make_node("Concat", ["e", "x"], ["y"], axis=1),
+    ]
+    token = np.array([[[1.5, -2, np.pi, 0]]], np.float32)
+    constants = {"rest": np.array([1, 4], np.int64), "token": token}
+    artifact = edgekit.convert(model_of(nodes, {"x": ("N", 3, 4)}, {"y": ("N", 4, 4)}, constants), to="tflite")
+    assert not {"SHAPE", "BROADCAST_TO"} & set(kinds(artifact.data))
+    graph = lower_onnx_tflite.lower(
+        loaded(model_of(nodes, {"x": ("N", 3, 4)}, {"y": ("N", 4, 4)}, constants), tmp_path), tmp_path / "m.tflite"
+    )
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(model_path=graph.path, num_threads=1).get_signature_runner()
+    for batch in (1, 5, 2):
+        x = np.random.default_rng(batch).normal(size=(batch, 3, 4)).astype(np.float32) * 100
+        np.testing.assert_array_equal(runner(x=x)["y"], np.concatenate([np.repeat(token, batch, 0), x], 1))
+
+
 def test_gelu_is_found_as_exporters_write_it(tmp_path):
     half, root = np.float32(0.5), np.float32(np.sqrt(2))
     ways = [

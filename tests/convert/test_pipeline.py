@@ -229,8 +229,8 @@ def test_labels_by_name_follow_the_model_s_order_through_evaluate(case, tmp_path
 def test_a_lowering_that_spoils_the_weights_gives_exit_5_and_no_file(
     case, precision, data, tmp_path, monkeypatch, capsys
 ):
-    def sabotaged(self, lowering, form):
-        graph = lower(self, lowering, form)
+    def sabotaged(self, lowering, form, *rest):
+        graph = lower(self, lowering, form, *rest)
         path = Path(graph.path)
         bias = np.random.default_rng(7)
         for size in ((6, 3, 3, 2), (5, 6 * 64), 6):
