@@ -1,0 +1,55 @@
+"""What to know although it breaks no limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgekit.gate.case import Case
+
+
+def advice(case: Case) -> Iterator[str]:
+    profile, facts = case.profile, case.facts
+    if case.installed is None:
+        return
+    if profile.os.use_python:
+        yield (
+            f"{profile.os.name} ships Python {profile.os.python}; EdgeKit and the engine need"
+            f" {profile.os.use_python}, installed beside it"
+        )
+    if case.installed.numpy and "<2" in case.installed.numpy:
+        yield f"{case.installed.distribution} needs numpy {case.installed.numpy}: with numpy 2 it fails inside"
+    if facts.arena_bytes is None:
+        yield "the model has free sizes, so that its activations are not counted: the memory estimate is a lower bound"
+    needs = case.manifest.needs if case.manifest else None
+    if needs and (needs.engine, needs.engine_version) != (case.engine, case.installed.version):
+        yield (
+            f"verified with {needs.engine} {needs.engine_version}, there it is {case.engine} {case.installed.version}:"
+            " run `edgekit verify` on the device once"
+        )
+    yield from _precision_advice(case)
+    if case.threads and case.threads > profile.cpu.cores:
+        yield f"{case.threads} threads on {profile.cpu.cores} cores: more threads than cores only wait for each other"
+    elif case.threads and case.threads > profile.cpu.clusters[0].count:
+        first = profile.cpu.clusters[0]
+        yield f"more than {first.count} threads use slower cores than the {first.core}, which then set the pace"
+
+
+def _precision_advice(case: Case) -> Iterator[str]:
+    profile, precision, tflite = case.profile, case.precision, case.facts.format == "tflite"
+    core = profile.cpu.clusters[0].core
+    if precision == "int16x8":
+        yield "int16 activations: " + (
+            "TFLite runs them on reference kernels, several times slower than int8"
+            if tflite
+            else "onnxruntime has no such kernels and computes in float: the gain is size, not speed"
+        )
+    elif precision in ("int8", "dynamic") and not any(map(profile.has, ("dotprod", "i8mm", "avx_vnni"))):
+        yield f"the {core} has no int8 dot products: " + (
+            "expect at most 2.5 times the speed of float (MLPerf logs of Raspberry Pi 4), not four times"
+            if tflite
+            else "on onnxruntime int8 may be no faster than float; measure both, or convert to .tflite"
+        )
+    elif precision == "fp16":
+        yield "fp16 halves the file only: the weights are expanded to 32-bit floats on loading" + (
+            "" if profile.has("fp16") or profile.has("f16c") else f" (the {core} computes no half floats anyway)"
+        )

@@ -1,0 +1,84 @@
+"""What the gate says: limits, and the verdict over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from edgekit.codec import encode
+
+
+class Latency(TypedDict):
+    """Predicted milliseconds a sample, the interval around it, and what it rests on."""
+
+    estimate: float | None
+    low: float | None
+    high: float | None
+    basis: str
+
+
+class MemoryUse(TypedDict):
+    """Predicted peak of the whole process; 1 MB = 2**20 bytes, as `free -m` counts. None when no engine runs there."""
+
+    estimate: float | None
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One thing that the model needs and the board has, or has not.
+
+    Attributes:
+        resource: "engine", "python", "operators", "opset", "ir_version", "memory", "storage" or "model_size".
+        required, available: Figures in `unit`; names where there is nothing to count (`unit` is then empty).
+        ok: Whether what is available is enough.
+        why: How both came about.
+        source: Where `available` comes from.
+    """
+
+    resource: str
+    required: float | str
+    available: float | str
+    unit: str
+    ok: bool
+    why: str
+    source: str
+
+    def __str__(self) -> str:
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{self.resource}: needs {figure(self.required)}{unit}, has {figure(self.available)}{unit}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `check` found.
+
+    Attributes:
+        device: Name of the profile.
+        fits: Whether all limits hold.
+        limits: All that were checked, whether they hold or not.
+        memory_mb, latency_ms: Predictions.
+        advice: What to know although it breaks no limit.
+    """
+
+    device: str
+    fits: bool
+    limits: tuple[Limit, ...]
+    memory_mb: MemoryUse
+    latency_ms: Latency
+    advice: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document of `edgekit check --json`; what is not predicted stays visible as null."""
+        return dict(encode(self))
+
+    @property
+    def broken(self) -> tuple[Limit, ...]:
+        """The limits that do not hold."""
+        return tuple(limit for limit in self.limits if not limit.ok)
+
+
+def figure(value: float | str) -> str:
+    """For people: four digits, whole where large; names as they are."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
