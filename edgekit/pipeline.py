@@ -10,83 +10,30 @@ the target have passed.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import artifact as artifacts
-from edgekit import metadata
+from edgekit import data_given, metadata
 from edgekit.artifact import Artifact
 from edgekit.child import Limits
-from edgekit.codec import encode
+from edgekit.conversion import Conversion, about, unique
 from edgekit.converters import loaders
 from edgekit.converters.sources import identify, identify_live, lowering_for
-from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Source
+from edgekit.converters.stages import CalibrationOptions, LoadedFacts, QuantizeOptions, Source
 from edgekit.converters.worker import Workshop
-from edgekit.data_ref import DataRef
-from edgekit.errors import ConversionError, DataError, MissingFileError, UnsafeSourceError, UsageError
-from edgekit.interface import SCHEMA
-from edgekit.manifest import Manifest, Needs, Preprocess, Proof, Provenance
-from edgekit.metadata import Metadata
+from edgekit.errors import ConversionError, UnsafeSourceError, UsageError
 from edgekit.options import Options
 from edgekit.precision import FormatRules, Precision, precisions
 
 if TYPE_CHECKING:
-    from edgekit.converters.jobs import Recording, Survey
-    from edgekit.converters.verify import Verification
     from edgekit.device_profiles import Profile
     from edgekit.gate import Verdict
     from edgekit.targets.agent import Replayed
 
 Progress = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """A finished conversion: the artifact and what happened on the way."""
-
-    artifact: Artifact
-    source: Source
-    graph: Graph
-    verification: Verification
-    verdict: Verdict | None
-    replayed: Replayed | None
-    stages: tuple[tuple[str, float], ...]
-    warnings: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON document of `edgekit convert --json`."""
-        document = {
-            "artifact": {
-                "path": str(self.artifact.path) if self.artifact.path else None,
-                "format": self.artifact.format,
-                "precision": self.graph.precision,
-                "bytes": len(self.artifact.data),
-                "sha256": self.artifact.sha256,
-            },
-            "source": {
-                "framework": self.source.kind,
-                "sha256": self.source.sha256,
-                "path": self.source.path,
-                "bytes": self.source.bytes,
-            },
-            "verification": _proof_document(self.verification.proof),
-            "float_ops": list(self.graph.float_ops),
-            "stages": [{"name": name, "seconds": round(seconds, 4)} for name, seconds in self.stages],
-            "warnings": list(self.warnings),
-        }
-        if self.verdict is not None:
-            seen = self.verdict.to_dict()
-            document["device"] = {"name": seen.pop("device"), **seen}
-        if self.replayed is not None:
-            document["target"] = encode(self.replayed)
-        return document
-
-    def to_report(self) -> dict[str, Any]:
-        """The same, with values of both sides' outputs to draw."""
-        return {**self.to_dict(), "outputs": encode(self.verification.outputs)}
 
 
 def convert(source: Any, *, to: str | None = None, output: str | Path | None = None, **options: Any) -> Artifact:
@@ -139,11 +86,11 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
                 said, facts.outputs, label=options.label, class_names=facts.classes, answer=facts.answer
             )
         with shop.stage("survey"):
-            calibration = _data(options.calibration, options, facts, said, shop.scratch / "calibration")
-            evaluation = _data(options.evaluation, options, facts, said, shop.scratch / "evaluation")
-            _require_calibration(calibration, precision)
+            calibration = data_given.locate(options.calibration, options, facts, said, shop.scratch / "calibration")
+            evaluation = data_given.locate(options.evaluation, options, facts, said, shop.scratch / "evaluation")
+            data_given.require_calibration(calibration, precision)
             survey = shop.survey(facts, calibration, evaluation, options.seed)
-            _enforce_lint(survey)
+            data_given.enforce_lint(survey)
             said = metadata.complete(said, facts.outputs, label=options.label, class_names=survey.class_names)
         with shop.stage("lower"):
             graph = shop.lower(lowering, options.format, options.layout)
@@ -166,8 +113,8 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
             verification.enforce(survey.warnings)
         with shop.stage("assemble"):
             recording = shop.record(graph, facts, survey, options.seed)
-            about = _about(source, facts, graph, survey, verification, recording, said.preprocess, options)
-            artifact = artifacts.assemble(graph.format, Path(graph.path).read_bytes(), about, recording.selftest)
+            described = about(source, facts, graph, survey, verification, recording, said.preprocess, options)
+            artifact = artifacts.assemble(graph.format, Path(graph.path).read_bytes(), described, recording.selftest)
         with shop.stage("gate"):
             verdict = None if profile is None else _gate(artifact, profile)
         with shop.stage("replay"):
@@ -179,7 +126,7 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
     if verdict is not None:
         warnings = (*warnings, *verdict.advice)
     stages = tuple(shop.seconds)
-    return Conversion(artifact, source, graph, verification, verdict, replayed, stages, _unique(warnings))
+    return Conversion(artifact, source, graph, verification, verdict, replayed, stages, unique(warnings))
 
 
 def _identify(model: Any, options: Options, scratch: Path) -> Source:
@@ -247,46 +194,6 @@ def _refuse_requantization(facts: LoadedFacts, precision: Precision) -> None:
         )
 
 
-def _data(given: Any, options: Options, facts: LoadedFacts, said: Metadata, folder: Path) -> DataRef | None:
-    """The data as the user named it, or spilled to files when it came as arrays."""
-    if given is None:
-        return None
-    calibrates = folder.name == "calibration"
-    samples = options.calibration_samples if calibrates else options.evaluation_samples
-    if not isinstance(given, (str, Path)):
-        from edgekit.data_objects import spill
-
-        folder.mkdir()
-        given = spill(given, facts.inputs, folder).path
-    if not Path(given).exists():
-        raise MissingFileError("file-missing", f"there is no {given}")
-    return DataRef(
-        path=str(given),
-        label=options.label,
-        needs_label=not calibrates,
-        samples=samples,
-        seed=options.seed,
-        preprocess=said.preprocess,
-        classes=said.interpret.labels,
-    )
-
-
-def _require_calibration(calibration: DataRef | None, precision: Precision) -> None:
-    if precision.calibrated and calibration is None:
-        raise DataError("calibration-missing", f"{precision.name} needs calibration data")
-
-
-def _enforce_lint(survey: Survey) -> None:
-    errors = [finding for finding in survey.findings if finding.severity == "error"]
-    if errors:
-        raise DataError(
-            "data-lint",
-            "; ".join(finding.message for finding in errors),
-            next_step=" ".join(_unique(finding.fix for finding in errors)),
-            findings=encode(survey.findings),
-        )
-
-
 def _observing(options: Options, precision: Precision) -> CalibrationOptions:
     from edgekit.converters import observers
 
@@ -308,50 +215,6 @@ def _quantizing(options: Options, rules: FormatRules) -> QuantizeOptions:
             f"{options.precision} {options.format} has no {interface} interface; known: {', '.join(rules.interfaces)}",
         )
     return QuantizeOptions(interface, options.allow_float_ops)
-
-
-def _about(
-    source: Source,
-    facts: LoadedFacts,
-    graph: Graph,
-    survey: Survey,
-    verification: Verification,
-    recording: Recording,
-    preprocess: Preprocess,
-    options: Options,
-) -> Manifest:
-    from edgekit.formats import read_facts
-
-    model = Path(graph.path).read_bytes()
-    seen = read_facts(artifacts.from_bytes(model))
-    return Manifest(
-        schema=SCHEMA,
-        format=graph.format,
-        precision=graph.precision,
-        inputs=graph.inputs,
-        outputs=graph.outputs,
-        model_sha256=hashlib.sha256(model).hexdigest(),
-        model_bytes=len(model),
-        provenance=Provenance(
-            framework=source.kind,
-            sha256=source.sha256,
-            tools={**facts.tools, **graph.tools, **recording.tools},
-            options=options.recorded(),
-            calibration_sha256=survey.calibration_sha256,
-        ),
-        needs=Needs(
-            engine=recording.engine,
-            engine_version=recording.engine_version,
-            ops=seen.op_counts(),
-            weight_bytes=seen.weight_bytes,
-            arena_bytes=seen.arena_bytes,
-            macs=seen.macs,
-        ),
-        preprocess=preprocess,
-        interpret=verification.interpret,
-        proof=verification.proof,
-        float_ops=graph.float_ops,
-    )
 
 
 def _profile(options: Options) -> Profile | None:
@@ -377,15 +240,3 @@ def _replay(artifact: Artifact, target: str, scratch: Path) -> Replayed:
     replayed = tasks.verify(agent.Opening(str(path)), target=target)
     agent.enforce(replayed, "the artifact")
     return replayed
-
-
-def _proof_document(proof: Proof) -> dict[str, Any]:
-    """The contract's fields, always there; `metric` only with labels."""
-    document: dict[str, Any] = asdict(proof)
-    if proof.metric is None:
-        del document["metric"]
-    return document
-
-
-def _unique(messages: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(message for message in messages if message))

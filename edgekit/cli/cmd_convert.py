@@ -13,7 +13,7 @@ from edgekit.errors import UsageError
 from edgekit.tensors import DTYPES
 
 if TYPE_CHECKING:
-    from edgekit.pipeline import Conversion
+    from edgekit.conversion import Conversion
 
 _EPILOG = """\b
 Examples:

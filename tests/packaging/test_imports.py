@@ -20,6 +20,7 @@ LEVELS = [
     {"runtimes"},
     {"data_columns", "data", "data_objects", "metrics", "targets", "measure", "doctor"},
     {"converters"},
+    {"conversion", "data_given"},
     {"pipeline", "profiling", "testing", "report"},
     {"cli", "__main__", "pytest_plugin"},
 ]  # fmt: skip

@@ -1,0 +1,64 @@
+"""The calibration and evaluation data that a conversion was given, and what must hold of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.codec import encode
+from edgekit.conversion import unique
+from edgekit.converters.stages import LoadedFacts
+from edgekit.data_ref import DataRef
+from edgekit.errors import DataError, MissingFileError
+from edgekit.metadata import Metadata
+from edgekit.options import Options
+from edgekit.precision import Precision
+
+if TYPE_CHECKING:
+    from edgekit.converters.jobs import Survey
+
+
+def locate(given: Any, options: Options, facts: LoadedFacts, said: Metadata, folder: Path) -> DataRef | None:
+    """The data as the user named it, or spilled to files when it came as arrays."""
+    if given is None:
+        return None
+    calibrates = folder.name == "calibration"
+    samples = options.calibration_samples if calibrates else options.evaluation_samples
+    if not isinstance(given, (str, Path)):
+        from edgekit.data_objects import spill
+
+        folder.mkdir()
+        given = spill(given, facts.inputs, folder).path
+    if not Path(given).exists():
+        raise MissingFileError("file-missing", f"there is no {given}")
+    return DataRef(
+        path=str(given),
+        label=options.label,
+        needs_label=not calibrates,
+        samples=samples,
+        seed=options.seed,
+        preprocess=said.preprocess,
+        classes=said.interpret.labels,
+    )
+
+
+def require_calibration(calibration: DataRef | None, precision: Precision) -> None:
+    """Raises:
+    DataError: `calibration-missing`: the precision needs observed ranges and there is nothing to observe.
+    """
+    if precision.calibrated and calibration is None:
+        raise DataError("calibration-missing", f"{precision.name} needs calibration data")
+
+
+def enforce_lint(survey: Survey) -> None:
+    """Raises:
+    DataError: `data-lint`: the lint found what no model can be calibrated or judged with.
+    """
+    errors = [finding for finding in survey.findings if finding.severity == "error"]
+    if errors:
+        raise DataError(
+            "data-lint",
+            "; ".join(finding.message for finding in errors),
+            next_step=" ".join(unique(finding.fix for finding in errors)),
+            findings=encode(survey.findings),
+        )
