@@ -6,6 +6,7 @@ stored weight instead is folded when the model is opened: half the file, the spe
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,12 @@ TOLERANCE = 1e-3
 values under 6.1e-5 are subnormal there and lose more."""
 
 
-def quantize(model: Any) -> tuple[bool, tuple[str, ...]]:
+def quantize(model: Any, only: Container[str] | None = None) -> tuple[bool, tuple[str, ...]]:
     """Store the weights as float16; the model is changed in place.
+
+    Args:
+        model: Float, or with float parts.
+        only: Names of the weights that are meant; None for all.
 
     Returns:
         Whether any was, and for the user: which weights stayed in float32 because float16 cannot hold them.
@@ -38,6 +43,7 @@ def quantize(model: Any) -> tuple[bool, tuple[str, ...]]:
             or value is None
             or value.size < SMALLEST
             or tensor.name in view.outputs
+            or (only is not None and tensor.name not in only)
         ):
             constants.append(tensor)
         elif (half := _half(value)) is None:

@@ -63,6 +63,7 @@ def quantize(
     activations: str,
     allow_float_ops: bool,
     observable: frozenset[str],
+    lifted: Mapping[str, str] | None = None,
 ) -> tuple[Any, list[str]]:
     """Insert QuantizeLinear and DequantizeLinear.
 
@@ -73,6 +74,7 @@ def quantize(
         allow_float_ops: Leave what is not quantizable in float.
         observable: The tensors of the float file. Others came to be while it was optimized (onnxruntime spells some
             ops out: HardSwish becomes HardSigmoid and Mul); nobody could observe them, they stay in float.
+        lifted: Tensors whose nodes rules take to another precision; those stay floats here.
 
     Returns:
         The model, and what stayed in float because it is not quantizable: "LSTM (hidden)".
@@ -90,6 +92,7 @@ def quantize(
     onnx_graph.declare(model, ranges)
     view = View(model)
     kinds = {node.name: classify(node, view) for node in model.graph.node}
+    kinds |= {node.name: "lifted" for node in model.graph.node if any(name in (lifted or {}) for name in node.output)}
     foreign = [describe(node) for node in model.graph.node if kinds[node.name] == "foreign"]
     if foreign and not allow_float_ops:
         raise ConversionError(
@@ -191,7 +194,7 @@ def _excluded(model: Any, kinds: Mapping[str, str]) -> list[str]:
     return [
         node.name
         for node in model.graph.node
-        if (kinds[node.name] != "integer" and node.op_type not in _MOVED)
+        if (kinds[node.name] != "integer" and (node.op_type not in _MOVED or kinds[node.name] == "lifted"))
         or (node.op_type == "Clip" and not _saturates(node, view))
     ]
 

@@ -9,12 +9,21 @@ The ways share preparation (`onnx_graph.optimize`, `onnx_rewrite`) and slimming.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.converters import onnx_dynamic, onnx_finish, onnx_float16, onnx_graph, onnx_qdq, onnx_rewrite, onnx_slim
+from edgekit.converters import (
+    onnx_dynamic,
+    onnx_finish,
+    onnx_float16,
+    onnx_graph,
+    onnx_lifts,
+    onnx_qdq,
+    onnx_rewrite,
+    onnx_slim,
+)
 from edgekit.converters.stages import Graph, QuantizeOptions, Ranges
 from edgekit.errors import ConversionError
 from edgekit.precision import Precision
@@ -43,6 +52,7 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
         onnxruntime, for want of a kernel, is a note.
 
     Raises:
+        UsageError: `rule-unmatched`.
         ConversionError: See `onnx_qdq.quantize`, `onnx_graph.raise_opset`, `onnx_dynamic.quantize`;
             `precision-unsupported`: no way for these element types; `ranges-missing`: static without calibration.
     """
@@ -73,15 +83,24 @@ def _static(
     if ranges is None:
         raise ConversionError("ranges-missing", f"{graph.precision} needs ranges observed on calibration data")
     observable = frozenset({*_tensors(model), *(value.name for value in model.graph.input)})
-    model, notes = onnx_graph.raise_opset(model, OPSET_INT16 if activations == "int16" else OPSET_INT8)
+    lifts = onnx_lifts.match(model, options.rules, graph.precision)
+    sixteen = activations == "int16" or lifts.wide
+    model, notes = onnx_graph.raise_opset(model, OPSET_INT16 if sixteen else OPSET_INT8)
     model = onnx_rewrite.rewrite(onnx_graph.optimize(model, path.parent))
+    lifted = lifts.settle(model)
+    in_float = [onnx_qdq.describe(node) for node in model.graph.node if _stays(node, lifted)]
+    said = tuple(
+        f"{onnx_qdq.describe(node)}: {lifted[node.output[0]]}" for node in model.graph.node if node.output[0] in lifted
+    )
     model, foreign = onnx_qdq.quantize(
         model,
         ranges.tensors,
         activations=activations,
         allow_float_ops=options.allow_float_ops,
         observable=observable,
+        lifted=lifted,
     )
+    onnx_lifts.finish(model, lifted, onnx_graph.propagate(model, ranges.tensors))
     inputs, outputs = graph.inputs, graph.outputs
     if activations == "uint8":
         # There are no kernels for 16-bit integers to move by.
@@ -95,7 +114,9 @@ def _static(
     else:
         onnx_finish.drop_zero_points(model)
         model = onnx_graph.infer_types(model)
-        notes += _notes([op for op in onnx_finish.float_ops(model, path.parent) if op not in foreign])
+        notes += _notes(
+            [op for op in onnx_finish.float_ops(model, path.parent) if op not in foreign and _tensor(op) not in lifted]
+        )
     if foreign:
         notes += (f"left in float: {_some(foreign)}",)
     onnx_slim.slim(model, ranges.tensors)
@@ -104,7 +125,24 @@ def _static(
     if after >= before:
         notes += (f"{graph.precision} takes {after} bytes and float {before}: too few weights for their scales",)
     notes = (*graph.notes, *notes)
-    return replace(graph, path=str(path), inputs=inputs, outputs=outputs, notes=notes, float_ops=tuple(foreign))
+    return replace(
+        graph,
+        path=str(path),
+        inputs=inputs,
+        outputs=outputs,
+        notes=notes,
+        float_ops=(*foreign, *in_float),
+        lifted=said,
+    )
+
+
+def _stays(node: Any, lifted: Mapping[str, str]) -> bool:
+    return lifted.get(node.output[0]) in ("fp16", "float")
+
+
+def _tensor(op: str) -> str:
+    """Of "Exp (boxes)"."""
+    return op.partition(" (")[2].removesuffix(")")
 
 
 def _some(ops: Sequence[str]) -> str:

@@ -16,9 +16,8 @@ other one does not exist before runtime 2.15.
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,10 +26,19 @@ from typing import Any, Literal
 import numpy as np
 
 from edgekit.converters import tflite_graph as files
-from edgekit.converters import tflite_interface, tflite_islands, tflite_ranges, tflite_shapes, tflite_spellings
+from edgekit.converters import (
+    tflite_interface,
+    tflite_islands,
+    tflite_plan,
+    tflite_ranges,
+    tflite_recipe,
+    tflite_shapes,
+    tflite_spellings,
+)
 from edgekit.converters import tflite_rewrites as rewrites
-from edgekit.converters.stages import Graph, QuantizeOptions, Range, Ranges
-from edgekit.converters.tflite_graph import ModelT, OperatorT, SubGraphT, TensorT
+from edgekit.converters.stages import Graph, QuantizeOptions, Ranges
+from edgekit.converters.tflite_graph import ModelT, TensorT
+from edgekit.converters.tflite_plan import Plan
 from edgekit.converters.tflite_write import write
 from edgekit.errors import ConversionError, EngineMissingError
 from edgekit.precision import Precision
@@ -62,6 +70,7 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
         The quantized graph; `float_ops` names what stayed in float.
 
     Raises:
+        UsageError: `rule-unmatched`.
         ConversionError: `op-not-quantizable`: names the operators that the precision cannot do;
             `tflite-quantizer-failed`: the quantizer refused the graph; `ranges-missing`, `range-missing`: it was not
             calibrated, or not all of it; `tflite-precision-unsupported`.
@@ -75,11 +84,15 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
     notes: list[str] = []
     left: list[str] = []
     way = (precision.kind, precision.weights, precision.activations)
+    lifted: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
     if way in _STATIC_BITS:
         if ranges is None:
             raise ConversionError("ranges-missing", f"{precision.name} was asked for without observed ranges")
-        model = _static(model, ranges, _STATIC_BITS[way], options)
+        plan = tflite_plan.plan(model, options.rules, _STATIC_BITS[way])
+        model = _static(model, ranges, plan, options)
         left = _float_operators(model)
+        lifted, allowed = plan.lifted, plan.in_float
     elif way == ("dynamic", "int8", "float32"):
         model = _dynamic(model)
         left = _float_matrices(model)
@@ -91,8 +104,9 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
             f"{precision.name} ({precision.kind}: {precision.weights} weights, {precision.activations} activations) "
             "cannot be made of a TFLite graph",
         )
-    if left and not options.allow_float_ops:
-        raise _refusal(left, precision)
+    refused = [op for op in left if op not in allowed]
+    if refused and not options.allow_float_ops:
+        raise _refusal(refused, precision)
     places.restore(model)
     # It was true of the float graph.
     files.drop_metadata(model, [b"min_runtime_version"])
@@ -106,27 +120,34 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
         precision=precision.name,
         notes=(*graph.notes, *notes),
         float_ops=tuple(left),
+        lifted=lifted,
         tools={**graph.tools, "ai-edge-quantizer": version("ai-edge-quantizer")},
     )
 
 
-def _static(model: ModelT, ranges: Ranges, bits: int, options: QuantizeOptions) -> ModelT:
+def _static(model: ModelT, ranges: Ranges, plan: Plan, options: QuantizeOptions) -> ModelT:
     unknown = _without_range(model, ranges)
     if unknown and ranges.observer != FROM_SOURCE:
         raise ConversionError("range-missing", f"calibration did not observe {', '.join(unknown[:8])}", tensors=unknown)
     rewrites.matmul_to_fully_connected(model)
     rewrites.unary_to_multiplication(model)
+    bits = plan.settle(model)
     seen = tflite_ranges.usable(model, ranges.tensors)
     tflite_ranges.tame_masks(model, seen)
     tflite_spellings.spell_out(model, seen, bits)
     tflite_ranges.widen_results(model, seen, bits)
-    if bits == 16:
+    if 16 in bits.values():
         rewrites.plain_int16_sums(model)
     statistics = {name: _statistic(found.min, found.max) for name, found in seen.items()}
     for name, (low, high) in tflite_ranges.wide_weights(model, seen, bits).items():
         statistics[name] = {"min": low, "max": high}
-    made = _run_quantizer(model, _static_recipe(model, seen, bits, unknown), statistics)
-    tflite_islands.absorb(made, replace(ranges, tensors=seen), bits)
+    made = _run_quantizer(model, tflite_recipe.static(model, seen, plan.base, bits, unknown), statistics)
+    for wide in (8, 16):
+        others = {name for name, found in bits.items() if found != wide}
+        if plan.base != wide:
+            others = {files.name_of(tensor) for tensor in made.subgraphs[0].tensors} - bits.keys() | others
+        tflite_islands.absorb(made, replace(ranges, tensors=seen), wide, others)
+    plan.store_half(made)
     tflite_interface.settle(made, options.interface)
     return made
 
@@ -148,13 +169,13 @@ def _dynamic(model: ModelT) -> ModelT:
     rewrites.lstm_weights_to_int8(model)
     rewrites.tables_to_int8(model, _MATRIX_WORTH)
     rewrites.volumes_to_int8(model, _MATRIX_WORTH)
-    return _run_quantizer(model, _dynamic_recipe(model), None)
+    return _run_quantizer(model, tflite_recipe.dynamic(model), None)
 
 
 def _float_matrices(model: ModelT) -> list[str]:
     """Operators that read a constant matrix in float: weights that did not become integers."""
     return [
-        _called(model, graph, op)
+        rewrites.called(model, graph, op)
         for graph in model.subgraphs
         for op in graph.operators or ()
         if any(_is_float_matrix(model, graph.tensors[int(i)]) for i in op.inputs if int(i) >= 0)
@@ -166,63 +187,6 @@ def _is_float_matrix(model: ModelT, tensor: TensorT) -> bool:
         return False
     shape = [int(size) for size in tensor.shape]
     return len(shape) > 1 and int(np.prod(shape)) >= _MATRIX_WORTH
-
-
-def _static_recipe(model: ModelT, ranges: Mapping[str, Range], bits: int, unknown: Iterable[str]) -> Any:
-    from ai_edge_quantizer import algorithm_manager, qtyping, recipe_manager
-
-    operation = qtyping.TFLOperationName
-    recipe = recipe_manager.RecipeManager()
-
-    def quantized(scope: str, name: Any, granularity: Any) -> None:
-        recipe.add_static_config(
-            scope, name, activation_num_bits=bits, weight_num_bits=8, weight_granularity=granularity
-        )
-
-    def left(scope: str, name: Any) -> None:
-        recipe.add_quantization_config(scope, name, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
-
-    quantized(".*", operation.ALL_SUPPORTED, qtyping.QuantGranularity.CHANNELWISE)
-    quantized(".*", operation.BATCH_MATMUL, qtyping.QuantGranularity.TENSORWISE)
-    if bits == 16:
-        for name in rewrites.dense_of_several_rows(model):
-            quantized(_scope(name), operation.FULLY_CONNECTED, qtyping.QuantGranularity.TENSORWISE)
-        for name in rewrites.matmuls_of_constant_left(model):
-            left(_scope(name), operation.BATCH_MATMUL)  # there is no kernel of int8 by int16
-    # What happens inside branches and loops is not observed.
-    left(rewrites.BRANCHES, operation.ALL_SUPPORTED)
-    for name in (operation.EQUAL, operation.NOT_EQUAL):
-        left(".*", name)  # its int8 kernels round small scales away; islands compare exactly
-    for name in tflite_ranges.divisions_near_zero(model, ranges, bits):
-        left(_scope(name), operation.DIV)
-    for name in unknown:
-        # The source computes these in float; matrices keep their integer weights.
-        left(_scope(name), operation.ALL_SUPPORTED)
-        for kind in (operation.FULLY_CONNECTED, operation.CONV_2D):
-            recipe.add_dynamic_config(_scope(name), kind, 8)
-    return recipe.get_quantization_recipe()
-
-
-def _scope(name: str) -> str:
-    """The quantizer's way to say which operator: a pattern for the names of its outputs."""
-    return f"^{re.escape(name)};?$"
-
-
-def _dynamic_recipe(model: ModelT) -> Any:
-    from ai_edge_quantizer import algorithm_manager, qtyping, recipe_manager
-
-    operation = qtyping.TFLOperationName
-    recipe = recipe_manager.RecipeManager()
-    recipe.add_dynamic_config(".*", operation.ALL_SUPPORTED, 8)
-    for name in (operation.FULLY_CONNECTED, operation.BATCH_MATMUL):
-        recipe.add_dynamic_config(".*", name, 8, granularity=qtyping.QuantGranularity.TENSORWISE)
-    for name in (operation.DEPTHWISE_CONV_2D, operation.CONV_2D_TRANSPOSE):
-        recipe.add_weight_only_config(".*", name, 8)
-    for output in rewrites.matmuls_of_constant_left(model):  # there is no kernel of int8 by float
-        recipe.add_quantization_config(
-            _scope(output), operation.BATCH_MATMUL, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE
-        )
-    return recipe.get_quantization_recipe()
 
 
 def _run_quantizer(model: ModelT, recipe: Any, statistics: dict[str, Any] | None) -> ModelT:
@@ -259,13 +223,8 @@ def _float_operators(model: ModelT) -> list[str]:
                 continue
             touched = [graph.tensors[int(i)] for i in (*op.inputs, *op.outputs) if int(i) >= 0]
             if any(files.dtype_of(tensor) == "float32" for tensor in touched):
-                found.append(_called(model, graph, op))
+                found.append(rewrites.called(model, graph, op))
     return found
-
-
-def _called(model: ModelT, graph: SubGraphT, op: OperatorT) -> str:
-    name = files.name_of(graph.tensors[int(op.outputs[0])]) if len(op.outputs) else ""
-    return f"{files.op_name(model, op)} ({rewrites.plain(name)})"
 
 
 def _refusal(left: list[str], precision: Precision) -> ConversionError:

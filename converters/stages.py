@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 from numpy.typing import NDArray
 
 from edgekit.precision import Precision
+from edgekit.rules import Rule
 from edgekit.tensors import TensorSpec
 
 Array = NDArray[Any]
@@ -101,6 +102,7 @@ class Graph:
         notes: For the user.
         turned: Inputs and outputs whose axes lie in another order than the source's: name -> their places there.
         float_ops: Ops that stayed in float though the precision asked for integers: "SOFTMAX (probs)".
+        lifted: Ops that rules took to another precision: "CONV_2D (stem): int16x8".
         tools: Package -> version, of what made it.
     """
 
@@ -111,6 +113,7 @@ class Graph:
     precision: str = "fp32"
     notes: tuple[str, ...] = ()
     float_ops: tuple[str, ...] = ()
+    lifted: tuple[str, ...] = ()
     tools: dict[str, str] = field(default_factory=dict)
     turned: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -172,10 +175,12 @@ class QuantizeOptions:
     Attributes:
         interface: "int8" or "float" inputs and outputs.
         allow_float_ops: Leave ops in float that cannot be quantized, listed by name, instead of refusing.
+        rules: Layers of a static precision that compute in another one.
     """
 
     interface: Literal["int8", "float"] = "float"
     allow_float_ops: bool = False
+    rules: tuple[Rule, ...] = ()
 
 
 class Loader(Protocol):

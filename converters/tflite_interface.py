@@ -76,6 +76,8 @@ class _Interface:
         for op in list(self._graph.operators):
             if files.op_name(self._model, op) == "DEQUANTIZE" and int(op.inputs[0]) == index:
                 self._rename(int(op.outputs[0]), made)
+            if files.op_name(self._model, op) == "QUANTIZE" and int(op.inputs[0]) == index:
+                op.inputs = np.array([made], np.int32)  # of another width: not by way of this one
         self._graph.operators.insert(0, self._conversion("QUANTIZE", index, made, to_float=False))
         return made
 

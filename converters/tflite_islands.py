@@ -7,6 +7,7 @@ operator, against float on LiteRT 2.3; an operator that is not in it stays in fl
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -79,20 +80,28 @@ _INTEGERS = {8: (-128, 127), 16: (-32767, 32767)}
 _SMALLEST_SPAN = np.float32(1e-9)
 
 
-def absorb(model: ModelT, ranges: Ranges, bits: int) -> None:
-    """Give the operators in the table integer tensors of `bits` width, in place."""
+def absorb(model: ModelT, ranges: Ranges, bits: int, others: Container[str]) -> None:
+    """Give the operators in the table integer tensors of `bits` width, in place.
+
+    Args:
+        model: As the quantizer left it.
+        ranges: By tensor.
+        bits: 8 or 16.
+        others: Tensors whose operators are left alone.
+    """
     graph = model.subgraphs[0]
-    _Absorber(model, graph, ranges, bits).run()
+    _Absorber(model, graph, ranges, bits, others).run()
 
 
 class _Absorber:
-    def __init__(self, model: ModelT, graph: SubGraphT, ranges: Ranges, bits: int) -> None:
+    def __init__(self, model: ModelT, graph: SubGraphT, ranges: Ranges, bits: int, others: Container[str]) -> None:
         schema = files.schema()
         self._schema = schema
         self._model = model
         self._graph = graph
         self._ranges = ranges
         self._bits = bits
+        self._others = others
         self._type = schema.TensorType.INT8 if bits == 8 else schema.TensorType.INT16
         self._operators: list[OperatorT] = []
         self._integer: dict[int, int] = {}  # float tensor -> the integer tensor it is the DEQUANTIZE of
@@ -143,7 +152,9 @@ class _Absorber:
             self._integer[float_index] = integer_index
 
     def _possible(self, op: OperatorT, rule: _Rule) -> bool:
-        """It computes in float, and a range is known for all that it reads and makes."""
+        """It is meant and computes in float, and a range is known for all that it reads and makes."""
+        if files.name_of(self._graph.tensors[int(op.outputs[0])]) in self._others:
+            return False
         touched = [int(i) for i in op.inputs[rule.first : rule.first + rule.activations]]
         if rule.output not in ("index", "order"):
             touched += [int(op.outputs[0])]

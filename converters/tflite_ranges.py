@@ -17,6 +17,9 @@ from edgekit.converters.stages import Range
 from edgekit.converters.tflite_graph import ModelT, OperatorT, SubGraphT
 from edgekit.converters.tflite_rewrites import is_float_constant
 
+Bits = int | Mapping[str, int]
+"""Width of the activations: of all operators, or by the (first) tensor that each makes; 0 for those left in float."""
+
 _INT8_MAX = 127
 _ACCUMULATOR_ROOM = 2**29
 """A quarter of an int32 for the bias leaves the rest of the accumulator to the products."""
@@ -53,6 +56,11 @@ def usable(model: ModelT, ranges: Mapping[str, Range]) -> dict[str, Range]:
 def _span(seen: Range) -> float:
     """Zero is always inside."""
     return max(seen.max, 0.0) - min(seen.min, 0.0)
+
+
+def width(bits: Bits, made: str) -> int:
+    """Bits of the activations of the operator that makes a tensor; 0 where it computes in float."""
+    return bits if isinstance(bits, int) else bits[made]
 
 
 def scale(seen: Range, bits: int) -> float:
@@ -97,7 +105,7 @@ def tame_masks(model: ModelT, ranges: dict[str, Range]) -> None:
             ranges[files.name_of(graph.tensors[index])] = Range(min(seen.min, base + lowest), max(seen.max, 0.0))
 
 
-def widen_results(model: ModelT, ranges: dict[str, Range], bits: int) -> None:
+def widen_results(model: ModelT, ranges: dict[str, Range], bits: Bits) -> None:
     """Give results of weighted operators steps that are not absurdly finer than those of the products, in place."""
     for graph, op, (at_input, at_weights, _, _) in weighted(model):
         inputs = [int(index) for index in op.inputs]
@@ -105,15 +113,18 @@ def widen_results(model: ModelT, ranges: dict[str, Range], bits: int) -> None:
         read = files.name_of(graph.tensors[inputs[at_input]])
         if read not in ranges or made not in ranges or not is_float_constant(model, weights):
             continue
-        products = scale(ranges[read], bits) * float(np.abs(files.constant(model, weights)).max()) / _INT8_MAX
-        excess = products / (scale(ranges[made], bits) * _FACTORS[1])
+        wide = width(bits, made)
+        if not wide:
+            continue
+        products = scale(ranges[read], wide) * float(np.abs(files.constant(model, weights)).max()) / _INT8_MAX
+        excess = products / (scale(ranges[made], wide) * _FACTORS[1])
         if excess > 1:
             seen = ranges[made]
             ranges[made] = Range(seen.min * excess, seen.max * excess)
 
 
 def wide_weights(
-    model: ModelT, ranges: Mapping[str, Range], bits: int
+    model: ModelT, ranges: Mapping[str, Range], bits: Bits
 ) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Ranges of weights, wide enough in each channel for the kernel's arithmetic.
 
@@ -124,7 +135,7 @@ def wide_weights(
     Args:
         model: The float graph, its tensors named uniquely.
         ranges: Of activations, by name.
-        bits: Width of the activations.
+        bits: Width of the activations; weights of operators in float are left out.
 
     Returns:
         Weight name -> (min, max), shaped to broadcast, for weights that need widening.
@@ -136,10 +147,13 @@ def wide_weights(
         read, made = (files.name_of(graph.tensors[i]) for i in (inputs[at_input], int(op.outputs[0])))
         if read not in ranges or made not in ranges or not is_float_constant(model, weights):
             continue
-        units = scale(ranges[read], bits)
+        wide = width(bits, made)
+        if not wide:
+            continue
+        units = scale(ranges[read], wide)
         values = files.constant(model, weights)
         bound = np.abs(values).max(axis=tuple(n for n in range(values.ndim) if n != axis), keepdims=True)
-        needed = np.full(bound.shape, _FACTORS[0] * scale(ranges[made], bits) / units * _INT8_MAX)
+        needed = np.full(bound.shape, _FACTORS[0] * scale(ranges[made], wide) / units * _INT8_MAX)
         if len(inputs) > at_bias and inputs[at_bias] >= 0:
             bias = graph.tensors[inputs[at_bias]]
             if is_float_constant(model, bias):
@@ -152,22 +166,25 @@ def wide_weights(
     return {name: (-wide, wide) for name, wide in widened.items()}
 
 
-def divisions_near_zero(model: ModelT, ranges: Mapping[str, Range], bits: int) -> list[str]:
+def divisions_near_zero(model: ModelT, ranges: Mapping[str, Range], bits: Bits) -> list[str]:
     """Output names of DIV operators whose divisor comes near enough to zero to be rounded to it: the kernel fails."""
     graph = model.subgraphs[0]
     found = []
     for op in graph.operators or ():
         if files.op_name(model, op) != "DIV":
             continue
-        divisor = graph.tensors[int(op.inputs[1])]
+        divisor, made = graph.tensors[int(op.inputs[1])], files.name_of(graph.tensors[int(op.outputs[0])])
+        wide = width(bits, made)
+        if not wide:
+            continue
         if files.is_constant(model, divisor):
             values = files.constant(model, divisor)
-            nearest, step = float(np.abs(values).min()), scale(Range(float(values.min()), float(values.max())), bits)
+            nearest, step = float(np.abs(values).min()), scale(Range(float(values.min()), float(values.max())), wide)
         else:
             seen = ranges.get(files.name_of(divisor), Range(0.0, 0.0))
-            nearest, step = max(seen.min, -seen.max, 0.0), scale(seen, bits)
+            nearest, step = max(seen.min, -seen.max, 0.0), scale(seen, wide)
         if nearest <= 2 * step:  # half of it must not be rounded to zero
-            found.append(files.name_of(graph.tensors[int(op.outputs[0])]))
+            found.append(made)
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Container
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,12 @@ def give_unique_names(model: ModelT) -> None:
 def plain(name: str) -> str:
     """A unique name without its mark, and of a fused one the last step."""
     return re.sub("^@@[0-9]+/", "", name).split(";", 1)[0]
+
+
+def called(model: ModelT, graph: SubGraphT, op: OperatorT) -> str:
+    """An operator for messages: "SOFTMAX (probs)"."""
+    name = files.name_of(graph.tensors[int(op.outputs[0])]) if len(op.outputs) else ""
+    return f"{files.op_name(model, op)} ({plain(name)})"
 
 
 def matmul_to_fully_connected(model: ModelT) -> None:
@@ -234,11 +241,15 @@ def _int8_copy(model: ModelT, graph: SubGraphT, index: int) -> int:
     return made
 
 
-def weights_to_half(model: ModelT) -> list[str]:
+def weights_to_half(model: ModelT, only: Container[str] | None = None) -> list[str]:
     """Store float constants as float16 and widen them where they are read, once, when the model is loaded.
 
     Runtimes recognize this form: XNNPACK unpacks the weights itself, the builtin DEQUANTIZE kernel runs on a constant
     only once. The quantizer's own casting knows five operators; this takes any.
+
+    Args:
+        model: Changed in place.
+        only: Names of the constants that are meant; None for all.
 
     Returns:
         Names of constants that stay in float32, because float16 cannot hold them.
@@ -248,6 +259,8 @@ def weights_to_half(model: ModelT) -> list[str]:
         first = []
         for index, tensor in enumerate(list(graph.tensors)):
             if not is_float_constant(model, tensor) or tensor.isVariable:
+                continue
+            if only is not None and files.name_of(tensor) not in only:
                 continue
             values = files.constant(model, tensor)
             if values.size < _HALF_WORTH:

@@ -14,24 +14,30 @@ import numpy as np
 from edgekit.converters import tflite_graph as files
 from edgekit.converters.stages import Range
 from edgekit.converters.tflite_graph import ModelT, OperatorT, SubGraphT
+from edgekit.converters.tflite_ranges import width
 
 _RELU6 = 3
 """ActivationFunctionType.RELU6 of the schema."""
 
 
-def spell_out(model: ModelT, ranges: dict[str, Range], bits: int) -> None:
-    """Rewrite what the integer kernels of this width lack, in place; `ranges` gains the tensors in between."""
+def spell_out(model: ModelT, ranges: dict[str, Range], bits: int | dict[str, int]) -> None:
+    """Rewrite what the integer kernels of this width lack, in place; `ranges` gains the tensors in between.
+
+    So does `bits`, where it says the width of each operator by the tensor that it makes.
+    """
     graph = model.subgraphs[0]
-    spellings = {**_ANY_WIDTH, **(_INT16 if bits == 16 else {})}
     operators: list[OperatorT] = []
-    for op in graph.operators or ():
-        spell = spellings.get(files.op_name(model, op))
+    for op in list(graph.operators or ()):
+        wide = width(bits, files.name_of(graph.tensors[int(op.outputs[0])])) if len(op.outputs) else 0
+        spell = _SPELLINGS[wide].get(files.op_name(model, op))
         touched = [files.name_of(graph.tensors[int(index)]) for index in (op.inputs[0], op.outputs[0])] if spell else []
         if spell is None or not all(name in ranges for name in touched):
             operators.append(op)
             continue
-        writer = _Writer(model, graph, ranges, op, operators)
-        spell(writer)
+        first = len(operators)
+        spell(_Writer(model, graph, ranges, op, operators))
+        if not isinstance(bits, int):
+            bits |= {files.name_of(graph.tensors[int(new.outputs[0])]): wide for new in operators[first:]}
     graph.operators = operators
 
 
@@ -190,3 +196,5 @@ _INT16: dict[str, Callable[[_Writer], None]] = {
     "ELU": _elu,
     "RELU_N1_TO_1": _relu_of_unit(-1.0),
 }
+
+_SPELLINGS: dict[int, dict[str, Callable[[_Writer], None]]] = {0: {}, 8: _ANY_WIDTH, 16: {**_ANY_WIDTH, **_INT16}}

@@ -54,6 +54,7 @@ class Conversion:
             },
             "verification": _proof_document(self.verification.proof),
             "float_ops": list(self.graph.float_ops),
+            "lifted": list(self.graph.lifted),
             "stages": [{"name": name, "seconds": round(seconds, 4)} for name, seconds in self.stages],
             "warnings": list(self.warnings),
         }
@@ -111,6 +112,7 @@ def about(
         interpret=verification.interpret,
         proof=verification.proof,
         float_ops=graph.float_ops,
+        lifted=graph.lifted,
     )
 
 

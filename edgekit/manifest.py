@@ -157,6 +157,7 @@ class Manifest:
     interpret: Interpret = field(default_factory=Interpret)
     proof: Proof | None = None
     float_ops: tuple[str, ...] = ()
+    lifted: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Text with a fixed order and layout: equal manifests are equal bytes."""

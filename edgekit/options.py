@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgekit import rules
+from edgekit.codec import encode
 from edgekit.errors import UsageError
+from edgekit.rules import Rule
 from edgekit.tensors import DTYPES
 
 FORMATS = {".tflite": "tflite", ".onnx": "onnx"}
@@ -45,6 +48,7 @@ class Options:
             and is the only way to admit a pickle.
         interface: "int8" or "float" inputs and outputs; None for the precision's default.
         allow_float_ops: Leave what cannot be quantized in float.
+        rules: Layers of a static precision that compute in another: path of a TOML (see `edgekit.rules`), or the rules.
         layout: "keep" the axes of images as the source has them, or "nhwc" or "nchw"; for ONNX graphs to TFLite.
         observer: How calibration decides on ranges; None for the precision's default.
         percentile: Share of values (percent) that observer "percentile" keeps inside.
@@ -75,6 +79,7 @@ class Options:
     trust: bool | str = False
     interface: str | None = None
     allow_float_ops: bool = False
+    rules: str | Path | tuple[Rule | Mapping[str, Any], ...] | None = None
     layout: str = "keep"
     observer: str | None = None
     percentile: float = 99.999
@@ -127,6 +132,7 @@ class Options:
             "precision": self.precision,
             "interface": self.interface,
             "allow_float_ops": self.allow_float_ops,
+            "rules": encode(rules.read(self.rules)),
             "layout": self.layout,
             "observer": self.observer,
             "percentile": self.percentile,

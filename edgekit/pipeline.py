@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import artifact as artifacts
 from edgekit import data_given, metadata
+from edgekit import rules as layer_rules
 from edgekit.artifact import Artifact
 from edgekit.child import Limits
 from edgekit.conversion import Conversion, about, unique
@@ -71,7 +72,7 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
     rules = precision.rules(options.format)
     said = metadata.read(options.metadata, options.labels, options.task)
     profile = _profile(options)
-    quantizing, observing = _quantizing(options, rules), _observing(options, precision)
+    quantizing, observing = _quantizing(options, rules, calibrated=precision.calibrated), _observing(options, precision)
     with Workshop(Limits(options.time_limit, options.memory_limit), progress) as shop:
         with shop.stage("identify"):
             source = _identify(model, options, shop.scratch)
@@ -207,14 +208,19 @@ def _observing(options: Options, precision: Precision) -> CalibrationOptions:
     )
 
 
-def _quantizing(options: Options, rules: FormatRules) -> QuantizeOptions:
+def _quantizing(options: Options, rules: FormatRules, *, calibrated: bool) -> QuantizeOptions:
     interface = options.interface or rules.interface
     if interface not in rules.interfaces:
         raise UsageError(
             "interface-unknown",
             f"{options.precision} {options.format} has no {interface} interface; known: {', '.join(rules.interfaces)}",
         )
-    return QuantizeOptions(interface, options.allow_float_ops)
+    lifts = layer_rules.read(options.rules)
+    if lifts and not calibrated:
+        raise UsageError(
+            "rules-precision", f"rules change layers of int8 or int16x8; {options.precision} has none to change"
+        )
+    return QuantizeOptions(interface, options.allow_float_ops, lifts)
 
 
 def _profile(options: Options) -> Profile | None:

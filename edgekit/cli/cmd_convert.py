@@ -24,6 +24,7 @@ Examples:
   edgekit convert saved_model/ -o model.onnx --precision fp16
   edgekit convert resnet.pth -o resnet.onnx --model nets:resnet20 --input image=N,3,32,32
   edgekit convert net.onnx -o net_int8.onnx --precision int8 --calibration photos/ --metadata feed.toml
+  edgekit convert model.h5 -o model.tflite --precision int8 --calibration train.npz --rules first_layers.toml
 
 \b
 Data (--calibration, --eval): .npz (an array per input, or x; labels in y), .npy, .csv, or a folder of images or WAV
@@ -135,6 +136,12 @@ def _inputs(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[t
 )
 @click.option("--allow-float-ops", is_flag=True, help="Leave ops that cannot be quantized in float, listed by name.")
 @click.option(
+    "--rules",
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="Layers of int8 or int16x8 that compute in another precision: [[rule]] scope, op, precision; the later wins.",
+)
+@click.option(
     "--observer",
     metavar="NAME",
     help="How ranges are decided: minmax, percentile; by default percentile for int8, minmax for int16x8.",
@@ -213,6 +220,8 @@ def _show(conversion: Conversion) -> None:
         lines.append((metric["name"], both))
     if document["float_ops"]:
         lines.append(("float ops", ", ".join(document["float_ops"])))
+    if document["lifted"]:
+        lines.append(("lifted", "\n".join(document["lifted"])))
     if "device" in document:
         lines.append((f"fits {document['device']['name']}", _limits(document["device"]["limits"])))
     if "target" in document:

@@ -121,8 +121,8 @@ def _device(document: dict[str, Any]) -> list[str]:
 
 
 def _float_ops(document: dict[str, Any]) -> list[str]:
-    ops = document.get("float_ops")
-    return [section("Left in float", notes(ops))] if ops else []
+    said = {"Lifted to another precision": document.get("lifted"), "Left in float": document.get("float_ops")}
+    return [section(title, notes(ops)) for title, ops in said.items() if ops]
 
 
 def _stages(document: dict[str, Any]) -> str:

@@ -16,12 +16,13 @@ HEAVY = {"tensorflow", "keras", "tf_keras", "torch", "onnx", "onnxruntime", "ai_
 LEVELS = [
     {"errors", "codec", "tensors", "files", "registry", "child"},
     {"precision", "interface", "manifest", "selftest", "artifact", "device_profiles", "formats", "gate", "inspect",
-     "options", "metadata", "data_ref"},
+     "options", "metadata", "data_ref", "rules"},
     {"runtimes"},
     {"data_columns", "data", "data_objects", "metrics", "targets", "measure", "doctor"},
     {"converters"},
     {"conversion", "data_given"},
     {"pipeline", "profiling", "testing", "report"},
+    {"tune"},
     {"cli", "__main__", "pytest_plugin"},
 ]  # fmt: skip
 
