@@ -126,7 +126,7 @@ def read(path: Path, ref: DataRef, inputs: tuple[TensorSpec, ...]) -> Found:
         return _csv(path, ref, inputs)
     if suffix in (*preprocess.IMAGES, *preprocess.SOUNDS):
         spec = _only(inputs, path)
-        return Found({spec.name: FileColumn([path], _decoder(suffix, spec, ref))}, None)
+        return Found({spec.name: FileColumn([path], _decoder(spec, ref))}, None)
     raise DataError("data-unknown", f"{path}: data is .npz, .npy, .csv, or a folder of images or WAV files")
 
 
@@ -333,7 +333,7 @@ def _folder(path: Path, ref: DataRef, spec: TensorSpec) -> Found:
     suffixes = {p.suffix.lower() in preprocess.SOUNDS for p in found}
     if len(suffixes) > 1:
         raise DataError("data-unknown", f"{path} mixes images and sounds")
-    column = FileColumn(found, _decoder(found[0].suffix.lower(), spec, ref))
+    column = FileColumn(found, _decoder(spec, ref))
     homes = [p.relative_to(path).parts[0] if p.parent != path else None for p in found]
     within = [home for home in homes if home is not None]
     if not within:
@@ -348,11 +348,8 @@ def _hidden(file: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
-def _decoder(suffix: str, spec: TensorSpec, ref: DataRef) -> Callable[[Path], NDArray[Any]]:
-    how = ref.preprocess
-    if suffix in preprocess.SOUNDS:
-        return lambda path: preprocess.normalize(preprocess.fit_wave(preprocess.read_wav(path), spec), how, spec)
-    return lambda path: preprocess.normalize(preprocess.image_array(preprocess.open_image(path), spec, how), how, spec)
+def _decoder(spec: TensorSpec, ref: DataRef) -> Callable[[Path], NDArray[Any]]:
+    return lambda path: preprocess.decode(path, spec, ref.preprocess)
 
 
 def _room_for(size: int, path: Path) -> None:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from edgekit.codec import decode, encode
+from edgekit.feeding import Preprocess
 from edgekit.interface import document
+from edgekit.reading import Interpret, Task
 from edgekit.tensors import TensorSpec
 
-Task = Literal["classification", "multi-label", "regression", "detection", "other"]
+__all__ = ["Interpret", "Manifest", "Metric", "Needs", "Preprocess", "Proof", "Provenance", "Task", "parse"]
 
 
 @dataclass(frozen=True)
@@ -34,47 +36,6 @@ class Provenance:
     tools: dict[str, str]
     options: dict[str, Any]
     calibration_sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """How a picture, a sound or a row becomes the input tensor: value = (raw * scale - mean) / std.
-
-    Attributes:
-        kind: What is fed: a plain array, an image, or a waveform.
-        scale: Factor on raw values (0..255 for images, -1..1 for waveforms).
-        mean, std: One value, or one a channel, after `scale`.
-        colors: Channel order of images.
-    """
-
-    kind: Literal["array", "image", "waveform"] = "array"
-    scale: float = 1.0
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    colors: Literal["RGB", "BGR", "gray"] = "RGB"
-
-    def __post_init__(self) -> None:
-        if not all(self.std):
-            raise ValueError("std must not be zero")
-
-
-@dataclass(frozen=True)
-class Interpret:
-    """How to read the output.
-
-    Attributes:
-        task: What the model answers.
-        output: Name of the output that holds it; None for the first.
-        labels: Class names in order, or empty.
-        scores: Whether the output holds probabilities or logits.
-        top_k: How many classes an answer lists.
-    """
-
-    task: Task = "other"
-    output: str | None = None
-    labels: tuple[str, ...] = ()
-    scores: Literal["probabilities", "logits"] = "logits"
-    top_k: int = 5
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from edgekit.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from edgekit.manifest import Interpret, Manifest, Preprocess
+    from edgekit.runtimes.prediction import Predictor
 
 _CHANNELS_LAST = {"NHWC": "NCHW", "NWC": "NCW", "NDHWC": "NCDHW"}
 _CHANNELS_FIRST = {first: last for last, first in _CHANNELS_LAST.items()}
@@ -86,16 +87,8 @@ class Model:
         self._keys = _match(inputs, session.inputs, "input", artifact)
         answers = _match(outputs, session.outputs, "output", artifact)
         self._answers = list(zip(answers, outputs, strict=True))
-        self._real, self._raw = (
-            Straight(
-                session,
-                list(zip(inputs, self._keys, strict=True)),
-                list(zip(outputs, answers, strict=True)),
-                self._lock,
-                raw=raw,
-            )
-            for raw in (False, True)
-        )
+        self._real, self._raw = (self._straight(session, raw=raw) for raw in (False, True))
+        self._predictor: Predictor | None = None
 
     @classmethod
     def from_artifact(
@@ -161,16 +154,37 @@ class Model:
                 return answers
         return self._run(session, feeds, raw=raw)
 
-    def predict(self, thing: Any) -> Any:
-        """Prepare something (a path, an image, an array), run it, and read the answer as the manifest says.
+    def predict(self, thing: Any, *, colors: str | None = None) -> Any:
+        """Prepare something (a path, an image, an array, a sound, a row, a text), run it, and read the answer as the
+        manifest says.
+
+        Args:
+            thing: See `edgekit.runtimes.preprocess.Preparer`.
+            colors: Channel order of a picture that is an array: "RGB", or "BGR" as OpenCV's cameras give it; None for
+                the order that the model takes.
 
         Returns:
             A typed answer of `edgekit.runtimes.interpret`.
-        """
-        from edgekit.runtimes.interpret import interpret
-        from edgekit.runtimes.preprocess import prepare
 
-        return interpret(self.run(prepare(thing, self.inputs, self.preprocess)), self.interpret)
+        Raises:
+            FeedError, DataError, MissingFileError, EngineMissingError: The thing cannot be prepared; says why.
+            EngineError: As `run`.
+        """
+        predictor = self._predictor or self._prepare()
+        return predictor(thing, colors)
+
+    def check_usable(self) -> None:
+        """Raise what `run` would for a model that is closed, or of another process.
+
+        Raises:
+            EngineError: `model-closed`, `model-forked`.
+        """
+        if self._session is None or self._pid != os.getpid():
+            raise self._unusable()
+
+    def restore(self, answers: Mapping[str, Array]) -> dict[str, Array]:
+        """Real values of the outputs that `run(..., raw=True)` gave."""
+        return {spec.name: dequantize(answers[spec.name], spec) for spec in self.outputs}
 
     def close(self) -> None:
         """Give the engine's memory back; may be called twice."""
@@ -184,6 +198,21 @@ class Model:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _straight(self, session: Session, *, raw: bool, ready: bool = False) -> Straight:
+        inputs = list(zip(self.inputs, self._keys, strict=True))
+        outputs = [(spec, key) for key, spec in self._answers]
+        return Straight(session, inputs, outputs, self._lock, raw=raw, ready=ready)
+
+    def _prepare(self) -> Predictor:
+        """Only apps that predict pay for what it takes."""
+        from edgekit.runtimes.prediction import Predictor
+
+        session = self._session
+        if session is None:
+            raise closed()
+        self._predictor = Predictor(self, self._straight(session, raw=False, ready=True))
+        return self._predictor
 
     def _run(self, session: Session, feeds: Any, *, raw: bool) -> dict[str, Array]:
         """The general path: names, dtypes, shapes, then piece by piece."""

@@ -20,7 +20,7 @@ Convert = Callable[[Array], "Array | None"]
 
 
 class Straight:
-    """One way: raw or real values. Call it with a dict of feeds."""
+    """One way: raw or real values, or raw ones in (`ready`) and real ones out. Call it with a dict of feeds."""
 
     def __init__(
         self,
@@ -30,12 +30,13 @@ class Straight:
         lock: AbstractContextManager[Any],
         *,
         raw: bool,
+        ready: bool = False,
     ) -> None:
         self._run = session.run
         self._lock = lock
         # Kept buffers are safe only behind a real lock.
         kept = not session.concurrent
-        self._inputs = [_entry(spec, key, session, raw=raw, kept=kept) for spec, key in inputs]
+        self._inputs = [_entry(spec, key, session, raw=raw or ready, kept=kept) for spec, key in inputs]
         self._outputs = [
             (spec.name, key, None if raw or spec.quant is None else _restorer(spec)) for spec, key in outputs
         ]

@@ -1,0 +1,176 @@
+"""Pictures: decoded by Pillow, brought to the input's size and colors, and where they then lie in it.
+
+Arrays are taken as height, width, channels, in the color order that the model takes unless another is said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.errors import DataError, EngineMissingError, FeedError, MissingFileError
+from edgekit.feeding import ImageSteps, Preprocess
+from edgekit.runtimes.base import Array
+from edgekit.runtimes.preparation.resizing import resize
+from edgekit.tensors import TensorSpec
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+# ITU-R 601-2 luma in 16 bits, as Pillow converts to "L" (src/libImaging/ConvertYCbCr.c, `L24`).
+_LUMA = (19595, 38470, 7471)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What an image input takes.
+
+    Attributes:
+        first: Channels come first.
+    """
+
+    height: int
+    width: int
+    channels: int
+    first: bool
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a picture lies in the input: input = source * scale + offset, both as (x, y), in pixels.
+
+    Attributes:
+        source: Height and width of the picture that was given.
+        target: Height and width of the input.
+        scale, offset: Along x and y.
+    """
+
+    source: tuple[int, int]
+    target: tuple[int, int]
+    scale: tuple[float, float]
+    offset: tuple[float, float]
+
+    def back(self, points: Array) -> Array:
+        """Points [..., 2] (x, y) of the input, in pixels of the picture; clipped to it."""
+        real = (points - np.asarray(self.offset)) / np.asarray(self.scale)
+        return np.asarray(np.clip(real, 0, [self.source[1], self.source[0]]))
+
+
+def geometry(spec: TensorSpec) -> Geometry:
+    """Size and layout of an image input.
+
+    Raises:
+        FeedError: `feed-shape`: the input takes no images.
+    """
+    if len(spec.shape) == 4 and None not in spec.shape[1:]:
+        a, b, c = (size or 0 for size in spec.shape[1:])
+        first = spec.layout == "NCHW" if spec.layout else a in (1, 3) and c not in (1, 3)
+        if first and a in (1, 3):
+            return Geometry(b, c, a, first=True)
+        if c in (1, 3):
+            return Geometry(a, b, c, first=False)
+    raise FeedError(
+        "feed-shape", f"{spec.describe()} takes no images: it is not [N,H,W,C] or [N,C,H,W] with 1 or 3 channels"
+    )
+
+
+def open_image(path: Path) -> Any:
+    """A Pillow image.
+
+    Raises:
+        EngineMissingError: `pillow-missing`. DataError: `data-unreadable`. MissingFileError: `file-missing`.
+    """
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ModuleNotFoundError as error:
+        raise EngineMissingError(
+            "pillow-missing", f"reading {path.name} needs Pillow", next_step="pip install pillow"
+        ) from error
+    try:
+        image = Image.open(path)
+        image.load()
+    except FileNotFoundError as error:
+        raise MissingFileError("file-missing", f"there is no file {path}") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError("data-unreadable", f"{path} is no image that Pillow reads: {error}") from error
+    return image
+
+
+def pixels(image: Any, how: Preprocess, channels: int) -> Array:
+    """uint8 [H,W,C] of a Pillow image, in the model's colors."""
+    gray = how.colors == "gray" or channels == 1
+    array = np.asarray(_eight_bits(image).convert("L" if gray else "RGB"))
+    if array.ndim == 2:
+        return array[..., None]
+    return array[..., ::-1] if how.colors == "BGR" else array
+
+
+def fit(picture: Array, wanted: Geometry, steps: ImageSteps) -> tuple[Array, Placement]:
+    """A picture in the input's size, and where it lies there.
+
+    Args:
+        picture: uint8 [H,W,C].
+        wanted: The input.
+        steps: How.
+    """
+    height, width = picture.shape[:2]
+    target = (wanted.height, wanted.width)
+    if steps.fit == "stretch" or (height * wanted.width == width * wanted.height):
+        made = resize(picture, *target, steps.resize, steps.convention)
+        return made, Placement((height, width), target, (wanted.width / width, wanted.height / height), (0.0, 0.0))
+    if steps.fit == "crop":
+        return _cropped(picture, target, steps)
+    ratio = min(wanted.height / height, wanted.width / width)
+    inner = max(round(height * ratio), 1), max(round(width * ratio), 1)
+    free = target[0] - inner[0], target[1] - inner[1]
+    top, left = (0, 0) if steps.place == "corner" else (free[0] // 2, free[1] // 2)
+    made = np.full((*target, picture.shape[2]), steps.border, np.uint8)
+    made[top : top + inner[0], left : left + inner[1]] = resize(picture, *inner, steps.resize, steps.convention)
+    return made, Placement((height, width), target, (inner[1] / width, inner[0] / height), (float(left), float(top)))
+
+
+def _cropped(picture: Array, target: tuple[int, int], steps: ImageSteps) -> tuple[Array, Placement]:
+    """The middle of the picture that has the input's proportions, resized: what lies outside is never computed."""
+    height, width = picture.shape[:2]
+    ratio = max(target[0] / height, target[1] / width)
+    inner = min(max(round(target[0] / ratio), 1), height), min(max(round(target[1] / ratio), 1), width)
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    cut = picture[top : top + inner[0], left : left + inner[1]]
+    scale = target[1] / inner[1], target[0] / inner[0]
+    made = resize(cut, *target, steps.resize, steps.convention)
+    return made, Placement((height, width), target, scale, (-left * scale[0], -top * scale[1]))
+
+
+def recolor(picture: Array, given: str | None, how: Preprocess, channels: int) -> Array:
+    """uint8 [H,W,C] in the model's colors, from an array [H,W,C], or [H,W] of grays. Colors become gray where the model
+    takes gray; nothing else is added or left out.
+
+    Args:
+        picture: What was given.
+        given: Its order: "RGB" or "BGR"; None for the model's own.
+        how: The manifest's.
+        channels: Of the input.
+
+    Raises:
+        FeedError: `feed-shape`: another number of channels.
+    """
+    if picture.ndim == 2:
+        picture = picture[..., None]
+    if channels == 1 and picture.shape[2] == 3:
+        weights = np.asarray(_LUMA if given != "BGR" else _LUMA[::-1], np.uint32)
+        return np.asarray((picture @ weights + 0x8000 >> 16).astype(np.uint8)[..., None])
+    if picture.shape[2] != channels:
+        raise FeedError("feed-shape", f"the picture has {picture.shape[2]} channels, the model takes {channels}")
+    turned = given is not None and how.colors in ("RGB", "BGR") and given != how.colors
+    return picture[..., ::-1] if turned and channels == 3 else picture
+
+
+def _eight_bits(image: Any) -> Any:
+    """Pictures of 16 bits a pixel, scaled: Pillow would clip them at 255, to a white page."""
+    if not image.mode.startswith("I"):
+        return image
+    from PIL import Image
+
+    return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))

@@ -1,0 +1,149 @@
+"""Sounds: WAV files (PCM of 8, 16, 24 and 32 bits, floats of 32 and 64), mixed to one channel.
+
+The standard library's `wave` reads no floats, and refuses the extensible header before Python 3.12.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from edgekit.errors import DataError, FeedError, MissingFileError
+from edgekit.runtimes.base import Array
+from edgekit.tensors import TensorSpec
+
+SUFFIXES = (".wav",)
+
+_PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A waveform.
+
+    Attributes:
+        samples: float32 [n], -1..1.
+        rate: Samples a second; None where nobody said it: taken as the model's.
+    """
+
+    samples: Array
+    rate: int | None
+
+
+def read_sound(path: Path) -> Sound:
+    """A WAV file, its channels mixed to one.
+
+    Raises:
+        DataError: `data-unreadable`. MissingFileError: `file-missing`.
+    """
+    try:
+        with path.open("rb") as file:
+            kind, channels, rate, bits, data = _chunks(file)
+    except FileNotFoundError as error:
+        raise MissingFileError("file-missing", f"there is no file {path}") from error
+    except (OSError, ValueError, struct.error) as error:
+        raise DataError("data-unreadable", f"{path} is no PCM WAV file: {error}") from error
+    samples = _decoded(kind, bits, data)
+    if samples is None:
+        raise DataError("data-unreadable", f"{path} has samples of {bits} bits in coding {kind}, which is not read")
+    frames = samples[: len(samples) // channels * channels].reshape(-1, channels)
+    mixed = frames[:, 0] if channels == 1 else frames.mean(axis=1, dtype=np.float32)
+    return Sound(np.ascontiguousarray(mixed, np.float32), rate)
+
+
+def read_wav(path: Path) -> Array:
+    """float32 [n] in -1..1 of a WAV file, at its own rate; the errors are those of `read_sound`."""
+    return read_sound(path).samples
+
+
+def as_sound(thing: object, spec: TensorSpec) -> Sound:
+    """A waveform given as an array: floats in -1..1, or integers over their whole range; [n], or [n, channels].
+
+    Raises:
+        FeedError: `feed-dtype`, `feed-shape`.
+    """
+    if isinstance(thing, Sound):
+        return thing
+    array = np.asarray(thing)
+    if array.ndim == 2 and array.shape[1] <= 8 < array.shape[0]:
+        return Sound(as_real(array, spec).mean(axis=1, dtype=np.float32), None)
+    if array.ndim != 1:
+        sizes = ",".join(map(str, array.shape))
+        raise FeedError("feed-shape", f"{spec.name} is fed with a sound [n] or [n, channels], not [{sizes}]")
+    return Sound(as_real(array, spec), None)
+
+
+def as_real(array: Array, spec: TensorSpec) -> Array:
+    """Samples as float32 in -1..1.
+
+    Raises:
+        FeedError: `feed-dtype`.
+    """
+    if array.dtype.kind == "f":
+        return np.asarray(array, np.float32)
+    if array.dtype.kind not in "iu" or array.dtype.itemsize > 4:
+        raise FeedError("feed-dtype", f"{spec.name} is fed with a sound of floats or integers, not {array.dtype}")
+    half = float(1 << (8 * array.dtype.itemsize - 1))
+    real = array.astype(np.float32)
+    if array.dtype.kind == "u":
+        real -= np.float32(half)
+    real /= np.float32(half)
+    return real
+
+
+def fit_wave(samples: Array, spec: TensorSpec) -> Array:
+    """Cut, or pad with silence, to the input's length; in its shape without the batch axis."""
+    shape = tuple(size or 1 for size in spec.shape[1:]) if all(spec.shape[1:]) else (len(samples),)
+    return fit_length(samples, int(np.prod(shape))).reshape(shape)
+
+
+def fit_length(samples: Array, length: int) -> Array:
+    """Cut, or padded with silence."""
+    fitted = np.zeros(length, np.float32)
+    fitted[: min(length, len(samples))] = samples[:length]
+    return fitted
+
+
+def _chunks(file: BinaryIO) -> tuple[int, int, int, int, bytes]:
+    """Coding, channels, rate, bits and data of a RIFF file; sizes that lie are cut to what is there."""
+    if len(head := file.read(12)) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        raise ValueError("it does not begin as one")
+    about: tuple[int, int, int, int] | None = None
+    while len(header := file.read(8)) == 8:
+        name, size = header[:4], struct.unpack("<I", header[4:])[0]
+        if name == b"data":
+            if about is None:
+                raise ValueError("its data comes before its format")
+            return (*about, file.read(size))
+        content = file.read(min(size, 1 << 16))
+        if name == b"fmt ":
+            kind, channels, rate, _, _, bits = struct.unpack("<HHIIHH", content[:16])
+            if kind == _EXTENSIBLE:
+                kind = struct.unpack("<H", content[24:26])[0]
+            if not channels or not rate:
+                raise ValueError(f"it says {channels} channels at {rate} Hz")
+            about = kind, channels, rate, bits
+        file.seek(size - len(content) + size % 2, 1)
+    raise ValueError("it holds no data")
+
+
+def _decoded(kind: int, bits: int, data: bytes) -> Array | None:
+    """float32, channels in turn; None for a coding that is not known."""
+    width = bits // 8
+    if bits % 8 or (kind, width) not in ((_PCM, 1), (_PCM, 2), (_PCM, 3), (_PCM, 4), (_FLOAT, 4), (_FLOAT, 8)):
+        return None
+    data = data[: len(data) // width * width]  # a file that was cut short
+    if kind == _FLOAT:
+        real = np.frombuffer(data, f"<f{width}").astype(np.float32)
+        return np.nan_to_num(real, nan=0.0, posinf=1.0, neginf=-1.0)
+    if width == 1:
+        return np.asarray((np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128)
+    if width == 3:
+        triples = np.frombuffer(data, np.uint8).reshape(-1, 3).astype(np.int32)
+        joined = triples[:, 0] | triples[:, 1] << 8 | triples[:, 2] << 16
+        return np.asarray((joined - ((joined & 0x800000) << 1)).astype(np.float32) / (1 << 23))
+    return np.asarray(np.frombuffer(data, f"<i{width}").astype(np.float32) / float(1 << (8 * width - 1)))

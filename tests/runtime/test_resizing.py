@@ -1,0 +1,133 @@
+"""Pictures of another size, against Pillow and OpenCV's formulas; `benchmarks/preparation.py` asks OpenCV."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgekit.errors import FeedError
+from edgekit.feeding import ImageSteps, Preprocess
+from edgekit.runtimes.preparation.pictures import Geometry, fit, recolor
+from edgekit.runtimes.preparation.resizing import resize
+
+SIZES = [((48, 64), (24, 32)), ((48, 64), (17, 23)), ((13, 9), (40, 31)), ((30, 40), (15, 90)), ((5, 7), (1, 1)),
+         ((1, 1), (4, 3)), ((120, 97), (96, 96))]  # fmt: skip
+PILLOW = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR, "area": Image.Resampling.BOX}
+
+
+@pytest.fixture
+def numpy_only(monkeypatch):
+    """As on a board where the app has imported neither library."""
+    monkeypatch.delitem(sys.modules, "cv2", raising=False)
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+
+
+def picture(size, channels=3, seed=0):
+    """Noise, which is the hardest, beside a ramp."""
+    noise = np.random.default_rng(seed).integers(0, 256, (*size, channels), dtype=np.uint8)
+    noise[: size[0] // 2] = np.linspace(0, 255, size[1])[:, None]
+    return noise
+
+
+def off(found, expected):
+    assert found.shape == expected.shape
+    assert found.dtype == np.uint8
+    return np.abs(found.astype(int) - expected.astype(int)).max(initial=0)
+
+
+@pytest.mark.parametrize("how", PILLOW)
+@pytest.mark.parametrize(("size", "wanted"), SIZES)
+def test_as_pillow_does_within_one_step(numpy_only, how, size, wanted):
+    for channels in (1, 3):
+        given = picture(size, channels)
+        expected = Image.fromarray(given[..., 0] if channels == 1 else given).resize(wanted[::-1], PILLOW[how])
+        found = resize(given, *wanted, how, "pillow")
+        assert off(found, np.asarray(expected).reshape(*wanted, channels)) <= (0 if how == "nearest" else 1)
+
+
+def test_pillow_is_used_where_the_app_has_it():
+    given = picture((48, 64))
+    expected = np.asarray(Image.fromarray(given).resize((23, 17), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(resize(given, 17, 23, "bilinear", "pillow"), expected)
+
+
+def two_by_two(given, wanted):
+    """INTER_LINEAR, written out: the four nearest pixels around (i + 0.5) * ratio - 0.5."""
+    made = np.zeros((*wanted, given.shape[2]))
+    for y, x in np.ndindex(*wanted):
+        at = [np.clip((i + 0.5) * s / w - 0.5, 0, s - 1) for i, s, w in zip((y, x), given.shape, wanted, strict=False)]
+        low = [int(a) for a in at]
+        high = [min(a + 1, s - 1) for a, s in zip(low, given.shape, strict=False)]
+        part = [a - b for a, b in zip(at, low, strict=True)]
+        for row, weight_y in ((low[0], 1 - part[0]), (high[0], part[0])):
+            for column, weight_x in ((low[1], 1 - part[1]), (high[1], part[1])):
+                made[y, x] += weight_y * weight_x * given[row, column]
+    return np.rint(made).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("size", "wanted"), SIZES)
+def test_as_opencv_says_it_does(numpy_only, size, wanted):
+    given = picture(size)
+    assert off(resize(given, *wanted, "bilinear", "opencv"), two_by_two(given, wanted)) <= 1
+    rows, columns = (np.arange(w) * s // w for s, w in zip(size, wanted, strict=True))
+    np.testing.assert_array_equal(resize(given, *wanted, "nearest", "opencv"), given[rows[:, None], columns])
+
+
+def test_opencv_area_is_the_mean_of_what_a_pixel_covers(numpy_only):
+    given = picture((48, 64))
+    mean = given.reshape(24, 2, 16, 4, 3).mean(axis=(1, 3))
+    assert off(resize(given, 24, 16, "area", "opencv"), np.rint(mean).astype(np.uint8)) <= 1
+    fine = np.repeat(np.repeat(given.astype(float), 3, axis=0), 5, axis=1)  # 144 by 320, in steps of 2.25 and 6.4
+    found = resize(given, 16, 20, "area", "opencv")
+    expected = fine.reshape(16, 9, 20, 16, 3).mean(axis=(1, 3))
+    assert off(found, np.rint(expected).astype(np.uint8)) <= 1
+
+
+def test_a_flat_picture_stays_flat(numpy_only):
+    flat = np.full((37, 53, 3), 201, np.uint8)
+    for how in PILLOW:
+        for convention in ("pillow", "opencv"):
+            for wanted in ((11, 90), (90, 11), (100, 100), (3, 2)):
+                assert np.unique(resize(flat, *wanted, how, convention)).tolist() == [201]
+
+
+def test_letterbox_keeps_proportions_and_finds_the_way_back():
+    given = np.full((20, 40, 3), 200, np.uint8)
+    made, placement = fit(given, Geometry(32, 32, 3, first=False), ImageSteps("letterbox", border=7))
+    assert np.unique(made[:8]).tolist() == [7]
+    assert np.unique(made[8:24]).tolist() == [200]
+    assert np.unique(made[24:]).tolist() == [7]
+    np.testing.assert_allclose(
+        placement.back(np.array([[0.0, 8.0], [32.0, 24.0], [16.0, 16.0]])), [[0, 0], [40, 20], [20, 10]]
+    )
+    np.testing.assert_allclose(placement.back(np.array([[-5.0, 0.0], [40.0, 40.0]])), [[0, 0], [40, 20]])
+    corner, placement = fit(given, Geometry(32, 32, 3, first=False), ImageSteps("letterbox", place="corner"))
+    assert np.unique(corner[16:]).tolist() == [114]
+    assert placement.offset == (0.0, 0.0)
+
+
+def test_crop_takes_the_middle():
+    given = np.zeros((10, 30, 3), np.uint8)
+    given[:, 10:20] = 255
+    made, placement = fit(given, Geometry(5, 5, 3, first=False), ImageSteps("crop", "nearest"))
+    assert made.min() == 255
+    np.testing.assert_allclose(placement.back(np.array([[0.0, 0.0], [5.0, 5.0]])), [[10, 0], [20, 10]])
+
+
+def test_colors_of_arrays():
+    given = picture((4, 5))
+    model = Preprocess("image", colors="BGR")
+    np.testing.assert_array_equal(recolor(given, None, model, 3), given)
+    np.testing.assert_array_equal(recolor(given, "BGR", model, 3), given)
+    np.testing.assert_array_equal(recolor(given, "RGB", model, 3), given[..., ::-1])
+    gray = np.asarray(Image.fromarray(given).convert("L"))[..., None]
+    np.testing.assert_array_equal(recolor(given, "RGB", Preprocess("image", colors="gray"), 1), gray)
+    np.testing.assert_array_equal(recolor(given[..., ::-1], "BGR", Preprocess("image"), 1), gray)
+    assert recolor(given[..., 0], None, Preprocess("image"), 1).shape == (4, 5, 1)
+    for strange in (given[..., 0], np.concatenate([given, gray], axis=2)):
+        with pytest.raises(FeedError) as caught:
+            recolor(strange, None, Preprocess("image"), 3)
+        assert caught.value.code == "feed-shape"

@@ -1,0 +1,106 @@
+"""Rows of named values and texts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgekit import metadata
+from edgekit.errors import FeedError, UsageError
+from edgekit.feeding import Preprocess, TableSteps, TextSteps
+from edgekit.runtimes.preprocess import prepare
+from edgekit.tensors import TensorSpec
+
+ROW = TensorSpec("row", (None, 5), "float32")
+TEXT = TensorSpec("text", (1, 6), "int32")
+TABLE = TableSteps(("age", "color", "height"), {"height": 170.0}, {"color": ("red", "green", "blue")})
+HOW = Preprocess("table", mean=(40.0, 0, 0, 0, 170.0), std=(10.0, 1, 1, 1, 5.0), table=TABLE)
+
+
+def test_columns_in_order_filled_and_scaled():
+    row = {"height": 175, "color": "green", "age": "50", "name": "ignored"}
+    np.testing.assert_allclose(prepare(row, (ROW,), HOW)["row"], [[1, 0, 1, 0, 1]])
+    for missing in (None, float("nan"), "", np.float64("nan")):
+        np.testing.assert_allclose(prepare({**row, "height": missing}, (ROW,), HOW)["row"], [[1, 0, 1, 0, 0]])
+    both = prepare([row, {"age": 30, "color": "red"}], (ROW,), HOW)["row"]
+    np.testing.assert_allclose(both, [[1, 0, 1, 0, 1], [-1, 1, 0, 0, 0]])
+    assert both.dtype == np.float32
+    ready = {"row": np.zeros((1, 5), np.float32)}
+    assert prepare(ready, (ROW,), HOW) is ready
+
+
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [
+        ({"color": "red"}, "feed-missing"),
+        ({"age": 1, "color": "pink"}, "feed-category"),
+        ({"age": "old", "color": "red"}, "feed-dtype"),
+        (5, "feed-dtype"),
+    ],
+)
+def test_rows_that_say_too_little(row, code):
+    with pytest.raises(FeedError) as caught:
+        prepare(row, (ROW,), HOW)
+    assert caught.value.code == code
+
+
+def test_unknown_categories_that_were_foreseen():
+    one = {"age": 40, "color": "pink"}
+    lenient = TableSteps(("age", "color"), categories={"color": ("red", "green")}, unknown="zeros")
+    np.testing.assert_array_equal(prepare(one, (ROW,), Preprocess("table", table=lenient))["row"], [[40, 0, 0]])
+    index = TableSteps(("age", "color"), categories={"color": ("red", "pink")}, encode="index")
+    np.testing.assert_array_equal(prepare(one, (ROW,), Preprocess("table", table=index))["row"], [[40, 1]])
+    assert (TABLE.width, index.width) == (5, 2)
+
+
+def test_text_as_bytes():
+    np.testing.assert_array_equal(prepare("aé", (TEXT,), Preprocess("text"))["text"], [97, 195, 169, 0, 0, 0])
+    shifted = Preprocess("text", text=TextSteps(pad=1, shift=3, side="left"))
+    found = prepare("abc", (TEXT,), shifted)["text"]
+    np.testing.assert_array_equal(found, [1, 1, 1, 100, 101, 102])
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(prepare(b"abcdefgh", (TEXT,), shifted)["text"], np.arange(102, 108))
+    np.testing.assert_array_equal(prepare("abcdefgh", (TEXT,), Preprocess("text"))["text"], np.arange(97, 103))
+
+
+def test_the_manifest_says_it(tmp_path):
+    path = tmp_path / "m.toml"
+    path.write_text(
+        """
+        [preprocess]
+        kind = "table"
+        [preprocess.table]
+        columns = ["age", "color"]
+        missing = {age = 40, color = "red"}
+        categories.color = ["red", "blue"]
+        """
+    )
+    said = metadata.read(path, None, None).preprocess
+    np.testing.assert_array_equal(prepare({}, (ROW,), said)["row"], [[40, 1, 0]])
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"kind": "table"},
+        {"kind": "image", "audio": {"rate": 8000}},
+        {"kind": "table", "table": {"columns": []}},
+        {"kind": "table", "table": {"columns": ["a", "a"]}},
+        {"kind": "table", "table": {"columns": ["a"], "missing": {"b": 1}}},
+        {"kind": "table", "table": {"columns": ["a"], "missing": {"a": "x"}}},
+        {"kind": "table", "table": {"columns": ["a"], "missing": {"a": "x"}, "categories": {"a": ["y"]}}},
+        {"kind": "image", "image": {"border": 300}},
+        {"kind": "image", "image": {"fit": "sideways"}},
+        {"kind": "waveform", "audio": {"features": "mfcc"}},
+        {"kind": "waveform", "audio": {"rate": 8000, "features": "mel", "high": 5000}},
+        {"kind": "waveform", "audio": {"rate": 8000, "features": "mfcc", "coefficients": 50}},
+        {"kind": "waveform", "audio": {"fft": 100}},
+        {"kind": "waveform", "audio": {"hop": 0}},
+        {"kind": "waveform", "audio": {"floor": 0}},
+        {"kind": "waveform", "audio": {"top_db": 80}},
+    ],
+)
+def test_metadata_that_makes_no_sense(tables):
+    with pytest.raises(UsageError) as caught:
+        metadata.read({"preprocess": tables}, None, None)
+    assert caught.value.code == "metadata-invalid"
