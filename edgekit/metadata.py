@@ -96,6 +96,10 @@ def complete(
         how = replace(how, output=answer)
     if how.output is not None and how.output not in names:
         raise UsageError("metadata-invalid", f"there is no output {how.output}; known: {', '.join(names)}")
+    about = how.detection
+    for name in (about.boxes, about.scores, about.classes, about.count) if about else ():
+        if name is not None and name not in names:
+            raise UsageError("metadata-invalid", f"there is no output {name}; known: {', '.join(names)}")
     classes = _classes(next(spec for spec in outputs if how.output in (None, spec.name)))
     if how.labels and classes and len(how.labels) != classes and how.task in ("classification", "multi-label"):
         raise UsageError("metadata-invalid", f"{len(how.labels)} labels for an output of {classes} classes")

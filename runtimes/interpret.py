@@ -1,146 +1,132 @@
-"""From output arrays to answers, as the manifest says: typed, frozen, with `to_dict()`."""
+"""From output arrays to answers, as the manifest says: typed, frozen, with `to_dict()`.
+
+What a task needs is imported when the first answer of it is read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgekit.errors import UsageError
-from edgekit.manifest import Interpret
+from edgekit.reading import Interpret
 from edgekit.runtimes.base import Array
+from edgekit.runtimes.interpretation.classes import classification, multi_label
+from edgekit.runtimes.interpretation.results import (
+    Answer,
+    Classification,
+    MultiLabel,
+    Raw,
+    Regression,
+    Score,
+    name,
+)
 
-SHOWN = 8
+if TYPE_CHECKING:
+    from edgekit.runtimes.preparation.pictures import Placement
 
+__all__ = ["Answer", "Classification", "MultiLabel", "Raw", "Regression", "Score", "interpret"]
 
-@dataclass(frozen=True)
-class Score:
-    """One class and its probability (0..1)."""
-
-    index: int
-    label: str
-    score: float
-
-
-@dataclass(frozen=True)
-class Classification:
-    """The best classes of one sample, best first."""
-
-    classes: tuple[Score, ...]
-
-    @property
-    def label(self) -> str:
-        return self.classes[0].label
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"task": "classification", "classes": [asdict(score) for score in self.classes]}
+_PLAIN = ("classification", "multi-label", "regression", "embedding", "wake-word")
 
 
-@dataclass(frozen=True)
-class MultiLabel:
-    """All classes of one sample at or above 0.5, best first."""
-
-    classes: tuple[Score, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"task": "multi-label", "classes": [asdict(score) for score in self.classes]}
-
-
-@dataclass(frozen=True)
-class Regression:
-    """The values of one sample."""
-
-    values: tuple[float, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"task": "regression", "values": list(self.values)}
-
-
-@dataclass(frozen=True)
-class Raw:
-    """Outputs without a reading: shape and the first values of each."""
-
-    outputs: Mapping[str, Array]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            name: {"shape": list(array.shape), "first": array.reshape(-1)[:SHOWN].tolist()}
-            for name, array in self.outputs.items()
-        }
-
-
-Answer = Classification | MultiLabel | Regression | Raw
-
-
-def interpret(outputs: Mapping[str, Array], how: Interpret) -> Answer:
-    """Read the first sample of a batch.
+def interpret(
+    outputs: Mapping[str, Array],
+    how: Interpret,
+    *,
+    sample: int = 0,
+    size: tuple[int, int] | None = None,
+    placement: Placement | None = None,
+    given: Array | None = None,
+) -> Answer:
+    """Read one sample of a batch.
 
     Args:
         outputs: Array by name, real values, with a batch axis.
         how: The manifest's.
+        sample: Which.
+        size: Height and width of an image input, for boxes and points.
+        placement: Where the picture lies in the input; boxes, points and masks are then those of the picture.
+        given: What the sample was, in real values, for reconstructions.
 
     Raises:
         UsageError: `output-unknown`: `how` names an output that is not there; `output-unreadable`: there is none, or it
-            holds no numbers.
+            does not hold such an answer.
     """
     if how.output is not None and how.output not in outputs:
         raise UsageError("output-unknown", f"there is no output {how.output}; known: {', '.join(outputs)}")
-    if how.task not in ("classification", "multi-label", "regression"):
+    if how.task == "detection":
+        if how.detection is None:
+            return Raw(outputs)
+        from edgekit.runtimes.interpretation.detection import detections
+
+        return detections(outputs, how, size, placement, sample)
+    if how.task == "other":
         return Raw(outputs)
-    values = _values(outputs, how)
-    sample = values.reshape(values.shape[0], -1)[0] if values.ndim else values.reshape(1)
+    if how.task == "classification" and (index := _index(outputs, how, sample)) is not None:
+        return Classification((Score(index, name(index, how.labels), 1.0),))
+    values = _sample(outputs, how, sample)
+    return _plain(values, how) if how.task in _PLAIN else _shaped(values, how, size, placement, given)
+
+
+def _plain(values: Array, how: Interpret) -> Answer:
+    """Of what is read as one vector."""
+    flat = values.reshape(-1).astype(np.float64)
     if how.task == "classification":
-        index = _index(outputs, how)
-        if index is not None:
-            return Classification((Score(index, _label(index, how), 1.0),))
-        return Classification(_best(_probabilities(sample, how), how)[: how.top_k])
+        return classification(flat, how)
     if how.task == "multi-label":
-        scores = sample if how.scores == "probabilities" else _sigmoid(sample)
-        return MultiLabel(tuple(score for score in _best(scores, how) if score.score >= 0.5))
-    return Regression(tuple(float(value) for value in sample))
+        return multi_label(flat, how)
+    if how.task == "regression":
+        return Regression(tuple(flat.tolist()))
+    if how.task == "embedding":
+        from edgekit.runtimes.interpretation.vectors import embedding
+
+        return embedding(flat)
+    from edgekit.runtimes.interpretation.wakeword import window
+
+    return window(flat, how)
 
 
-def _index(outputs: Mapping[str, Array], how: Interpret) -> int | None:
+def _shaped(
+    values: Array, how: Interpret, size: tuple[int, int] | None, placement: Placement | None, given: Array | None
+) -> Answer:
+    """Of what has axes that mean something."""
+    if how.task == "segmentation":
+        from edgekit.runtimes.interpretation.points import segmentation
+
+        return segmentation(values, how, placement)
+    if how.task == "keypoints":
+        from edgekit.runtimes.interpretation.points import keypoints
+
+        return keypoints(values, how, size, placement)
+    if how.task == "anomaly":
+        from edgekit.runtimes.interpretation.vectors import anomaly
+
+        return anomaly(values, how, given)
+    from edgekit.runtimes.interpretation.sequences import sequence
+
+    return sequence(values.astype(np.float64), how)
+
+
+def _index(outputs: Mapping[str, Array], how: Interpret, sample: int) -> int | None:
     """The class itself, where the model ends in an arg max: one integer a sample."""
+    if not outputs:
+        return None
     answer = np.asarray(outputs[how.output or next(iter(outputs))])
     samples = answer.shape[0] if answer.ndim else 1
-    return int(answer.reshape(-1)[0]) if answer.dtype.kind in "iu" and answer.size == samples else None
+    return int(answer.reshape(-1)[sample]) if answer.dtype.kind in "iu" and 0 < answer.size == samples else None
 
 
-def _label(index: int, how: Interpret) -> str:
-    return how.labels[index] if 0 <= index < len(how.labels) else str(index)
-
-
-def _values(outputs: Mapping[str, Array], how: Interpret) -> Array:
+def _sample(outputs: Mapping[str, Array], how: Interpret, sample: int) -> Array:
     if not outputs:
         raise UsageError("output-unreadable", f"the model gives no output to read a {how.task} from")
-    name = how.output or next(iter(outputs))
-    values = np.asarray(outputs[name])
+    key = how.output or next(iter(outputs))
+    values = np.asarray(outputs[key])
     if values.dtype.kind not in "fiub" or not values.size:
         raise UsageError(
             "output-unreadable",
-            f"{name} gives {values.dtype} {list(values.shape)}, from which no {how.task} can be read",
+            f"{key} gives {values.dtype} {list(values.shape)}, from which no {how.task} can be read",
         )
-    return values.astype(np.float64)
-
-
-def _probabilities(sample: Array, how: Interpret) -> Array:
-    if sample.size == 1:  # one output of a binary classifier: the probability of class 1
-        one = sample if how.scores == "probabilities" else _sigmoid(sample)
-        return np.concatenate([1 - one, one])
-    if how.scores == "probabilities":
-        return sample
-    raised = np.exp(sample - sample.max())
-    return np.asarray(raised / raised.sum())
-
-
-def _sigmoid(logits: Array) -> Array:
-    small = np.exp(-np.abs(logits))  # never overflows
-    return np.asarray(np.where(logits < 0, small, 1.0) / (1 + small))
-
-
-def _best(scores: Array, how: Interpret) -> tuple[Score, ...]:
-    order = np.argsort(-scores, kind="stable")
-    return tuple(Score(int(i), _label(int(i), how), float(scores[i])) for i in order)
+    return values[sample] if values.ndim else values.reshape(1)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgekit.runtimes.base import Array
+import numpy as np
+
+from edgekit.errors import FeedError
+from edgekit.runtimes.base import Array, dequantize
 from edgekit.runtimes.interpret import interpret
+from edgekit.runtimes.preparation.pictures import geometry
 from edgekit.runtimes.preprocess import Prepared, Preparer
 from edgekit.runtimes.straight import Straight
+from edgekit.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from edgekit.runtimes.model import Model
@@ -26,9 +31,24 @@ class Predictor:
         self._preparer = Preparer(model.inputs, model.preprocess)
         self._how = model.interpret
         self._ready = ready
+        self._size = _size(model.inputs)
 
     def __call__(self, thing: Any, colors: str | None) -> Any:
-        return interpret(self.run(self._preparer(thing, colors)), self._how)
+        prepared = self._preparer(thing, colors)
+        return self._read(self.run(prepared), prepared)
+
+    def _read(self, outputs: dict[str, Array], prepared: Prepared, sample: int = 0) -> Any:
+        given = self._given(prepared) if self._how.task == "anomaly" else None
+        placement = prepared.placement
+        return interpret(outputs, self._how, sample=sample, size=self._size, placement=placement, given=given)
+
+    def _given(self, prepared: Prepared) -> Array | None:
+        """The input in real values, for reconstructions."""
+        (spec, *others) = self._model.inputs
+        array = prepared.feeds.get(spec.name)
+        if others or array is None:
+            return None
+        return dequantize(array, spec) if prepared.ready else np.asarray(array)
 
     def run(self, prepared: Prepared) -> dict[str, Array]:
         """Outputs in real values."""
@@ -37,3 +57,12 @@ class Predictor:
         self._model.check_usable()
         answers = self._ready(prepared.feeds)
         return self._model.restore(self._model.run(prepared.feeds, raw=True)) if answers is None else answers
+
+
+def _size(inputs: tuple[TensorSpec, ...]) -> tuple[int, int] | None:
+    """Height and width of an image input."""
+    try:
+        wanted = geometry(inputs[0])
+    except (FeedError, IndexError):
+        return None
+    return wanted.height, wanted.width

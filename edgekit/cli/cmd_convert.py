@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from edgekit.cli import output
 from edgekit.cli.options import label_option, report_option
 from edgekit.errors import UsageError
+from edgekit.reading import Task
 from edgekit.tensors import DTYPES
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _inputs(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[t
 @click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line.")
 @click.option(
     "--task",
-    type=click.Choice(["classification", "multi-label", "regression", "detection", "other"]),
+    type=click.Choice(get_args(Task)),
     help="What the output means; by default as labels and scores look.",
 )
 @click.option(
