@@ -21,6 +21,26 @@ MAX_ELEMENTS = 1 << 62
 Shape = tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A tensor as an op meets it.
+
+    Attributes:
+        shape: Free sizes counted as 1; None when unknown.
+        dtype: Element type; "" when unknown.
+        constant: Its content is in the file, or follows from what is.
+    """
+
+    shape: Shape | None
+    dtype: str
+    constant: bool = False
+
+    @property
+    def elements(self) -> int:
+        """How many; 0 when unknown."""
+        return math.prod(self.shape) if self.shape is not None else 0
+
+
 @dataclass(frozen=True)
 class OpFacts:
     """One operation.
@@ -33,6 +53,10 @@ class OpFacts:
         outputs: Tensor names.
         macs: Multiply-accumulates of one run, free sizes counted as 1; None when unknown.
         dtype: Element type of the first output; "" when unknown.
+        reads: The tensors of `inputs`; None for an optional input that is absent.
+        writes: The tensors of `outputs`.
+        window: Spatial sizes of a pooling's window, outermost first; empty for other ops.
+        groups: Of a convolution; 0 where the operator has no such setting.
     """
 
     kind: str
@@ -42,6 +66,10 @@ class OpFacts:
     outputs: tuple[str, ...]
     macs: int | None
     dtype: str
+    reads: tuple[Operand | None, ...] = ()
+    writes: tuple[Operand | None, ...] = ()
+    window: tuple[int, ...] = ()
+    groups: int = 0
 
 
 @dataclass(frozen=True)

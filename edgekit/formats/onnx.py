@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from edgekit.formats import arena, onnx_arena, onnx_macs
-from edgekit.formats.facts import ModelFacts, OpFacts, Shape, arithmetic, derive_precision, elements, total
+from edgekit.formats.facts import ModelFacts, Operand, OpFacts, Shape, arithmetic, derive_precision, elements, total
 from edgekit.formats.onnx_graph import Uses, output_types, quant_of_input, quant_of_output, walk
 from edgekit.formats.onnx_model import Const, Graph, Model, Node, Value
 from edgekit.formats.onnx_proto import DATA_TYPES, Reader
@@ -21,6 +21,8 @@ _BITS = dict(DATA_TYPES)
 _FIRST_WITH_OPSETS = 3
 """IR version from which a model must say which operator sets it uses."""
 
+_GROUPED = frozenset({"Conv", "ConvInteger", "ConvTranspose", "FusedConv", "QLinearConv"})
+_UNKNOWN = Operand(None, "")
 _ALWAYS_DYNAMIC = frozenset({"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "DynamicQuantizeLSTM", "MatMulNBits"})
 
 
@@ -143,6 +145,7 @@ def _ops(model: Model, graph: Graph, at: Shapes, types: dict[str, str]) -> tuple
     """All nodes; a call of a local function is not an op, the nodes of its body are, once."""
     nowhere = Shapes(at.reader)
     found = []
+    operands = _Operands(at, types, onnx_arena.folded(graph, at))
     parts = [*walk(graph), *(inner for body in model.functions.values() for inner in walk(body))]
     for part in parts:
         known, kinds = (at, types) if part is graph else (nowhere, {})
@@ -162,9 +165,35 @@ def _ops(model: Model, graph: Graph, at: Shapes, types: dict[str, str]) -> tuple
                     outputs=tuple(node.outputs),
                     macs=macs,
                     dtype=kinds.get(first, ""),
+                    reads=tuple(operands(name, part is graph) for name in node.inputs),
+                    writes=tuple(operands(name, part is graph) for name in node.outputs),
+                    window=_window(node),
+                    groups=node.ints.get("group", 1) if node.op in _GROUPED else 0,
                 )
             )
     return tuple(found)
+
+
+class _Operands:
+    """Tensors of the main graph by name, each described once; those inside nodes and functions are not known."""
+
+    def __init__(self, at: Shapes, types: dict[str, str], known: set[str]) -> None:
+        self._at, self._types, self._known = at, types, known
+        self._seen: dict[str, Operand] = {}
+
+    def __call__(self, name: str, known: bool) -> Operand | None:
+        if not name:
+            return None
+        if not known:
+            return _UNKNOWN
+        if name not in self._seen:
+            made = Operand(self._at.shapes.get(name), self._types.get(name, ""), name in self._known)
+            self._seen[name] = made
+        return self._seen[name]
+
+
+def _window(node: Node) -> tuple[int, ...]:
+    return tuple(node.lists.get("kernel_shape", ())) if node.op.endswith("Pool") else ()
 
 
 def _nodes(graph: Graph) -> list[Node]:

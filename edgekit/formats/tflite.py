@@ -13,6 +13,7 @@ from edgekit.formats.facts import (
     MAX_RANK,
     Budget,
     ModelFacts,
+    Operand,
     OpFacts,
     Shape,
     SignatureFacts,
@@ -37,6 +38,8 @@ from edgekit.tensors import DTYPES, QuantParams, TensorSpec
 _SCHEMA_VERSION = 3
 _METADATA_LIMIT = 64
 _CALL_DEPTH = 32
+_POOLS = frozenset({"AVERAGE_POOL_2D", "L2_POOL_2D", "MAX_POOL_2D"})
+_WINDOW = (Slot.POOL_HEIGHT, Slot.POOL_WIDTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class _Tensor:
     variable: bool
     scaled: bool
     table: Table
+    operand: Operand
 
     @property
     def bytes(self) -> int:
@@ -187,7 +191,8 @@ def _tensor(table: Table, weights: list[int]) -> _Tensor:
     scaled = quantization is not None and (
         quantization.length(Slot.QUANT_SCALE, "f") > 0 or quantization.scalar(Slot.QUANT_DETAILS_TYPE, "B") > 0
     )
-    return _Tensor(name, shape, free, dtype, bits, buffer, constant, _is_variable(table), scaled, table)
+    operand = Operand(shape, dtype, constant)
+    return _Tensor(name, shape, free, dtype, bits, buffer, constant, _is_variable(table), scaled, table, operand)
 
 
 def _is_variable(table: Table) -> bool:
@@ -227,6 +232,9 @@ def _op(table: Table, codes: list[tuple[str, int]], tensors: list[_Tensor]) -> _
         outputs=names,
         macs=macs,
         dtype=tensors[outputs[0]].dtype if outputs and outputs[0] >= 0 else "",
+        reads=tuple(tensors[i].operand if i >= 0 else None for i in inputs),
+        writes=tuple(tensors[i].operand if i >= 0 else None for i in outputs),
+        window=tuple(max(1, options.scalar(slot, "i")) for slot in _WINDOW) if options and kind in _POOLS else (),
     )
     return _Op(facts, inputs, outputs, _calls(kind, table))
 

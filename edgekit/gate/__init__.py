@@ -18,6 +18,7 @@ from edgekit.errors import LimitError
 from edgekit.gate.advice import advice
 from edgekit.gate.case import Case, choose
 from edgekit.gate.engines import engine_limits, op_limits
+from edgekit.gate.latency import figures, prediction
 from edgekit.gate.resources import memory, memory_limits, size_limits
 from edgekit.gate.verdict import Limit, Verdict
 
@@ -63,7 +64,7 @@ def check(
         fits=all(limit.ok for limit in limits),
         limits=limits,
         memory_mb={"estimate": estimate},
-        latency_ms={"estimate": None, "low": None, "high": None, "basis": "not predicted"},
+        latency_ms=figures(prediction(case), case),
         advice=tuple(advice(case)),
     )
 

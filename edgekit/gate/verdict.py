@@ -6,15 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from edgekit.codec import encode
-
-
-class Latency(TypedDict):
-    """Predicted milliseconds a sample, the interval around it, and what it rests on."""
-
-    estimate: float | None
-    low: float | None
-    high: float | None
-    basis: str
+from edgekit.predict import Latency
 
 
 class MemoryUse(TypedDict):

@@ -87,7 +87,11 @@ def test_a_small_model_fits_wherever_its_format_has_an_engine(facts: ModelFacts,
 def test_the_json_has_the_contract_s_fields_and_visible_nulls():
     document = json.loads(json.dumps(check(tflite(), None, PI4).to_dict()))
     assert set(document) == {"device", "fits", "limits", "memory_mb", "latency_ms", "advice"}
-    assert document["latency_ms"] == {"estimate": None, "low": None, "high": None, "basis": "not predicted"}
+    assert set(document["latency_ms"]) == {"estimate", "low", "high", "basis"}
+    assert document["latency_ms"]["basis"].startswith("fitted from")
+    nothing = json.loads(json.dumps(check(tflite(), None, OLDEST).to_dict()))["latency_ms"]
+    assert [nothing[name] for name in ("estimate", "low", "high")] == [None] * 3
+    assert nothing["basis"].startswith("not predicted")
     assert document["memory_mb"]["estimate"] == pytest.approx(40.4, abs=0.5)
     for limit in document["limits"]:
         assert set(limit) == {"resource", "required", "available", "unit", "ok", "why", "source"}

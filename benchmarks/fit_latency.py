@@ -1,0 +1,137 @@
+"""Fits the factors of the latency model to published figures and judges them on figures left out.
+
+    python benchmarks/fit_latency.py              # judge: JSON lines
+    python benchmarks/fit_latency.py --write      # and write device_profiles/_latency.toml
+
+Judged twice: every (processor, model) pair is predicted from a fit without it (five folds), and every processor from
+a fit without any of its figures. The intervals are quantiles of those errors, shrunk to all figures of their basis.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import zlib
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from latency_figures import ALIASES, CORES, PRIORS, load
+from latency_solver import Figure, Problem, scores
+
+from edgekit import files
+from edgekit.device_profiles.writing import toml
+
+FOLDS = 5
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = ROOT.parent / "shared" / "data" / "published-latencies.csv"
+OUTPUT = ROOT / "device_profiles" / "_latency.toml"
+HEAD = (
+    "# Factors of the latency model (edgekit/predict/prices.py), written by benchmarks/fit_latency.py. Do not edit.\n\n"
+)
+SOURCES = [
+    "MLPerf Inference v0.5 to v3.0, logs of Krai and dividiti",
+    "github:NobuoTsukamoto/benchmarks@422e0a0",
+    "github:google/XNNPACK@75db3c0 README.md",
+    "coral.ai: Edge TPU performance benchmarks, column of the embedded CPU",
+    "Q-engineering, READMEs on GitHub",
+]
+"""Of the rows that are used; each row of the table names its own."""
+KEEP = 0.005
+"""Factors nearer to zero than this change no time by a percent and are left out of the file."""
+
+
+def left_out(problem: Problem, groups: list[Any]) -> Any:
+    """ln ns of each figure, predicted from a fit without its group."""
+    names = np.array(groups)
+    found = np.zeros(problem.count)
+    for name in sorted(set(groups)):
+        part = names == name
+        found[part] = problem.predict(problem.solve(~part))[0][part]
+    return found
+
+
+def interval(off: Any) -> dict[str, float]:
+    """Truth over prediction: 10 % lie below, 10 % above."""
+    low, high = np.quantile(off, (0.1, 0.9))
+    return {"low": round(float(np.exp(low)), 3), "high": round(float(np.exp(high)), 3)}
+
+
+def judge(figures: list[Figure], problem: Problem) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Lines to print, and the intervals."""
+    fold = [zlib.crc32("/".join(figure.key).encode()) % FOLDS for figure in figures]
+    known, unseen = left_out(problem, fold), left_out(problem, [figure.key[0] for figure in figures])
+    truth = problem.truth
+    lines: list[dict[str, Any]] = [
+        {"split": "pairs", **scores(truth, known)},
+        {"split": "processors", **scores(truth, unseen)},
+    ]
+    socs = np.array([figure.key[0] for figure in figures])
+    precisions = np.array([figure.at.precision for figure in figures])
+    for split, predicted in (("pairs", known), ("processors", unseen)):
+        lines += [
+            {"split": split, "processor": s, **scores(truth[socs == s], predicted[socs == s])}
+            for s in sorted(set(socs))
+        ]
+    spread: dict[str, Any] = {"board": {}, "core": {}, "analogy": {}, "engine": {}}
+    cores = {figure.key[0]: figure.at.core for figure in figures}
+    shared = np.array([Counter(cores.values())[cores[s]] > 1 for s in socs])
+    for precision in ("fp32", "int8"):
+        of = precisions == precision
+        spread["board"][precision] = interval((truth - known)[of])
+        spread["core"][precision] = interval((truth - unseen)[of & shared])
+        spread["analogy"][precision] = interval((truth - unseen)[of])
+        wide = interval((truth - unseen)[of])
+        spread["engine"][precision] = {"low": round(wide["low"] / 1.5, 3), "high": round(wide["high"] * 1.5, 3)}
+    covered = {}
+    for precision in ("fp32", "int8"):
+        off, bounds = np.exp((truth - known)[precisions == precision]), spread["board"][precision]
+        covered[precision] = float(((off >= bounds["low"]) & (off <= bounds["high"])).mean())
+    lines.append({"interval": 80, "covered": covered})
+    return lines, spread
+
+
+def write(figures: list[Figure], problem: Problem, spread: dict[str, Any], source: Path) -> None:
+    """The file of factors."""
+    factors = problem.solve()
+    kept = {n: round(float(factors[j]), 4) for n, j in sorted(problem.names.items()) if abs(factors[j]) >= KEEP}
+    per = Counter(figure.key[0] for figure in figures)
+    core = {figure.key[0]: figure.at.core for figure in figures}
+    tables: dict[str, dict[str, Any]] = {
+        "about": {
+            "figures": len(figures),
+            "sources": SOURCES,
+            "fitted": f"python benchmarks/fit_latency.py {source.name} --write",
+        },
+        **{f"cores.{name}": dict(asdict(kind).items()) for name, kind in CORES.items()},
+        "aliases": {f'"{name}"': other for name, other in ALIASES.items()},
+        **{f'boards."{name}"': {"figures": count, "core": core[name]} for name, count in sorted(per.items())},
+        "releases": {"xnnpack-fp32": "2.18.0", "xnnpack-int8": "2.18.0", "ruy-fp32": "2.11.0", "ruy-int8": "2.11.0"},
+        **{f"spread.{basis}": rows for basis, rows in spread.items()},
+        "factors": {f'"{name}"': value for name, value in kept.items()},
+    }  # fmt: skip
+    text = toml("", tables, {})
+    body = "\n".join(line for line in text.splitlines()[1:] if line != "[sources]").strip()
+    files.replace(OUTPUT, (HEAD + body + "\n").encode())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path, nargs="?", default=TABLE)
+    parser.add_argument("--write", action="store_true")
+    wanted = parser.parse_args()
+    figures = load(wanted.table)
+    problem = Problem(figures, PRIORS)
+    lines, spread = judge(figures, problem)
+    for line in lines:
+        print(json.dumps({k: round(v, 1) if isinstance(v, float) else v for k, v in line.items()}))
+    if wanted.write:
+        write(figures, problem, spread, wanted.table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

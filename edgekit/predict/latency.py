@@ -1,0 +1,220 @@
+"""How long a model would take on a board: `predict(facts, profile, engine, threads)`."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
+
+from edgekit.predict.parameters import Parameters, Spread, parameters
+from edgekit.predict.plan import Plan, kernels
+from edgekit.predict.prices import Setting, price
+from edgekit.predict.settings import default_threads, setting
+from edgekit.predict.work import UNITS, Kernel
+
+if TYPE_CHECKING:
+    from edgekit.device_profiles.schema import Profile
+    from edgekit.formats.facts import ModelFacts
+
+
+class Latency(TypedDict):
+    """Predicted milliseconds a sample, the interval that holds 80 %, and what it rests on; None when not known."""
+
+    estimate: float | None
+    low: float | None
+    high: float | None
+    basis: str
+
+
+@dataclass(frozen=True)
+class OpTime:
+    """One kernel's part.
+
+    Attributes:
+        name: The op's.
+        kind: With what is fused into it: "Conv+Relu".
+        precision: What it computes in.
+        ms: Predicted.
+        share: Of the whole run.
+        limit: What most of its time goes into: "arithmetic", "memory", "overhead".
+        macs: Multiply-accumulates.
+        bytes: Read and written.
+    """
+
+    name: str
+    kind: str
+    precision: str
+    ms: float
+    share: float
+    limit: str
+    macs: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run would take.
+
+    Attributes:
+        latency: The contract's figures.
+        ops: Every kernel in order.
+        engine: Which one.
+        threads: How many.
+        basis: "probe", "board", "core", "analogy", "engine" or "none".
+        notes: What the figure leaves out.
+    """
+
+    latency: Latency
+    ops: tuple[OpTime, ...]
+    engine: str
+    threads: int
+    basis: str
+    notes: tuple[str, ...] = ()
+
+    def slowest(self, count: int = 10) -> tuple[OpTime, ...]:
+        """The kernels that take longest."""
+        return tuple(sorted(self.ops, key=lambda op: -op.ms)[:count])
+
+
+_LIMITS = {
+    "gemm": "arithmetic", "conv": "arithmetic", "depthwise": "arithmetic", "recurrent": "arithmetic",
+    "math": "arithmetic", "window": "arithmetic", "select": "arithmetic", "reduce": "arithmetic",
+    "convert": "arithmetic", "gemv": "memory", "outputs": "memory", "traffic": "memory", "far": "memory",
+    "map": "memory", "move": "memory", "kernel": "overhead", "run": "overhead", "step": "overhead",
+}  # fmt: skip
+_SLOW_INT16 = 8.0
+"""TFLite runs int16 activations on reference kernels; measured on x86-64 against its int8 kernels."""
+
+_LIKE = {"fp32": "fp32", "int8": "int8", "dynamic": "int8", "int16x8": "int8", "fp16": "fp32"}
+"""Arithmetic -> whose prices it pays."""
+
+
+def predict(
+    facts: ModelFacts, profile: Profile, *, engine: str | None = None, threads: int | None = None
+) -> Prediction:
+    """Predict the time of one run, free sizes counted as 1.
+
+    Args:
+        facts: What the file holds.
+        profile: The board.
+        engine: "litert", "tflite-runtime" or "onnxruntime"; None for the first that the board has for the format.
+        threads: None for the engine's own choice.
+    """
+    chosen = engine or _engine(facts.format, profile)
+    if chosen is None:
+        nothing = f"{profile.name} has no engine for .{facts.format} files"
+        return Prediction(Latency(estimate=None, low=None, high=None, basis=nothing), (), "", threads or 1, "none")
+    count = min(threads or default_threads(chosen, profile), profile.cpu.cores)
+    plan = kernels(facts)
+    known = parameters()
+    costs = _Costs(profile, chosen, count, known)
+    times = [costs.of(entry) for entry in plan.kernels]
+    total = costs.run + sum(sum(parts.values()) for parts in times)
+    ops = tuple(_op(entry, parts, total) for entry, parts in zip(plan.kernels, times, strict=True))
+    level, said = _basis(profile, chosen, known)
+    spread = _spread(known, level, _main_precision(plan))
+    ms = total / 1e6
+    latency = Latency(estimate=_round(ms), low=_round(ms * spread.low), high=_round(ms * spread.high), basis=said)
+    return Prediction(latency, ops, chosen, count, level, _notes(facts, plan))
+
+
+class _Costs:
+    """Prices on one board, worked out once for each unit and arithmetic."""
+
+    def __init__(self, profile: Profile, engine: str, threads: int, known: Parameters) -> None:
+        self._known = known
+        self._at = functools.cache(lambda precision: setting(profile, engine, precision, threads, known))
+        self._price = functools.cache(lambda unit, precision: price(unit, self._at(precision), known.factors))
+        self._slow = _SLOW_INT16 if engine != "onnxruntime" else 1.0
+
+    @property
+    def run(self) -> float:
+        """Nanoseconds of a run without kernels."""
+        return self._price("run", "fp32")
+
+    def of(self, kernel: Kernel) -> dict[str, float]:
+        """Nanoseconds by unit."""
+        like = _LIKE[kernel.precision]
+        at: Setting = self._at(like)
+        slow = self._slow if kernel.precision == "int16x8" else 1.0
+        found = {}
+        for unit, count in kernel.units.items():
+            if unit == "far" and kernel.bytes <= at.cache:
+                continue
+            found[unit] = count * self._price(unit, like) * slow
+        return found
+
+
+def _op(kernel: Kernel, parts: Mapping[str, float], total: float) -> OpTime:
+    taken = sum(parts.values())
+    sums: dict[str, float] = {}
+    for unit, ns in parts.items():
+        sums[_LIMITS[unit]] = sums.get(_LIMITS[unit], 0.0) + ns
+    limit = max(sums, key=lambda name: sums[name]) if sums else "overhead"
+    return OpTime(
+        kernel.name, kernel.kind, kernel.precision, taken / 1e6, taken / total, limit, kernel.macs, kernel.bytes
+    )
+
+
+def _engine(format: str, profile: Profile) -> str | None:
+    from edgekit.device_profiles.schema import ENGINES
+
+    usable = (
+        n for n, runs in ENGINES.items() if runs == format and n in profile.engines and profile.engines[n].version
+    )
+    return next(usable, None)
+
+
+def _main_precision(plan: Plan) -> str:
+    """What most of the multiplying is done in."""
+    macs: dict[str, float] = {}
+    for kernel in plan.kernels:
+        macs[_LIKE[kernel.precision]] = macs.get(_LIKE[kernel.precision], 0.0) + kernel.macs
+    return max(macs, key=lambda name: macs[name]) if macs else "fp32"
+
+
+def _basis(profile: Profile, engine: str, known: Parameters) -> tuple[str, str]:
+    soc = known.aliases.get(profile.cpu.soc, profile.cpu.soc)
+    core = profile.cpu.clusters[0].core
+    board = known.boards.get(soc)
+    others = sorted((b.figures, name) for name, b in known.boards.items() if b.core == core)
+    if board is not None:
+        level, said = "board", f"fitted from {board.figures} published figures of this processor ({soc})"
+    elif others:
+        count = sum(figures for figures, _ in others)
+        level = "core"
+        said = f"extrapolated by analogy: {count} published figures of the same core ({core}) on {others[-1][1]}"
+        said += " and others" if len(others) > 1 else ""
+    else:
+        level = "analogy"
+        said = f"extrapolated by analogy with similar cores: no published figures of a {core}"
+    if engine == "onnxruntime":
+        return "engine", (
+            "extrapolated: there are no usable published figures of onnxruntime on such boards, TFLite's times stand in"
+            f" for them, {said}"
+        )
+    return level, said
+
+
+def _spread(known: Parameters, level: str, precision: str) -> Spread:
+    return known.spread[level][precision]
+
+
+def _notes(facts: ModelFacts, plan: Plan) -> tuple[str, ...]:
+    notes = []
+    if facts.macs is None or plan.unknown:
+        some = ", ".join(plan.unknown[:3])
+        notes.append(
+            "the work of some ops is not known, so that the time is a lower bound" + (f": {some}" if some else "")
+        )
+    return tuple(notes)
+
+
+def _round(ms: float) -> float:
+    """Four figures: more would be made up."""
+    return round(ms, 3 - math.floor(math.log10(ms))) if ms > 0 else 0.0
+
+
+__all__ = ["UNITS", "Latency", "OpTime", "Prediction", "predict"]

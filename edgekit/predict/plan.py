@@ -1,0 +1,215 @@
+"""From a model's ops to the kernels that an engine runs: `kernels(facts)`.
+
+What both formats share stands here: which unit an op's work is counted in (`KINDS`), and how matrix kernels are
+described. `plan_onnx` first fuses what onnxruntime fuses. An op whose shapes are not known counts as a call of its
+kernel only, and is named in `Plan.unknown`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgekit.formats.facts import INTEGER_WEIGHTS, ModelFacts, Operand, OpFacts, Shape, arithmetic
+from edgekit.predict.work import Kernel, Product, convolution, product
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Kernels in order, and the ops whose work is not known."""
+
+    kernels: tuple[Kernel, ...]
+    unknown: tuple[str, ...] = ()
+
+
+def kernels(facts: ModelFacts) -> Plan:
+    """What one run of a model comes to, free sizes counted as 1."""
+    from edgekit.predict.plan_onnx import fused
+
+    ops = fused(facts.ops) if facts.format == "onnx" else facts.ops
+    planned = [kernel(op) for op in ops]
+    found = tuple(entry for entry in planned if entry is not None)
+    return Plan(found, tuple(op.name for op, entry in zip(ops, planned, strict=True) if entry and not _known(op)))
+
+
+FREE = frozenset({
+    "BITCAST", "EXPAND_DIMS", "RESHAPE", "SHAPE", "SQUEEZE", "RANK", "VAR_HANDLE", "CALL_ONCE",
+    "Constant", "Dropout", "Flatten", "Identity", "Reshape", "Shape", "Squeeze", "Unsqueeze", "Size",
+})  # fmt: skip
+"""Ops that move nothing."""
+
+_MATH = """
+ATAN2 COS COMPLEX_ABS DIV ELU EXP FLOOR_DIV FLOOR_MOD GELU LOG LOGISTIC LOG_SOFTMAX POW RSQRT SIN SOFTMAX SQRT TANH
+L2_NORMALIZATION LOCAL_RESPONSE_NORMALIZATION
+Acos Acosh Asin Asinh Atan Atanh Celu Cos Cosh Div Elu Erf Exp Gelu HardSwish LRN Log LogSoftmax LpNormalization Mish
+Mod Pow Reciprocal Selu Sigmoid Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh
+com.microsoft:BiasGelu com.microsoft:FastGelu com.microsoft:Gelu com.microsoft:QLinearSigmoid
+com.microsoft:QLinearSoftmax com.microsoft:QuickGelu
+LayerNormalization InstanceNormalization GroupNormalization MeanVarianceNormalization RMSNormalization
+"""
+_MOVE = """
+BATCH_TO_SPACE_ND BROADCAST_TO CONCATENATION DEPTH_TO_SPACE DYNAMIC_UPDATE_SLICE EMBEDDING_LOOKUP FILL GATHER GATHER_ND
+MIRROR_PAD ONE_HOT PACK PAD PADV2 REVERSE_V2 SCATTER_ND SLICE SPACE_TO_BATCH_ND SPACE_TO_DEPTH SPLIT SPLIT_V
+STRIDED_SLICE TILE TRANSPOSE UNPACK RESIZE_NEAREST_NEIGHBOR
+Compress Concat ConstantOfShape DepthToSpace Expand Gather GatherElements GatherND OneHot Pad ReverseSequence
+ScatterElements ScatterND Slice SpaceToDepth Split Tile Transpose Upsample com.microsoft:QLinearConcat
+"""
+_REDUCE = """
+ARG_MAX ARG_MIN CUMSUM MEAN REDUCE_ALL REDUCE_ANY REDUCE_MAX REDUCE_MIN REDUCE_PROD SUM
+ArgMax ArgMin CumSum GlobalAveragePool GlobalMaxPool ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean
+ReduceMin ReduceProd ReduceSum ReduceSumSquare com.microsoft:QLinearGlobalAveragePool com.microsoft:QLinearReduceMean
+"""
+_WINDOW = """
+AVERAGE_POOL_2D L2_POOL_2D MAX_POOL_2D AveragePool LpPool MaxPool com.microsoft:QLinearAveragePool
+com.microsoft:NhwcMaxPool
+"""
+_CONVERT = """
+CAST DENSIFY DEQUANTIZE FAKE_QUANT QUANTIZE
+Cast CastLike DequantizeLinear DynamicQuantizeLinear QuantizeLinear com.microsoft:DequantizeLinear
+com.microsoft:QuantizeLinear
+"""
+_SELECT = """
+CUSTOM:TFLite_Detection_PostProcess NON_MAX_SUPPRESSION_V4 NON_MAX_SUPPRESSION_V5 TOPK_V2 UNIQUE WHERE
+NonMaxSuppression NonZero TopK Unique
+"""
+_RECURRENT = """
+BIDIRECTIONAL_SEQUENCE_LSTM BIDIRECTIONAL_SEQUENCE_RNN LSTM RNN SVDF UNIDIRECTIONAL_SEQUENCE_LSTM
+UNIDIRECTIONAL_SEQUENCE_RNN GRU com.microsoft:DynamicQuantizeLSTM
+"""
+KINDS: dict[str, str] = {
+    kind: unit
+    for unit, names in (
+        ("math", _MATH), ("move", _MOVE), ("reduce", _REDUCE), ("window", _WINDOW), ("convert", _CONVERT),
+        ("select", _SELECT), ("recurrent", _RECURRENT),
+    )
+    for kind in names.split()
+}  # fmt: skip
+"""Op kind -> unit of its work; ops that are not named are cheap elementwise ones ("map")."""
+
+_CHANNELS_LAST = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "CONV_3D_TRANSPOSE"})
+_CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "ConvTranspose", "QLinearConv", "com.microsoft:FusedConv"})
+_PRODUCTS = frozenset({
+    "FULLY_CONNECTED", "BATCH_MATMUL", "Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "com.microsoft:QGemm",
+    "com.microsoft:FusedGemm", "com.microsoft:FusedMatMul", "com.microsoft:DynamicQuantizeMatMul",
+    "com.microsoft:MatMulIntegerToFloat", "com.microsoft:MatMulNBits",
+})  # fmt: skip
+_BYTES = {
+    "float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4,
+    "uint32": 4, "int64": 8, "uint64": 8, "bool": 1, "int4": 0.5, "uint4": 0.5, "int2": 0.25, "uint2": 0.25,
+}  # fmt: skip
+
+
+def kernel(op: OpFacts) -> Kernel | None:
+    """The kernel of one op; None where nothing runs."""
+    kind = op.kind.split("+")[0]
+    if op.writes and all(entry is None or entry.constant for entry in op.writes):
+        return None
+    precision = _precision(op)
+    if kind in FREE:
+        return (
+            None
+            if kind in ("Constant", "Identity", "Dropout")
+            else Kernel(op.name, op.kind, precision, {"kernel": 1.0})
+        )
+    if (found := _matrix(kind, op)) is not None:
+        return found.kernel(op.name, op.kind, precision)
+    inputs = [entry for entry in op.reads if entry is not None and not entry.constant]
+    outputs = [entry for entry in op.writes if entry is not None]
+    read, written = sum(map(_size, inputs)), sum(map(_size, outputs))
+    units, macs = {"kernel": 1.0}, float(op.macs or 0)
+    match unit := KINDS.get(kind, "map"):
+        case "map":
+            units[unit] = read + written
+        case "math" | "convert":
+            units[unit] = float(max(_count(inputs[:1]), _count(outputs[:1])))
+        case "move":
+            units[unit] = written
+        case "reduce":
+            units[unit] = float(_count(inputs[:1]))
+        case "window":
+            units[unit] = float(_count(outputs[:1]) * math.prod(op.window or (1,)))
+        case "select":
+            units[unit] = float(max((entry.elements for entry in inputs), default=0))
+        case _:
+            steps = math.prod((inputs[0].shape or (1,))[:-1]) if inputs else 1
+            units |= {"recurrent": macs, "step": float(steps)}
+    return Kernel(op.name, op.kind, precision, units, read + written, macs)
+
+
+def _known(op: OpFacts) -> bool:
+    return all(entry is None or entry.shape is not None for entry in op.writes)
+
+
+def _matrix(kind: str, op: OpFacts) -> Product | None:
+    """A matrix kernel whose operands are all known."""
+    place = 2 if "TRANSPOSE" in kind and kind in _CHANNELS_LAST else 0
+    weight_place = 3 if kind in ("QLinearConv", "QLinearMatMul", "com.microsoft:QGemm") else 1
+    if max(place, weight_place) >= len(op.reads) or not op.writes:
+        return None
+    data, weight, result = op.reads[place], op.reads[weight_place], op.writes[0]
+    if data is None or weight is None or result is None:
+        return None
+    source, filters, target = data.shape, weight.shape, result.shape
+    if not source or not filters or not target or 0 in (*source, *filters, *target):
+        return None
+    size, stored = _BYTES.get(data.dtype, 4), _BYTES.get(weight.dtype, 4)
+    if kind in _CHANNELS_LAST:
+        return _channels_last(kind, source, filters, target, size, stored)
+    if kind in _CONVOLUTIONS and len(source) > 2 and len(filters) > 2:
+        last = (source[0], *source[2:], source[1]), (target[0], *target[2:], target[1])
+        if kind == "ConvTranspose":
+            return _spread(last[0], last[1], filters[2:], size, stored)
+        return convolution(last[0], last[1], filters[2:], max(1, op.groups), size, stored)
+    if kind in _PRODUCTS and op.macs:
+        columns = target[-1]
+        rows = math.prod(target[:-1])
+        return product(rows, max(1, op.macs // (rows * columns)), columns, size, stored)
+    return None
+
+
+def _channels_last(
+    kind: str, source: Shape, filters: Shape, target: Shape, size: float, stored: float
+) -> Product | None:
+    if len(source) < 3 or len(filters) != len(source):
+        return None
+    if kind == "DEPTHWISE_CONV_2D":
+        return convolution(source, target, filters[1:3], max(1, source[-1]), size, stored)
+    if kind == "CONV_2D":
+        return convolution(source, target, filters[1:3], max(1, source[-1] // filters[3]), size, stored)
+    if kind == "TRANSPOSE_CONV":
+        return _spread(source, target, filters[1:3], size, stored)
+    if kind == "CONV_3D":
+        return convolution(source, target, filters[:3], max(1, source[-1] // filters[3]), size, stored)
+    return _spread(source, target, filters[:3], size, stored)
+
+
+def _spread(source: Shape, target: Shape, window: Sequence[int], size: float, stored: float) -> Product:
+    """A transposed convolution: every input is multiplied into a window of outputs."""
+    taps = math.prod(window)
+    return Product(
+        rows=math.prod(source[:-1]), columns=target[-1], depth=taps * source[-1], groups=1, taps=max(2, taps),
+        inputs=math.prod(source), outputs=math.prod(target), weights=taps * source[-1] * target[-1], size=size,
+        weight_size=stored,
+    )  # fmt: skip
+
+
+def _precision(op: OpFacts) -> str:
+    """What an op computes in, by the element types of its data and weights."""
+    reads = [entry for entry in op.reads if entry is not None]
+    data = next((entry.dtype for entry in reads if not entry.constant), op.dtype)
+    weights = [entry.dtype for entry in reads if entry.constant and entry.elements > 1]
+    matrix = op.kind.split("+")[0] in _CHANNELS_LAST | _CONVOLUTIONS | _PRODUCTS or bool(op.macs)
+    if matrix and weights:
+        return {"fp16": "fp32"}.get(found := arithmetic(data, weights[0]), found)
+    if "int16" in data:
+        return "int16x8"
+    return "int8" if data in INTEGER_WEIGHTS else "fp32"
+
+
+def _size(entry: Operand) -> float:
+    return entry.elements * _BYTES.get(entry.dtype, 4)
+
+
+def _count(entries: Sequence[Operand]) -> int:
+    return sum(entry.elements for entry in entries)

@@ -1,0 +1,163 @@
+"""Predicted latency: kernels are counted right, prices follow the board, intervals and basis are honest."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from edgekit.device_profiles import all_profiles, load_profile
+from edgekit.formats.facts import ModelFacts, Operand, OpFacts
+from edgekit.predict import predict
+from edgekit.predict.parameters import parameters
+from edgekit.predict.plan import kernels
+from edgekit.predict.plan_onnx import fused
+from edgekit.predict.prices import GROUPS
+from edgekit.predict.work import UNITS, convolution, total, whole
+from edgekit.tensors import TensorSpec
+
+
+def tensor(*shape: int, dtype: str = "float32", constant: bool = False) -> Operand:
+    return Operand(shape, dtype, constant)
+
+
+def op(kind, inputs, outputs, reads, writes, macs=0, **more):
+    return OpFacts(kind, outputs[0], None, tuple(inputs), tuple(outputs), macs, writes[0].dtype, tuple(reads),
+                   tuple(writes), **more)  # fmt: skip
+
+
+def model(*ops: OpFacts, format="tflite", macs=0) -> ModelFacts:
+    spec = (TensorSpec("x", (1, 8, 8, 16), "float32"),)
+    return ModelFacts(format, spec, spec, ops, 4, 0, 0, 0, macs, 100, "fp32")
+
+
+def conv(side=8, inner=16, outer=32, window=3, dtype="float32"):
+    weights = tensor(outer, window, window, inner, dtype=dtype, constant=True)
+    macs = side * side * inner * outer * window**2
+    return op("CONV_2D", ["x", "w"], ["y"], [tensor(1, side, side, inner, dtype=dtype), weights],
+              [tensor(1, side, side, outer, dtype=dtype)], macs)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("window", "groups", "unit", "count"),
+    [
+        ((3, 3), 1, "conv", 64 * 9 * 16 * 32),
+        ((1, 1), 1, "gemm", 64 * 16 * 32),
+        ((3, 3), 16, "depthwise", 64 * 9 * 32),
+    ],
+)
+def test_a_convolution_is_counted_by_what_it_is(window, groups, unit, count):
+    made = convolution((1, 8, 8, 16), (1, 8, 8, 32), window, groups, 4, 4)
+    units = made.units()
+    assert units[unit] == count
+    assert units["traffic"] == 4 * (64 * 16 + 64 * 32)
+    assert len({"conv", "gemm", "depthwise", "gemv"} & units.keys()) == 1
+
+
+def test_one_row_is_a_product_with_a_vector_and_idle_lanes_are_paid():
+    made = convolution((1, 1, 1, 100), (1, 1, 1, 3), (1, 1), 1, 4, 4)
+    assert made.units()["gemv"] == 100 * whole(3) == 800
+    assert made.macs == 300
+
+
+def test_every_unit_has_a_group():
+    assert set(GROUPS) == set(UNITS)
+    assert all(f"unit.{unit}" in parameters().factors or unit in ("recurrent", "step", "convert") for unit in UNITS)
+
+
+def test_kernels_of_a_graph_sum_to_its_macs():
+    facts = model(conv(), conv(side=4, window=1), macs=1)
+    plan = kernels(facts)
+    assert [k.macs for k in plan.kernels] == [o.macs for o in facts.ops]
+    assert total(plan.kernels)["kernel"] == 2
+    assert plan.unknown == ()
+
+
+def test_an_op_without_shapes_is_named_and_the_bound_is_said():
+    odd = dataclasses.replace(conv(), reads=(Operand(None, "float32"), None), writes=(Operand(None, "float32"),))
+    assert kernels(model(odd)).unknown == ("y",)
+    found = predict(model(odd), load_profile("raspberry-pi-4b"))
+    assert any("lower bound: y" in note for note in found.notes)
+
+
+def test_onnxruntime_fuses_what_follows_a_convolution():
+    x, y = tensor(1, 16, 8, 8), tensor(1, 32, 8, 8)
+    w = tensor(32, 16, 3, 3, constant=True)
+    ops = [
+        op("Conv", ["x", "w"], ["a"], [x, w], [y], 1, groups=1),
+        op("BatchNormalization", ["a", "s"], ["b"], [y, tensor(32, constant=True)], [y]),
+        op("Relu", ["b"], ["c"], [y], [y]),
+        op("Sigmoid", ["c"], ["d"], [y], [y]),
+    ]
+    assert [entry.kind for entry in fused(ops)] == ["Conv+BatchNormalization+Relu", "Sigmoid"]
+    shared = [*ops[:1], op("Add", ["a", "a2"], ["z"], [y, y], [y]), *ops[1:]]
+    assert next(entry.kind for entry in fused(shared)) == "Conv"  # its result is read twice
+
+
+def test_quantized_groups_run_on_integers():
+    x, q = tensor(1, 16, 8, 8), tensor(1, 16, 8, 8, dtype="int8")
+    w = tensor(16, 16, 1, 1, constant=True)
+    ops = [
+        op("QuantizeLinear", ["x"], ["q"], [x], [q]),
+        op("DequantizeLinear", ["q"], ["d"], [q], [x]),
+        op("Conv", ["d", "w"], ["y"], [x, w], [x], 1, groups=1),
+        op("Relu", ["y"], ["r"], [x], [x]),
+        op("QuantizeLinear", ["r"], ["z"], [x], [q]),
+        op("DequantizeLinear", ["z"], ["out"], [q], [x]),
+    ]
+    plan = kernels(model(*ops, format="onnx"))
+    assert [k.kind for k in plan.kernels] == ["QuantizeLinear", "Conv+Relu", "DequantizeLinear"]
+    assert plan.kernels[1].precision == "int8"
+
+
+@pytest.mark.parametrize("profile", all_profiles(), ids=lambda profile: profile.name)
+def test_every_board_has_a_prediction_with_an_interval_and_a_basis(profile):
+    found = predict(model(conv(), macs=1), profile, threads=1)
+    figures = found.latency
+    if figures["estimate"] is None:
+        assert "no engine" in figures["basis"]
+        return
+    assert 0 < figures["low"] < figures["estimate"] < figures["high"]
+    assert figures["basis"].startswith(("fitted from", "extrapolated"))
+    assert sum(entry.share for entry in found.ops) <= 1
+
+
+def test_more_work_takes_longer_and_more_cores_less():
+    board = load_profile("raspberry-pi-4b")
+    big, small = model(conv(side=64)), model(conv(side=32))
+    one = predict(big, board, threads=1).latency["estimate"]
+    assert predict(small, board, threads=1).latency["estimate"] < one
+    assert predict(big, board, threads=4).latency["estimate"] < one
+    assert predict(big, load_profile("raspberry-pi-5"), threads=1).latency["estimate"] < one
+
+
+def test_a_processor_without_figures_is_an_extrapolation_with_a_wider_interval():
+    known, unknown = load_profile("raspberry-pi-4b"), load_profile("beaglebone-ai-64")
+    first, second = (predict(model(conv(side=64)), board, threads=1) for board in (known, unknown))
+    assert (first.basis, second.basis) == ("board", "core")
+    assert "extrapolated by analogy" in second.latency["basis"]
+    assert "Cortex-A72" in second.latency["basis"]
+    width = [found.latency["high"] / found.latency["low"] for found in (first, second)]
+    assert width[0] < width[1]
+
+
+def test_onnxruntime_is_always_an_extrapolation():
+    x, w = tensor(1, 16, 8, 8), tensor(16, 16, 1, 1, constant=True)
+    facts = model(op("Conv", ["x", "w"], ["y"], [x, w], [x], 1, groups=1), format="onnx", macs=1)
+    found = predict(facts, load_profile("raspberry-pi-5"))
+    assert found.engine == "onnxruntime"
+    assert "no usable published figures of onnxruntime" in found.latency["basis"]
+    assert found.threads == 4  # its own choice; LiteRT takes one
+
+
+def test_kernels_of_real_files_hold_all_their_work(shared: Path):
+    from edgekit import artifact
+    from edgekit.formats import read_facts
+
+    folder = shared / "models"
+    for file in [*folder.glob("*/*.tflite"), *folder.glob("*/*.onnx")]:
+        facts = read_facts(artifact.read(file))
+        plan = kernels(facts)
+        assert plan.unknown == (), file
+        assert sum(entry.macs for entry in plan.kernels) == facts.macs, file
