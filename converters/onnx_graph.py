@@ -212,6 +212,13 @@ class View:
         kind = self._types.get(name)
         return len(kind.shape.dim) if kind is not None and kind.HasField("shape") else None
 
+    def sizes(self, name: str) -> tuple[int, ...]:
+        """Sizes of a tensor, -1 for those that are not known; () when not even their number is."""
+        kind = self._types.get(name)
+        if kind is None or not kind.HasField("shape"):
+            return ()
+        return tuple(int(size.dim_value) if size.HasField("dim_value") else -1 for size in kind.shape.dim)
+
 
 def attribute(node: Any, name: str, default: Any = None) -> Any:
     """Value of a node's attribute."""

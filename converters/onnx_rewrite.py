@@ -2,7 +2,8 @@
 
 Each is exact up to float rounding and keeps the names of observed tensors:
 
-- ReduceMean over all of H and W becomes GlobalAveragePool (and Flatten);
+- ReduceMean over all of H and W becomes GlobalAveragePool (and Flatten), and so does AveragePool over all of them: the
+  quantizer gives AveragePool its input's scale, though an average of a whole map is several times smaller;
 - subtracting or dividing by a constant becomes adding or multiplying;
 - a BatchNorm that could not be folded (it follows an Add) becomes a 1x1 depthwise Conv, whose one weight a channel is
   exact in int8 with a scale a channel;
@@ -83,6 +84,16 @@ def _reduce_mean(edit: _Editor, node: Any) -> bool:
     return True
 
 
+def _whole_pool(edit: _Editor, node: Any) -> bool:
+    spatial = edit.view.sizes(node.input[0])[2:]
+    padded = any(attribute(node, "pads", ())) or attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
+    wide = any(step > 1 for step in attribute(node, "dilations", ()))
+    if not spatial or padded or wide or list(spatial) != list(attribute(node, "kernel_shape")):
+        return False
+    edit.add("GlobalAveragePool", [node.input[0]], [node.output[0]])
+    return True
+
+
 def _subtract(edit: _Editor, node: Any) -> bool:
     value = edit.view.array(node.input[1])
     if value is None or value.dtype != np.float32 or node.input[0] in edit.view.constants:
@@ -154,6 +165,7 @@ def _drop_zero_pad(edit: _Editor, node: Any) -> bool:
 
 _RULES: dict[str, Rewriting] = {
     "ReduceMean": _reduce_mean,
+    "AveragePool": _whole_pool,
     "Sub": _subtract,
     "Div": _divide,
     "BatchNormalization": _normalize,

@@ -154,6 +154,42 @@ def unary_to_multiplication(model: ModelT) -> None:
             op.builtinOptionsType, op.builtinOptions = schema.BuiltinOptions.MulOptions, schema.MulOptionsT()
 
 
+def whole_pools_to_means(model: ModelT) -> None:
+    """Write an AVERAGE_POOL_2D over all of height and width as a MEAN over them.
+
+    Kernels of the pooling give the result on their input's scale, though an average of a whole map is several times
+    smaller than its largest value: two or three of the eight bits are lost, just before the last layer. MEAN scales.
+    """
+    schema = files.schema()
+    operator = schema.BuiltinOperator
+    for graph in model.subgraphs:
+        if _free_inside(graph):  # what is the whole map of one size is a part of a larger one
+            continue
+        for op in graph.operators or ():
+            if files.op_code(model, op) != operator.AVERAGE_POOL_2D or not _pools_everything(graph, op):
+                continue
+            name = files.name_of(graph.tensors[int(op.outputs[0])])
+            axes = files.add_constant(model, graph, np.array([1, 2], np.int32), f"{name}_axes")
+            op.inputs = np.array([int(op.inputs[0]), axes], np.int32)
+            op.opcodeIndex = files.use_op_code(model, operator.MEAN, 1)
+            op.builtinOptionsType, op.builtinOptions = schema.BuiltinOptions.ReducerOptions, schema.ReducerOptionsT()
+            op.builtinOptions.keepDims = True
+
+
+def _pools_everything(graph: SubGraphT, op: OperatorT) -> bool:
+    taken, made = graph.tensors[int(op.inputs[0])], graph.tensors[int(op.outputs[0])]
+    if files.dtype_of(taken) != "float32" or op.builtinOptions.fusedActivationFunction:
+        return False
+    window = [op.builtinOptions.filterHeight, op.builtinOptions.filterWidth]
+    return [int(n) for n in taken.shape[1:3]] == window and [int(n) for n in made.shape[1:3]] == [1, 1]
+
+
+def _free_inside(graph: SubGraphT) -> bool:
+    """Whether an input leaves other sizes free than the batch's."""
+    shapes = (graph.tensors[int(index)].shapeSignature for index in graph.inputs)
+    return any(size < 0 for shape in shapes if shape is not None for size in shape[1:])
+
+
 def lstm_weights_to_int8(model: ModelT) -> list[OperatorT]:
     """Store LSTM weights as int8, one scale a tensor, for the kernel that quantizes activations while running.
 

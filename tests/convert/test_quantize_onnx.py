@@ -200,6 +200,12 @@ def pooling() -> Any:
     return net.model(net.op("Softmax", net.op("Gemm", y, net.weight(16, 10), net.constant(np.zeros(10)))))
 
 
+def whole_average(kernel: int = 8, **attributes: Any) -> Any:
+    net = Net({"x": (1, 3, 8, 8)})
+    y = net.op("AveragePool", net.op("Relu", net.conv("x", 3, 16)), kernel_shape=[kernel] * 2, **attributes)
+    return net.model(net.conv(y, 16, 4, 1))
+
+
 def classifier() -> Any:
     """As tf2onnx writes it: ReduceMean, MatMul and Add."""
     net = Net({"x": (1, 8, 8, 3)})
@@ -333,6 +339,7 @@ PATTERNS: dict[Callable[[], Any], tuple[float, tuple[str, ...]]] = {
     residual: (30, ()),
     concatenation: (30, ()),
     pooling: (25, ()),
+    whole_average: (30, ()),
     classifier: (30, ()),
     activations: (25, ()),
     wrapped_activations: (25, ("HardSigmoid", "Mul", "Tanh")),
@@ -568,6 +575,33 @@ def test_channels_have_their_own_scale(tmp_path):
     scales = [onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer if list(tensor.dims) == [6]]
     largest = np.abs(weight).max(axis=(1, 2, 3))
     assert any(np.allclose(scale, largest / 127.5, rtol=0.01) for scale in scales)
+
+
+def test_an_average_of_the_whole_map_has_a_scale_of_its_own(tmp_path):
+    """An average is several times smaller than the largest value: on the pooling's scale it would keep five bits."""
+    graph = saved(whole_average(), tmp_path)
+    ranges = observe(graph, samples(graph))
+    pooled, wide = ranges.tensors["t2_0"], ranges.tensors["t1_0"]
+    assert pooled.max < wide.max / 2
+    after = convert(graph, tmp_path, ranges=ranges)
+    model = onnx.load(after.path)
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    scales = [float(constants[n.input[1]]) for n in model.graph.node if n.op_type == "QuantizeLinear"]
+    assert min(abs(scale * 255 / (pooled.max - min(pooled.min, 0)) - 1) for scale in scales) < 0.02
+    assert computed_in_float(after) == ()
+    assert compare(graph, after, samples(graph)) > 30
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{"kernel": 4, "strides": [4, 4]}, {"pads": [1, 1, 1, 1]}, {"auto_pad": "SAME_UPPER"}],
+    ids=["part", "padded", "same"],
+)
+def test_other_averages_stay_poolings(attributes, tmp_path):
+    graph = saved(whole_average(**attributes), tmp_path)
+    after = convert(graph, tmp_path)
+    assert "AveragePool" in ops(after.path)
+    assert compare(graph, after, samples(graph)) > 25
 
 
 def test_dead_channels_and_constant_tensors(tmp_path):

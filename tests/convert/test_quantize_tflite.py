@@ -438,6 +438,40 @@ def test_operators_that_move_values_share_one_range(tmp_path, kind, precision):
 # -- The interface -----------------------------------------------------------------------------------------------------
 
 
+def _pooled(net: Net, window: tuple[int, int], *, free: bool = False) -> int:
+    x = net.input("x", (1, 8, 8, 3), free=(1, 2) if free else ())
+    wide = net.conv3(x, 8, "wide")
+    made = (1, 8 // window[0], 8 // window[1], 8)
+    fields = {"filterHeight": window[0], "filterWidth": window[1], "strideH": window[0], "strideW": window[1]}
+    return net.op("AVERAGE_POOL_2D", [wide], made, "pooled", "Pool2DOptions", {**fields, "padding": 1})
+
+
+@pytest.mark.parametrize("precision", INTEGER)
+def test_an_average_of_the_whole_map_has_a_scale_of_its_own(tmp_path, precision):
+    """An average is several times smaller than the largest value: on the pooling's scale it would keep five bits."""
+    net = Net()
+    flat = net.op("SQUEEZE", [_pooled(net, (8, 8))], (1, 8), "flat", "SqueezeOptions", {"squeezeDims": [1, 2]})
+    graph = saved(net.finish([net.dense(flat, 4, "dense")]), tmp_path)
+    ranges = observe(graph, samples(graph), observer="minmax")
+    made = convert(graph, tmp_path, precision, ranges=ranges)
+    tensors = {
+        files.name_of(tensor): tensor for tensor in files.read(Path(made.path).read_bytes()).subgraphs[0].tensors
+    }
+    seen = ranges.tensors["pooled"]
+    assert seen.max < ranges.tensors["wide"].max / 2
+    steps = 255 if precision == "int8" else 32767
+    assert scale(tensors["pooled"]) == pytest.approx((seen.max - min(seen.min, 0)) / steps, rel=0.02)
+    assert sqnr(graph, made) > 30
+
+
+@pytest.mark.parametrize(("window", "free"), [((4, 4), False), ((8, 4), False), ((8, 8), True)])
+def test_other_averages_stay_poolings(tmp_path, window, free):
+    net = Net()
+    graph = saved(net.finish([_pooled(net, window, free=free)]), tmp_path)
+    model = files.read(Path(convert(graph, tmp_path).path).read_bytes())
+    assert "AVERAGE_POOL_2D" in [files.op_name(model, op) for op in model.subgraphs[0].operators]
+
+
 def _classifier(batch: int = 1) -> bytes:
     net = Net()
     made = net.conv3(net.input("image", (batch, 8, 8, 2)), 6, "hidden")
