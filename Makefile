@@ -30,7 +30,7 @@ test: $(READY)   ## all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 wheel: $(READY)  ## dist/*.whl
-	rm -rf build dist
+	rm -rf build/lib build/bdist.* dist
 	$(BIN)/python -m build --wheel --quiet .
 
 # Linted is the tree; type-checked is the installed wheel, because that is what users get.

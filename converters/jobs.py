@@ -93,15 +93,16 @@ class AnswerRequest:
     inputs: tuple[TensorSpec, ...]
     folder: str
     edges: str | None = None
+    ragged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Files of answers, batch by batch: `NNNNNN.npz`, an array an output, in the order of the data."""
+    """Files of answers, batch by batch: `NNNNNN.npz`, an array an output, in the order of the data; edge cases too."""
 
     folder: str
     samples: int
-    edges: str | None = None
+    edges: tuple[str, ...] = ()
 
 
 def answer(request: AnswerRequest) -> Generator[Event, None, Answers]:
@@ -115,16 +116,27 @@ def answer(request: AnswerRequest) -> Generator[Event, None, Answers]:
     folder.mkdir()
     data = open_data(request.data, request.inputs, folder.parent)
     done = 0
-    for number, batch in enumerate(data.batches(_batch_size(request.inputs))):
+    for number, batch in enumerate(data.batches(_batch_size(request.inputs, request.ragged))):
         np.savez(folder / f"{number:06}.npz", allow_pickle=False, **model.run(batch.feeds))
         done += _length(batch.feeds)
         yield {"done": done, "total": len(data)}
-    edges = None
+    edges = []
     if request.edges is not None:
-        edges = str(folder / "edges.npz")
-        with np.load(request.edges, allow_pickle=False) as stored:
-            np.savez(edges, allow_pickle=False, **model.run({name: stored[name] for name in stored.files}))
-    return Answers(str(folder), done, edges)
+        for number, feeds in enumerate(_edges(request.edges, request.ragged)):
+            edges.append(str(folder / f"edges{number}.npz"))
+            np.savez(edges[-1], allow_pickle=False, **model.run(feeds))
+    return Answers(str(folder), done, tuple(edges))
+
+
+def _edges(path: str, ragged: tuple[str, ...]) -> Iterator[Feeds]:
+    """Edge cases: together, or one by one where answers cannot be stacked."""
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as stored:
+        feeds = {name: stored[name] for name in stored.files}
+    size = 1 if ragged else _length(feeds)
+    for start in range(0, _length(feeds), size):
+        yield {name: array[start : start + size] for name, array in feeds.items()}
 
 
 def _source() -> LoadedModel:
@@ -277,6 +289,7 @@ class CompareRequest:
     scratch: str
     threads: int = 2
     calibration: DataRef | None = None
+    ragged: tuple[str, ...] = ()
 
 
 def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
@@ -293,21 +306,22 @@ def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
         declared=request.declared,
         max_drop=request.max_drop,
         labels=data.labels if request.proof_kind == "evaluation" else None,
+        ragged=frozenset(request.ragged),
     )
     with _model(request.graph, request.threads) as model:
         done = 0
-        batches = data.batches(_batch_size(request.inputs))
+        batches = data.batches(_batch_size(request.inputs, request.ragged))
         for batch, reference in zip(batches, _answers(request.answers), strict=True):
             comparison.add(request.graph.turn(reference), model.run(request.graph.turn(batch.feeds)))
             done += _length(batch.feeds)
             yield {"done": done, "total": len(data)}
-        if request.answers.edges is not None:
-            with np.load(request.edges, allow_pickle=False) as stored, np.load(request.answers.edges) as expected:
-                answer = model.run(request.graph.turn({name: stored[name] for name in stored.files}))
-                comparison.add_edges(request.graph.turn({name: expected[name] for name in expected.files}), answer)
+        for feeds, expected in zip(_edges(request.edges, request.ragged), request.answers.edges, strict=False):
+            with np.load(expected, allow_pickle=False) as stored:
+                reference = {name: stored[name] for name in stored.files}
+            comparison.add_edges(request.graph.turn(reference), model.run(request.graph.turn(feeds)))
         if request.calibration is not None and request.proof_kind == "evaluation":
             some = replace(request.calibration, samples=min(GLANCE, request.calibration.samples or GLANCE))
-            for batch in open_data(some, request.inputs).batches(_batch_size(request.inputs)):
+            for batch in open_data(some, request.inputs).batches(_batch_size(request.inputs, request.ragged)):
                 comparison.add_calibration(model.run(request.graph.turn(batch.feeds)))
     return comparison.finish(request.proof_kind)
 
@@ -389,8 +403,12 @@ def _answers(answers: Answers) -> Iterator[Feeds]:
             yield {name: stored[name] for name in stored.files}
 
 
-def _batch_size(inputs: tuple[TensorSpec, ...]) -> int:
-    """Samples a batch: about a million elements, so that memory stays small and calls stay few."""
+def _batch_size(inputs: tuple[TensorSpec, ...], ragged: tuple[str, ...] = ()) -> int:
+    """Samples a batch: about a million elements, so that memory stays small and calls stay few; one where answers
+    cannot be stacked.
+    """
+    if ragged:
+        return 1
     elements = max((spec.elements for spec in inputs), default=1)
     return max(1, min(64, (1 << 20) // max(1, elements)))
 

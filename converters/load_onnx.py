@@ -17,6 +17,7 @@ from edgekit import artifact as artifacts
 from edgekit.converters import _onnx_current as current
 from edgekit.converters import _scan_onnx as scan
 from edgekit.converters._answering import Answering
+from edgekit.converters._onnx_ragged import ragged
 from edgekit.converters.stages import Feeds, LoadedFacts, LoadedModel, Source
 from edgekit.errors import ArtifactError, FeedError, SourceError
 from edgekit.tensors import INTEGER_RANGE, Layout, QuantParams, TensorSpec
@@ -125,6 +126,7 @@ def load(source: Source) -> LoadedModel:
         quantized=precision not in ("fp32", "fp16"),
         notes=notes,
         tools={"onnx": str(onnx.__version__), "onnxruntime": str(onnxruntime.__version__)},
+        ragged=ragged(modern.graph),
     )
     return LoadedOnnx(facts, modern, precision, Answering(inputs, _caller(session, inputs, outputs)))
 

@@ -17,7 +17,8 @@ from edgekit.tensors import Layout, TensorSpec
 
 if TYPE_CHECKING:
     from edgekit.converters.load_onnx import LoadedOnnx
-    from edgekit.converters.onnx_to_tflite.draft import Draft
+    from edgekit.converters.onnx_to_tflite.draft import Draft, Tensor
+    from edgekit.converters.onnx_to_tflite.lowering import Lowering
     from edgekit.converters.onnx_to_tflite.nodes import Order
     from edgekit.converters.onnx_to_tflite.refusal import Gap
 
@@ -63,7 +64,7 @@ def lower(model: LoadedModel, path: Path, layout: str = "keep") -> Graph:
     inputs, outputs = facts.inputs, facts.outputs
     if not free:
         inputs = tuple(replace(spec, shape=_fixed(spec)) for spec in inputs)
-        known = {tensor.name: _unturned(tensor.shape, turned.get(tensor.name)) for tensor in draft.outputs}
+        known = {tensor.name: _unturned(_sizes(tensor), turned.get(tensor.name)) for tensor in draft.outputs}
         outputs = tuple(replace(spec, shape=known[spec.name]) for spec in outputs)
     inputs, outputs = (tuple(_turned(spec, turned.get(spec.name)) for spec in side) for side in (inputs, outputs))
     graph = Graph("tflite", str(path), inputs, outputs, notes=notes, tools=dict(facts.tools), turned=turned)
@@ -132,7 +133,11 @@ def _turned(spec: TensorSpec, order: Order | None) -> TensorSpec:
     return replace(spec, shape=tuple(spec.shape[axis] for axis in order), layout=named)
 
 
-def _unturned(shape: tuple[int, ...], order: Order | None) -> tuple[int, ...]:
+def _sizes(tensor: Tensor) -> tuple[int | None, ...]:
+    return tuple(None if axis in tensor.free else size for axis, size in enumerate(tensor.shape))
+
+
+def _unturned(shape: tuple[int | None, ...], order: Order | None) -> tuple[int | None, ...]:
     return shape if order is None else tuple(shape[order.index(axis)] for axis in range(len(shape)))
 
 
@@ -155,30 +160,49 @@ def _drafted(
                 next_step=f"Say the size that the board will feed: --input {spec.name}={_example(spec)}.",
             )
     if not any(spec.shape and spec.shape[0] is None for spec in inputs):
-        draft, notes, turned = _walked(model, inputs, 1, way)
+        draft, notes, turned = _single(model, inputs, way)
         return draft, False, notes, turned
     if all(spec.shape and spec.shape[0] is None for spec in inputs):
-        first, notes, turned = _walked(model, inputs, _BATCHES[0], way)
-        try:
-            second, *_ = _walked(model, inputs, _BATCHES[1], way)
-            release(first, second, _BATCHES)
-            return first, True, notes, turned
-        except Bound as bound:
-            why = str(bound)
+        first = _walked(model, inputs, _BATCHES[0], way)
+        if first.sizes.count:
+            why = "it selects by the data, and of several samples nothing would say what belongs to which"
+        else:
+            try:
+                release(first.draft, _walked(model, inputs, _BATCHES[1], way).draft, _BATCHES)
+                return first.draft, True, tuple(first.notes), first.turned
+            except Bound as bound:
+                why = str(bound)
     else:
         why = "not all inputs have a free one"
-    draft, notes, turned = _walked(model, inputs, 1, way)
+    draft, notes, turned = _single(model, inputs, way)
     return draft, False, (*notes, f"the batch is fixed to 1: {why}"), turned
+
+
+def _single(model: Any, inputs: tuple[TensorSpec, ...], way: _Way) -> tuple[Draft, tuple[str, ...], dict[str, Order]]:
+    """The draft for a batch of one; sizes that only a run tells are free, see `measures`.
+
+    Raises:
+        ConversionError: See `lower`.
+    """
+    from edgekit.converters.onnx_to_tflite.batches import Bound, readable, release
+    from edgekit.converters.onnx_to_tflite.refusal import Gap
+
+    first = _walked(model, inputs, 1, way)
+    if first.sizes.count:
+        try:
+            release(first.draft, _walked(model, inputs, 1, way, guess=1).draft, *first.sizes.pairs)
+            readable(first.draft)
+        except Bound as bound:
+            raise _refused([Gap("graph", "sizes that depend on the data", str(bound))]) from bound
+    return first.draft, tuple(first.notes), first.turned
 
 
 def _example(spec: TensorSpec) -> str:
     return ",".join("N" if axis == 0 and size is None else str(size or 64) for axis, size in enumerate(spec.shape))
 
 
-def _walked(
-    model: Any, inputs: tuple[TensorSpec, ...], batch: int, way: _Way
-) -> tuple[Draft, tuple[str, ...], dict[str, Order]]:
-    """The draft of a model for one batch.
+def _walked(model: Any, inputs: tuple[TensorSpec, ...], batch: int, way: _Way, guess: int = 0) -> Lowering:
+    """The walk over a model for one batch.
 
     Raises:
         ConversionError: See `lower`.
@@ -192,12 +216,12 @@ def _walked(
     shapes = {spec.name: tuple(batch if size is None else size for size in spec.shape) for spec in inputs}
     current.fix_sizes(sized, {name: shape for name, shape in shapes.items() if shape})
     patterns.rewrite(sized)
-    lowering = Lowering(sized, ranges=way.ranges)
-    draft = lowering.run(way.orders, outputs_last=way.outputs_last)
+    lowering = Lowering(sized, ranges=way.ranges, guess=guess)
+    lowering.run(way.orders, outputs_last=way.outputs_last)
     if lowering.gaps:
         raise _refused(lowering.gaps)
-    tidy(draft)
-    return draft, tuple(lowering.notes), lowering.turned
+    tidy(lowering.draft)
+    return lowering
 
 
 def _refused(gaps: list[Gap]) -> ConversionError:

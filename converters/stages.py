@@ -62,6 +62,7 @@ class LoadedFacts:
         tools: Package -> version, of what loaded it.
         classes: Names of the classes of a classifier, where the source knows them.
         answer: The output that holds the answer, where the source knows which of several does.
+        ragged: Outputs that have another size for each sample; such a source is asked one sample at a time.
     """
 
     framework: str
@@ -72,6 +73,7 @@ class LoadedFacts:
     tools: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     answer: str | None = None
+    ragged: tuple[str, ...] = ()
 
 
 class LoadedModel(Protocol):

@@ -152,6 +152,7 @@ class Comparison:
         declared: The user named the task, so that logits count as class scores.
         max_drop: Points that the metric may lose.
         labels: Of all samples [N, ...], because a batch does not tell what they mean; None when there are none.
+        ragged: Outputs that have another size for each sample; they come one sample at a time.
     """
 
     policy: str
@@ -159,6 +160,7 @@ class Comparison:
     declared: bool = False
     max_drop: float = 1.0
     labels: Array | None = None
+    ragged: frozenset[str] = frozenset()
     _outputs: dict[str, _Output] = field(default_factory=dict)
     _edges: dict[str, _Output] = field(default_factory=dict)
     _classes: Classes = field(default_factory=Classes)
@@ -176,6 +178,10 @@ class Comparison:
             self._outputs.setdefault(name, _Output()).add(expected, _like(answer, name, expected))
         expected, found = reference[self._chosen], answer[self._chosen]
         self._thinner.add(expected, _like(answer, self._chosen, expected))
+        if self._chosen in self.ragged:
+            self._classes.vector = False
+            self._samples += 1
+            return
         self._classes.add(expected, found, bounds.relative_error or 0.0, bounds.decided_margin)
         if self.labels is not None:
             labels = self.labels[self._samples : self._samples + len(expected)]
@@ -187,8 +193,13 @@ class Comparison:
         self._samples += len(expected)
 
     def add_edges(self, reference: Feeds, answer: Feeds) -> None:
-        """Edge cases: the artifact must be finite where the source is, and equal under a policy of parity."""
+        """Edge cases: the artifact must be finite where the source is, and equal under a policy of parity.
+
+        What is selected from equal candidates, as edge cases give them, is not compared.
+        """
         for name, expected in reference.items():
+            if name in self.ragged:
+                continue
             self._edges.setdefault(name, _Output()).add(expected, _like(answer, name, expected))
 
     def add_calibration(self, answer: Feeds) -> None:
@@ -257,6 +268,8 @@ class Comparison:
         return [message] if message else []
 
     def _first_output(self) -> list[str]:
+        if self.labels is not None and self._chosen in self.ragged:
+            return [f"the labels are not used: {self._chosen} has another size for each sample"]
         if self._metrics is None or self.interpret.output is not None or len(self._outputs) == 1:
             return []
         where = f"{self._chosen}, the first of {len(self._outputs)} outputs"
@@ -399,6 +412,10 @@ def _like(answer: Feeds, name: str, expected: Array) -> Array:
         raise VerificationError(
             "verify-outputs",
             f"output {name} has shape {shape} in the artifact and {list(expected.shape)} in the source",
+            next_step=(
+                "Where the shape says how much was found, more or less was found here: convert the model without its "
+                "last selection (NonMaxSuppression), or with --precision fp32."
+            ),
         )
     return found
 

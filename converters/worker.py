@@ -84,9 +84,8 @@ class Workshop:
 
     def start_answering(self, facts: LoadedFacts, survey: jobs.Survey) -> None:
         folder = str(self.scratch / "answers")
-        self.framework.submit(
-            jobs.answer, jobs.AnswerRequest(survey.proof, facts.inputs, folder, survey.edges), stage="answer"
-        )
+        request = jobs.AnswerRequest(survey.proof, facts.inputs, folder, survey.edges, facts.ragged)
+        self.framework.submit(jobs.answer, request, stage="answer")
 
     def observe(self, graph: Graph, facts: LoadedFacts, data: DataRef, options: CalibrationOptions) -> Ranges:
         request = jobs.ObserveRequest(graph, data, facts.inputs, options, str(self.scratch))
@@ -113,6 +112,7 @@ class Workshop:
         request = jobs.CompareRequest(
             graph, answers, survey.proof, survey.proof_kind, facts.inputs, survey.edges,
             said.interpret, said.declared, max_drop, str(self.scratch), threads, calibration,
+            facts.ragged,
         )  # fmt: skip
         return self.engine.call(jobs.compare, request, stage="verify", progress=self._tick)
 

@@ -154,7 +154,7 @@ def _not(low: Lowering, node: Node) -> None:
     low.put(node.output, steps.unary(low.draft, "LOGICAL_NOT", low.get(node.value(), order)), order)
 
 
-@lowers("BitwiseXor", "BitwiseAnd", "BitwiseOr", "BitwiseNot", "BitShift")
+@lowers("BitwiseXor", "BitwiseAnd", "BitwiseOr", "BitwiseNot")
 def _bits(low: Lowering, node: Node) -> None:
     dtype = node.output.dtype
     if dtype not in ("int8", "uint8", "int16", "uint16", "int32"):
@@ -167,13 +167,36 @@ def _bits(low: Lowering, node: Node) -> None:
     elif node.op == "BitwiseNot":
         made = steps.binary(draft, "BITWISE_XOR", parts[0], draft.scalar(-1 if dtype[0] == "i" else
                                                                          np.iinfo(dtype).max, dtype))  # fmt: skip
-    elif node.op == "BitShift" and node.attribute("direction") == "RIGHT" and dtype.startswith("u"):
-        made = steps.binary(draft, "RIGHT_SHIFT", parts[0], parts[1])
-    elif node.op in ("BitwiseAnd", "BitwiseOr") and dtype != "int32":
+    elif dtype != "int32":
         made = _and_or(low, node.op, parts[0], parts[1])
     else:
-        raise Refused("TFLite has only exclusive or and shifts of unsigned integers to the right")
+        raise Refused("TFLite has only exclusive or of 32 bits")
     low.put(node.output, made, order)
+
+
+@lowers("BitShift")
+def _shift(low: Lowering, node: Node) -> None:
+    """To the right by the kernel; to the left as a product with a power of two, less what leaves the type."""
+    dtype = node.output.dtype
+    if dtype not in _WRAPPING:
+        raise Refused(f"TFLite does not shift {dtype}")
+    order, (a, b) = aligned(low, _present(node), node.output.rank)
+    draft, bits = low.draft, _WRAPPING[dtype]
+    if node.attribute("direction") == "RIGHT":
+        inner = [steps.cast(draft, x, dtype) for x in (a, b)]
+        made = draft.emit("RIGHT_SHIFT", inner, np.broadcast_shapes(a.shape, b.shape))
+        made = steps.cast(draft, made, steps.carrier(dtype))
+        # The kernel shifts by one less than the width at most.
+        left = steps.binary(draft, "LESS", steps.cast(draft, b, "int32"), draft.scalar(bits, "int32"), "bool")
+        low.put(node.output, steps.select(draft, left, made, draft.scalar(0, made.dtype)), order)
+        return
+    wide = "int32" if bits == 8 else "int64"
+    powers = draft.constant(np.array([1 << bit for bit in range(bits)] + [0], wide))
+    places = steps.binary(draft, "MINIMUM", steps.cast(draft, b, "int32"), draft.scalar(bits, "int32"))
+    factor = draft.emit("GATHER", [powers, places], places.shape, axis=0, batchDims=0)
+    made = steps.binary(draft, "MUL", steps.cast(draft, a, wide), factor)
+    made = steps.binary(draft, "FLOOR_MOD", made, draft.scalar(1 << bits, wide))
+    low.put(node.output, steps.cast(draft, made, steps.carrier(dtype)), order)
 
 
 def _and_or(low: Lowering, op: str, a: Tensor, b: Tensor) -> Tensor:

@@ -29,19 +29,27 @@ _NEWEST = 16
 """Operator set in which the last of those operators got theirs."""
 
 Kind = tuple[Shape, str]
+OpenKind = tuple[tuple[int | None, ...], str]
+"""A size is None where only a run tells."""
 
 
 def kind_of(type_proto: Any) -> Kind | None:
     """Shape and dtype of a TypeProto; None where anything of it is unknown or it is no tensor of numbers."""
+    found = open_kind_of(type_proto)
+    sizes = tuple(size for size in found[0] if size is not None) if found is not None else ()
+    return (sizes, found[1]) if found is not None and len(sizes) == len(found[0]) else None
+
+
+def open_kind_of(type_proto: Any) -> OpenKind | None:
+    """The same of a TypeProto of which only the number of axes and the dtype have to be known."""
     if type_proto.WhichOneof("value") != "tensor_type" or not type_proto.tensor_type.HasField("shape"):
         return None
-    sizes = []
-    for axis in type_proto.tensor_type.shape.dim:
-        if axis.WhichOneof("value") != "dim_value" or axis.dim_value < 0:
-            return None
-        sizes.append(int(axis.dim_value))
+    axes = type_proto.tensor_type.shape.dim
+    known = [axis.WhichOneof("value") == "dim_value" and axis.dim_value >= 0 for axis in axes]
     name = dtype_name(type_proto.tensor_type.elem_type)
-    return None if name is None else (tuple(sizes), name)
+    if name is None:
+        return None
+    return tuple(int(axis.dim_value) if there else None for axis, there in zip(axes, known, strict=True)), name
 
 
 def dtype_name(element: int) -> str | None:
@@ -93,14 +101,23 @@ def schema_of(op: str, domain: str, version: int) -> Any | None:
         return None
 
 
-def fold(proto: Any, domain: str, version: int, inputs: Sequence[Value | None]) -> list[Array] | None:
+def fold(
+    proto: Any, domain: str, version: int, inputs: Sequence[Value | None], *, measured: bool = False
+) -> list[Array] | None:
     """The outputs of a node that depends on constants only; None where it must run on the device.
+
+    Args:
+        proto: The node.
+        domain: Of its operator.
+        version: Of its operator set.
+        inputs: Its inputs.
+        measured: Only a run tells the sizes of these.
 
     Raises:
         Refused: It cannot be computed.
     """
     if proto.op_type in ("Shape", "Size") and not domain and inputs and inputs[0] is not None:
-        return [_sizes(proto, inputs[0])]
+        return None if measured else [_sizes(proto, inputs[0])]
     present = [value for value in inputs if value is not None]
     if proto.op_type in _KEPT or any(value.data is None for value in present) or domain not in _COMPUTED:
         return None
@@ -143,7 +160,7 @@ def _evaluate(proto: Any, domain: str, version: int, inputs: Sequence[Value | No
 
 def outputs(
     proto: Any, domain: str, version: int, inputs: Sequence[Value | None], versions: Mapping[str, int]
-) -> dict[str, Kind]:
+) -> dict[str, OpenKind]:
     """Shapes and dtypes of a node's outputs, as far as ONNX' own inference finds them."""
     from onnx import helper, numpy_helper, shape_inference
 
@@ -166,7 +183,7 @@ def outputs(
         found = shape_inference.infer_node_outputs(schema, proto, types, data, opset_imports=imports)
     except (shape_inference.InferenceError, ValueError, RuntimeError) as error:
         raise Refused(f"ONNX' own rules refuse it: {str(error).strip().splitlines()[0]}") from error
-    kinds = {name: kind_of(kind) for name, kind in found.items()}
+    kinds = {name: open_kind_of(kind) for name, kind in found.items()}
     return {name: kind for name, kind in kinds.items() if kind is not None}
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgekit.converters.onnx_to_tflite import inference, steps
 from edgekit.converters.onnx_to_tflite.draft import Array, Draft, Tensor
+from edgekit.converters.onnx_to_tflite.measures import OPEN, Measures, check, inferred
 from edgekit.converters.onnx_to_tflite.nodes import Node, Order, Value, channels_last, identity
 from edgekit.converters.onnx_to_tflite.refusal import Gap, Refused
 from edgekit.converters.onnx_to_tflite.registry import Rule, find
@@ -39,10 +40,12 @@ class Lowering:
         values: Every value, in the order in which they were made.
         turned: Inputs and outputs whose axes lie in another order than in ONNX.
         ranges: Whether what is quantized stays a real number with a range, see `quantized`.
+        sizes: Those that only a run tells, see `measures`.
     """
 
-    def __init__(self, model: Any, *, ranges: bool = False) -> None:
+    def __init__(self, model: Any, *, ranges: bool = False, guess: int = 0) -> None:
         self.ranges = ranges
+        self.sizes = Measures(guess)
         self.draft = Draft()
         self.gaps: list[Gap] = []
         self.notes: dict[str, None] = {}
@@ -177,6 +180,10 @@ class Lowering:
         axes = identity(value.rank) if order is None else order
         tensor = Tensor(value.name, tuple(value.shape[axis] for axis in axes), value.dtype)
         self.draft.origin = value.name
+        if not value.size:
+            self.draft.inputs.append(tensor)
+            value.data = np.zeros(value.shape, steps.carrier(value.dtype))
+            return value
         held = steps.cast(self.draft, tensor, steps.carrier(value.dtype))
         self.draft.inputs.append(tensor)
         value.forms[axes] = held
@@ -221,7 +228,8 @@ class Lowering:
         self, proto: Any, domain: str, version: int, where: str, scope: Scope, versions: Mapping[str, int]
     ) -> None:
         inputs = tuple(scope[name] if name else None for name in proto.input)
-        folded = inference.fold(proto, domain, version, inputs)
+        measured = self.sizes.any(inputs)
+        folded = inference.fold(proto, domain, version, inputs, measured=measured)
         if folded is not None:
             for name, data in zip(proto.output, folded, strict=False):
                 if name:
@@ -234,6 +242,10 @@ class Lowering:
                 raise Refused("there is no way to write it as TFLite operators yet")
             self._inline(body, inputs, proto, scope, versions)
             return
+        if measured:
+            check(
+                self.sizes, Node(proto.op_type, domain, version, where, inputs, (), inference.attributes(proto)), rule
+            )
         outputs = self._outputs(proto, domain, version, inputs)
         if self.ranges and proto.op_type in _MOVING and any(v is not None and v.scaled is not None for v in inputs):
             # Moving integers that stand for real numbers is moving those.
@@ -273,12 +285,21 @@ class Lowering:
     ) -> tuple[Value | None, ...]:
         kinds = inference.outputs(proto, domain, version, inputs, self._versions)
         made: list[Value | None] = []
+        measured: dict[int, int] = {}  # outputs of one operator share their sizes
         for name in proto.output:
-            kind = kinds.get(name) or self._declared.get(name)
+            kind = kinds.get(name)
+            if kind is not None and proto.op_type in OPEN:
+                asked = Node(proto.op_type, domain, version, name, tuple(inputs), (), inference.attributes(proto))
+                kind = inferred(self.sizes, asked, kind)
+            if kind is None or None in kind[0]:
+                kind = self._declared.get(name) or kind
             if not name:
                 made.append(None)
-            elif kind is not None:
-                made.append(Value(name, *kind))
+            elif kind is not None and (None not in kind[0] or (not domain and proto.op_type in OPEN)):
+                for axis in (axis for axis, size in enumerate(kind[0]) if size is None and axis not in measured):
+                    measured[axis] = self.sizes.new()
+                sizes = tuple(measured[axis] if size is None else size for axis, size in enumerate(kind[0]))
+                made.append(Value(name, sizes, kind[1]))
             elif proto.op_type in inference.SELF_SHAPED or domain not in inference.STANDARD:
                 made.append(Value(name, (), ""))
             else:

@@ -17,7 +17,8 @@ F = TypeVar("F", bound=Rule)
 
 _FAMILIES = (
     "activations", "arithmetic", "control", "convolutions", "linears", "ml_linear", "ml_prepare", "ml_trees",
-    "normalizations", "pools", "quantized", "recurrent", "reductions", "resizes", "shapes", "slices",
+    "normalizations", "pools", "quantized", "recurrent", "reductions", "resizes", "selections", "shapes",
+    "slices",
 )  # fmt: skip
 
 

@@ -28,6 +28,8 @@ def reshaped(low: Lowering, value: Value, output: Value) -> None:
     if value.shape == output.shape:
         low.alias(output, value)
         return
+    if value.size != output.size:
+        raise Refused(f"it makes {list(output.shape)} of {list(value.shape)}")
     if value.flat is not None and not value.forms:
         value = value.flat
     for order in value.forms:
@@ -112,8 +114,11 @@ def _split(low: Lowering, node: Node) -> None:
     value = node.value()
     outputs = [output for output in node.outputs if output is not None]
     axis = axis_of(node.attribute("axis", 0), value.rank)
-    if len(outputs) < len(node.outputs) or any(output.size == 0 for output in outputs):
-        raise Refused("one of its parts is left out or empty")
+    if len(outputs) < len(node.outputs):
+        raise Refused("one of its parts is left out")
+    for empty in (output for output in outputs if not output.size):
+        empty.data = np.zeros(empty.shape, steps.carrier(empty.dtype))
+    outputs = [output for output in outputs if output.size]
     if len(outputs) == 1:
         low.alias(outputs[0], value)
         return
@@ -140,7 +145,10 @@ def split_to(low: Lowering, value: Value, outputs: Sequence[Value], axis: int, o
 
 @lowers("Expand")
 def _expand(low: Lowering, node: Node) -> None:
-    value, output = node.value(), node.output
+    value, output, sizes = node.value(), node.output, node.value(1)
+    if sizes.data is None:
+        low.put(output, _spread(low, low.get(value), low.get(sizes), output.shape))
+        return
     if value.rank == output.rank:
         order = low.order([value])
         low.put(output, steps.expand(low.draft, low.get(value, order), [output.shape[a] for a in order]), order)
@@ -148,9 +156,21 @@ def _expand(low: Lowering, node: Node) -> None:
     low.put(output, steps.expand(low.draft, low.get(value), output.shape))
 
 
+def _spread(low: Lowering, x: Tensor, sizes: Tensor, shape: Shape) -> Tensor:
+    """Broadcast to sizes that are computed while the model runs; a size of 1 leaves an axis as it is."""
+    draft, own = low.draft, x.dtype
+    own_sizes = draft.ints((1,) * (len(shape) - x.rank) + x.shape)
+    wide = steps.binary(draft, "MAXIMUM", steps.cast(draft, sizes, "int32"), own_sizes)
+    x = steps.cast(draft, x, "int32" if own == "uint16" else own)
+    return steps.cast(draft, draft.emit("BROADCAST_TO", [x, wide], shape), own)
+
+
 @lowers("Tile")
 def _tile(low: Lowering, node: Node) -> None:
     value, output = node.value(), node.output
+    if node.value(1).data is None:
+        _tile_fed(low, node)
+        return
     order = low.order([value])
     tensor = low.get(value, order)
     repeats = [output.shape[axis] // value.shape[axis] for axis in order]
@@ -158,6 +178,14 @@ def _tile(low: Lowering, node: Node) -> None:
     tensor = steps.cast(low.draft, tensor, "int32" if own == "uint16" else own)
     made = low.draft.emit("TILE", [tensor, low.draft.ints(repeats)], [output.shape[axis] for axis in order])
     low.put(output, steps.cast(low.draft, made, own), order)
+
+
+def _tile_fed(low: Lowering, node: Node) -> None:
+    """With repeats that are computed while the model runs."""
+    draft, x = low.draft, low.get(node.value())
+    own, repeats = x.dtype, steps.cast(draft, low.get(node.value(1)), "int32")
+    x = steps.cast(draft, x, "int32" if own == "uint16" else own)
+    low.put(node.output, steps.cast(draft, draft.emit("TILE", [x, repeats], node.output.shape), own))
 
 
 @lowers("DepthToSpace")
@@ -191,6 +219,12 @@ def _space_to_depth(low: Lowering, node: Node) -> None:
 def _fill(low: Lowering, node: Node) -> None:
     given = node.attribute("value")
     number = np.zeros(1, np.float32) if given is None else np.asarray(given)
+    sizes, draft = node.value(), low.draft
+    if sizes.data is None:
+        filling = draft.constant(number.reshape(()).astype(steps.carrier(node.output.dtype)))
+        dims = steps.cast(draft, low.get(sizes), "int32")
+        low.put(node.output, draft.emit("FILL", [dims, filling], node.output.shape))
+        return
     low.put(node.output, steps.expand(low.draft, low.draft.constant(number.reshape(())), node.output.shape))
 
 

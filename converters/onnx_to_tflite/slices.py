@@ -17,6 +17,9 @@ from edgekit.converters.onnx_to_tflite.registry import lowers
 @lowers("Slice")
 def _slice(low: Lowering, node: Node) -> None:
     value, output = node.value(), node.output
+    if any(part is not None and part.data is None for part in node.inputs[1:]) or low.sizes.any([value]):
+        _slice_fed(low, node)
+        return
     starts, ends = node.ints("starts", 1) or [], node.ints("ends", 2) or []
     axes = node.ints("axes", 3, range(len(starts))) or []
     every = node.ints("steps", 4, [1] * len(starts)) or []
@@ -30,6 +33,49 @@ def _slice(low: Lowering, node: Node) -> None:
         return
     order = low.order([value])
     low.put(output, cut_out(low, low.get(value, order), [cuts[axis] for axis in order]), order)
+
+
+_FAR = 1 << 30
+"""Beyond every axis; twice as much is still an int32."""
+
+
+def _slice_fed(low: Lowering, node: Node) -> None:
+    """With bounds that are computed while the model runs: the kernel reads them as Python would, and so does ONNX."""
+    value, output, draft = node.value(), node.output, low.draft
+    x = low.get(value)
+    own, x = x.dtype, _movable(low, x, "STRIDED_SLICE")
+    count = node.value(1).size
+    axes = node.maybe(3)
+    places = draft.ints(range(count)) if axes is None else _wrapped(low, axes, value.rank)
+    bounds = []
+    for index, usual in ((1, 0), (2, _FAR), (4, 1)):
+        given = node.maybe(index)
+        numbers = draft.ints([1] * count) if given is None else _near(low, given)
+        bounds.append(scattered(low, places, numbers, [value.rank], usual))
+    made = draft.emit(
+        "STRIDED_SLICE", [x, *bounds], output.shape,
+        beginMask=0, endMask=0, ellipsisMask=0, newAxisMask=0, shrinkAxisMask=0,
+    )  # fmt: skip
+    low.put(output, steps.cast(draft, made, own))
+
+
+def _near(low: Lowering, value: Value) -> Tensor:
+    """Bounds as int32; what lies beyond every axis is brought near."""
+    if value.data is not None:
+        return low.draft.ints(np.clip(value.data.reshape(-1), -_FAR, _FAR))
+    x = low.get(value)
+    for kind, bound in (("MAXIMUM", -_FAR), ("MINIMUM", _FAR)):
+        x = steps.binary(low.draft, kind, x, low.draft.scalar(bound, x.dtype))
+    return steps.cast(low.draft, x, "int32")
+
+
+def scattered(low: Lowering, places: Tensor, numbers: Tensor, shape: Sequence[int], usual: int) -> Tensor:
+    """Integers at their places [n] along the first axis of `shape`, and a usual one where there are none."""
+    draft = low.draft
+    column = steps.reshape(draft, places, [places.size, 1])
+    less = numbers if not usual else steps.binary(draft, "SUB", numbers, draft.scalar(usual, "int32"))
+    put = draft.emit("SCATTER_ND", [column, less, draft.ints(shape)], shape)
+    return put if not usual else steps.binary(draft, "ADD", put, draft.scalar(usual, "int32"))
 
 
 def cut_out(low: Lowering, tensor: Tensor, cuts: Sequence[slice]) -> Tensor:
@@ -269,6 +315,9 @@ def _one_by_one(low: Lowering, reduction: str, data: Tensor, places: Tensor, new
 @lowers("Pad")
 def _pad(low: Lowering, node: Node) -> None:
     value, output = node.value(), node.output
+    if any(part is not None and part.data is None for part in (node.maybe(1), node.maybe(3))):
+        _pad_fed(low, node)
+        return
     given = node.ints("pads", 1) or []
     axes = [axis_of(a, value.rank) for a in node.ints("axes", 3, range(value.rank)) or []]
     pads = [(0, 0)] * value.rank
@@ -282,6 +331,27 @@ def _pad(low: Lowering, node: Node) -> None:
     mode = node.attribute("mode", "constant")
     filling = _filling(low, node, tensor.dtype) if mode == "constant" else None
     low.put(output, padded(low, tensor, [pads[axis] for axis in order], mode, filling), order)
+
+
+def _pad_fed(low: Lowering, node: Node) -> None:
+    """With amounts that are computed while the model runs."""
+    value, output, draft = node.value(), node.output, low.draft
+    mode, axes = node.attribute("mode", "constant"), node.maybe(3)
+    if mode not in ("constant", "reflect"):
+        raise Refused(f"its pads are computed while the model runs, which TFLite has no mode {mode!r} for")
+    count = node.value(1).size // 2
+    pairs = steps.transpose(draft, steps.reshape(draft, _near(low, node.value(1)), [2, count]), [1, 0])
+    if axes is not None:
+        pairs = scattered(low, _wrapped(low, axes, value.rank), pairs, [value.rank, 2], 0)
+    kind = "PADV2" if mode == "constant" else "MIRROR_PAD"
+    x = low.get(value)
+    own, x = x.dtype, _movable(low, x, kind)
+    if mode == "constant":
+        filling = _filling(low, node, x.dtype) or draft.scalar(0, x.dtype)
+        made = draft.emit(kind, [x, pairs, steps.cast(draft, filling, x.dtype)], output.shape)
+    else:
+        made = draft.emit(kind, [x, pairs], output.shape, mode=0)
+    low.put(output, steps.cast(draft, made, own))
 
 
 def _filling(low: Lowering, node: Node, dtype: str) -> Tensor | None:

@@ -17,6 +17,9 @@ _WIDER = {
 }  # fmt: skip
 """What can stand in for a type that a kernel does not take. int64 in 32 bits is for sizes and indices only."""
 
+_LARGEST = 1 << 28
+"""Elements of a constant that is written out."""
+
 
 def carrier(dtype: str) -> str:
     """The type of the tensors that hold values of an ONNX type: kernels compute in float32 and signed integers."""
@@ -127,6 +130,8 @@ def expand(draft: Draft, x: Tensor, shape: Sequence[int]) -> Tensor:
     if x.shape == tuple(shape):
         return x
     if x.data is not None:
+        if np.prod(shape, dtype=np.float64) > _LARGEST:
+            raise Refused(f"a constant of {list(shape)} is larger than a file should be")
         return draft.constant(np.broadcast_to(x.data, shape))
     own, fits = x.dtype, _fitting("BROADCAST_TO", x.dtype)
     made = draft.emit("BROADCAST_TO", [cast(draft, x, fits), draft.ints(shape)], shape)
