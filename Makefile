@@ -50,8 +50,8 @@ peers: $(READY)  ## float conversion beside onnx2tf and litert-torch, each in an
 	done
 	$(BIN)/python benchmarks/tflite_peers.py build/peers --write $(wildcard ../shared/models/*/*.onnx)
 
-stress: $(READY) ## the long runs, about an hour: mutated files, killed conversions, threads
-	$(BIN)/python -m pytest -n 2 --dist load -q tests/stress tests/runtime/test_threads.py tests/runtime/ssh --run-stress
+stress: $(READY) ## the long runs, about an hour: mutated files, killed conversions and deployments, threads
+	$(BIN)/python -m pytest -n 2 --dist load -q tests/stress tests/store tests/runtime/test_threads.py tests/runtime/ssh --run-stress
 
 clean:           ## remove what was made here
 	rm -rf build dist demo $(VENV) edgekit/converters edgekit/runtimes edgekit/device_profiles

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgekit.pipeline import convert as convert
     from edgekit.runtimes.model import Model as Model
     from edgekit.runtimes.model import load as load
+    from edgekit.runtimes.watch import watch as watch
 
 _HOME = {
     "Artifact": "edgekit.artifact",
@@ -27,9 +28,10 @@ _HOME = {
     "Model": "edgekit.runtimes.model",
     "convert": "edgekit.pipeline",
     "load": "edgekit.runtimes.model",
+    "watch": "edgekit.runtimes.watch",
 }
 
-__all__ = ["Artifact", "EdgeKitError", "Model", "__version__", "convert", "load"]
+__all__ = ["Artifact", "EdgeKitError", "Model", "__version__", "convert", "load", "watch"]
 
 
 def __getattr__(name: str) -> Any:

@@ -48,13 +48,22 @@ def replace(path: Path, data: bytes) -> None:
     Raises:
         UsageError: `output-unwritable`: the folder is missing or not writable, or the disk is full.
     """
+    try:
+        put(path, data)
+    except OSError as error:
+        raise UsageError("output-unwritable", f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def put(path: Path, data: bytes) -> None:
+    """Like `replace`, for callers with words of their own for what the system refuses.
+
+    Raises:
+        OSError: The old file is untouched.
+    """
     folder = path.parent
     temporary = folder / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}"
-    try:
-        sweep(folder)
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    sweep(folder)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -63,10 +72,8 @@ def replace(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
             temporary.rename(path)
         sync_folder(folder)
-    except BaseException as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise _unwritable(path, error) from error
         raise
 
 
@@ -133,7 +140,3 @@ def _sweep_scratch(root: Path) -> None:
                 continue
             shutil.rmtree(str(name).removesuffix(_LOCK), ignore_errors=True)
             name.unlink()
-
-
-def _unwritable(path: Path, error: OSError) -> UsageError:
-    return UsageError("output-unwritable", f"{path} cannot be written: {error.strerror or error}")

@@ -42,17 +42,26 @@ def load(
     """Open an artifact (or a foreign `.tflite` or `.onnx` file) for running.
 
     Args:
-        source: Path, or an artifact in memory.
+        source: Path, the name of a model that was deployed to this device, or an artifact in memory.
         threads: Of the engine; None for its own choice.
         engine: "litert", "onnxruntime" or "null"; None for the format's own.
         verify: Compare the digest first; costs reading the file, which the engine does anyway, and hashing it.
 
     Raises:
-        MissingFileError: `file-missing`. ArtifactError: `artifact-unknown`, `artifact-damaged`.
+        MissingFileError: `file-missing`, `model-unknown`. ArtifactError: `artifact-unknown`, `artifact-damaged`.
         EngineMissingError: `engine-missing`. EngineError: the engine refuses the model; says why.
     """
-    opened = source if isinstance(source, Artifact) else artifacts.read(source, verify=verify)
+    opened = source if isinstance(source, Artifact) else _read(source, verify=verify)
     return Model.from_artifact(opened, threads=threads, engine=engine)
+
+
+def _read(source: str | Path, *, verify: bool) -> Artifact:
+    if isinstance(source, str) and "." not in source:
+        from edgekit.store import reading  # names have no suffix; paths do not pay for this
+
+        if reading.names_a_model(source):
+            return reading.read(source)
+    return artifacts.read(source, verify=verify)
 
 
 class Model:

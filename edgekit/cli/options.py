@@ -30,6 +30,11 @@ report_option = click.option(
     metavar="FILE.html",
     help="Also write a page with plots.",
 )
+store_option = click.option(
+    "--store", metavar="DIR", help="Folder of all models on the device; default: its own, or EDGEKIT_STORE there."
+)
+name_option = click.option("--name", metavar="NAME", required=True, help="What the model is called on the device.")
+device_argument = click.argument("target", default="local", metavar="[TARGET]")
 
 
 def opening_options(command: F) -> F:

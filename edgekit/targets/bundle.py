@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PACKAGES = (
-    "edgekit", "edgekit.device_profiles", "edgekit.formats", "edgekit.measure", "edgekit.runtimes", "edgekit.targets",
+    "edgekit", "edgekit.deploy", "edgekit.device_profiles", "edgekit.formats", "edgekit.measure", "edgekit.runtimes",
+    "edgekit.store", "edgekit.targets",
 )  # fmt: skip
 """Modules and data directly in these; converters, the command line and reports stay at the desk."""
 

@@ -16,10 +16,10 @@ HEAVY = {"tensorflow", "keras", "tf_keras", "torch", "onnx", "onnxruntime", "ai_
 LEVELS = [
     {"errors", "codec", "tensors", "files", "registry", "child", "feeding", "reading"},
     {"precision", "interface", "manifest", "selftest", "artifact", "device_profiles", "formats", "gate", "predict",
-     "inspect", "options", "metadata", "data_ref", "rules"},
+     "inspect", "options", "metadata", "data_ref", "rules", "store"},
     {"runtimes"},
     {"data_columns", "data", "data_objects", "metrics", "targets", "measure", "doctor"},
-    {"converters"},
+    {"converters", "deploy"},
     {"conversion", "data_given"},
     {"pipeline", "profiling", "testing", "report"},
     {"tune"},
@@ -124,7 +124,7 @@ def test_every_module_imports_with_numpy_alone():
 def test_public_names_are_exactly_these():
     import edgekit
 
-    assert sorted(edgekit.__all__) == ["Artifact", "EdgeKitError", "Model", "__version__", "convert", "load"]
+    assert sorted(edgekit.__all__) == ["Artifact", "EdgeKitError", "Model", "__version__", "convert", "load", "watch"]
     for name in edgekit.__all__:
         assert getattr(edgekit, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -1,0 +1,100 @@
+"""Before anything is sent: can that device run this file, and keep it?"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgekit.errors import EngineMissingError, LimitError
+from edgekit.store import Shelf
+
+if TYPE_CHECKING:
+    from edgekit.artifact import Artifact
+
+_ROOM = 1 << 20
+"""Bytes that must stay free: records, journals and what else the device writes."""
+
+
+@dataclass(frozen=True)
+class FactsRequest:
+    """What is asked of the device."""
+
+    name: str
+    root: str | None
+    format: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What a device says of itself.
+
+    Attributes:
+        machine: As `uname -m` has it. bits: Word size of its Python.
+        python: Its version.
+        engine, engine_version: What would run the format; "" where none is installed, and why.
+        free: Bytes that the store may still take.
+        arrived: Bytes of this very file that are there already.
+        writable: Whether the store can be written to.
+    """
+
+    machine: str
+    bits: int
+    python: str
+    engine: str
+    engine_version: str
+    missing: str
+    free: int
+    arrived: int
+    writable: bool
+
+
+def facts(request: FactsRequest) -> DeviceFacts:
+    """Ask; runs on the device."""
+    from edgekit.runtimes import PREFERRED, engines
+
+    shelf = Shelf(request.name, request.root)
+    folder = next(path for path in (shelf.folder, *shelf.folder.parents) if path.is_dir())
+    engine, version, missing = PREFERRED[request.format], "", ""
+    try:
+        version = engines.get(engine).version()
+    except EngineMissingError as error:
+        missing = error.message
+    return DeviceFacts(
+        machine=platform.machine(), bits=struct.calcsize("P") * 8, python=platform.python_version(),
+        engine=engine, engine_version=version, missing=missing, free=shutil.disk_usage(folder).free,
+        arrived=shelf.arrived(request.sha256), writable=os.access(folder, os.W_OK),
+    )  # fmt: skip
+
+
+def check(opened: Artifact, found: DeviceFacts, target: str, device: str | None) -> None:
+    """Refuse what cannot go well.
+
+    Raises:
+        LimitError: `deploy-preflight`: names the reason; or what the gate of a device profile says.
+    """
+    needed = len(opened.data) + _ROOM - found.arrived
+    if found.missing:
+        raise LimitError("deploy-preflight", f"{target} cannot run {opened.format}: {found.missing}")
+    if not found.writable:
+        raise LimitError("deploy-preflight", f"{target}: the folder of models cannot be written to")
+    if found.free < needed:
+        raise LimitError(
+            "deploy-preflight",
+            f"{target} has {found.free / 1e6:.1f} MB free, {needed / 1e6:.1f} MB are needed",
+            required=needed, available=found.free,
+        )  # fmt: skip
+    if device is not None:
+        _gate(opened, device)
+
+
+def _gate(opened: Artifact, device: str) -> None:
+    from edgekit import gate
+    from edgekit.device_profiles import load_profile
+    from edgekit.formats import read_facts
+
+    gate.enforce(gate.check(read_facts(opened), opened.manifest, load_profile(device)))

@@ -1,0 +1,62 @@
+"""Deploying over SSH: links that are cut, and what is there already."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from edgekit import artifact as artifacts
+from edgekit.deploy import fleet
+from edgekit.deploy.trial import Bounds
+from edgekit.errors import EdgeKitError
+from edgekit.store import Shelf
+
+NAME = "people-counter"
+
+
+def asked(path, root):
+    return fleet.Deployment(path, NAME, str(root), seconds=0.2, bounds=Bounds(slower=1000))
+
+
+def active(root):
+    return Shelf(NAME, root).settled().active
+
+
+def test_a_board_keeps_versions_and_returns_to_one(board, artifacts_of_both, tmp_path):
+    old, new = artifacts_of_both
+    root = tmp_path / "models"
+    assert fleet.deploy(asked(old, root), board.target).number == 1
+    assert fleet.deploy(asked(new, root), board.target).number == 2
+    (shown,) = fleet.show(board.target, NAME, str(root))
+    assert shown.record.active == artifacts.read(new).sha256
+    assert fleet.roll_back(board.target, NAME, "test", str(root)).record.active == artifacts.read(old).sha256
+    assert active(root) == artifacts.read(old).sha256
+
+
+def test_cut_links_activate_nothing_half(proxy, board, artifacts_of_both, tmp_path, effort):
+    """Whatever the offset: the old version or the new one, and the next run succeeds."""
+    old, new = artifacts_of_both
+    root = tmp_path / "models"
+    fleet.deploy(asked(old, root), board.through)
+    known = {artifacts.read(path).sha256 for path in (old, new)}
+    fleet.deploy(asked(new, root), board.through)
+    whole, dice = proxy.passed, random.Random(4)
+    fleet.roll_back(board.through, NAME, "test", str(root))
+    for _ in range(2 if effort == 1 else 200):
+        proxy.cut_after = dice.randrange(whole)
+        try:
+            fleet.deploy(asked(new, root), board.through)
+        except EdgeKitError as error:
+            assert error.exit_code == 8, error.code
+        proxy.cut_after = None
+        assert active(root) in known
+        fleet.deploy(asked(new, root), board.through)
+        assert active(root) == artifacts.read(new).sha256
+        fleet.roll_back(board.through, NAME, "test", str(root))
+
+
+@pytest.fixture
+def artifacts_of_both(artifacts):
+    """Two versions of one model."""
+    return artifacts["fp32.tflite"], artifacts["int8.tflite"]
