@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+NETS = str(Path(__file__).resolve().parents[1] / "tests" / "convert")
 MOBILENET = "imagenet_mobilenet_tflite/mobilenet_v1"
 PRECISIONS = ("fp32", "fp16", "dynamic", "int8", "int16x8")
 
@@ -45,6 +48,11 @@ CASES = (
     Case("kws_int8_tflite", "kws_dscnn/kws_int8.tflite", "kws"),
     Case("vww_mobilenet", "vww_mobilenet/vww_96.h5", "vww", 35, whole_evaluation=True),
     Case("vww_int8_tflite", "vww_mobilenet/vww_96_int8.tflite", "vww", 35, whole_evaluation=True),
+    Case("cifar_resnet20", "cifar_resnet20/resnet20-12fca82f.th", "cifar_nchw",
+         options=("--model", "torch_nets:resnet20", "--input", "image=N,3,32,32")),
+    Case("digits_mlp", "sklearn/digits_mlp.joblib", "sklearn/digits", options=("--trust",)),
+    Case("breast_cancer_gb", "sklearn/breast_cancer_gb.joblib", "sklearn/breast_cancer", options=("--trust",)),
+    Case("diabetes_rf", "sklearn/diabetes_rf.joblib", "sklearn/diabetes", options=("--trust",)),
     Case("mnist_cnn_onnx", "mnist_cnn_onnx/mnist.onnx", "mnist_nchw"),
     Case("mnist_conv_tflite", "mnist_conv_tflite/conv_fc_mnist.tflite", "mnist_nhwc"),
     Case("mnist_conv_a8w8", "mnist_conv_tflite/conv_fc_mnist_a8w8.tflite", "mnist_nhwc"),
@@ -62,6 +70,13 @@ def arrays(data: str) -> tuple[Any, Any]:
     if data == "cifar":
         stored = np.load(folder / "cifar10_jpeg_1000.npz")
         return stored["x"].astype(np.float32), stored["y"].astype(np.int64)
+    if data == "cifar_nchw":
+        x, y = arrays("cifar")
+        mean, deviation = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+        return ((x / 255 - mean) / deviation).transpose(0, 3, 1, 2), y
+    if data.startswith("sklearn/"):
+        stored = np.load(folder / f"{data}_test.npz")
+        return stored["x"].astype(np.float32), stored["y"]
     if data == "kws":
         stored = np.load(folder / "kws01_mfcc_500.npz")
         real = (stored["x_int8"].astype(np.float32) - stored["zero_point"]) * stored["scale"]
@@ -101,9 +116,14 @@ def split(case: Case, folder: Path) -> list[str]:
     chosen, rest = order[: case.calibration], order[case.calibration :]
     rest = order if case.whole_evaluation else rest
     labels = [{"y": y[part]} if y is not None else {} for part in (chosen, rest)]
-    np.savez(folder / "calibration.npz", x=x[chosen], **labels[0])
-    np.savez(folder / "evaluation.npz", x=x[rest], **labels[1])
-    return ["--calibration", str(folder / "calibration.npz"), "--eval", str(folder / "evaluation.npz")]
+    np.savez(folder / f"{case.name}_calibration.npz", x=x[chosen], **labels[0])
+    np.savez(folder / f"{case.name}_evaluation.npz", x=x[rest], **labels[1])
+    return [
+        "--calibration",
+        str(folder / f"{case.name}_calibration.npz"),
+        "--eval",
+        str(folder / f"{case.name}_evaluation.npz"),
+    ]
 
 
 def convert(case: Case, format: str, precision: str, options: list[str], folder: Path) -> dict[str, Any]:
@@ -111,7 +131,9 @@ def convert(case: Case, format: str, precision: str, options: list[str], folder:
     target = folder / f"{case.name}_{precision}.{format}"
     command = [sys.executable, "-m", "edgekit", "convert", str(SHARED / "models" / case.path), "-o", str(target)]
     command += ["--precision", precision, "--json", *options, *case.options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "--trust" in command:
+        command.append(hashlib.sha256((SHARED / "models" / case.path).read_bytes()).hexdigest())
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": NETS})
     answer = json.loads(done.stdout)
     row: dict[str, Any] = {"model": case.name, "format": format, "precision": precision, "exit": done.returncode}
     if "error" in answer:
