@@ -14,7 +14,7 @@ PACKAGES = (
     "edgekit", "edgekit.deploy", "edgekit.device_profiles", "edgekit.formats", "edgekit.measure", "edgekit.runtimes",
     "edgekit.store", "edgekit.targets",
 )  # fmt: skip
-"""Modules and data directly in these; converters, the command line and reports stay at the desk."""
+"""Modules and data in these, and in packages below all but the first; converters, commands and reports stay here."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest date that a zip can hold: the same modules give the same bytes."""
@@ -44,9 +44,10 @@ def bundle() -> Bundle:
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as packed:
         for package in PACKAGES:
             folder = Path(importlib.import_module(package).__path__[0])
-            for file in sorted(folder.iterdir()):
+            for file in sorted(folder.iterdir() if package == "edgekit" else folder.rglob("*")):
                 if file.suffix in (".py", ".toml") and file.is_file():
-                    entry = zipfile.ZipInfo(f"{package.replace('.', '/')}/{file.name}", _EPOCH)
+                    name = file.relative_to(folder).as_posix()
+                    entry = zipfile.ZipInfo(f"{package.replace('.', '/')}/{name}", _EPOCH)
                     entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
                     packed.writestr(entry, file.read_bytes())
     data = content.getvalue()
