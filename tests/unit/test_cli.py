@@ -28,8 +28,8 @@ def commands() -> list[str]:
 
 def test_the_commands_are_these():
     assert commands() == [
-        "bench", "check", "convert", "devices", "doctor", "emulator", "evaluate", "explain", "inspect", "profile",
-        "run", "target", "verify",
+        "bench", "check", "convert", "deploy", "devices", "doctor", "emulator", "evaluate", "explain", "history",
+        "inspect", "profile", "prune", "rollback", "run", "status", "target", "verify",
     ]  # fmt: skip
 
 
