@@ -25,8 +25,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgekit.converters import tflite_graph as files
 from edgekit.converters import (
+    tflite_folding,
     tflite_interface,
     tflite_islands,
     tflite_plan,
@@ -35,8 +35,10 @@ from edgekit.converters import (
     tflite_shapes,
     tflite_spellings,
 )
+from edgekit.converters import tflite_graph as files
 from edgekit.converters import tflite_rewrites as rewrites
 from edgekit.converters.stages import Graph, QuantizeOptions, Ranges
+from edgekit.converters.tflite_decisions import decisions
 from edgekit.converters.tflite_graph import ModelT, TensorT
 from edgekit.converters.tflite_plan import Plan
 from edgekit.converters.tflite_write import write
@@ -127,9 +129,12 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
 
 def _static(model: ModelT, ranges: Ranges, plan: Plan, options: QuantizeOptions) -> ModelT:
     unknown = _without_range(model, ranges)
+    if decided := decisions(model):
+        raise _undecided([rewrites.called(model, model.subgraphs[0], op) for op in decided])
     if unknown and ranges.observer != FROM_SOURCE:
         raise ConversionError("range-missing", f"calibration did not observe {', '.join(unknown[:8])}", tensors=unknown)
     rewrites.matmul_to_fully_connected(model)
+    tflite_folding.columns_into_dense(model)
     rewrites.unary_to_multiplication(model)
     rewrites.whole_pools_to_means(model)
     bits = plan.settle(model)
@@ -229,7 +234,7 @@ def _float_operators(model: ModelT) -> list[str]:
 
 
 def _refusal(left: list[str], precision: Precision) -> ConversionError:
-    shown = ", ".join(left[:8]) + (f" and {len(left) - 8} more" if len(left) > 8 else "")
+    shown = _some(left)
     instead = "--precision dynamic or " if precision.kind == "static" else ""
     return ConversionError(
         "op-not-quantizable",
@@ -237,6 +242,20 @@ def _refusal(left: list[str], precision: Precision) -> ConversionError:
         cause=_CAUSES.get(precision.kind, _CAUSES["static"]),
         next_step=f"Use {instead}--allow-float-ops, which leaves these operators in float and lists them.",
         ops=left,
+    )
+
+
+def _some(ops: list[str]) -> str:
+    return ", ".join(ops[:8]) + (f" and {len(ops) - 8} more" if len(ops) > 8 else "")
+
+
+def _undecided(ops: list[str]) -> ConversionError:
+    return ConversionError(
+        "op-not-quantizable",
+        f"integers would change what {_some(ops)} decide",
+        cause="Trees compare floats with thresholds; a rounded value takes another way to another leaf.",
+        next_step="Use --precision dynamic or fp16, which keep every decision as it is, or fp32.",
+        ops=ops,
     )
 
 

@@ -102,14 +102,18 @@ class TFLiteTap:
         return self._names[int(self._model.subgraphs[0].inputs[place])]
 
     def sizes(self, feed: Feed) -> dict[str, int]:
+        from edgekit.converters.tflite_decisions import compared
+
         del feed  # the file holds sizes for a batch of one
         graph = self._model.subgraphs[0]
+        unseen = compared(self._model)
         return {
             self._names[index]: 4 * math.prod(() if shape is None else (int(size) for size in shape))
             for op in graph.operators or ()
             for index in (int(i) for i in op.outputs)
             for shape in (graph.tensors[index].shape,)
             if graph.tensors[index].type == _FLOAT32_TFLITE and not graph.tensors[index].isVariable
+            if index not in unseen
         }
 
     def working_set(self, sizes: Mapping[str, int]) -> int:
