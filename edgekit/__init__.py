@@ -18,20 +18,40 @@ if TYPE_CHECKING:
     from edgekit.artifact import Artifact as Artifact
     from edgekit.errors import EdgeKitError as EdgeKitError
     from edgekit.pipeline import convert as convert
+    from edgekit.runtimes.flow.cascade import Cascade as Cascade
+    from edgekit.runtimes.flow.metrics import Metrics as Metrics
+    from edgekit.runtimes.flow.pool import Pool as Pool
+    from edgekit.runtimes.flow.stream import Stream as Stream
     from edgekit.runtimes.model import Model as Model
     from edgekit.runtimes.model import load as load
     from edgekit.runtimes.watch import watch as watch
 
 _HOME = {
     "Artifact": "edgekit.artifact",
+    "Cascade": "edgekit.runtimes.flow.cascade",
     "EdgeKitError": "edgekit.errors",
+    "Metrics": "edgekit.runtimes.flow.metrics",
     "Model": "edgekit.runtimes.model",
+    "Pool": "edgekit.runtimes.flow.pool",
+    "Stream": "edgekit.runtimes.flow.stream",
     "convert": "edgekit.pipeline",
     "load": "edgekit.runtimes.model",
     "watch": "edgekit.runtimes.watch",
 }
 
-__all__ = ["Artifact", "EdgeKitError", "Model", "__version__", "convert", "load", "watch"]
+__all__ = [
+    "Artifact",
+    "Cascade",
+    "EdgeKitError",
+    "Metrics",
+    "Model",
+    "Pool",
+    "Stream",
+    "__version__",
+    "convert",
+    "load",
+    "watch",
+]
 
 
 def __getattr__(name: str) -> Any:

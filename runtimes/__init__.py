@@ -32,8 +32,11 @@ engines: Registry[Backend] = Registry(
 )
 
 
-def open_session(artifact: Artifact, threads: int | None = None, engine: str | None = None) -> Session:
-    """Open an artifact in the engine of its format, or in the named one.
+def open_session(
+    artifact: Artifact, threads: int | None = None, engine: str | None = None, watchdog: float | None = None
+) -> Session:
+    """Open an artifact in the engine of its format, or in the named one; in a child process, with `watchdog` seconds
+    for a call.
 
     Raises:
         UsageError: `unknown-name`; `engine-format`: the named engine does not read this format; `option-value`: fewer
@@ -47,4 +50,8 @@ def open_session(artifact: Artifact, threads: int | None = None, engine: str | N
         raise UsageError(
             "engine-format", f"{backend.name} runs {', '.join(backend.formats)}, this is {artifact.format}"
         )
+    if watchdog is not None:
+        from edgekit.runtimes.flow.guarded import GuardedSession
+
+        return GuardedSession(artifact, threads, backend.name, watchdog)
     return backend.open(artifact, threads)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from edgekit.artifact import Artifact
-from edgekit.errors import EngineError, EngineMissingError
+from edgekit.errors import EngineError, EngineMissingError, FeedError
 from edgekit.runtimes.base import Array, Feeds, closed, version_of
+from edgekit.runtimes.straight import check_shape
 from edgekit.tensors import QuantParams, TensorSpec
 
 _CHOICES = (
@@ -88,6 +89,7 @@ class LiteRTSession:
         about = artifact.interface
         self._stateful = about is None or not _STATEFUL.isdisjoint(about.ops)
         self._set, self._invoke, self._get = interpreter.set_tensor, interpreter.invoke, interpreter.get_tensor
+        self._view = interpreter.tensor
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         if self._interpreter is None:
@@ -107,8 +109,34 @@ class LiteRTSession:
         except (ValueError, RuntimeError) as error:
             raise _failed(str(error), self._artifact) from error
 
+    def run_into(self, feeds: Feeds, buffers: Feeds) -> None:
+        """The same, some answers into given arrays; the engine's own memory is looked into, and let go at once."""
+        if self._interpreter is None:
+            raise closed()
+        try:
+            if self._free:
+                self._resize(feeds)
+            if self._stateful:
+                self._interpreter.reset_all_variables()
+            for name, index in self._feed:
+                self._set(index, feeds[name])
+            self._invoke()
+            for name, index in self._fetch:
+                if name in buffers:
+                    view, buffer = self._view(index)(), buffers[name]
+                    shape = view.shape
+                    if shape == buffer.shape:
+                        np.copyto(buffer, view)
+                    del view  # a traceback would keep it, and the engine refuses to go on while anybody looks
+                    if shape != buffer.shape:
+                        check_shape(name, shape, buffer)
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, FeedError):
+                raise
+            raise _failed(str(error), self._artifact) from error
+
     def close(self) -> None:
-        self._set = self._invoke = self._get = self._interpreter = None
+        self._set = self._invoke = self._get = self._view = self._interpreter = None
 
     def _resize(self, feeds: Feeds) -> None:
         changed = False

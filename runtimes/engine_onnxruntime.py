@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from edgekit.artifact import Artifact
-from edgekit.errors import EngineError, EngineMissingError
+from edgekit.errors import EngineError, EngineMissingError, FeedError
 from edgekit.runtimes.base import Array, Feeds, closed, version_of
 from edgekit.tensors import TensorSpec
 
@@ -89,6 +89,29 @@ class OnnxRuntimeSession:
             return dict(zip(self._names, run(self._names, feeds), strict=True))
         except self._failures as error:
             said = " ".join(str(error).split())
+            raise EngineError(
+                "engine-failed", f"onnxruntime failed while running {self._artifact.path or 'the model'}", cause=said
+            ) from error
+
+    def run_into(self, feeds: Feeds, buffers: Feeds) -> None:
+        """The same, some answers written by the engine itself into given arrays."""
+        session = self._session
+        if session is None:
+            raise closed()
+        if not buffers:  # it runs for outputs only
+            self.run(feeds)
+            return
+        try:
+            binding = session.io_binding()
+            for name, array in feeds.items():
+                binding.bind_cpu_input(name, array)
+            for name, buffer in buffers.items():
+                binding.bind_output(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
+            session.run_with_iobinding(binding)
+        except self._failures as error:
+            said = " ".join(str(error).split())
+            if "shape" in said.lower() or "got:" in said.lower():
+                raise FeedError("out-array", f"an array for an output has another shape than it: {said}") from error
             raise EngineError(
                 "engine-failed", f"onnxruntime failed while running {self._artifact.path or 'the model'}", cause=said
             ) from error

@@ -12,9 +12,10 @@ whatever an import would add to the start of an app: `_thread` has the lock that
 from __future__ import annotations
 
 import os
+import time
 from _thread import allocate_lock
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,22 +23,26 @@ import numpy as np
 
 from edgekit import artifact as artifacts
 from edgekit.artifact import Artifact
-from edgekit.errors import ArtifactError, EngineError, FeedError
+from edgekit.errors import ArtifactError, EdgeKitError, EngineError, FeedError
 from edgekit.runtimes import PREFERRED, engines, open_session
 from edgekit.runtimes.base import Array, Session, as_dtype, check_finite, check_names, closed, dequantize, quantize
-from edgekit.runtimes.straight import Straight
+from edgekit.runtimes.straight import Straight, fill
 from edgekit.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from edgekit.manifest import Interpret, Manifest, Preprocess
+    from edgekit.runtimes.flow.metrics import Metrics
     from edgekit.runtimes.prediction import Predictor
-
-_CHANNELS_LAST = {"NHWC": "NCHW", "NWC": "NCW", "NDHWC": "NCDHW"}
-_CHANNELS_FIRST = {first: last for last, first in _CHANNELS_LAST.items()}
 
 
 def load(
-    source: str | Path | Artifact, *, threads: int | None = None, engine: str | None = None, verify: bool = True
+    source: str | Path | Artifact,
+    *,
+    threads: int | None = None,
+    engine: str | None = None,
+    verify: bool = True,
+    watchdog: float | None = None,
+    metrics: Metrics | None = None,
 ) -> Model:
     """Open an artifact (or a foreign `.tflite` or `.onnx` file) for running.
 
@@ -46,13 +51,18 @@ def load(
         threads: Of the engine; None for its own choice.
         engine: "litert", "onnxruntime" or "null"; None for the format's own.
         verify: Compare the digest first; costs reading the file, which the engine does anyway, and hashing it.
+        watchdog: Run the engine in a child process and give each call so many seconds: an engine that dies or hangs
+            becomes an EngineError (`engine-died`, `engine-hung`), and the next call finds a new one.
+        metrics: Counts calls and errors and measures their times; shared by as many models as you like.
 
     Raises:
         MissingFileError: `file-missing`, `model-unknown`. ArtifactError: `artifact-unknown`, `artifact-damaged`.
         EngineMissingError: `engine-missing`. EngineError: the engine refuses the model; says why.
     """
     opened = source if isinstance(source, Artifact) else _read(source, verify=verify)
-    return Model.from_artifact(opened, threads=threads, engine=engine)
+    model = Model.from_artifact(opened, threads=threads, engine=engine, watchdog=watchdog)
+    model.metrics = metrics
+    return model
 
 
 def _read(source: str | Path, *, verify: bool) -> Artifact:
@@ -73,6 +83,7 @@ class Model:
         outputs: The same of the outputs.
         engine: Name of the engine.
         threads: As asked for.
+        metrics: Where calls are counted; None for nowhere.
     """
 
     def __init__(
@@ -90,6 +101,7 @@ class Model:
         self.outputs = outputs
         self.engine = engine
         self.threads = threads
+        self.metrics: Metrics | None = None
         self._session: Session | None = session
         self._pid = os.getpid()
         self._lock: AbstractContextManager[Any] = nullcontext() if session.concurrent else allocate_lock()
@@ -108,9 +120,10 @@ class Model:
         outputs: tuple[TensorSpec, ...] | None = None,
         threads: int | None = None,
         engine: str | None = None,
+        watchdog: float | None = None,
     ) -> Model:
         """Open an artifact; `inputs` and `outputs` stand in for the manifest's where there is none yet."""
-        session = open_session(artifact, threads, engine)
+        session = open_session(artifact, threads, engine, watchdog)
         about = artifact.interface
         inputs = inputs or (about.inputs if about else session.inputs)
         outputs = outputs or (about.outputs if about else session.outputs)
@@ -139,29 +152,36 @@ class Model:
         """Version of the distribution that runs it."""
         return engines.get(self.engine).version()
 
-    def run(self, feeds: Mapping[str, Any] | Any, *, raw: bool = False) -> dict[str, Array]:
+    def run(
+        self, feeds: Mapping[str, Any] | Any, *, raw: bool = False, out: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
         """Answer one batch.
 
         Args:
             feeds: Array by public input name; for a model of one input the array itself. Any batch size; the other
                 layout (NCHW for NHWC and back) where the manifest says which is meant; one sample without a batch axis.
             raw: Pass the tensors' own integers in and out; otherwise real values (floats) both ways.
+            out: Your arrays by output name, of the outputs' shapes and dtypes: answers are written into them, and
+                nothing is allocated where the feed is exact. Outputs without one are not fetched.
 
         Returns:
-            Array by public output name, the caller's own, with a batch axis.
+            Array by public output name, the caller's own, with a batch axis; with `out` its arrays.
 
         Raises:
-            FeedError: `feed-name`, `feed-shape`, `feed-dtype`, `feed-nan`.
+            FeedError: `feed-name`, `feed-shape`, `feed-dtype`, `feed-nan`, `out-array`.
             EngineError: `engine-failed`, `model-closed`, `model-forked`.
         """
         session = self._session
         if session is None or self._pid != os.getpid():
             raise self._unusable()
+        if self.metrics is not None:
+            with timed(self.metrics, "run_seconds"):
+                return self._answer(session, feeds, raw, out)
         if type(feeds) is dict:
-            answers = (self._raw if raw else self._real)(feeds)
+            answers = (self._raw if raw else self._real)(feeds, out)
             if answers is not None:
                 return answers
-        return self._run(session, feeds, raw=raw)
+        return self._general(session, feeds, raw, out)
 
     def predict(self, thing: Any, *, colors: str | None = None) -> Any:
         """Prepare something (a path, an image, an array, a sound, a row, a text), run it, and read the answer as the
@@ -181,6 +201,32 @@ class Model:
         """
         predictor = self._predictor or self._prepare()
         return predictor(thing, colors)
+
+    def predict_batch(self, things: Iterable[Any], *, colors: str | None = None) -> list[Any]:
+        """The same for several things, in one call of the engine where it takes batches.
+
+        Raises:
+            As `predict`: one thing that cannot be prepared fails all.
+        """
+        predictor = self._predictor or self._prepare()
+        return predictor.batch(list(things), colors)
+
+    async def apredict(self, thing: Any, *, colors: str | None = None) -> Any:
+        """`predict` in a thread, for `asyncio`: the event loop goes on meanwhile."""
+        import asyncio
+
+        return await asyncio.to_thread(self.predict, thing, colors=colors)
+
+    def warm_up(self, times: int = 3) -> None:
+        """Answer zeros so often (free sizes are 1): what engines put off until the first call is then done.
+
+        Raises:
+            EngineError: `engine-failed`.
+        """
+        from edgekit.runtimes.prediction import zeros
+
+        for _ in range(times):
+            self.run(zeros(self.inputs), raw=True)
 
     def check_usable(self) -> None:
         """Raise what `run` would for a model that is closed, or of another process.
@@ -220,22 +266,31 @@ class Model:
         session = self._session
         if session is None:
             raise closed()
-        self._predictor = Predictor(self, self._straight(session, raw=False, ready=True))
+        ready = self._straight(session, raw=False, ready=True)
+        self._predictor = Predictor(self, ready, whole=session.batches)
         return self._predictor
 
-    def _run(self, session: Session, feeds: Any, *, raw: bool) -> dict[str, Array]:
-        """The general path: names, dtypes, shapes, then piece by piece."""
+    def _answer(self, session: Session, feeds: Any, raw: bool, out: Mapping[str, Array] | None) -> dict[str, Array]:
+        """The straight way, else the general one."""
+        answers = (self._raw if raw else self._real)(feeds, out) if type(feeds) is dict else None
+        return self._general(session, feeds, raw, out) if answers is None else answers
+
+    def _general(self, session: Session, feeds: Any, raw: bool, out: Mapping[str, Array] | None) -> dict[str, Array]:
+        """Names, dtypes, shapes, then piece by piece."""
+        from edgekit.runtimes.pieces import calls, join  # most apps feed what is exact, and never come here
+
         arrays = self._arrays(feeds, raw=raw)
-        calls, steps = _calls(arrays, self.inputs, whole=session.batches)
+        number, steps = calls(arrays, self.inputs, whole=session.batches)
         pieces: list[dict[str, Array]] = []
-        for call in range(calls):
+        for call in range(number):
             piece = {
                 key: np.asarray(array[call * step : (call + 1) * step] if step else array, order="C")
                 for key, array, step in zip(self._keys, arrays, steps, strict=True)
             }
             with self._lock:
                 pieces.append(session.run(piece))
-        return {spec.name: _join([p[key] for p in pieces], spec, steps, raw=raw) for key, spec in self._answers}
+        joined = {spec.name: join([p[key] for p in pieces], spec, steps, raw=raw) for key, spec in self._answers}
+        return joined if out is None else fill(out, joined)
 
     def _arrays(self, feeds: Any, *, raw: bool) -> list[Array]:
         if not isinstance(feeds, Mapping):
@@ -243,10 +298,12 @@ class Model:
                 names = ", ".join(spec.name for spec in self.inputs)
                 raise FeedError("feed-name", f"this model has {len(self.inputs)} inputs, name them: {names}")
             feeds = {self.inputs[0].name: feeds}
+        from edgekit.runtimes.pieces import shaped
+
         check_names(feeds, self.inputs)
         arrays = []
         for spec in self.inputs:
-            array = _shaped(as_dtype(feeds[spec.name], spec, raw=raw), spec)
+            array = shaped(as_dtype(feeds[spec.name], spec, raw=raw), spec)
             check_finite(array, spec.name)
             arrays.append(array if raw or spec.quant is None else quantize(array, spec))
         return arrays
@@ -255,6 +312,18 @@ class Model:
         if self._session is None:
             return closed()
         return EngineError("model-forked", f"the model was opened in process {self._pid}, before a fork")
+
+
+@contextmanager
+def timed(metrics: Metrics, name: str) -> Iterator[None]:
+    """Measure what happens inside; an error is counted by its code."""
+    begun = time.perf_counter()
+    try:
+        yield
+    except EdgeKitError as error:
+        metrics.count("errors", error.code)
+        raise
+    metrics.observe(name, time.perf_counter() - begun)
 
 
 def _match(specs: tuple[TensorSpec, ...], offered: tuple[TensorSpec, ...], side: str, artifact: Artifact) -> list[str]:
@@ -277,101 +346,3 @@ def _match(specs: tuple[TensorSpec, ...], offered: tuple[TensorSpec, ...], side:
     if left and side == "input":
         raise ArtifactError("manifest-mismatch", f"{about} has the input {left[0]}, of which its manifest says nothing")
     return found
-
-
-def _shaped(array: Array, spec: TensorSpec) -> Array:
-    """The array as the tensor's shape wants it, batch aside.
-
-    Raises:
-        FeedError: `feed-shape`.
-    """
-    if _fits(array.shape, spec.shape):
-        return array
-    if _fits((1, *array.shape), spec.shape):
-        return array[None]
-    turned = _turned(array, spec)
-    if turned is not None:
-        return turned
-    hint = ""
-    if (
-        spec.layout is None
-        and array.ndim in (3, 4)
-        and sorted(array.shape[1:]) == sorted(s or 0 for s in spec.shape[1:])
-    ):
-        hint = "; the axes look transposed (NHWC against NCHW), and the model does not say which it means"
-    sizes = ",".join(map(str, array.shape))
-    raise FeedError("feed-shape", f"{spec.describe()} does not take [{sizes}]{hint}")
-
-
-def _turned(array: Array, spec: TensorSpec) -> Array | None:
-    """From the other layout, when the manifest says which one is meant."""
-    if spec.layout in _CHANNELS_LAST:
-        for candidate in (array, array[None]):
-            if candidate.ndim == len(spec.shape) and _fits((moved := np.moveaxis(candidate, 1, -1)).shape, spec.shape):
-                return moved
-    if spec.layout in _CHANNELS_FIRST:
-        for candidate in (array, array[None]):
-            if candidate.ndim == len(spec.shape) and _fits((moved := np.moveaxis(candidate, -1, 1)).shape, spec.shape):
-                return moved
-    return None
-
-
-def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    """Equal but for the first axis, which is the batch, and free sizes."""
-    if len(shape) != len(wanted):
-        return False
-    return all(
-        want in (None, size) or (axis == 0 and size > 0)
-        for axis, (size, want) in enumerate(zip(shape, wanted, strict=True))
-    )
-
-
-def _calls(arrays: list[Array], inputs: tuple[TensorSpec, ...], *, whole: bool) -> tuple[int, list[int]]:
-    """How often the engine is called, and how much of each array a call takes; 0 for all of it.
-
-    Where some first axes are free, they are the batch, and an input of exactly its fixed size (a table, a threshold)
-    goes into every call. Where none is free, arrays that fit go in one call, and longer ones are cut.
-
-    Args:
-        arrays: In the order of `inputs`.
-        inputs: What the model takes.
-        whole: The engine takes any number of samples where an axis is free.
-    """
-    pairs = [(spec, spec.shape[0], array.shape[0]) for spec, array in zip(inputs, arrays, strict=True) if spec.shape]
-    free = {spec.name: size for spec, first, size in pairs if first is None}
-    fits = all(first in (None, size) for _, first, size in pairs)
-    if not free and fits:
-        return 1, [0] * len(arrays)
-    # What is cut, and into how many.
-    counts = free | {
-        spec.name: _divided(size, first) for spec, first, size in pairs if first and (first != size or not free)
-    }
-    if len(set(counts.values())) > 1:
-        said = ", ".join(f"{spec.name} {size}" for spec, _, size in pairs if spec.name in counts)
-        raise FeedError("feed-shape", f"inputs have different numbers of samples: {said}")
-    calls = next(iter(counts.values()))
-    if calls == 0:
-        raise FeedError("feed-shape", "the feed holds no samples")
-    if whole and fits:
-        return 1, [0] * len(arrays)
-    return calls, [((spec.shape[0] or 1) if spec.name in counts else 0) for spec in inputs]
-
-
-def _divided(size: int, first: int) -> int:
-    if size % first:
-        raise FeedError("feed-shape", f"the model takes batches of {first}, {size} samples do not divide by it")
-    return size // first
-
-
-def _join(pieces: list[Array], spec: TensorSpec, steps: list[int], *, raw: bool) -> Array:
-    """One answer from those of several calls, which took `steps` samples; answers without a batch axis get one."""
-    if not raw:
-        pieces = [dequantize(piece, spec) for piece in pieces]
-    if len(pieces) == 1:
-        return pieces[0]
-    if all(piece.ndim and piece.shape[0] in steps for piece in pieces):
-        return np.concatenate(pieces)
-    if len({piece.shape for piece in pieces}) > 1:
-        shapes = " and ".join(str(list(piece.shape)) for piece in pieces[:2])
-        raise FeedError("feed-uneven", f"{spec.name} has another size for each sample, such as {shapes}")
-    return np.stack(pieces)

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.errors import FeedError
 from edgekit.runtimes.base import Array, Session, dequantize, quantize
 from edgekit.tensors import INTEGER_RANGE, TensorSpec
 
 Convert = Callable[[Array], "Array | None"]
+Restore = Callable[..., Array]
 
 
 class Straight:
@@ -44,8 +46,12 @@ class Straight:
             name == key and restore is None for name, key, restore in self._outputs
         )
         self._size = len(inputs)
+        self._run_into = getattr(session, "run_into", None)
+        self._dtypes = {spec.name: "object" if spec.dtype == "string" else spec.dtype for spec in session.outputs}
+        self._kept: dict[str, Array] = {}
+        self._keeps = kept
 
-    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Array] | None:
+    def __call__(self, feeds: Mapping[str, Any], out: Mapping[str, Array] | None = None) -> dict[str, Array] | None:
         """The outputs by public name, or None: the feed is not exact."""
         if len(feeds) != self._size:
             return None
@@ -64,6 +70,8 @@ class Straight:
                 if convert is not None and (array := convert(array)) is None:
                     return None
                 ready[key] = array
+            if out is not None:
+                return self._into(ready, out)
             answers = self._run(ready)
         if self._as_they_are:
             return answers
@@ -72,6 +80,67 @@ class Straight:
             answer = answers[key]
             restored[name] = answer if restore is None else restore(answer)
         return restored
+
+    def _into(self, ready: dict[str, Array], out: Mapping[str, Array]) -> dict[str, Array]:
+        """Answers into the caller's arrays. Behind the lock: integers that become reals pass through kept arrays."""
+        buffers, restored = {}, []
+        check_named(out, [name for name, _, _ in self._outputs])
+        for name, key, restore in self._outputs:
+            if name not in out:
+                continue
+            target = out[name]
+            dtype = np.dtype(np.float32 if restore is not None else self._dtypes[key])
+            check_array(name, target, dtype)
+            if restore is None:
+                buffers[key] = target
+                continue
+            kept = self._kept.get(key) if self._keeps else None
+            if kept is None or kept.shape != target.shape:
+                kept = self._kept[key] = np.empty(target.shape, self._dtypes[key])
+            buffers[key] = kept
+            restored.append((restore, kept, target))
+        if self._run_into is None:
+            answers = self._run(ready)
+            for key, buffer in buffers.items():
+                check_shape(key, answers[key].shape, buffer)
+                np.copyto(buffer, answers[key])
+        else:
+            self._run_into(ready, buffers)
+        for restore, kept, target in restored:
+            restore(kept, target)
+        return dict(out)
+
+
+def fill(out: Mapping[str, Array], answers: Mapping[str, Array]) -> dict[str, Array]:
+    """Copy answers into the caller's arrays.
+
+    Raises:
+        FeedError: `out-array`.
+    """
+    check_named(out, list(answers))
+    for name, target in out.items():
+        check_array(name, target, answers[name].dtype)
+        check_shape(name, answers[name].shape, target)
+        np.copyto(target, answers[name])
+    return dict(out)
+
+
+def check_named(out: Mapping[str, Array], names: list[str]) -> None:
+    for name in out:
+        if name not in names:
+            raise FeedError("out-array", f"there is no output {name} to write; known: {', '.join(names)}")
+
+
+def check_array(name: str, target: Array, dtype: np.dtype[Any]) -> None:
+    if type(target) is not np.ndarray or target.dtype != dtype or not target.flags.carray:
+        what = f"{target.dtype} array" if isinstance(target, np.ndarray) else type(target).__name__
+        raise FeedError("out-array", f"{name} is written into a C-ordered, writable {dtype} array, not this {what}")
+
+
+def check_shape(name: str, shape: tuple[int, ...], target: Array) -> None:
+    """Numpy would broadcast."""
+    if shape != target.shape:
+        raise FeedError("out-array", f"{name} is {list(shape)}, the array for it {list(target.shape)}")
 
 
 def _entry(
@@ -127,15 +196,24 @@ def _quantizer(spec: TensorSpec, shape: tuple[int, ...] | None) -> Convert:
     return kept
 
 
-def _restorer(spec: TensorSpec) -> Callable[[Array], Array]:
+def _restorer(spec: TensorSpec) -> Restore:
+    """Integers to reals, into a new array or a given one."""
     if spec.quant is None or spec.quant.axis is not None or not spec.shape or spec.dtype not in INTEGER_RANGE:
-        return lambda integers: dequantize(integers, spec)
+
+        def general(integers: Array, out: Array | None = None) -> Array:
+            real = dequantize(integers, spec)
+            if out is None:
+                return real
+            np.copyto(out, real)
+            return out
+
+        return general
     scale, zero = (np.array(value[0], np.float32) for value in (spec.quant.scale, spec.quant.zero_point))
     subtract, multiply = np.subtract, np.multiply
     single = np.float32
 
-    def restored(integers: Array) -> Array:
-        real = subtract(integers, zero, dtype=single)
+    def restored(integers: Array, out: Array | None = None) -> Array:
+        real = subtract(integers, zero, out, dtype=single)
         return multiply(real, scale, real)
 
     return restored

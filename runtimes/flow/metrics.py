@@ -1,0 +1,109 @@
+"""Counters and histograms of models at work, in the process or as text for Prometheus.
+
+    metrics = edgekit.Metrics()
+    model = edgekit.load("model.tflite", metrics=metrics)
+    metrics.snapshot()["run_seconds"]       # {"count": ..., "sum": ..., "p50": ..., "p99": ...}
+    print(metrics.text())                   # for a scraper
+
+A measurement takes some microseconds (`python benchmarks/flow.py`), and nothing where no metrics were given. The
+format is https://prometheus.io/docs/instrumenting/exposition_formats.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import Any
+
+BOUNDS = tuple(round(base * 10.0**power, 9) for power in range(-5, 2) for base in (1.0, 1.8, 3.2, 5.6))
+"""Upper ends of the histograms' buckets in seconds: 10 us to 56 s, four to each power of ten."""
+
+
+class Metrics:
+    """Where everything is counted; threads may share it.
+
+    Args:
+        name: Of the model or the app; stands as label `model` in the text.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self._lock = allocate_lock()
+        self._counters: dict[tuple[str, str], float] = {}
+        self._histograms: dict[str, list[int]] = {}
+        self._sums: dict[str, float] = {}
+
+    def count(self, name: str, what: str = "", by: float = 1) -> None:
+        """Add to a counter; `what` tells apart what is counted ("feed-shape" of "errors")."""
+        with self._lock:
+            self._counters[name, what] = self._counters.get((name, what), 0) + by
+
+    def observe(self, name: str, seconds: float) -> None:
+        """Put a duration into a histogram."""
+        place = bisect_left(BOUNDS, seconds)
+        with self._lock:
+            buckets = self._histograms.get(name)
+            if buckets is None:
+                buckets = self._histograms[name] = [0] * (len(BOUNDS) + 1)
+                self._sums[name] = 0.0
+            buckets[place] += 1
+            self._sums[name] += seconds
+
+    def snapshot(self) -> dict[str, Any]:
+        """All of it: a number a counter (by `what`, where there is one), a table a histogram. Percentiles are the upper
+        ends of their buckets.
+        """
+        counters, histograms, sums = self._copied()
+        found: dict[str, Any] = {}
+        for (name, what), value in sorted(counters.items()):
+            if what:
+                found.setdefault(name, {})[what] = value
+            else:
+                found[name] = value
+        for name, buckets in sorted(histograms.items()):
+            shares = {f"p{share}": _percentile(buckets, share / 100) for share in (50, 90, 99)}
+            found[name] = {"count": sum(buckets), "sum": sums[name], **shares}
+        return found
+
+    def text(self) -> str:
+        """The same in Prometheus' text format; times in seconds."""
+        return "\n".join([*self._lines(), ""])
+
+    def _lines(self) -> Iterator[str]:
+        counters, histograms, sums = self._copied()
+        model = f'model="{_escaped(self.name)}"'
+        said = ""
+        for (name, what), value in sorted(counters.items()):
+            full = f"edgekit_{name}_total"
+            if full != said:
+                yield f"# TYPE {full} counter"
+                said = full
+            kind = f',kind="{_escaped(what)}"' if what else ""
+            yield f"{full}{{{model}{kind}}} {value:g}"
+        for name, buckets in sorted(histograms.items()):
+            full = f"edgekit_{name}"
+            yield f"# TYPE {full} histogram"
+            total = 0
+            for bound, count in zip((*(f"{bound:g}" for bound in BOUNDS), "+Inf"), buckets, strict=True):
+                total += count
+                yield f'{full}_bucket{{{model},le="{bound}"}} {total}'
+            yield f"{full}_sum{{{model}}} {sums[name]:g}"
+            yield f"{full}_count{{{model}}} {total}"
+
+    def _copied(self) -> tuple[dict[tuple[str, str], float], dict[str, list[int]], dict[str, float]]:
+        with self._lock:
+            return dict(self._counters), {k: list(v) for k, v in self._histograms.items()}, dict(self._sums)
+
+
+def _percentile(buckets: list[int], share: float) -> float:
+    total, wanted = 0, share * sum(buckets)
+    for place, count in enumerate(buckets):
+        total += count
+        if total >= wanted and count:
+            return BOUNDS[min(place, len(BOUNDS) - 1)]
+    return 0.0
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

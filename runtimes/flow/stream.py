@@ -1,0 +1,165 @@
+"""Answers to a stream of frames, as fresh as the machine allows.
+
+    for seen in edgekit.Stream(model, camera, deadline=0.2):
+        print(seen.answer, seen.age)
+
+A thread takes frames from the source as fast as they come; the loop that asks for answers gets the freshest. A frame
+that became too old while it waited is not worth the engine's time, and is skipped.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
+
+from edgekit.errors import UsageError
+from edgekit.runtimes.flow.queue import Aging, Policy
+
+if TYPE_CHECKING:
+    from edgekit.runtimes.flow.metrics import Metrics
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A frame and its answer.
+
+    Attributes:
+        frame: As the source gave it.
+        answer: Of the model.
+        number: Of the frame, counted from 0 over all that the source gave.
+        waited: Seconds from its coming to the begin of the work on it.
+        age: Seconds from its coming to its answer.
+    """
+
+    frame: Any
+    answer: Any
+    number: int
+    waited: float
+    age: float
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What became of the frames so far: answered, too old, dropped from the queue, and alike (left out by `gate`)."""
+
+    answered: int
+    stale: int
+    dropped: int
+    alike: int
+
+
+class Stream:
+    """Iterate over it once; `close` or the end of the loop ends the thread after the frame that it waits for.
+
+    Args:
+        model: Anything with `predict`: a `Model`, a `Cascade`; or a function of a frame.
+        frames: The source.
+        deadline: Seconds after which a waiting frame is stale; None: never.
+        policy: What happens when frames come faster than answers: "drop-oldest", "drop-newest", or "block", which
+            makes the source wait (files, not cameras).
+        queue: How many frames may wait.
+        every: Seconds from one answer to the next at least; between them the processor sleeps.
+        gate: Tells of each frame whether it is worth an answer, such as `Motion`.
+        metrics: Counts frames and measures their age.
+
+    Raises:
+        UsageError: `option-value`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        frames: Iterable[Any],
+        *,
+        deadline: float | None = None,
+        policy: Policy = "drop-oldest",
+        queue: int = 1,
+        every: float = 0.0,
+        gate: Callable[[Any], bool] | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        if policy not in get_args(Policy) or queue < 1 or not every >= 0 or (deadline is not None and deadline <= 0):
+            known = ", ".join(get_args(Policy))
+            raise UsageError(
+                "option-value",
+                f"policy {policy!r} is one of {known}; queue {queue} is at least 1, every {every} s at least 0, "
+                f"deadline {deadline} s positive",
+            )
+        self._predict: Callable[[Any], Any] = getattr(model, "predict", model)
+        self._frames = frames
+        self._deadline, self._every, self._gate, self._metrics = deadline, every, gate, metrics
+        self._queue: Aging[tuple[int, Any]] = Aging(queue, policy)
+        self._failure: Exception | None = None
+        self._thread: threading.Thread | None = None
+        self._answered = self._stale = self._dropped = self._alike = 0
+
+    @property
+    def tally(self) -> Tally:
+        return Tally(self._answered, self._stale, self._dropped, self._alike)
+
+    def __iter__(self) -> Iterator[Seen]:
+        if self._thread is not None:
+            raise UsageError("stream-used", "a stream is iterated over once: make another")
+        self._thread = threading.Thread(target=self._read, name="edgekit-stream", daemon=True)
+        self._thread.start()
+        return self._answers()
+
+    def close(self) -> None:
+        """Take no more frames. May be called twice, and by another thread."""
+        self._queue.clear()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _answers(self) -> Iterator[Seen]:
+        due = 0.0
+        try:
+            while (taken := self._queue.take()) is not None:
+                (number, frame), came = taken
+                begun = time.monotonic()
+                if self._deadline is not None and begun - came > self._deadline:
+                    self._stale += 1
+                    self._count("stale")
+                    continue
+                if self._gate is not None and not self._gate(frame):
+                    self._alike += 1
+                    self._count("alike")
+                    continue
+                answer = self._predict(frame)
+                done = time.monotonic()
+                self._answered += 1
+                self._count("answered")
+                if self._metrics is not None:
+                    self._metrics.observe("frame_age_seconds", done - came)
+                yield Seen(frame, answer, number, begun - came, done - came)
+                due = max(due + self._every, time.monotonic()) if self._every else 0.0
+                time.sleep(max(due - time.monotonic(), 0.0))
+        finally:
+            self.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def _read(self) -> None:
+        """In a thread of its own: the source into the queue."""
+        try:
+            for number, frame in enumerate(self._frames):
+                dropped = self._queue.put((number, frame))
+                if self._queue.over:
+                    return
+                if dropped is not None:
+                    self._dropped += 1
+                    self._count("dropped")
+        except Exception as error:  # noqa: BLE001 - whatever the source raises is raised where answers are asked for
+            self._failure = error
+        finally:
+            self._queue.close()
+
+    def _count(self, what: str) -> None:
+        if self._metrics is not None:
+            self._metrics.count("frames", what)

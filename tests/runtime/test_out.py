@@ -1,0 +1,109 @@
+"""Answers into the caller's arrays, several things at once, `asyncio`, and memory that does not grow."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import edgekit
+from edgekit.errors import EngineError, FeedError
+from edgekit.runtimes.prediction import zeros
+
+
+@pytest.mark.parametrize("raw", [False, True], ids=["real", "raw"])
+def test_answers_come_into_the_given_array(model, samples, raw):
+    feeds = {"image": samples(model)}
+    spec = model.outputs[0]
+    if raw and model.inputs[0].quant:
+        feeds = {"image": np.arange(128, dtype=np.int8).reshape(1, *model.inputs[0].shape[1:])}
+    expected = model.run(feeds, raw=raw)["probs"]
+    buffer = np.full((1, 5), 99, expected.dtype)
+    for _ in range(2):
+        found = model.run(feeds, raw=raw, out={"probs": buffer})
+        assert found["probs"] is buffer
+        np.testing.assert_array_equal(buffer, expected)
+        buffer[:] = 0
+    assert spec.name == "probs"
+
+
+def test_the_general_way_fills_it_too(model, samples):
+    batch = samples(model, 3).astype(np.float64)
+    buffer = np.zeros((3, 5), np.float32)
+    assert model.run(batch, out={"probs": buffer})["probs"] is buffer
+    np.testing.assert_array_equal(buffer, model.run(batch)["probs"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, 5), np.float64), np.zeros((1, 6), np.float32), np.zeros((5,), np.float32),
+        np.zeros((1, 10), np.float32)[:, ::2],
+        [0.0] * 5, np.broadcast_to(np.float32(0), (1, 5)),
+    ],
+    ids=["dtype", "shape", "rank", "strided", "list", "read-only"],
+)  # fmt: skip
+@pytest.mark.parametrize("exact", [True, False])
+def test_arrays_that_cannot_take_the_answer(model, samples, wrong, exact):
+    feeds = {"image": samples(model) if exact else samples(model).astype(np.float64)}
+    with pytest.raises(FeedError) as caught:
+        model.run(feeds, out={"probs": wrong})
+    assert caught.value.code == "out-array"
+    with pytest.raises(FeedError, match="no output other"):
+        model.run(feeds, out={"other": np.zeros((1, 5), np.float32)})
+    assert model.run(feeds)["probs"].shape == (1, 5)
+
+
+def test_outputs_without_an_array_are_not_fetched(model, samples):
+    assert model.run({"image": samples(model)}, out={}) == {}
+
+
+def test_a_steady_state_allocates_nothing(model, samples):
+    feeds, buffer = {"image": samples(model)}, {"probs": np.zeros((1, 5), np.float32)}
+    for _ in range(50):
+        model.run(feeds, out=buffer)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(500):
+            model.run(feeds, out=buffer)
+        assert tracemalloc.get_traced_memory()[0] - before < 2000
+    finally:
+        tracemalloc.stop()
+
+
+def test_several_things_are_answered_as_one_by_one(model, samples):
+    things = list(samples(model, 5))
+    one_by_one = [model.predict(thing) for thing in things]
+    together = model.predict_batch(things)
+    for a, b in zip(one_by_one, together, strict=True):
+        assert [score.index for score in a.classes] == [score.index for score in b.classes]
+        np.testing.assert_allclose([s.score for s in a.classes], [s.score for s in b.classes], atol=1e-6)
+    assert model.predict_batch([]) == []
+    assert model.predict_batch(things[:1]) == one_by_one[:1]
+
+
+def test_things_that_do_not_go_together_are_answered_alone(model, samples):
+    things = [samples(model, 2), samples(model)[0]]
+    assert model.predict_batch(things) == [model.predict(thing) for thing in things]
+
+
+def test_from_an_event_loop(model, samples):
+    things = list(samples(model, 4))
+
+    async def all_of_them():
+        return await asyncio.gather(*(model.apredict(thing) for thing in things))
+
+    assert asyncio.run(all_of_them()) == [model.predict(thing) for thing in things]
+
+
+def test_warm_up(model, tiny_files):
+    model.warm_up(2)
+    feeds = zeros(model.inputs)
+    assert feeds["image"].dtype == np.dtype(model.inputs[0].dtype)
+    opened = edgekit.load(tiny_files["onnx"])
+    opened.close()
+    with pytest.raises(EngineError):
+        opened.warm_up()
