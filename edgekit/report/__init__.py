@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["bench", "convert", "profile"]
+Kind = Literal["bench", "convert", "profile", "tune"]
 
 
 def write(document: dict[str, Any], kind: Kind, path: Path) -> None:
@@ -32,8 +32,8 @@ def write(document: dict[str, Any], kind: Kind, path: Path) -> None:
 
 def render(document: dict[str, Any], kind: Kind) -> str:
     """The page's text."""
-    from edgekit.report import bench, convert, profile
+    from edgekit.report import bench, convert, profile, tune
     from edgekit.report.page import page
 
-    title, sections = {"bench": bench, "convert": convert, "profile": profile}[kind].sections(document)
+    title, sections = {"bench": bench, "convert": convert, "profile": profile, "tune": tune}[kind].sections(document)
     return page(title, kind, sections, document)
