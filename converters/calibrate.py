@@ -66,7 +66,7 @@ def calibrate(
     observers.factory(options.observer)(options)  # options that the observer refuses are refused before any work
     tapped = tap(graph, options.threads)
     watch = _Watch(options, tapped.answers())
-    feeds = _single_feeds(graph, tapped, batches)
+    feeds = single_feeds(graph, tapped, batches)
     first = next(feeds, None)
     if first is None:
         raise DataError("calibration-empty", "there is no sample to calibrate with")
@@ -76,7 +76,17 @@ def calibrate(
         yield from _one_pass(tapped, groups[0], rest, watch, options.memory_mb * _MB)
     else:
         yield from _passes(tapped, groups, rest, watch, block)
-    return Ranges(options.observer, watch.samples, {name: seen.range() for name, seen in watch.seen.items()})
+    return _decided(options.observer, watch)
+
+
+def _decided(observer: str, watch: _Watch) -> Ranges:
+    """The ranges; with those to choose from, where the observer leaves the choice."""
+    tensors = {name: seen.range() for name, seen in watch.seen.items()}
+    offered = {name: found.candidates() for name, found in watch.seen.items() if hasattr(found, "candidates")}
+    ways = list(next(iter(offered.values()), {}))
+    alternatives = {way: {name: offered[name][way] if name in offered else seen for name, seen in tensors.items()}
+                    for way in ways}  # fmt: skip
+    return Ranges(observer, watch.samples, tensors, alternatives)
 
 
 def _one_pass(
@@ -205,7 +215,7 @@ def _resident() -> int:
     return pages * resource.getpagesize()
 
 
-def _single_feeds(graph: Graph, tapped: Tap, batches: Iterable[Feeds]) -> Iterator[tuple[int, Feed]]:
+def single_feeds(graph: Graph, tapped: Tap, batches: Iterable[Feeds]) -> Iterator[tuple[int, Feed]]:
     """Batches cut into what one run of the graph takes: the number of samples and arrays by name inside the file."""
     name_of = _names_inside(graph, tapped)
     for batch in batches:

@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 from edgekit.converters.lint import Finding
 from edgekit.converters.stages import (
-    CalibrationOptions,
     Feeds,
     Graph,
     LoadedFacts,
@@ -116,7 +115,7 @@ def answer(request: AnswerRequest) -> Generator[Event, None, Answers]:
     folder.mkdir()
     data = open_data(request.data, request.inputs, folder.parent)
     done = 0
-    for number, batch in enumerate(data.batches(_batch_size(request.inputs, request.ragged))):
+    for number, batch in enumerate(data.batches(batch_size(request.inputs, request.ragged))):
         np.savez(folder / f"{number:06}.npz", allow_pickle=False, **model.run(batch.feeds))
         done += _length(batch.feeds)
         yield {"done": done, "total": len(data)}
@@ -224,33 +223,6 @@ def survey(request: SurveyRequest) -> Survey:
 
 
 @dataclass(frozen=True)
-class ObserveRequest:
-    """Calibrate: observe the float graph on data."""
-
-    graph: Graph
-    data: DataRef
-    inputs: tuple[TensorSpec, ...]
-    options: CalibrationOptions
-    scratch: str
-
-
-def observe(request: ObserveRequest) -> Generator[Event, None, Ranges]:
-    """Ranges of all activations over the calibration data."""
-    from edgekit.converters.calibrate import calibrate
-    from edgekit.data import open_data
-
-    data = open_data(request.data, request.inputs, Path(request.scratch))
-    feeds = (request.graph.turn(batch.feeds) for batch in data.batches(_batch_size(request.inputs)))
-    steps = calibrate(request.graph, feeds, request.options)
-    while True:
-        try:
-            yield {"done": next(steps).get("samples", 0), "total": len(data)}
-        except StopIteration as end:
-            ranges: Ranges = end.value
-            return ranges
-
-
-@dataclass(frozen=True)
 class QuantizeRequest:
     """Quantize a float graph."""
 
@@ -310,7 +282,7 @@ def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
     )
     with _model(request.graph, request.threads) as model:
         done = 0
-        batches = data.batches(_batch_size(request.inputs, request.ragged))
+        batches = data.batches(batch_size(request.inputs, request.ragged))
         for batch, reference in zip(batches, _answers(request.answers), strict=True):
             comparison.add(request.graph.turn(reference), model.run(request.graph.turn(batch.feeds)))
             done += _length(batch.feeds)
@@ -321,7 +293,7 @@ def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
             comparison.add_edges(request.graph.turn(reference), model.run(request.graph.turn(feeds)))
         if request.calibration is not None and request.proof_kind == "evaluation":
             some = replace(request.calibration, samples=min(GLANCE, request.calibration.samples or GLANCE))
-            for batch in open_data(some, request.inputs).batches(_batch_size(request.inputs, request.ragged)):
+            for batch in open_data(some, request.inputs).batches(batch_size(request.inputs, request.ragged)):
                 comparison.add_calibration(model.run(request.graph.turn(batch.feeds)))
     return comparison.finish(request.proof_kind)
 
@@ -403,7 +375,7 @@ def _answers(answers: Answers) -> Iterator[Feeds]:
             yield {name: stored[name] for name in stored.files}
 
 
-def _batch_size(inputs: tuple[TensorSpec, ...], ragged: tuple[str, ...] = ()) -> int:
+def batch_size(inputs: tuple[TensorSpec, ...], ragged: tuple[str, ...] = ()) -> int:
     """Samples a batch: about a million elements, so that memory stays small and calls stay few; one where answers
     cannot be stacked.
     """

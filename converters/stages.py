@@ -146,11 +146,14 @@ class Ranges:
         observer: Which one decided.
         samples: How many samples were seen.
         tensors: One entry a float tensor that is not a constant.
+        alternatives: Other ranges that an observer would take as well, by how they came about, to choose from by
+            their effect (`range_choice`); empty once that is done.
     """
 
     observer: str
     samples: int
     tensors: dict[str, Range]
+    alternatives: dict[str, dict[str, Range]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,16 +161,18 @@ class CalibrationOptions:
     """How to observe.
 
     Attributes:
-        observer: "minmax" or "percentile".
+        observer: Name of one in `observers`: "minmax", "percentile", "mse", ...
         percentile: Share of values (percent) that the range must hold, for "percentile".
         memory_mb: Bound on the whole calibration process's private memory growth.
         threads: Of the engine.
+        activations: Element type that the ranges are for, "int8" or "int16": observers that measure errors need it.
     """
 
     observer: str = "minmax"
     percentile: float = 99.999
     memory_mb: int = 256
     threads: int = 2
+    activations: Literal["int8", "int16"] = "int8"
 
 
 @dataclass(frozen=True)

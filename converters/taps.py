@@ -11,15 +11,16 @@ Values are handed to a callback as views of the engine's own memory, valid until
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.converters import steps
 from edgekit.converters.stages import Graph
+from edgekit.converters.steps import Step
 from edgekit.errors import EngineError, EngineMissingError, InternalError
 from edgekit.tensors import TensorSpec
 
@@ -62,8 +63,16 @@ class Tap(Protocol):
         """The outputs, and the tensors that they are a rearrangement or a squashing of, such as logits."""
         ...
 
-    def open(self, names: Sequence[str]) -> Session:
-        """Load the graph into the engine so that it shows these tensors."""
+    def scores(self) -> list[str]:
+        """An output each, in order: the tensor that it squashes (the logits of a softmax), or else itself."""
+        ...
+
+    def real(self, name: str, values: NDArray[Any]) -> NDArray[np.float32]:
+        """The real numbers that a tensor's values stand for; a copy."""
+        ...
+
+    def open(self, names: Sequence[str], *, fused: bool = False) -> Session:
+        """Load the graph into the engine so that it shows these tensors; `fused`: as a device would run it."""
         ...
 
 
@@ -117,10 +126,13 @@ class TFLiteTap:
         }
 
     def working_set(self, sizes: Mapping[str, int]) -> int:
-        return _peak(self._steps(), sizes)
+        return steps.peak(self._steps(), sizes)
 
     def answers(self) -> set[str]:
-        return _answers(self._steps(), [self._names[int(i)] for i in self._model.subgraphs[0].outputs])
+        return steps.answers(self._steps(), [self._names[int(i)] for i in self._model.subgraphs[0].outputs])
+
+    def scores(self) -> list[str]:
+        return steps.scores(self._steps(), [self._names[int(i)] for i in self._model.subgraphs[0].outputs])
 
     def _steps(self) -> list[Step]:
         from edgekit.converters import tflite_graph as files
@@ -134,8 +146,16 @@ class TFLiteTap:
             for op in self._model.subgraphs[0].operators or ()
         ]
 
-    def open(self, names: Sequence[str]) -> Session:
+    def real(self, name: str, values: NDArray[Any]) -> NDArray[np.float32]:
+        found = self._model.subgraphs[0].tensors[self._names.index(name)].quantization
+        if values.dtype.kind == "f" or found is None or found.scale is None or not len(found.scale):
+            return np.array(values, np.float32)
+        return (values.astype(np.float32) - int(found.zeroPoint[0])) * np.float32(found.scale[0])
+
+    def open(self, names: Sequence[str], *, fused: bool = False) -> Session:
         from edgekit.converters.tflite_write import write
+
+        del fused  # its kernels are the same either way
 
         graph = self._model.subgraphs[0]
         index_of = {name: index for index, name in enumerate(self._names)}
@@ -245,18 +265,25 @@ class OnnxTap:
         return found
 
     def working_set(self, sizes: Mapping[str, int]) -> int:
-        return _peak(self._steps(), sizes)
+        return steps.peak(self._steps(), sizes)
 
     def answers(self) -> set[str]:
-        return _answers(self._steps(), [value.name for value in self._outputs])
+        return steps.answers(self._steps(), [value.name for value in self._outputs])
+
+    def scores(self) -> list[str]:
+        return steps.scores(self._steps(), [value.name for value in self._outputs])
 
     def _steps(self) -> list[Step]:
         return [Step(node.op_type, tuple(node.input), tuple(node.output)) for node in self._model.graph.node]
 
-    def open(self, names: Sequence[str]) -> _OnnxSession:
-        return self._open(names, shapes_only=False)
+    def real(self, name: str, values: NDArray[Any]) -> NDArray[np.float32]:
+        del name  # scales are nodes of the graph: what it shows are real numbers
+        return np.array(values, np.float32)
 
-    def _open(self, names: Sequence[str], *, shapes_only: bool) -> _OnnxSession:
+    def open(self, names: Sequence[str], *, fused: bool = False) -> _OnnxSession:
+        return self._open(names, shapes_only=False, fused=fused)
+
+    def _open(self, names: Sequence[str], *, shapes_only: bool, fused: bool = False) -> _OnnxSession:
         graph = self._model.graph
         nodes = len(graph.node)
         shown = [name + _SHAPE_OF for name in names] if shapes_only else list(names)
@@ -270,18 +297,19 @@ class OnnxTap:
             del graph.output[:]
             graph.output.extend(self._outputs)
             del graph.node[nodes:]
-        return _OnnxSession(data, shown, self._threads)
+        return _OnnxSession(data, shown, self._threads, fused=fused)
 
 
 class _OnnxSession:
-    def __init__(self, data: bytes, shown: list[str], threads: int) -> None:
+    def __init__(self, data: bytes, shown: list[str], threads: int, *, fused: bool = False) -> None:
         try:
             import onnxruntime as ort
         except ImportError as error:
             raise EngineMissingError("engine-missing", "calibrating an ONNX graph needs onnxruntime") from error
         options = ort.SessionOptions()
         # Rewriting would fold away tensors that the quantizer asks for, and costs time on a graph that runs briefly.
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if not fused:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # The arena grows by powers of two and never shrinks: twice the activations.
         options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = False
@@ -326,48 +354,3 @@ def _sizes_of_symbols(inputs: Sequence[Any], feed: Feed) -> dict[Any, int]:
 
 def _refused(error: Exception) -> EngineError:
     return EngineError("calibration-engine", f"the engine could not run the float graph: {str(error).splitlines()[0]}")
-
-
-@dataclass(frozen=True)
-class Step:
-    """An operator: its kind, and the tensors it reads and makes."""
-
-    kind: str
-    read: tuple[str, ...]
-    made: tuple[str, ...]
-
-
-def _peak(steps: Sequence[Step], sizes: Mapping[str, int]) -> int:
-    """The most bytes live at once when each tensor lives from the step that makes it to the last that reads it."""
-    last = {name: number for number, step in enumerate(steps) for name in (*step.read, *step.made)}
-    live = peak = 0
-    for number, step in enumerate(steps):
-        live += sum(sizes.get(name, 0) for name in step.made)
-        peak = max(peak, live)
-        live -= sum(sizes.get(name, 0) for name in {*step.read, *step.made} if last[name] == number)
-    return peak
-
-
-_TRANSPARENT = frozenset(
-    # TFLite's names, then ONNX's.
-    (
-        *("SOFTMAX", "LOG_SOFTMAX", "LOGISTIC", "TANH", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE"),
-        *("CONCATENATION", "PACK", "UNPACK", "SLICE", "STRIDED_SLICE", "SPLIT", "SPLIT_V"),
-        *("Softmax", "LogSoftmax", "Sigmoid", "Tanh", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"),
-        *("Concat", "Slice", "Split", "Identity"),
-    )
-)
-"""Operators that move values or squash each range of them monotonically: what goes in is the answer already."""
-
-
-def _answers(steps: Sequence[Step], outputs: Iterable[str]) -> set[str]:
-    maker = {name: step for step in steps for name in step.made}
-    found: set[str] = set()
-    waiting = list(outputs)
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            step = maker.get(name)
-            waiting += step.read if step is not None and step.kind in _TRANSPARENT else ()
-    return found

@@ -15,7 +15,7 @@ from typing import Any
 
 from edgekit import files
 from edgekit.child import Child, Limits
-from edgekit.converters import jobs
+from edgekit.converters import jobs, observing
 from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Ranges, Source
 from edgekit.converters.verify import Verification
 from edgekit.data_ref import DataRef
@@ -87,9 +87,17 @@ class Workshop:
         request = jobs.AnswerRequest(survey.proof, facts.inputs, folder, survey.edges, facts.ragged)
         self.framework.submit(jobs.answer, request, stage="answer")
 
-    def observe(self, graph: Graph, facts: LoadedFacts, data: DataRef, options: CalibrationOptions) -> Ranges:
-        request = jobs.ObserveRequest(graph, data, facts.inputs, options, str(self.scratch))
-        return self.engine.call(jobs.observe, request, stage="calibrate", progress=self._tick)
+    def observe(
+        self,
+        graph: Graph,
+        facts: LoadedFacts,
+        data: DataRef,
+        options: CalibrationOptions,
+        precision: str,
+        quantizing: QuantizeOptions,
+    ) -> Ranges:
+        request = observing.ObserveRequest(graph, data, facts.inputs, options, precision, quantizing, str(self.scratch))
+        return self.engine.call(observing.observe, request, stage="calibrate", progress=self._tick)
 
     def quantize(self, graph: Graph, ranges: Ranges | None, precision: str, options: QuantizeOptions) -> Graph:
         path = str(self.scratch / f"{precision}.{graph.format}")

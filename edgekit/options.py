@@ -50,7 +50,8 @@ class Options:
         allow_float_ops: Leave what cannot be quantized in float.
         rules: Layers of a static precision that compute in another: path of a TOML (see `edgekit.rules`), or the rules.
         layout: "keep" the axes of images as the source has them, or "nhwc" or "nchw"; for ONNX graphs to TFLite.
-        observer: How calibration decides on ranges; None for the precision's default.
+        observer: How calibration decides on ranges: "auto", "minmax", "moving-average", "percentile", "mse" or
+            "entropy"; None for the precision's default.
         percentile: Share of values (percent) that observer "percentile" keeps inside.
         calibration_memory: Bound on the growth of the calibrating process, in MiB.
         seed: Of every draw.

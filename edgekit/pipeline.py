@@ -98,7 +98,11 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
         shop.start_answering(facts, survey)
         calibration = calibration if precision.calibrated else None
         with shop.stage("calibrate"):
-            ranges = None if calibration is None else shop.observe(graph, facts, calibration, observing)
+            ranges = (
+                None
+                if calibration is None
+                else shop.observe(graph, facts, calibration, observing, precision.name, quantizing)
+            )
         with shop.stage("quantize"):
             graph = shop.quantize(graph, ranges, precision.name, quantizing)
         with shop.stage("verify"):
@@ -205,6 +209,7 @@ def _observing(options: Options, precision: Precision) -> CalibrationOptions:
         percentile=options.percentile,
         memory_mb=options.calibration_memory,
         threads=options.threads,
+        activations="int16" if precision.activations == "int16" else "int8",
     )
 
 

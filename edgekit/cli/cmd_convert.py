@@ -145,7 +145,8 @@ def _inputs(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[t
 @click.option(
     "--observer",
     metavar="NAME",
-    help="How ranges are decided: minmax, percentile; by default percentile for int8, minmax for int16x8.",
+    help="How ranges are decided: auto (several ways, measured), minmax, moving-average, percentile, mse, entropy; by "
+    "default auto for int8, minmax for int16x8.",
 )
 @click.option("--percentile", type=float, default=99.999, show_default=True, help="For --observer percentile.")
 @click.option(

@@ -14,7 +14,7 @@ from edgekit.converters import calibrate as module
 from edgekit.converters import observers
 from edgekit.converters.calibrate import calibrate
 from edgekit.converters.stages import CalibrationOptions, Graph, Range
-from edgekit.converters.taps import Step, _peak
+from edgekit.converters.steps import Step, peak
 from edgekit.converters.tflite_builder import Builder
 from edgekit.errors import ConversionError, DataError, EngineError, SourceError, UsageError
 from edgekit.tensors import TensorSpec
@@ -157,7 +157,7 @@ def test_groups_fit_under_the_bound(tmp_path, monkeypatch):
 
 def test_the_working_set_counts_what_lives_at_once():
     steps = [Step("ADD", read, made) for read, made in (("x", "a"), ("a", "b"), ("ab", "c"), ("c", "d"))]
-    assert _peak(steps, {"a": 1, "b": 10, "c": 100, "d": 1000}) == 1100
+    assert peak(steps, {"a": 1, "b": 10, "c": 100, "d": 1000}) == 1100
 
 
 def test_inner_values_match_kernels_without_delegates(tmp_path):
@@ -254,7 +254,7 @@ def test_data_that_does_not_fit_is_refused(tmp_path, net):
     with pytest.raises(DataError) as caught:
         observe(graph)
     assert caught.value.code == "calibration-empty"
-    with pytest.raises(UsageError, match="minmax, percentile"):
+    with pytest.raises(UsageError, match="minmax, moving-average, mse, percentile"):
         observe(graph, {"x": SAMPLES}, observer="quantile")
 
 

@@ -1,0 +1,61 @@
+"""The job that calibrates: observes the float graph on data, and chooses among ranges by their effect.
+
+It runs in the engine child, as those of `jobs` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgekit.converters.jobs import Event, QuantizeRequest, batch_size, quantize
+from edgekit.converters.stages import CalibrationOptions, Feeds, Graph, QuantizeOptions, Ranges
+from edgekit.data_ref import DataRef
+from edgekit.tensors import TensorSpec
+
+
+@dataclass(frozen=True)
+class ObserveRequest:
+    """Calibrate: observe the float graph on data, for a precision."""
+
+    graph: Graph
+    data: DataRef
+    inputs: tuple[TensorSpec, ...]
+    options: CalibrationOptions
+    precision: str
+    quantizing: QuantizeOptions
+    scratch: str
+
+
+def observe(request: ObserveRequest) -> Generator[Event, None, Ranges]:
+    """Ranges of all activations over the calibration data."""
+    from edgekit.converters import range_choice
+    from edgekit.converters.calibrate import calibrate
+    from edgekit.data import open_data
+
+    data = open_data(request.data, request.inputs, Path(request.scratch))
+
+    def feeds() -> Iterator[Feeds]:
+        return (request.graph.turn(batch.feeds) for batch in data.batches(batch_size(request.inputs)))
+
+    ranges = yield from _counted(calibrate(request.graph, feeds(), request.options), len(data))
+    if not ranges.alternatives:
+        return ranges
+
+    def quantized(candidate: Ranges, path: Path) -> Graph:
+        options = replace(request.quantizing, interface="float")
+        return quantize(QuantizeRequest(request.graph, candidate, request.precision, options, str(path)))
+
+    steps = range_choice.choose(request.graph, ranges, quantized, feeds, Path(request.scratch), request.options.threads)
+    return (yield from steps).ranges
+
+
+def _counted(steps: Generator[Event, None, Ranges], total: int) -> Generator[Event, None, Ranges]:
+    """Calibration's progress as the command line shows it."""
+    while True:
+        try:
+            yield {"done": next(steps).get("samples", 0), "total": total}
+        except StopIteration as end:
+            ranges: Ranges = end.value
+            return ranges

@@ -1,0 +1,70 @@
+"""A graph as a list of steps, one an operator, for questions that are the same in both formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    """An operator: its kind, and the tensors it reads and makes."""
+
+    kind: str
+    read: tuple[str, ...]
+    made: tuple[str, ...]
+
+
+def peak(steps: Sequence[Step], sizes: Mapping[str, int]) -> int:
+    """The most bytes live at once when each tensor lives from the step that makes it to the last that reads it."""
+    last = {name: number for number, step in enumerate(steps) for name in (*step.read, *step.made)}
+    live = peak = 0
+    for number, step in enumerate(steps):
+        live += sum(sizes.get(name, 0) for name in step.made)
+        peak = max(peak, live)
+        live -= sum(sizes.get(name, 0) for name in {*step.read, *step.made} if last[name] == number)
+    return peak
+
+
+_TRANSPARENT = frozenset(
+    # TFLite's names, then ONNX's.
+    (
+        *("SOFTMAX", "LOG_SOFTMAX", "LOGISTIC", "TANH", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE"),
+        *("CONCATENATION", "PACK", "UNPACK", "SLICE", "STRIDED_SLICE", "SPLIT", "SPLIT_V"),
+        *("Softmax", "LogSoftmax", "Sigmoid", "Tanh", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"),
+        *("Concat", "Slice", "Split", "Identity"),
+    )
+)
+"""Operators that move values or squash each range of them monotonically: what goes in is the answer already."""
+
+
+def answers(steps: Sequence[Step], outputs: Iterable[str]) -> set[str]:
+    """The outputs, and the tensors that they are a rearrangement or a squashing of."""
+    maker = {name: step for step in steps for name in step.made}
+    found: set[str] = set()
+    waiting = list(outputs)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            step = maker.get(name)
+            waiting += step.read if step is not None and step.kind in _TRANSPARENT else ()
+    return found
+
+
+_SQUASHING = frozenset({"SOFTMAX", "LOG_SOFTMAX", "LOGISTIC", "TANH", "Softmax", "LogSoftmax", "Sigmoid", "Tanh"})
+_RESCALING = frozenset({"QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear"})
+
+
+def scores(steps: Sequence[Step], outputs: Iterable[str]) -> list[str]:
+    """An output each: the tensor that it squashes, or else itself."""
+    maker = {name: step for step in steps for name in step.made}
+
+    def behind(name: str) -> str:
+        found = at = name
+        while (step := maker.get(at)) is not None and step.kind in _SQUASHING | _RESCALING:
+            at = step.read[0]
+            found = at if step.kind in _SQUASHING else found
+        return found
+
+    return [behind(name) for name in outputs]

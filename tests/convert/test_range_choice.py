@@ -1,0 +1,142 @@
+"""Choosing among ranges by their effect: what is measured decides, in both formats, on logits, as real values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit.converters import quantizers, range_choice
+from edgekit.converters.calibrate import calibrate
+from edgekit.converters.range_choice import choose
+from edgekit.converters.stages import CalibrationOptions, Graph, QuantizeOptions, Range, Ranges
+from edgekit.converters.steps import Step, scores
+from edgekit.precision import precisions
+from edgekit.tensors import TensorSpec
+
+pytest.importorskip("ai_edge_quantizer", reason="comes with the convert extra")
+pytest.importorskip("onnxruntime", reason="comes with the onnx extra")
+
+FORMATS = ["tflite", "onnx"]
+SHAPE = {"tflite": (None, 8, 8, 2), "onnx": (None, 2, 8, 8)}
+
+
+def drain(steps):
+    events = []
+    while True:
+        try:
+            events.append(next(steps))
+        except StopIteration as end:
+            return end.value, events
+
+
+def small(tiny_files, format: str) -> Graph:
+    inputs = (TensorSpec("image", SHAPE[format], "float32"),)
+    return Graph(format, str(tiny_files[format]), inputs, (TensorSpec("probs", (None, 5), "float32"),))
+
+
+def data(graph: Graph, count: int = 24):
+    random = np.random.default_rng(3)
+    values = random.normal(size=(count, *graph.inputs[0].shape[1:])).astype(np.float32)
+    return lambda: iter([{"image": values}])
+
+
+def quantized(graph: Graph, **options):
+    precision = precisions.get("int8")
+    return lambda ranges, path: quantizers.get(graph.format).quantize(
+        graph, ranges, precision, QuantizeOptions("float", **options), path
+    )
+
+
+def observed(graph: Graph, feeds, observer: str = "auto") -> Ranges:
+    return drain(calibrate(graph, feeds(), CalibrationOptions(observer)))[0]
+
+
+def squeezed(ranges: Ranges, share: float) -> dict[str, Range]:
+    return {name: Range(seen.min * share, seen.max * share) for name, seen in ranges.tensors.items()}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_set_whose_answers_are_nearest_wins(tiny_files, tmp_path, format):
+    graph = small(tiny_files, format)
+    feeds = data(graph)
+    plain = observed(graph, feeds, "minmax")
+    ways = {"cut": squeezed(plain, 0.2), "wide": squeezed(plain, 30.0), "right": plain.tensors}
+    choice, events = drain(choose(graph, replace(plain, alternatives=ways), quantized(graph), feeds, tmp_path))
+    assert choice.ranges == Ranges("minmax: right", plain.samples, plain.tensors)
+    assert choice.decibels["right"] > 25 > max(choice.decibels["cut"], choice.decibels["wide"])
+    assert [event["comparing"] for event in events] == ["cut", "wide", "right"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_first_stays_where_another_is_hardly_better(tiny_files, tmp_path, format):
+    graph = small(tiny_files, format)
+    feeds = data(graph)
+    plain = observed(graph, feeds, "minmax")
+    ways = {"a": squeezed(plain, 1.0001), "b": plain.tensors}
+    choice, _ = drain(choose(graph, replace(plain, alternatives=ways), quantized(graph), feeds, tmp_path))
+    assert choice.ranges.observer == "minmax: a"
+
+
+def test_equal_sets_are_not_measured(tiny_files, tmp_path):
+    graph = small(tiny_files, "onnx")
+    plain = observed(graph, data(graph), "minmax")
+    ways = {"a": dict(plain.tensors), "b": dict(plain.tensors)}
+    choice, events = drain(choose(graph, replace(plain, alternatives=ways), None, None, tmp_path))
+    assert (choice.ranges.observer, choice.ranges.tensors, choice.decibels) == ("minmax: a", plain.tensors, {})
+    assert events == []
+
+
+def test_large_graphs_take_the_first(tiny_files, tmp_path, monkeypatch):
+    monkeypatch.setattr(range_choice, "_LARGEST", 10)
+    graph = small(tiny_files, "onnx")
+    plain = observed(graph, data(graph), "minmax")
+    ways = {"a": squeezed(plain, 0.5), "b": plain.tensors}
+    choice, _ = drain(choose(graph, replace(plain, alternatives=ways), None, None, tmp_path))
+    assert choice.ranges == Ranges("minmax: a", plain.samples, ways["a"])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_auto_observes_several_ways(tiny_files, tmp_path, format):
+    graph = small(tiny_files, format)
+    feeds = data(graph)
+    ranges = observed(graph, feeds)
+    assert set(ranges.alternatives) == {"percentile 99.999", "minmax", "percentile 99.99", "mse"}
+    assert all(set(found) == set(ranges.tensors) for found in ranges.alternatives.values())
+    assert ranges.alternatives["minmax"] == observed(graph, feeds, "minmax").tensors
+    choice, _ = drain(choose(graph, ranges, quantized(graph), feeds, tmp_path))
+    assert choice.ranges.observer == f"auto: {max(choice.decibels, key=choice.decibels.get)}" or (
+        max(choice.decibels.values()) <= choice.decibels["percentile 99.999"] + 0.3
+    )
+    assert choice.ranges.alternatives == {}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_answers_are_real_logits_of_integers(tiny_files, tmp_path, format):
+    """Before the softmax, so that a constant added to them all would be seen; of the integers' scale."""
+    graph = small(tiny_files, format)
+    feeds = data(graph, 4)
+    made = quantized(graph)(observed(graph, feeds, "minmax"), Path(tmp_path, f"made.{format}"))
+    floats, integers = (range_choice._answers(one, feeds, 1) for one in (graph, made))
+    assert len(floats) == len(integers) == 4
+    for (before,), (after,) in zip(floats, integers, strict=True):
+        assert before.shape == after.shape == (1, 5)
+        assert after.dtype == np.float32
+        assert not np.allclose(before.sum(), 1, atol=0.05)
+        assert np.abs(before - after).max() < 0.1 * np.abs(before).max()
+
+
+def test_scores_lie_behind_squashing_and_rescaling():
+    steps = [
+        Step("Conv", ("x", "w"), ("a",)),
+        Step("QuantizeLinear", ("a", "s"), ("aq",)),
+        Step("DequantizeLinear", ("aq", "s"), ("ad",)),
+        Step("Softmax", ("ad",), ("p",)),
+        Step("QuantizeLinear", ("p", "s"), ("pq",)),
+        Step("DequantizeLinear", ("pq", "s"), ("y",)),
+        Step("Sigmoid", ("p",), ("z",)),
+    ]
+    assert scores(steps, ["y", "z", "a", "aq", "x"]) == ["ad", "ad", "a", "aq", "x"]
