@@ -15,6 +15,8 @@ import bisect
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from edgekit.formats import ties
+
 ALIGNMENT = 64
 """kDefaultTensorAlignment in tflite/util.h."""
 
@@ -39,12 +41,47 @@ class Step:
         outputs: Keys of tensors.
         inplace: Positions of inputs whose place the first output may take over.
         unmodified: The output has the very bytes of the input (a reshape), so that other readers do not matter.
+        scratch: Keys of tensors that only its kernel uses, while it runs.
     """
 
     inputs: tuple[Key, ...]
     outputs: tuple[Key, ...]
     inplace: tuple[int, ...] = ()
     unmodified: bool = False
+    scratch: tuple[Key, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor lies.
+
+    Attributes:
+        offset: Bytes from the arena's start.
+        bytes: How many.
+        first, last: Steps during which it is alive; both ends are within.
+    """
+
+    offset: int
+    bytes: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A plan.
+
+    Attributes:
+        bytes: Peak of the activations, variables included.
+        kept_bytes: Of the variables, which lie in an arena of their own.
+        places: Of every tensor that has one of its own, variables aside.
+        shared: Tensor -> the tensor whose place it takes.
+    """
+
+    bytes: int
+    kept_bytes: int
+    places: Mapping[Key, Place]
+    shared: Mapping[Key, Key]
 
 
 def plan(
@@ -66,16 +103,60 @@ def plan(
     Returns:
         Bytes; None when there are too many tensors to plan.
     """
-    fixed = {*variables}
+    found = layout(sizes, steps, inputs, outputs, variables)
+    return None if found is None else found.bytes
+
+
+def layout(
+    sizes: Mapping[Key, int],
+    steps: Sequence[Step],
+    inputs: Iterable[Key],
+    outputs: Iterable[Key],
+    variables: Iterable[Key] = (),
+) -> Layout | None:
+    """Like `plan`, with the place of every tensor."""
+    fixed, inputs = {*variables}, tuple(inputs)
     ends = ({*inputs} - fixed, {*outputs})
     shared = _shared(sizes, steps, ends, fixed)
     first, last = _lifetimes(steps, ends, fixed, shared)
-    moving = [t for t in first if t in sizes and t not in shared and t not in fixed]
+    moving = [t for t in _order(sizes, steps, (inputs, fixed), first, last) if t not in shared and t not in fixed]
     whole = {t: i for i, t in enumerate(sizes)}
-    moving.sort(key=lambda t: (0, whole[t], 0) if first[t] == 0 and last[t] == _FOREVER else (1, -sizes[t], first[t]))
     persistent = _place([(sizes[t], 0, _FOREVER) for t in sorted(fixed & sizes.keys(), key=whole.__getitem__)])
     passing = _place([(sizes[t], first[t], last[t]) for t in moving])
-    return None if persistent is None or passing is None else persistent + passing
+    if persistent is None or passing is None:
+        return None
+    end = max(len(steps) - 1, 0)
+    places = {
+        t: Place(at, sizes[t], first[t], min(last[t], end))
+        for t, at in zip(moving, passing[1], strict=True)
+        if sizes[t]
+    }
+    return Layout(persistent[0] + passing[0], persistent[0], places, shared)
+
+
+def _order(
+    sizes: Mapping[Key, int],
+    steps: Sequence[Step],
+    starts: tuple[Sequence[Key], set[Key]],
+    first: Mapping[Key, int],
+    last: Mapping[Key, int],
+) -> list[Key]:
+    """In which order tensors are placed: those that live throughout, then by falling size, then by first use."""
+    rank: dict[Key, tuple[int, int, int]] = {}
+    for number, key in enumerate(sizes):
+        if key in first:
+            always = first[key] == 0 and last[key] == _FOREVER
+            rank[key] = (0, number, 0) if always else (1, -sizes[key], first[key])
+    if len(set(rank.values())) == len(rank) or not all(isinstance(key, int) for key in rank):
+        return sorted(rank, key=rank.__getitem__)
+    groups: list[list[int]] = [[] for _ in range(max(len(steps), 1))]
+    groups[0] += [key for key in (*sorted(starts[1], key=str), *starts[0]) if isinstance(key, int)]
+    for index, step in enumerate(steps):
+        groups[index] += [key for key in (*step.outputs, *step.scratch) if isinstance(key, int)]
+    met = dict.fromkeys(key for group in groups for key in ties.set_order(group) if key in rank)
+    order: list[Key] = [*met, *(key for key in rank if key not in met)]
+    ties.introsort(order, lambda one, two: rank[one] < rank[two])
+    return order
 
 
 def _shared(
@@ -115,27 +196,29 @@ def _lifetimes(
             first.setdefault(name, index)
         for name in step.inputs:
             last[shared.get(name, name)] = index
+        for name in step.scratch:
+            first[name] = last[name] = index
     for name in first:
         if name in kept or name not in last:
             last[name] = _FOREVER
     return first, last
 
 
-def _place(tensors: Sequence[tuple[int, int, int]]) -> int | None:
-    """High-water mark of (bytes, first, last) placed in this order; best fit among the gaps."""
+def _place(tensors: Sequence[tuple[int, int, int]]) -> tuple[int, list[int]] | None:
+    """High-water mark and offsets of (bytes, first, last) placed in this order; best fit among the gaps."""
     active: list[tuple[int, int, int, int]] = []
-    high = left = 0
-    left = _STEPS
+    offsets = []
+    high, left = 0, _STEPS
     for size, first, last in tensors:
-        if not size:
-            continue
         left -= len(active)
         if left < 0:
             return None
-        at = _gap(active, size, first, last)
-        high = max(high, at + size)
-        bisect.insort(active, (at, size, first, last))
-    return high
+        at = _gap(active, size, first, last) if size else 0
+        offsets.append(at)
+        if size:
+            high = max(high, at + size)
+            bisect.insort(active, (at, size, first, last))
+    return high, offsets
 
 
 def _gap(active: Sequence[tuple[int, int, int, int]], size: int, first: int, last: int) -> int:

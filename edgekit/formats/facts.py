@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgekit.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from edgekit.formats.graph import GraphFacts
 
 MAX_RANK = 64
 """Real tensors have at most 8 axes; without a bound the product of a hostile shape would be a number of megabytes."""
@@ -110,6 +113,7 @@ class ModelFacts:
         metadata: Further entries of the file: "min_runtime_version" (TFLite), "ir_version" (ONNX).
         external: Files that the model's constants lie in, beside it.
         notes: What a reader should know: "output probabilities is a sequence and cannot be run".
+        graphs: The main graph, and those that its ops run, with the sizes of all tensors.
     """
 
     format: Literal["tflite", "onnx"]
@@ -130,6 +134,7 @@ class ModelFacts:
     metadata: dict[str, str] = field(default_factory=dict)
     external: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    graphs: tuple[GraphFacts, ...] = field(default=(), compare=False, repr=False)
 
     def op_counts(self) -> dict[str, int]:
         """Op kind -> how often, most frequent first, then by name."""

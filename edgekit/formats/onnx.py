@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from edgekit.formats import arena, onnx_arena, onnx_macs
-from edgekit.formats.facts import ModelFacts, Operand, OpFacts, Shape, arithmetic, derive_precision, elements, total
+from edgekit.formats.facts import ModelFacts, Operand, OpFacts, arithmetic, derive_precision, elements, total
+from edgekit.formats.graph import GraphFacts
 from edgekit.formats.onnx_graph import Uses, output_types, quant_of_input, quant_of_output, walk
 from edgekit.formats.onnx_model import Const, Graph, Model, Node, Value
-from edgekit.formats.onnx_proto import DATA_TYPES, Reader
+from edgekit.formats.onnx_proto import Reader
 from edgekit.formats.onnx_rules import infer
 from edgekit.formats.onnx_shapes import Shapes
 from edgekit.tensors import DTYPES, INTEGER_RANGE, TensorSpec
 
-_BITS = dict(DATA_TYPES)
 _FIRST_WITH_OPSETS = 3
 """IR version from which a model must say which operator sets it uses."""
 
@@ -48,6 +48,9 @@ def read(data: bytes, end: int) -> ModelFacts:
     inputs, outputs, notes = _interface(graph, uses, reader)
     ops = _ops(model, graph, at, types)
     constants = _constants(model, graph)
+    known = onnx_arena.folded(graph, at)
+    nodes = onnx_arena.executed(graph, uses, known, types)
+    live = onnx_arena.graph_facts(graph, known, types, at, nodes)
     names = {value.name for value in graph.inputs} | set(uses.maker) | set(uses.constants)
     return ModelFacts(
         format="onnx",
@@ -57,7 +60,7 @@ def read(data: bytes, end: int) -> ModelFacts:
         tensors=len(names),
         parameters=_parameters(model, graph, uses),
         weight_bytes=sum(const.bytes for const in constants) + _attribute_bytes(graph),
-        arena_bytes=_arena(graph, uses, at, types),
+        arena_bytes=_arena(live, (step for _, step in nodes)),
         macs=total(op.macs for op in ops),
         bytes=len(data),
         precision=_precision(graph, uses, types),
@@ -67,6 +70,7 @@ def read(data: bytes, end: int) -> ModelFacts:
         metadata={"ir_version": str(model.ir_version), **{k: f"{n} bytes" for k, n in model.metadata.items()}},
         external=tuple(sorted({const.location for const in constants if const.location is not None})),
         notes=tuple(notes),
+        graphs=(live,),
     )
 
 
@@ -219,21 +223,11 @@ def _parameters(model: Model, graph: Graph, uses: Uses) -> int:
     return held + sum(node.counts.get("coefficients", 0) for part in walk(graph) for node in part.nodes)
 
 
-def _arena(graph: Graph, uses: Uses, at: Shapes, types: dict[str, str]) -> int | None:
-    known = onnx_arena.folded(graph, at)
-    sizes: dict[arena.Key, int] = {}
-    for name in [*(value.name for value in graph.inputs), *(name for node in graph.nodes for name in node.outputs)]:
-        if not name or name in known:
-            continue
-        bits = _BITS.get(types.get(name, ""), 0)
-        shape: Shape | None = at.shapes.get(name)
-        if shape is None or not bits:
-            return None
-        sizes[name] = (elements(shape) * bits + 7) // 8
-    if any(node.graphs for node in graph.nodes):
+def _arena(graph: GraphFacts, steps: Iterable[arena.Step]) -> int | None:
+    sizes = graph.sizes()
+    if sizes is None or graph.calls:
         return None
-    ends = [value.name for value in graph.inputs], [value.name for value in graph.outputs]
-    return arena.plan(sizes, onnx_arena.steps(graph, uses, known, types), *ends)
+    return arena.plan(sizes, list(steps), graph.inputs, graph.outputs)
 
 
 def _precision(graph: Graph, uses: Uses, types: dict[str, str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgekit.formats import arena, tflite_macs
+from edgekit.formats import tflite_macs
 from edgekit.formats.facts import (
     MAX_RANK,
     Budget,
@@ -23,14 +23,14 @@ from edgekit.formats.facts import (
     total,
 )
 from edgekit.formats.flatbuffer import Table
+from edgekit.formats.graph import GraphFacts, Tensor
+from edgekit.formats.tflite_graph import node, planned
 from edgekit.formats.tflite_schema import (
     BUILTIN_OPERATORS,
     CUSTOM,
-    IN_PLACE,
     PLACEHOLDER,
     SUBGRAPH_SLOTS,
     TENSOR_TYPES,
-    UNMODIFIED,
     Slot,
 )
 from edgekit.tensors import DTYPES, QuantParams, TensorSpec
@@ -69,6 +69,7 @@ class _Op:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     calls: tuple[int, ...]
+    table: Table
 
     @property
     def wired(self) -> bool:
@@ -117,6 +118,7 @@ def read(data: bytes) -> ModelFacts:
         _interface(graphs[main], graphs[main].outputs, only, "output"),
     )
     parameters, weight_bytes = _constants(graphs, weights)
+    live = tuple(_facts(graphs[i]) for i in _reachable(graphs, main))
     return ModelFacts(
         format="tflite",
         inputs=inputs,
@@ -125,7 +127,7 @@ def read(data: bytes) -> ModelFacts:
         tensors=sum(len(graph.tensors) for graph in graphs),
         parameters=parameters,
         weight_bytes=weight_bytes + outside,
-        arena_bytes=total(_arena(graphs[i]) for i in _reachable(graphs, main)),
+        arena_bytes=total(planned(found) for found in live),
         macs=_macs(graphs, main),
         bytes=len(data),
         precision=_precision(graphs),
@@ -134,6 +136,7 @@ def read(data: bytes) -> ModelFacts:
         metadata=_metadata(model, buffers),
         external=tuple(g.text(Slot.EXTERNAL_GROUP_NAME) for g in model.tables(Slot.MODEL_EXTERNAL_GROUPS)),
         notes=(*left_out, *left_out_too),
+        graphs=live,
     )
 
 
@@ -236,7 +239,7 @@ def _op(table: Table, codes: list[tuple[str, int]], tensors: list[_Tensor]) -> _
         writes=tuple(tensors[i].operand if i >= 0 else None for i in outputs),
         window=tuple(max(1, options.scalar(slot, "i")) for slot in _WINDOW) if options and kind in _POOLS else (),
     )
-    return _Op(facts, inputs, outputs, _calls(kind, table))
+    return _Op(facts, inputs, outputs, _calls(kind, table), table)
 
 
 def _calls(kind: str, table: Table) -> tuple[int, ...]:
@@ -326,14 +329,18 @@ def _constants(graphs: list[_Graph], weights: list[int]) -> tuple[int, int]:
     return parameters, sum(weights[i] for i in used)
 
 
-def _arena(graph: _Graph) -> int | None:
-    sizes: dict[arena.Key, int] = {i: t.bytes for i, t in enumerate(graph.tensors) if not t.constant and t.bits}
-    steps = [
-        arena.Step(op.inputs, op.outputs, IN_PLACE.get(op.facts.kind, ()), op.facts.kind in UNMODIFIED)
-        for op in graph.ops
-    ]
-    variables = [i for i, t in enumerate(graph.tensors) if t.variable]
-    return arena.plan(sizes, steps, graph.inputs, graph.outputs, variables)
+def _facts(graph: _Graph) -> GraphFacts:
+    tensors = [Tensor(t.name, t.shape, t.dtype, t.bytes, t.constant or not t.bits, t.variable) for t in graph.tensors]
+    nodes = [node(op.facts, op.inputs, op.outputs, op.table, _scales(op, graph)) for op in graph.ops]
+    calls = any(op.calls for op in graph.ops)
+    return GraphFacts(dict(enumerate(tensors)), tuple(nodes), graph.inputs, graph.outputs, calls)
+
+
+def _scales(op: _Op, graph: _Graph) -> int:
+    """How many scales an op's weights have."""
+    weights = op.inputs[1] if op.facts.kind in tflite_macs.WEIGHTED and len(op.inputs) > 1 else -1
+    about = graph.tensors[weights].table.table(Slot.TENSOR_QUANTIZATION) if weights >= 0 else None
+    return about.length(Slot.QUANT_SCALE, "f") if about is not None else 0
 
 
 def _macs(graphs: list[_Graph], main: int) -> int | None:

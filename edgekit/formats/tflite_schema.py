@@ -6,6 +6,7 @@ the schema module that ai_edge_litert ships.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 _OPERATORS = """
@@ -85,3 +86,19 @@ class Slot:
     BATCH_MATMUL_ADJ_X = 0
     LSTM_KERNEL_TYPE = 3
     POOL_WIDTH, POOL_HEIGHT = 3, 4
+
+
+_STRIDES = {"stride_w": (1, "i", 1), "stride_h": (2, "i", 1)}
+_WINDOW = {**_STRIDES, "window_w": (3, "i", 1), "window_h": (4, "i", 1)}
+OPTIONS: Final[Mapping[str, Mapping[str, tuple[int, str, int]]]] = {
+    "CONV_2D": {**_STRIDES, "dilation_w": (4, "i", 1), "dilation_h": (5, "i", 1)},
+    "DEPTHWISE_CONV_2D": {**_STRIDES, "dilation_w": (5, "i", 1), "dilation_h": (6, "i", 1)},
+    "TRANSPOSE_CONV": _STRIDES,
+    "AVERAGE_POOL_2D": _WINDOW,
+    "MAX_POOL_2D": _WINDOW,
+    "L2_POOL_2D": _WINDOW,
+    "BATCH_MATMUL": {"adjoint_x": (0, "B", 0), "adjoint_y": (1, "B", 0)},
+    "MEAN": {"keep": (0, "B", 0)},
+    "SUM": {"keep": (0, "B", 0)},
+}
+"""Op -> what of its options decides on memory: name -> (slot, `struct` letter, default)."""

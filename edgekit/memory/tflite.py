@@ -1,0 +1,111 @@
+"""What a TFLite model takes in LiteRT: its arena as the interpreter plans it, and XNNPACK's share.
+
+plan = arena_of(graph, delegate=True, threads=1)
+plan.bytes            # as the interpreter reports it, to the byte
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from edgekit.formats import arena
+from edgekit.formats.arena import Layout, Step
+from edgekit.formats.graph import GraphFacts, Key, Node
+from edgekit.formats.tflite_graph import ends
+from edgekit.memory import kernels, xnnpack
+
+_SIZES = frozenset({"RANK", "SHAPE"})
+"""Ops whose result is computed once, outside the arena."""
+
+_SIZED_BY = {
+    "BROADCAST_TO": 1, "FILL": 0, "ONE_HOT": 1, "PAD": 1, "PADV2": 1, "RANDOM_UNIFORM": 0, "RANGE": 0, "RESHAPE": 1,
+    "RESIZE_BILINEAR": 1, "RESIZE_NEAREST_NEIGHBOR": 1, "SLICE": 1, "SPARSE_TO_DENSE": 1, "STRIDED_SLICE": 1, "TILE": 1,
+    "TOPK_V2": 1, "TRANSPOSE_CONV": 0,
+}  # fmt: skip
+"""Ops whose result is as large as this input says: when it is no constant, it is allocated while the model runs."""
+
+_SIZED_BY_DATA = frozenset({"NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5", "UNIQUE", "WHERE"})
+
+
+@dataclass(frozen=True)
+class TFLitePlan:
+    """Where everything lies.
+
+    Attributes:
+        layout: The arena's, XNNPACK's own tensors not in it; None when a size is unknown or there are too many.
+        parts: The graph's, in order.
+        nodes: For each of the layout's steps its op; None for a part that XNNPACK runs.
+        exact: All sizes are known before it runs.
+        idle: Tensors that are never written, so that their place stays unused unless others share it.
+    """
+
+    layout: Layout | None
+    parts: tuple[xnnpack.Part, ...]
+    nodes: tuple[Node | None, ...]
+    exact: bool
+    idle: frozenset[Key] = frozenset()
+
+    @property
+    def bytes(self) -> int | None:
+        """Of both arenas."""
+        return self.layout.bytes if self.layout else None
+
+    @property
+    def touched(self) -> int:
+        """Bytes of both arenas that are written."""
+        if self.layout is None:
+            return 0
+        used, end = self.layout.kept_bytes, 0
+        places = (place for key, place in self.layout.places.items() if key not in self.idle)
+        for place in sorted(places, key=lambda place: place.offset):
+            used += max(0, place.offset + place.bytes - max(end, place.offset))
+            end = max(end, place.offset + place.bytes)
+        return used
+
+
+def arena_of(graph: GraphFacts, *, delegate: bool = True, threads: int | None = None) -> TFLitePlan:
+    """Plan a graph.
+
+    Args:
+        graph: Of a TFLite model.
+        delegate: Whether XNNPACK runs what it can, as it does by default.
+        threads: Of the interpreter; None for its default.
+    """
+    graph = without_sizes_of_tensors(graph)
+    found = xnnpack.parts(graph, delegate=delegate)
+    sizes = graph.sizes()
+    steps, nodes, kept = [], [], list(ends(graph)[2])
+    idle: set[Key] = set()
+    free = len(graph.tensors)  # the interpreter numbers scratch tensors from here on
+    for node, step in xnnpack.delegated_steps(found):
+        passing, lasting = kernels.scratch(node, graph, threads) if node else ([], [])
+        keys: list[Key] = list(range(free, free + len(passing) + len(lasting)))
+        free += len(keys)
+        if sizes is not None:
+            sizes.update(zip(keys, [*passing, *lasting], strict=True))
+        kept += keys[len(passing) :]
+        idle.update(keys[i] for i in (kernels.idle(node, graph) if node else ()))
+        steps.append(Step(step.inputs, step.outputs, step.inplace, step.unmodified, tuple(keys[: len(passing)])))
+        nodes.append(node)
+    layout = None if sizes is None else arena.layout(sizes, steps, graph.inputs, graph.outputs, kept)
+    return TFLitePlan(layout, tuple(found), tuple(nodes), layout is not None and not late(graph), frozenset(idle))
+
+
+def late(graph: GraphFacts) -> bool:
+    """Whether some tensor's size is known only when the model runs: the plan before that is no more than a part."""
+    for node in graph.nodes:
+        at = _SIZED_BY.get(node.kind)
+        key = node.inputs[at] if at is not None and at < len(node.inputs) else None
+        if node.kind in _SIZED_BY_DATA or (key is not None and not graph.tensors[key].constant):
+            return True
+    return False
+
+
+def without_sizes_of_tensors(graph: GraphFacts) -> GraphFacts:
+    """The graph with the results of SHAPE and RANK as constants."""
+    tensors = dict(graph.tensors)
+    for node in graph.nodes:
+        for key in node.outputs if node.kind in _SIZES else ():
+            if key is not None and key in tensors and key not in graph.outputs:
+                tensors[key] = replace(tensors[key], constant=True)
+    return GraphFacts(tensors, graph.nodes, graph.inputs, graph.outputs, graph.calls)

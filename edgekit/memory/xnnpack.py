@@ -1,0 +1,229 @@
+"""What XNNPACK takes for the ops that LiteRT hands to it: packed weights, tables of pointers, a workspace.
+
+Source: XNNPACK, src/operators/convolution-nhwc.c, max-pooling-nhwc.c, resize-bilinear-nhwc.c (sizes of indirection
+buffers), src/packing.c and src/configs (how weights are packed), src/memory-planner.c (the workspace: greedy by size,
+shared by all parts); LiteRT, tflite/delegates/xnnpack/xnnpack_delegate.cc (which ops it takes) and
+tflite/graph_info.cc (how they are grouped).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from edgekit.formats import arena
+from edgekit.formats.graph import GraphFacts, Key, Node, Tensor
+from edgekit.memory.footprint import Machine, data
+
+INTEGERS = frozenset({"int8", "uint8"})
+_CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
+_MATRICES = frozenset({*_CONVOLUTIONS, "FULLY_CONNECTED", "TRANSPOSE_CONV"})
+_POOLS = frozenset({"AVERAGE_POOL_2D", "MAX_POOL_2D"})
+_SETTINGS = {"RESHAPE": 1, "MEAN": 1, "SUM": 1, "PAD": 1, "TRANSPOSE": 1, "SLICE": 1, "RESIZE_BILINEAR": 1}
+"""Ops that are taken only when this input, which sets them up, is a constant."""
+
+_TAIL = 16
+"""XNN_EXTRA_BYTES: kernels may read beyond an array's end."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Nodes that run one after the other: in XNNPACK, or by LiteRT's own kernels."""
+
+    delegated: bool
+    nodes: tuple[Node, ...]
+    inputs: tuple[Key, ...]
+    outputs: tuple[Key, ...]
+
+
+def takes(node: Node, graph: GraphFacts) -> bool:
+    """Whether LiteRT's default delegate takes this op."""
+    first = _tensor(graph, node.outputs, 0)
+    if first is None:
+        return False
+    dtype = first.dtype
+    table = data()["xnnpack"]
+    known = table["float"] if dtype == "float32" else table["integer"] if dtype in INTEGERS else ()
+    if node.kind not in known or (dtype == "uint8" and node.kind in table["not_unsigned"]):
+        return False
+    setting = _tensor(graph, node.inputs, _SETTINGS[node.kind]) if node.kind in _SETTINGS else None
+    if node.kind in _SETTINGS and (setting is None or not setting.constant):
+        return False
+    if node.kind == "STRIDED_SLICE":
+        return node.attributes.get("stride", 1) == 1 and _whole_steps(node, graph)
+    weights = _tensor(graph, node.inputs, 1) if node.kind in _MATRICES else None
+    # Weights of integers below float activations: no kernel for depthwise convolutions.
+    return not (node.kind == "DEPTHWISE_CONV_2D" and weights and dtype == "float32" and weights.dtype in INTEGERS)
+
+
+def _whole_steps(node: Node, graph: GraphFacts) -> bool:
+    """No step over elements: strides are constants, which are not read here, but they show in the shapes."""
+    source, target = _tensor(graph, node.inputs, 0), _tensor(graph, node.outputs, 0)
+    if source is None or target is None or source.shape is None or target.shape is None:
+        return False
+    return len(source.shape) == len(target.shape) and all(
+        small == large or small > -(-large // 2) for small, large in zip(target.shape, source.shape, strict=True)
+    )
+
+
+def parts(graph: GraphFacts, *, delegate: bool = True) -> list[Part]:
+    """The graph in the order of execution, cut where XNNPACK begins and ends.
+
+    As tflite/graph_info.cc: a part takes every node of its kind whose inputs are there, until none is left.
+    """
+    ready = {key for key, tensor in graph.tensors.items() if tensor.constant or tensor.variable} | {*graph.inputs}
+    left = [(node, delegate and takes(node, graph)) for node in graph.nodes]
+    made = {key for node, _ in left for key in node.outputs}
+    ready |= {key for node, _ in left for key in node.inputs if key is not None and key not in made}
+    found: list[list[Node]] = []
+    kinds: list[bool] = []
+    while left:
+        kind, nodes = _part(left, ready)
+        if not nodes:
+            nodes, kind, left = [node for node, _ in left], False, []  # a cycle, which no engine would run
+        found.append(nodes)
+        kinds.append(kind)
+    return [_with_ends(graph, found, number, kind) for number, kind in enumerate(kinds)]
+
+
+def _part(left: list[tuple[Node, bool]], ready: set[Key]) -> tuple[bool, list[Node]]:
+    kind: bool | None = None
+    nodes: list[Node] = []
+    moved = True
+    while moved:
+        moved = False
+        for entry in list(left):
+            node, mine = entry
+            if (kind is not None and mine != kind) or any(key is not None and key not in ready for key in node.inputs):
+                continue
+            kind, moved = mine, True
+            nodes.append(node)
+            ready.update(key for key in node.outputs if key is not None)
+            left.remove(entry)
+    return bool(kind), nodes
+
+
+def _with_ends(graph: GraphFacts, all_parts: list[list[Node]], number: int, delegated: bool) -> Part:
+    mine = all_parts[number]
+    made = {key for node in mine for key in node.outputs if key is not None}
+    read = dict.fromkeys(key for node in mine for key in node.inputs if key is not None and key not in made)
+    wanted = {*graph.outputs}
+    for other, nodes in enumerate(all_parts):
+        if other != number:
+            wanted.update(key for node in nodes for key in node.inputs if key is not None)
+    return Part(delegated, tuple(mine), tuple(read), tuple(sorted((key for key in made if key in wanted), key=_number)))
+
+
+# -- bytes ------------------------------------------------------------------------------------------------------------
+
+
+def packed(node: Node, graph: GraphFacts, machine: Machine) -> int:
+    """Bytes of an op's weights as they are packed for its kernel."""
+    weights = _tensor(graph, node.inputs, 1) if node.kind in _MATRICES else None
+    if weights is None or not weights.shape or weights.bytes is None or not weights.constant:
+        return 0
+    tile = data()["xnnpack"]["tiles"][machine.name]
+    size = 1 if weights.dtype in INTEGERS else 4
+    extra = 4 if size == 4 else 8  # bias; of integers also a scale
+    shape = weights.shape
+    if node.kind == "DEPTHWISE_CONV_2D":
+        taps = math.prod(shape[:-1])
+        primary = next((n for n in tile["taps"] if n >= taps), taps)
+        return _up(shape[-1], tile["channels"]) * (primary * size + extra)
+    columns, depth = shape[0], math.prod(shape[1:])
+    if size == 1:
+        depth = _up(depth, tile["depth"])
+    source = _tensor(graph, node.inputs, 0)
+    groups = 1
+    if node.kind == "CONV_2D" and source and source.shape and shape[-1] and source.shape[-1] % shape[-1] == 0:
+        groups = source.shape[-1] // shape[-1]
+    return groups * _up(-(-columns // groups), tile["columns"]) * (depth * size + extra)
+
+
+def indirection(node: Node, graph: GraphFacts, machine: Machine) -> int:
+    """Bytes of an op's table of pointers to the pixels that each output takes."""
+    source, target = _tensor(graph, node.inputs, 0), _tensor(graph, node.outputs, 0)
+    if source is None or target is None or len(target.shape or ()) != 4 or len(source.shape or ()) != 4:
+        return 0
+    assert target.shape is not None and source.shape is not None  # noqa: S101, PT018
+    height, width = target.shape[1:3]
+    if node.kind == "RESIZE_BILINEAR":
+        return height * width * (4 * machine.pointer + 2 * (4 if target.dtype == "float32" else 2))
+    window = _window(node, graph)
+    if window is None:
+        return 0
+    stride = (node.attributes.get("stride_h", 1), node.attributes.get("stride_w", 1))
+    if node.kind == "CONV_2D":
+        return machine.pointer * math.prod(window) * height * width if window != (1, 1) or stride != (1, 1) else 0
+    step = window[1] if node.attributes.get("dilation_w", 1) > 1 else min(stride[1], window[1])
+    return machine.pointer * height * (math.prod(window) + (width - 1) * step * window[0])
+
+
+def _window(node: Node, graph: GraphFacts) -> tuple[int, int] | None:
+    if node.kind in _POOLS:
+        return node.attributes.get("window_h", 1), node.attributes.get("window_w", 1)
+    weights = _tensor(graph, node.inputs, 1) if node.kind in _CONVOLUTIONS else None
+    return (weights.shape[1], weights.shape[2]) if weights and weights.shape and len(weights.shape) == 4 else None
+
+
+def unpacked(graph: GraphFacts, part: Part) -> int:
+    """Bytes of halves and the like that are expanded to floats before they are packed."""
+    return sum(
+        target.bytes or 0
+        for node in part.nodes
+        if node.kind in ("DEQUANTIZE", "DENSIFY")
+        and (source := _tensor(graph, node.inputs, 0))
+        and source.constant
+        and (target := _tensor(graph, node.outputs, 0))
+    )
+
+
+def workspace(graph: GraphFacts, part: Part) -> int | None:
+    """Bytes of the activations that no one outside a part sees; None when one is of unknown size."""
+    outside = {*part.inputs, *part.outputs}
+    sizes: dict[Key, int] = {}
+    for node in part.nodes:
+        for key in node.outputs:
+            if key is None or key in outside or (tensor := graph.tensors.get(key)) is None or tensor.constant:
+                continue
+            if tensor.bytes is None:
+                return None
+            if not _expands(node, graph):
+                sizes[key] = tensor.bytes + _TAIL
+    steps = [arena.Step(_there(n.inputs), _there(n.outputs), (0,) if n.kind == "RESHAPE" else (), unmodified=True)
+             for n in part.nodes]  # fmt: skip
+    return arena.plan(sizes, steps, (), ())
+
+
+def _expands(node: Node, graph: GraphFacts) -> bool:
+    source = _tensor(graph, node.inputs, 0)
+    return node.kind in ("DEQUANTIZE", "DENSIFY") and source is not None and source.constant
+
+
+def delegated_steps(found: list[Part]) -> Iterator[tuple[Node | None, arena.Step]]:
+    """What is left for LiteRT's planner: its own nodes, and each part of XNNPACK's as one step."""
+    from edgekit.formats.tflite_graph import step
+
+    for part in found:
+        if part.delegated:
+            yield None, arena.Step(part.inputs, part.outputs)
+        else:
+            yield from ((node, step(node)) for node in part.nodes)
+
+
+def _number(key: Key) -> int:
+    return key if isinstance(key, int) else 0
+
+
+def _tensor(graph: GraphFacts, keys: tuple[Key | None, ...], at: int) -> Tensor | None:
+    key = keys[at] if at < len(keys) else None
+    return None if key is None else graph.tensors.get(key)
+
+
+def _there(keys: tuple[Key | None, ...]) -> tuple[Key, ...]:
+    return tuple(key for key in keys if key is not None)
+
+
+def _up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
