@@ -1,11 +1,12 @@
-"""Predicted memory beside 96 published measurements of the EfficientDet-Lite detectors (benchmark_model, TFLite 2.18.0).
+"""Predicted memory beside 96 published measurements of six detectors (benchmark_model of TFLite 2.18.0).
 
     python benchmarks/memory_published.py FOLDER/published-memory.csv [--keep FOLDER]
 
 The detectors are rebuilt as `.tflite` files from their published description (google/automl,
-efficientdet/hparams_config.py; tensorflow/tpu, efficientnet/lite), with weights of zero: memory does not depend on them.
-They go through the very function that `edgekit check` uses. Nothing is fitted to these rows but the program's own size,
-which is taken from the smallest detector (`--fit` prints it). Prints a JSON line a row group, and the errors in all.
+efficientdet/hparams_config.py; tensorflow/tpu, efficientnet/lite), with weights of zero: memory does not depend on
+them. They go through the very function that `edgekit check` uses. Nothing is fitted to these rows but the size of the
+program itself, which is that of the smallest detector's rows. Prints a JSON line a board, detector and precision, and
+the errors in all.
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ class File:
         self.graph.tensors.append(made)
         return len(self.graph.tensors) - 1
 
-    def op(self, name: str, inputs: list[int], outputs: list[int], options: Any = None, custom: str | None = None) -> None:
+    def op(
+        self, name: str, inputs: list[int], outputs: list[int], options: Any = None, custom: str | None = None
+    ) -> None:
         key = (name, custom.encode() if custom else None)
         if key not in self.codes:
             self.codes.append(key)
@@ -193,6 +196,7 @@ def backbone(file: File, at: Any, width: float, depth: float) -> dict[int, Any]:
 
 def cell(file: File, maps: dict[int, Any], channels: int) -> dict[int, Any]:
     """Top down, then bottom up."""
+
     def own(level: int) -> Any:
         return maps[level] if maps[level][1][2] == channels else file.convolution(maps[level], channels)
 
@@ -271,7 +275,9 @@ def main() -> int:
     errors, loads = [], []
     for row in rows:
         found = facts[row["model"], row["precision"]]
-        said = predict(found, engine="litert", machine=MACHINES[row["board"]], threads=int(row["threads"]), python=False)
+        said = predict(
+            found, engine="litert", machine=MACHINES[row["board"]], threads=int(row["threads"]), python=False
+        )
         errors.append(said.peak_mib / float(row["overall_mb"]) - 1)
         loads.append(said.load_mib / float(row["init_mb"]) - 1)
         if row["threads"] == "1":

@@ -229,13 +229,20 @@ class Engine:
 
 @dataclass(frozen=True)
 class Thermal:
-    """Degrees Celsius at which the clock starts to drop, and which firmware will not let it exceed."""
+    """Heat.
+
+    Attributes:
+        throttle_c: Degrees Celsius at which the clock starts to drop.
+        limit_c: What firmware will not let it exceed.
+        sustained_mhz: The clock that the first cluster falls to at `throttle_c`, where it is a fixed one.
+    """
 
     throttle_c: float | None = None
     limit_c: float | None = None
+    sustained_mhz: int | None = None
 
     def __post_init__(self) -> None:
-        _positive(self, ("throttle_c", "limit_c"))
+        _positive(self, ("throttle_c", "limit_c", "sustained_mhz"))
         _ascending(self, "throttle_c", "limit_c")
 
 

@@ -1,4 +1,4 @@
-"""What the engines themselves can run and take, whatever the board: op versions, opsets, memory.
+"""What the engines themselves can run, whatever the board: op versions and opsets.
 
 The figures and how they were found are in `_gate.toml` beside this file; here is only how to ask for them.
 """
@@ -41,22 +41,6 @@ def onnx_versions(version: str) -> Mapping[str, int]:
     rows: list[dict[str, Any]] = _data()["onnxruntime"]["rows"]
     row = next((row for row in reversed(rows) if version_key(row["from"]) <= version_key(version)), rows[0])
     return {key: row[key] for key in ("opset", "ml", "ir")}
-
-
-def imported_mib(engine: str) -> float:
-    """MiB of a process that has imported Python, numpy and the engine."""
-    return float(_data()["imported_mib"][engine])
-
-
-def process_mib(engine: str, format: str, *, integer: bool, file_bytes: int, arena_bytes: int) -> float:
-    """MiB of the whole process at its peak: interpreter, engine, file, packed weights and activations.
-
-    margin * (fixed + file * file_mib + arena * arena_mib) + imported; see `_gate.toml` for where the terms are from.
-    """
-    model = _data()["model"]
-    terms = model[format]["integer" if integer else "float"]
-    added = terms["fixed"] + (terms["file"] * file_bytes + terms["arena"] * arena_bytes) / MIB
-    return round(imported_mib(engine) + float(model["margin"] * added), 1)
 
 
 @functools.cache

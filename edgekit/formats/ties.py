@@ -16,20 +16,20 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _THRESHOLD = 16
+_MOST = 1024
+"""An op with more tensors than this is no model's: their order is left as it is."""
+
 _BUCKETS = (13, 29, 59, 127, 257, 541, 1109, 2357, 5087, 10273, 20753, 42043, 85229, 172933)
 
 
 def set_order(numbers: Iterable[int]) -> list[int]:
     """Numbers as an `unordered_set<int>` lists them after they were inserted in this order."""
+    numbers = list(dict.fromkeys(numbers))
+    if len(numbers) > _MOST:
+        return numbers
     order: list[int] = []
-    size = 0
     buckets = 1
-    seen: set[int] = set()
-    for number in numbers:
-        if number in seen:
-            continue
-        seen.add(number)
-        size += 1
+    for size, number in enumerate(numbers, 1):
         if size > buckets or buckets == 1:
             buckets = next((n for n in _BUCKETS if n >= max(size, 2 * buckets if buckets > 1 else 1)), 2 * size + 1)
             # Rehashing walks the list and inserts each node again.

@@ -1,33 +1,35 @@
-"""Whether a model fits a board: its engine, its ops, its memory and its size against a device profile.
+"""Whether a model fits a board: engine, ops, memory, size and time against a device profile.
 
     verdict = check(facts, manifest, load_profile("raspberry-pi-zero-2w"))
     enforce(verdict)            # LimitError that names the resource, what it needs and what there is
 
 A limit is a statement that can be wrong for a known reason: each carries its source. What is not known (activations
-of a model with free sizes, a board's storage) is said as advice, or left out; it is never taken for enough.
-The figures that do not belong to a board, such as what an engine's process takes and which op versions it has
-kernels for, are data in `device_profiles/_gate.toml`, with how they were found.
+of a model with free sizes, a board's storage, a latency without published figures) is said as advice, or left out; it
+is never taken for enough. Which op versions an engine has kernels for is data in `device_profiles/_gate.toml`, with how
+it was found; memory is predicted by `edgekit.memory`, time by `edgekit.predict`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgekit.codec import encode
 from edgekit.errors import LimitError
+from edgekit.gate import latency, resources
 from edgekit.gate.advice import advice
 from edgekit.gate.case import Case, choose
+from edgekit.gate.choices import choices
 from edgekit.gate.engines import engine_limits, op_limits
-from edgekit.gate.latency import figures, prediction
-from edgekit.gate.resources import memory, memory_limits, size_limits
-from edgekit.gate.verdict import Limit, Verdict
+from edgekit.gate.verdict import Choice, Limit, Verdict
 
 if TYPE_CHECKING:
     from edgekit.device_profiles.schema import Profile
     from edgekit.formats.facts import ModelFacts
     from edgekit.manifest import Manifest
+    from edgekit.memory import Memory
 
-__all__ = ["Limit", "Verdict", "check", "enforce", "limiting"]
+__all__ = ["Choice", "Limit", "Verdict", "check", "enforce", "limiting", "matrix"]
 
 
 def check(
@@ -52,20 +54,45 @@ def check(
         UsageError: `unknown-name`: no such engine.
     """
     case = Case(facts, manifest, profile, choose(facts.format, profile, engine), threads)
-    estimate = memory(case)
+    return _verdict(case, engine, compare=True)
+
+
+def matrix(
+    facts: ModelFacts,
+    manifest: Manifest | None,
+    profiles: Sequence[Profile],
+    *,
+    threads: int | None = None,
+    engine: str | None = None,
+) -> list[Verdict]:
+    """The same for many boards, without comparing other settings on each.
+
+    Raises:
+        UsageError: `unknown-name`: no such engine.
+    """
+    known: dict[tuple[str, str, int | None], Memory] = {}
+    cases = [Case(facts, manifest, p, choose(facts.format, p, engine), threads, known) for p in profiles]
+    return [_verdict(case, engine, compare=False) for case in cases]
+
+
+def _verdict(case: Case, engine: str | None, *, compare: bool) -> Verdict:
+    memory, time = resources.memory(case), latency.prediction(case)
     limits = (
         *engine_limits(case, engine),
         *op_limits(case),
-        *memory_limits(case, estimate),
-        *size_limits(case),
+        *resources.memory_limits(case, memory),
+        *resources.size_limits(case),
+        *latency.latency_limits(case, time),
     )
+    others = choices(case, time) if compare else ()
     return Verdict(
-        device=profile.name,
+        device=case.profile.name,
         fits=all(limit.ok for limit in limits),
         limits=limits,
-        memory_mb={"estimate": estimate},
-        latency_ms=figures(prediction(case), case),
-        advice=tuple(advice(case)),
+        memory_mb=resources.figures(memory, case),
+        latency_ms=latency.figures(time, case),
+        advice=tuple(advice(case, memory, time, others)),
+        choices=others,
     )
 
 
@@ -108,7 +135,10 @@ _REMEDIES = {
     "operators": "convert for this device again without those ops, or use an engine that has them",
     "opset": "export the model with a lower opset, or raise onnxruntime on the device",
     "ir_version": "export the model with a lower IR version, or raise onnxruntime on the device",
+    "memory_load": "use a smaller precision, or weights in a file beside the model (ONNX external data)",
     "memory": "use a smaller precision (--precision int8), a smaller model or input, or a board with more memory",
     "storage": "use a smaller precision, or a larger card, stated in your own profile's storage.usable_mib",
+    "latency": "use a smaller model or input, int8 or more threads (`edgekit check` says what each would gain)",
+    "latency_sustained": "cool the board, or leave room for its lower clock: a smaller model or input, int8",
     "model_size": "use a smaller precision, or raise budget.model_mib in your own profile",
 }

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from edgekit.gate.case import Case
+from edgekit.gate.choices import sentences
+from edgekit.gate.latency import stated_budget
+
+if TYPE_CHECKING:
+    from edgekit.gate.verdict import Choice
+    from edgekit.memory import Memory
+    from edgekit.predict import Prediction
 
 
-def advice(case: Case) -> Iterator[str]:
-    profile, facts = case.profile, case.facts
+def advice(case: Case, memory: Memory | None, time: Prediction | None, others: tuple[Choice, ...]) -> Iterator[str]:
+    profile = case.profile
     if case.installed is None:
         return
     if profile.os.use_python:
@@ -18,8 +26,11 @@ def advice(case: Case) -> Iterator[str]:
         )
     if case.installed.numpy and "<2" in case.installed.numpy:
         yield f"{case.installed.distribution} needs numpy {case.installed.numpy}: with numpy 2 it fails inside"
-    if facts.arena_bytes is None:
-        yield "the model has free sizes, so that its activations are not counted: the memory estimate is a lower bound"
+    if memory and memory.lower_bound:
+        yield "some sizes are known only when it runs, and are not counted: the memory estimate is a lower bound"
+    if time:
+        yield from time.notes
+        yield from _budget(case, time)
     needs = case.manifest.needs if case.manifest else None
     if needs and (needs.engine, needs.engine_version) != (case.engine, case.installed.version):
         yield (
@@ -27,11 +38,25 @@ def advice(case: Case) -> Iterator[str]:
             " run `edgekit verify` on the device once"
         )
     yield from _precision_advice(case)
+    yield from sentences(case, time, others)
     if case.threads and case.threads > profile.cpu.cores:
         yield f"{case.threads} threads on {profile.cpu.cores} cores: more threads than cores only wait for each other"
     elif case.threads and case.threads > profile.cpu.clusters[0].count:
         first = profile.cpu.clusters[0]
         yield f"more than {first.count} threads use slower cores than the {first.core}, which then set the pace"
+
+
+def _budget(case: Case, time: Prediction) -> Iterator[str]:
+    budget, stated = case.profile.budget.latency_ms, stated_budget(case)
+    ms, high = time.latency["estimate"], time.latency["high"]
+    if budget is None:
+        return
+    if stated is not None and ms is None:
+        yield f"the budget of {budget:g} ms is not checked: the time cannot be predicted"
+    elif stated is not None and ms is not None and high is not None and ms <= budget < high:
+        yield f"the budget of {budget:g} ms lies within the interval of the estimate: measure it on the board"
+    elif stated is None and ms is not None and ms > budget:
+        yield f"a run takes about {ms:g} ms, longer than the {budget:g} ms that people take for at once"
 
 
 def _precision_advice(case: Case) -> Iterator[str]:

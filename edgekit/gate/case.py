@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgekit.device_profiles.schema import ENGINES
@@ -12,17 +12,23 @@ if TYPE_CHECKING:
     from edgekit.device_profiles.schema import Engine, Profile
     from edgekit.formats.facts import ModelFacts
     from edgekit.manifest import Manifest
+    from edgekit.memory import Memory
 
 
 @dataclass(frozen=True)
 class Case:
-    """What every limit looks at."""
+    """What every limit looks at.
+
+    Attributes:
+        known: Estimates of memory so far, which boards of one userland share.
+    """
 
     facts: ModelFacts
     manifest: Manifest | None
     profile: Profile
     engine: str | None
     threads: int | None
+    known: dict[tuple[str, str, int | None], Memory] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def installed(self) -> Engine | None:

@@ -9,7 +9,6 @@ of its weights, the arena as the engine plans it, and what kernels need besides.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -30,7 +29,8 @@ class Part:
     """One reason for memory.
 
     Attributes:
-        what: "process", "session", "file", "weights", "arena", "workspace", "pointers", "data".
+        what: "process", "session", "first run", "file", "weights", "arena", "workspace", "pointers", "nodes",
+            "kernels", "data" or "margin".
         mib: How much; it stays.
         when: From when on.
         why: In words.
@@ -82,23 +82,27 @@ def predict(facts: ModelFacts, *, engine: str, machine: str, threads: int | None
         Part("session", base["session"], "load", "threads, registers of kernels, the library's pages"),
     ]
     model = [Part("file", _file(facts) / MIB, "load", "the file's own bytes")]
-    spike = 0.0
-    if facts.format == "tflite":
-        model += _tflite(facts, userland, threads, delegate=bool(base["xnnpack"]))
+    spike, known = 0.0, facts.arena_bytes is not None
+    if not facts.graphs:
+        model.append(Part("weights", _file(facts) / MIB, "load", "the weights, packed"))
+        model.append(Part("arena", (facts.arena_bytes or 0) / MIB, "load", "activations"))
+    elif facts.format == "tflite":
+        more, known = _tflite(facts, userland, threads, delegate=bool(base["xnnpack"]))
+        model += more
     else:
-        more, spike = _onnx(facts, userland)
+        more, spike, known = _onnx(facts, userland)
         model += more
     if python:
         model.append(Part("data", _ends(facts) / MIB, "run", "inputs and outputs as arrays"))
     margin = float(footprint.data()["margin"]) - 1
-    for when in ("load", "run"):
-        share = sum(part.mib for part in model if part.when == when) + (spike if when == "load" else 0.0)
-        parts.append(Part("margin", margin * share, when, "what the estimate may lack, by measured files"))  # type: ignore[arg-type]
-    parts += [Part("session", base["first"], "run", "the library's pages of the first run"), *model]
+    loading = sum(part.mib for part in model if part.when == "load") + spike
+    running = sum(part.mib for part in model if part.when == "run")
+    why = "what the estimate may lack, by measured files"
+    parts += [Part("margin", margin * loading, "load", why), Part("margin", margin * running, "run", why)]
+    parts += [Part("first run", base["first"], "run", "the library's pages of the first run"), *model]
     load = sum(part.mib for part in parts if part.when != "run") + spike
     run = sum(part.mib for part in parts)
-    unknown = not facts.graphs or any(g.sizes() is None or g.calls for g in facts.graphs) or _late(facts)
-    return Memory(round(load, 2), round(max(run, load), 2), tuple(parts), unknown, str(base["basis"]))
+    return Memory(round(load, 2), round(max(run, load), 2), tuple(parts), not known, str(base["basis"]))
 
 
 def _file(facts: ModelFacts) -> int:
@@ -112,44 +116,44 @@ def _ends(facts: ModelFacts) -> int:
     return sum(graph.tensors[key].bytes or 0 for key in (*graph.inputs, *graph.outputs) if key in graph.tensors)
 
 
-def _late(facts: ModelFacts) -> bool:
-    from edgekit.memory import tflite
-
-    return facts.format == "tflite" and any(
-        tflite.late(tflite.without_sizes_of_tensors(graph)) for graph in facts.graphs
-    )
-
-
-def _tflite(facts: ModelFacts, machine: Machine, threads: int | None, *, delegate: bool) -> Iterator[Part]:
+def _tflite(facts: ModelFacts, machine: Machine, threads: int | None, *, delegate: bool) -> tuple[list[Part], bool]:
+    """The parts, and whether nothing is missing."""
     from edgekit.memory import kernels, tflite, xnnpack
 
+    known = True
     arena = weights = pointers = space = heap = 0
     for graph in facts.graphs:
         plan = tflite.arena_of(graph, delegate=delegate, threads=threads)
+        known = known and plan.exact and not graph.calls
         arena += plan.touched
         heap = max(heap, *(kernels.heap(node, graph) for node in graph.nodes), 0)
         for part in plan.parts:
             if part.delegated:
+                inside = xnnpack.workspace(graph, part)
+                known = known and inside is not None
+                space = max(space, inside or 0)
                 weights += xnnpack.unpacked(graph, part)
                 weights += sum(xnnpack.packed(node, graph, machine) for node in part.nodes)
                 pointers += sum(xnnpack.indirection(node, graph, machine) for node in part.nodes)
-                space = max(space, xnnpack.workspace(graph, part) or 0)
-    yield Part("arena", arena / MIB, "load", "the interpreter's arena, planned as it does")
+    found = [
+        ("arena", arena, "the interpreter's arena, planned as it does"),
+        ("weights", weights, "XNNPACK's packed copies of the weights"),
+        ("pointers", pointers, "XNNPACK's tables of the pixels that each output takes"),
+        ("workspace", space, "XNNPACK's activations"),
+    ]
+    parts = [Part(what, size / MIB, "load", why) for what, size, why in found if delegate or what == "arena"]
     if heap:
-        yield Part("kernels", heap / MIB, "run", "lists that kernels sort")
-    if delegate:
-        yield Part("weights", weights / MIB, "load", "XNNPACK's packed copies of the weights")
-        yield Part("pointers", pointers / MIB, "load", "XNNPACK's tables of the pixels that each output takes")
-        yield Part("workspace", space / MIB, "load", "XNNPACK's activations")
+        parts.append(Part("kernels", heap / MIB, "run", "lists that kernels sort"))
+    return parts, known
 
 
-def _onnx(facts: ModelFacts, machine: Machine) -> tuple[list[Part], float]:
-    """The parts, and how much more it is for a moment while loading."""
+def _onnx(facts: ModelFacts, machine: Machine) -> tuple[list[Part], float, bool]:
+    """The parts, how much more it is for a moment while loading, and whether nothing is missing."""
     from edgekit.memory import onnx
 
     graph: GraphFacts | None = facts.graphs[0] if facts.graphs else None
     if graph is None:
-        return [], 0.0
+        return [], 0.0, False
     copies = onnx.loading(graph)
     nodes = len(facts.ops) * footprint.data()["onnxruntime"]["node"]
     parts = [
@@ -165,4 +169,4 @@ def _onnx(facts: ModelFacts, machine: Machine) -> tuple[list[Part], float]:
     if found is not None:
         why = f"the arena, {found.reserved / MIB:.1f} MiB reserved in powers of two"
         parts.append(Part("arena", found.touched / MIB, "run", why))
-    return parts, spike
+    return parts, spike, found is not None

@@ -38,11 +38,13 @@ class Arena:
         reserved: Bytes of all regions.
         regions: Chunks of each region: [offset, size, in use].
         touched: Bytes from each region's start that were ever in use.
+        left: Comparisons before the walk is given up: some ten thousand nodes.
     """
 
     reserved: int = 0
     regions: list[list[list[int]]] = field(default_factory=list)
     touched: list[int] = field(default_factory=list)
+    left: int = 4_000_000
     _next: int = _FIRST
 
     def take(self, size: int) -> tuple[int, int]:
@@ -72,6 +74,7 @@ class Arena:
                 chunks[i][1] += chunks.pop(i + 1)[1]
 
     def _best(self, wanted: int) -> tuple[int, list[int]] | None:
+        self.left -= sum(map(len, self.regions))
         free = [
             (chunk[1], number, chunk)
             for number, region in enumerate(self.regions)
@@ -107,11 +110,7 @@ def running(graph: GraphFacts, machine: Machine) -> Running | None:
     sizes = graph.sizes()
     if sizes is None or graph.calls:
         return None
-    steps = [
-        arena.Step(_there(node.inputs), _there(node.outputs), _in_place(node), node.kind in _UNMODIFIED)
-        for node in graph.nodes
-    ]
-    plan = arena.layout(sizes, steps, graph.inputs, graph.outputs)
+    plan = arena.layout(sizes, steps(graph), graph.inputs, graph.outputs)
     if plan is None:
         return None
     inputs = {*graph.inputs}
@@ -120,6 +119,8 @@ def running(graph: GraphFacts, machine: Machine) -> Running | None:
     taken: dict[Key, tuple[int, int]] = {}
     starts, ends = _by_step(moved)
     for index, node in enumerate(graph.nodes):
+        if found.left < 0:
+            return None
         for key in starts.get(index, ()):
             taken[key] = found.take(sizes[key])
         scratch = [found.take(size) for size in _scratch(node, graph, machine)]
@@ -138,6 +139,14 @@ def running(graph: GraphFacts, machine: Machine) -> Running | None:
                 found.give(chunk)
         found.give(held)
     return Running(sum(found.touched), found.reserved, block)
+
+
+def steps(graph: GraphFacts) -> list[arena.Step]:
+    """What each node reads and writes, and what it may write over."""
+    return [
+        arena.Step(_there(node.inputs), _there(node.outputs), _in_place(node), node.kind in _UNMODIFIED)
+        for node in graph.nodes
+    ]
 
 
 def _by_step(places: Mapping[Key, arena.Place]) -> tuple[dict[int, list[Key]], dict[int, list[Key]]]:

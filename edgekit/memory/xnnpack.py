@@ -8,8 +8,9 @@ tflite/graph_info.cc (how they are grouped).
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from edgekit.formats import arena
@@ -72,47 +73,64 @@ def parts(graph: GraphFacts, *, delegate: bool = True) -> list[Part]:
 
     As tflite/graph_info.cc: a part takes every node of its kind whose inputs are there, until none is left.
     """
-    ready = {key for key, tensor in graph.tensors.items() if tensor.constant or tensor.variable} | {*graph.inputs}
-    left = [(node, delegate and takes(node, graph)) for node in graph.nodes]
-    made = {key for node, _ in left for key in node.outputs}
-    ready |= {key for node, _ in left for key in node.inputs if key is not None and key not in made}
-    found: list[list[Node]] = []
-    kinds: list[bool] = []
-    while left:
-        kind, nodes = _part(left, ready)
-        if not nodes:
-            nodes, kind, left = [node for node, _ in left], False, []  # a cycle, which no engine would run
-        found.append(nodes)
-        kinds.append(kind)
-    return [_with_ends(graph, found, number, kind) for number, kind in enumerate(kinds)]
+    mine = [delegate and takes(node, graph) for node in graph.nodes]
+    maker = {key: number for number, node in enumerate(graph.nodes) for key in node.outputs if key is not None}
+    waits = [
+        len({maker[key] for key in node.inputs if key in maker} - {number}) for number, node in enumerate(graph.nodes)
+    ]
+    readers: dict[int, set[int]] = {}
+    for number, node in enumerate(graph.nodes):
+        for key in node.inputs:
+            if key in maker and maker[key] != number:
+                readers.setdefault(maker[key], set()).add(number)
+    ready: dict[bool, list[int]] = {False: [], True: []}
+    for number, count in enumerate(waits):
+        if not count:
+            ready[mine[number]].append(number)
+    order: list[tuple[bool, list[int]]] = []
+    while ready[False] or ready[True]:
+        kind = min((kind for kind in ready if ready[kind]), key=lambda kind: ready[kind][0])
+        order.append((kind, _part(kind, ready, waits, readers, mine)))
+    placed = {number for _, numbers in order for number in numbers}
+    if len(placed) < len(graph.nodes):  # a cycle, which no engine would run
+        order.append((False, [number for number in range(len(graph.nodes)) if number not in placed]))
+    return _with_ends(graph, order)
 
 
-def _part(left: list[tuple[Node, bool]], ready: set[Key]) -> tuple[bool, list[Node]]:
-    kind: bool | None = None
-    nodes: list[Node] = []
-    moved = True
-    while moved:
-        moved = False
-        for entry in list(left):
-            node, mine = entry
-            if (kind is not None and mine != kind) or any(key is not None and key not in ready for key in node.inputs):
-                continue
-            kind, moved = mine, True
-            nodes.append(node)
-            ready.update(key for key in node.outputs if key is not None)
-            left.remove(entry)
-    return bool(kind), nodes
+def _part(
+    kind: bool, ready: dict[bool, list[int]], waits: list[int], readers: Mapping[int, set[int]], mine: list[bool]
+) -> list[int]:
+    found = []
+    heap = ready[kind]
+    while heap:
+        number = heapq.heappop(heap)
+        found.append(number)
+        for reader in readers.get(number, ()):
+            waits[reader] -= 1
+            if not waits[reader]:
+                heapq.heappush(ready[mine[reader]], reader)
+    return found
 
 
-def _with_ends(graph: GraphFacts, all_parts: list[list[Node]], number: int, delegated: bool) -> Part:
-    mine = all_parts[number]
-    made = {key for node in mine for key in node.outputs if key is not None}
-    read = dict.fromkeys(key for node in mine for key in node.inputs if key is not None and key not in made)
+def _with_ends(graph: GraphFacts, order: list[tuple[bool, list[int]]]) -> list[Part]:
+    made: dict[Key, int] = {}
     wanted = {*graph.outputs}
-    for other, nodes in enumerate(all_parts):
-        if other != number:
-            wanted.update(key for node in nodes for key in node.inputs if key is not None)
-    return Part(delegated, tuple(mine), tuple(read), tuple(sorted((key for key in made if key in wanted), key=_number)))
+    for part, (_, numbers) in enumerate(order):
+        made.update((key, part) for number in numbers for key in graph.nodes[number].outputs if key is not None)
+    for part, (_, numbers) in enumerate(order):
+        wanted.update(
+            key
+            for number in numbers
+            for key in graph.nodes[number].inputs
+            if key is not None and made.get(key, part) != part
+        )
+    found = []
+    for part, (kind, numbers) in enumerate(order):
+        nodes = tuple(graph.nodes[number] for number in numbers)
+        read = dict.fromkeys(key for node in nodes for key in node.inputs if key is not None and made.get(key) != part)
+        given = {key for node in nodes for key in node.outputs if key is not None and key in wanted}
+        found.append(Part(kind, nodes, tuple(read), tuple(sorted(given, key=_number))))
+    return found
 
 
 # -- bytes ------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["bench", "convert", "profile", "tune"]
+Kind = Literal["bench", "check", "convert", "profile", "tune"]
 
 
 def write(document: dict[str, Any], kind: Kind, path: Path) -> None:
@@ -32,8 +32,9 @@ def write(document: dict[str, Any], kind: Kind, path: Path) -> None:
 
 def render(document: dict[str, Any], kind: Kind) -> str:
     """The page's text."""
-    from edgekit.report import bench, convert, profile, tune
+    from edgekit.report import bench, check, convert, profile, tune
     from edgekit.report.page import page
 
-    title, sections = {"bench": bench, "convert": convert, "profile": profile, "tune": tune}[kind].sections(document)
+    pages = {"bench": bench, "check": check, "convert": convert, "profile": profile, "tune": tune}
+    title, sections = pages[kind].sections(document)
     return page(title, kind, sections, document)

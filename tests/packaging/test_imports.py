@@ -15,8 +15,8 @@ HEAVY = {"tensorflow", "keras", "tf_keras", "torch", "onnx", "onnxruntime", "ai_
          "tf2onnx", "sklearn", "PIL", "flatbuffers", "h5py"}  # fmt: skip
 LEVELS = [
     {"errors", "codec", "tensors", "files", "registry", "child", "feeding", "reading"},
-    {"precision", "interface", "manifest", "selftest", "artifact", "device_profiles", "formats", "gate", "predict",
-     "inspect", "options", "metadata", "data_ref", "rules", "store"},
+    {"precision", "interface", "manifest", "selftest", "artifact", "device_profiles", "formats", "gate", "memory",
+     "predict", "inspect", "options", "metadata", "data_ref", "rules", "store"},
     {"runtimes"},
     {"data_columns", "data", "data_objects", "metrics", "targets", "measure", "doctor"},
     {"converters", "deploy"},

@@ -66,7 +66,32 @@ def convert(name="m.tflite"):
     }  # fmt: skip
 
 
-MAKERS = {"bench": bench, "profile": profile, "convert": convert}
+def check(name="m.tflite"):
+    limits = [{"resource": "memory", "required": 57.35, "available": 2611, "unit": "MiB", "ok": True, "why": name,
+               "source": "policy"},
+              {"resource": "latency", "required": 47.0, "available": 40.0, "unit": "ms", "ok": False, "why": name,
+               "source": name}]  # fmt: skip
+    ops = [{"name": f"{name}{n}", "kind": "CONV_2D", "precision": "int8", "ms": 0.1 * (n + 1), "share": 0.1,
+            "limit": ("arithmetic", "memory", "overhead")[n % 3], "macs": 9.0, "bytes": 1.0}
+           for n in range(6)]  # fmt: skip
+    memory = [{"what": "process", "mib": 44.6, "when": "import", "why": "Python"},
+              {"what": "file", "mib": 3.76, "when": "load", "why": name}]  # fmt: skip
+    moments = [{"name": f"{name}{n}", "kind": "CONV_2D", "bytes": 1000 * (6 - abs(3 - n))} for n in range(6)]
+    tensors = [
+        {"name": f"{name}{n}", "bytes": 900, "first": n, "last": n + 1, "offset": 960 * (n % 3)} for n in range(6)
+    ]
+    return {
+        "file": f"/x/{name}", "device": "raspberry-pi-4b", "fits": False, "limits": limits, "advice": [name],
+        "memory_mb": {"estimate": 57.35, "load": 57.11, "run": 57.35, "at_least": False, "basis": name, "parts": []},
+        "latency_ms": {"estimate": 47.05, "low": 43.02, "high": 51.6, "basis": name},
+        "choices": [{"precision": "int8", "engine": "litert", "threads": n, "latency_ms": 47.0 / n, "gain": float(n)}
+                    for n in (4, 2, 1)],
+        "explain": {"engine": "litert", "threads": 1, "ops": ops, "memory": memory,
+                    "timeline": {"moments": moments, "peak": 3, "planned": 2880, "tensors": tensors}},
+    }  # fmt: skip
+
+
+MAKERS = {"bench": bench, "check": check, "profile": profile, "convert": convert}
 
 
 class Reader(HTMLParser):
@@ -350,3 +375,12 @@ def test_the_commands_write_pages(tmp_path, capsys):
         assert {key: shown[key] for key in said} == said, "the page shows the very document"
         assert pages[kind].stat().st_size < 600_000
     assert len(json.loads(Reader(pages["convert"].read_text()).raw)["outputs"]["source"]) > 8
+
+
+def test_a_check_without_sizes_or_predictions_has_a_page():
+    document = check()
+    document["explain"] = {**document["explain"], "ops": [], "memory": [], "timeline": None}
+    document["choices"], document["latency_ms"]["estimate"] = [], None
+    page = report.render(document, "check")
+    assert "some sizes are free" in page
+    assert page.count("<svg") == 1

@@ -1,0 +1,97 @@
+"""Which precision, engine and number of threads would be faster there, by the latency predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from edgekit.device_profiles.schema import ENGINES
+from edgekit.gate.case import Case
+from edgekit.gate.verdict import Choice
+from edgekit.predict import Prediction, predict
+
+if TYPE_CHECKING:
+    from edgekit.formats.facts import ModelFacts, Operand, OpFacts
+
+_WORTH = 1.15
+"""Gains below this are within the predictor's own error between two settings of one board."""
+
+_SWAPS = {"fp32": ("int8", {"float32": "int8"}), "int8": ("fp32", {"int8": "float32", "uint8": "float32"})}
+
+
+def choices(case: Case, now: Prediction | None) -> tuple[Choice, ...]:
+    """Settings of the same network on the same board, fastest first; empty when nothing is predicted."""
+    ms = now.latency["estimate"] if now else None
+    if now is None or not ms:
+        return ()
+    found = []
+    for precision, facts in _variants(case):
+        for engine in _engines(case):
+            for threads in _threads(case, now):
+                said = predict(facts, case.profile, engine=engine, threads=threads).latency["estimate"]
+                if said:
+                    found.append(Choice(precision, engine, threads, said, round(ms / said, 2)))
+    return tuple(sorted(found, key=lambda choice: choice.latency_ms))
+
+
+def sentences(case: Case, now: Prediction | None, found: tuple[Choice, ...]) -> Iterator[str]:
+    """What the choices come to: one step at a time, and only what is worth it."""
+    if now is None or not found or now.notes:
+        return
+    ms, best = now.latency["estimate"], found[0]
+    mine = (case.precision if case.precision in _SWAPS else "", now.engine)
+    threads = [c for c in found if c.engine == now.engine and c.precision == (mine[0] or c.precision)]
+    other = [c for c in found if c.engine == now.engine and c.precision != case.precision and c.threads == now.threads]
+    if threads and threads[0].gain >= _WORTH and threads[0].threads != now.threads:
+        yield (
+            f"{threads[0].threads} threads: about {threads[0].latency_ms:g} ms in place of {ms:g} with"
+            f" {now.threads} ({threads[0].gain:g} times as fast)"
+        )
+    if other and other[0].precision == "int8":
+        if other[0].gain >= _WORTH:
+            yield (
+                f"int8: about {other[0].latency_ms:g} ms in place of {ms:g} ({other[0].gain:g} times as fast), and a"
+                " quarter of the file"
+            )
+        elif other[0].gain != 1:  # a network without arithmetic has nothing to gain
+            said = f"about {other[0].latency_ms:g} ms in place of {ms:g}"
+            yield f"int8 would be no faster there ({said}): its gain is size"
+    if other and other[0].precision == "fp32" and other[0].gain > 1:
+        yield f"fp32 would be faster there: about {other[0].latency_ms:g} ms in place of {ms:g}; int8 saves memory only"
+    if best.gain >= _WORTH and (best.precision, best.engine, best.threads) != (case.precision, now.engine, now.threads):
+        yield (
+            f"fastest there: {best.precision}, {best.engine}, {best.threads} threads, about {best.latency_ms:g} ms"
+            f" ({best.gain:g} times as fast as now)"
+        )
+
+
+def _variants(case: Case) -> Iterator[tuple[str, ModelFacts]]:
+    """The file, and its network in the other of the two usual precisions; of QDQ graphs of ONNX the file alone."""
+    yield case.precision, case.facts
+    if case.precision in _SWAPS and not (case.facts.format == "onnx" and case.precision != "fp32"):
+        precision, types = _SWAPS[case.precision]
+        ops = tuple(_retyped(op, types) for op in case.facts.ops if op.kind not in ("QUANTIZE", "DEQUANTIZE"))
+        yield precision, replace(case.facts, ops=ops, precision=precision)
+
+
+def _retyped(op: OpFacts, types: dict[str, str]) -> OpFacts:
+    def other(operand: Operand | None) -> Operand | None:
+        return replace(operand, dtype=types.get(operand.dtype, operand.dtype)) if operand else None
+
+    return replace(
+        op, dtype=types.get(op.dtype, op.dtype), reads=tuple(map(other, op.reads)), writes=tuple(map(other, op.writes))
+    )
+
+
+def _engines(case: Case) -> list[str]:
+    return [
+        name
+        for name, engine in case.profile.engines.items()
+        if engine.version and ENGINES[name] == case.facts.format and case.profile.os.running_python in engine.pythons
+    ]
+
+
+def _threads(case: Case, now: Prediction) -> list[int]:
+    first = case.profile.cpu.clusters[0].count
+    return sorted({now.threads, 1, 2, first, case.profile.cpu.cores} - {n for n in (2,) if case.profile.cpu.cores < n})
