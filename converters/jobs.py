@@ -29,6 +29,7 @@ from edgekit.converters.stages import (
 from edgekit.converters.verify import Verification
 from edgekit.data_ref import DataRef
 from edgekit.errors import InternalError, UsageError
+from edgekit.feeding import Preprocess
 from edgekit.manifest import Interpret
 from edgekit.selftest import SelfTest
 from edgekit.tensors import TensorSpec
@@ -60,6 +61,7 @@ class LowerRequest:
     lowering: str
     path: str
     layout: str = "keep"
+    fold: Preprocess | None = None
 
 
 def lower(request: LowerRequest) -> Graph:
@@ -79,6 +81,10 @@ def lower(request: LowerRequest) -> Graph:
             "layout-fixed",
             f"the way from {source.facts.framework} to {lowering.FORMAT} keeps the source's layout",
         )
+    if request.fold is not None:
+        from edgekit.converters.fold import fold
+
+        graph = fold(graph, request.fold)
     if source.facts.quantized:
         return replace(graph, precision=read_facts(artifact.read(graph.path)).precision)
     return graph
@@ -236,13 +242,15 @@ class QuantizeRequest:
 def quantize(request: QuantizeRequest) -> Graph:
     """The quantized graph at `request.path`."""
     from edgekit.converters import quantizers
+    from edgekit.converters.fold import widened
     from edgekit.precision import precisions
 
     precision = precisions.get(request.precision)
     if precision.kind == "float" and precision.weights == "float32":
         return request.graph
     quantizer = quantizers.get(request.graph.format)
-    return quantizer.quantize(request.graph, request.ranges, precision, request.options, Path(request.path))
+    ranges = None if request.ranges is None else widened(request.graph, request.ranges)
+    return quantizer.quantize(request.graph, ranges, precision, request.options, Path(request.path))
 
 
 @dataclass(frozen=True)
@@ -332,7 +340,7 @@ def record(request: RecordRequest) -> Recording:
     with _model(request.graph, threads=1) as model:
         selftest = recorder.record(
             model,
-            request.ranges,
+            request.graph.raw_ranges(request.ranges),
             samples,
             arithmetic=_arithmetic(request.graph.precision),
             macs=read_facts(model.artifact).macs,

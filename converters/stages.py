@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.precision import Precision
@@ -93,6 +94,36 @@ class LoadedModel(Protocol):
 
 
 @dataclass(frozen=True)
+class Folded:
+    """What a graph does itself to its raw input: value = raw * factor + offset, one each a channel, which come last.
+
+    Attributes:
+        factor, offset: By the source's channel.
+        reversed: The source's channels are the raw ones, last to first.
+        image: The raw values are bytes of a picture, 0..255.
+    """
+
+    factor: tuple[float, ...]
+    offset: tuple[float, ...]
+    reversed: bool = False
+    image: bool = False
+
+    def raw(self, values: Array) -> Array:
+        """Raw values [..., channels] of those that the source takes."""
+        made = (np.asarray(values, np.float64) - self.offset) / self.factor
+        return np.asarray(made[..., ::-1] if self.reversed else made, np.float32)
+
+    def raw_range(self, low: float, high: float) -> tuple[float, float]:
+        """Of all channels."""
+        ends = [
+            (end - offset) / factor
+            for end in (low, high)
+            for factor, offset in zip(self.factor, self.offset, strict=True)
+        ]
+        return min(ends), max(ends)
+
+
+@dataclass(frozen=True)
 class Graph:
     """A model in one of the two formats, on disk, float or quantized.
 
@@ -102,6 +133,7 @@ class Graph:
         inputs, outputs: `name` is the source's public name, `tensor` the name inside the file.
         precision: "fp32" until it is quantized.
         notes: For the user.
+        folded: Inputs that are prepared inside: name -> how.
         turned: Inputs and outputs whose axes lie in another order than the source's: name -> their places there.
         float_ops: Ops that stayed in float though the precision asked for integers: "SOFTMAX (probs)".
         lifted: Ops that rules took to another precision: "CONV_2D (stem): int16x8".
@@ -118,11 +150,19 @@ class Graph:
     lifted: tuple[str, ...] = ()
     tools: dict[str, str] = field(default_factory=dict)
     turned: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    folded: dict[str, Folded] = field(default_factory=dict)
 
     def turn(self, arrays: Feeds) -> Feeds:
-        """Arrays of the source, by public names, with their axes as this graph has them."""
-        return {
+        """Arrays of the source, by public names, with their axes and values as this graph has them."""
+        turned = {
             name: array.transpose(self.turned[name]) if name in self.turned else array for name, array in arrays.items()
+        }
+        return {name: self.folded[name].raw(array) if name in self.folded else array for name, array in turned.items()}
+
+    def raw_ranges(self, ranges: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        """Ranges of the source's inputs, as those of this graph."""
+        return {
+            name: self.folded[name].raw_range(*ends) if name in self.folded else ends for name, ends in ranges.items()
         }
 
 

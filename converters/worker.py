@@ -20,6 +20,7 @@ from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, Qu
 from edgekit.converters.verify import Verification
 from edgekit.data_ref import DataRef
 from edgekit.errors import InternalError
+from edgekit.feeding import Preprocess
 from edgekit.metadata import Metadata
 
 Progress = Callable[[dict[str, Any]], None]
@@ -78,8 +79,8 @@ class Workshop:
         request = jobs.SurveyRequest(facts.inputs, calibration, evaluation, str(self.scratch), seed)
         return self.engine.call(jobs.survey, request, stage="survey")
 
-    def lower(self, lowering: str, format: str, layout: str = "keep") -> Graph:
-        request = jobs.LowerRequest(lowering, str(self.scratch / f"float.{format}"), layout)
+    def lower(self, lowering: str, format: str, layout: str = "keep", fold: Preprocess | None = None) -> Graph:
+        request = jobs.LowerRequest(lowering, str(self.scratch / f"float.{format}"), layout, fold)
         return self.framework.call(jobs.lower, request, stage="lower")
 
     def start_answering(self, facts: LoadedFacts, survey: jobs.Survey) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from edgekit import rules
 from edgekit.codec import encode
 from edgekit.errors import UsageError
+from edgekit.feeding import Preprocess
 from edgekit.rules import Rule
 from edgekit.tensors import DTYPES
 
@@ -50,6 +51,7 @@ class Options:
         allow_float_ops: Leave what cannot be quantized in float.
         rules: Layers of a static precision that compute in another: path of a TOML (see `edgekit.rules`), or the rules.
         layout: "keep" the axes of images as the source has them, or "nhwc" or "nchw"; for ONNX graphs to TFLite.
+        fold_preprocess: Put the metadata's scale, mean, std, color order and layout into the graph.
         observer: How calibration decides on ranges: "auto", "minmax", "moving-average", "percentile", "mse" or
             "entropy"; None for the precision's default.
         percentile: Share of values (percent) that observer "percentile" keeps inside.
@@ -82,6 +84,7 @@ class Options:
     allow_float_ops: bool = False
     rules: str | Path | tuple[Rule | Mapping[str, Any], ...] | None = None
     layout: str = "keep"
+    fold_preprocess: bool = False
     observer: str | None = None
     percentile: float = 99.999
     calibration_memory: int = 256
@@ -127,6 +130,10 @@ class Options:
             raise UsageError("format-missing", f"{what}; name one of {', '.join(FORMATS.values())}")
         return self.to or suffix or ""
 
+    def folded(self, how: Preprocess) -> Preprocess | None:
+        """What goes into the graph of what comes before it."""
+        return how if self.fold_preprocess else None
+
     def recorded(self) -> dict[str, Any]:
         """What the manifest keeps of them: the options that change bytes, and no paths."""
         return {
@@ -135,6 +142,7 @@ class Options:
             "allow_float_ops": self.allow_float_ops,
             "rules": encode(rules.read(self.rules)),
             "layout": self.layout,
+            **({"fold_preprocess": True} if self.fold_preprocess else {}),
             "observer": self.observer,
             "percentile": self.percentile,
             "calibration_samples": self.calibration_samples,

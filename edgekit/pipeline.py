@@ -21,7 +21,7 @@ from edgekit import rules as layer_rules
 from edgekit.artifact import Artifact
 from edgekit.child import Limits
 from edgekit.conversion import Conversion, about, unique
-from edgekit.converters import loaders
+from edgekit.converters import fold, loaders
 from edgekit.converters.sources import identify, identify_live, lowering_for
 from edgekit.converters.stages import CalibrationOptions, LoadedFacts, QuantizeOptions, Source
 from edgekit.converters.worker import Workshop
@@ -94,7 +94,7 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
             data_given.enforce_lint(survey)
             said = metadata.complete(said, facts.outputs, label=options.label, class_names=survey.class_names)
         with shop.stage("lower"):
-            graph = shop.lower(lowering, options.format, options.layout)
+            graph = shop.lower(lowering, options.format, options.layout, options.folded(said.preprocess))
         shop.start_answering(facts, survey)
         calibration = calibration if precision.calibrated else None
         with shop.stage("calibrate"):
@@ -118,7 +118,9 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
             verification.enforce(survey.warnings)
         with shop.stage("assemble"):
             recording = shop.record(graph, facts, survey, options.seed)
-            described = about(source, facts, graph, survey, verification, recording, said.preprocess, options)
+            described = about(
+                source, facts, graph, survey, verification, recording, fold.left(said.preprocess, graph), options
+            )
             artifact = artifacts.assemble(graph.format, Path(graph.path).read_bytes(), described, recording.selftest)
         with shop.stage("gate"):
             verdict = None if profile is None else _gate(artifact, profile)

@@ -135,6 +135,11 @@ def _inputs(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[t
     show_default=True,
     help="Axes of image inputs and outputs, PyTorch, scikit-learn and ONNX to TFLite: nhwc saves the turning.",
 )
+@click.option(
+    "--fold-preprocess",
+    is_flag=True,
+    help="Put scale, mean, std, color order and layout of --metadata into the graph: it takes pictures as they are.",
+)
 @click.option("--allow-float-ops", is_flag=True, help="Leave ops that cannot be quantized in float, listed by name.")
 @click.option(
     "--rules",
