@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from edgekit.runtimes.flow.metrics import Metrics as Metrics
     from edgekit.runtimes.flow.pool import Pool as Pool
     from edgekit.runtimes.flow.stream import Stream as Stream
+    from edgekit.runtimes.flow.watch import watch as watch
     from edgekit.runtimes.model import Model as Model
     from edgekit.runtimes.model import load as load
-    from edgekit.runtimes.watch import watch as watch
 
 _HOME = {
     "Artifact": "edgekit.artifact",
@@ -36,7 +36,7 @@ _HOME = {
     "Stream": "edgekit.runtimes.flow.stream",
     "convert": "edgekit.pipeline",
     "load": "edgekit.runtimes.model",
-    "watch": "edgekit.runtimes.watch",
+    "watch": "edgekit.runtimes.flow.watch",
 }
 
 __all__ = [

@@ -42,19 +42,19 @@ def size_of(path: Path) -> int:
     return path.stat().st_size
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Put `data` under `path` at once.
+def replace(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Put `data` under `path` at once, with these permissions less the umask's.
 
     Raises:
         UsageError: `output-unwritable`: the folder is missing or not writable, or the disk is full.
     """
     try:
-        put(path, data)
+        put(path, data, mode=mode)
     except OSError as error:
         raise UsageError("output-unwritable", f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def put(path: Path, data: bytes) -> None:
+def put(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Like `replace`, for callers with words of their own for what the system refuses.
 
     Raises:
@@ -63,7 +63,7 @@ def put(path: Path, data: bytes) -> None:
     folder = path.parent
     temporary = folder / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}"
     sweep(folder)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(handle, "wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

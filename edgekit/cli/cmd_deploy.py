@@ -64,14 +64,17 @@ if TYPE_CHECKING:
     help="With --to: failures that end it.",
 )
 @click.option("--no-canary", is_flag=True, help="With --to: do not serve the first one alone before the others.")
+@click.option("--signature", type=click.Path(path_type=Path), metavar="FILE", help="Default: FILE.sig, if it is there.")
+@click.option("--allow-downgrade", is_flag=True, help="An older release is meant; the journal says so.")
 @store_option
 @threads_option
 @engine_option
 @output.json_option
 def command(
     file: Path, target: str | None, *, name: str, hosts: Path | None, seconds: float, max_ms: float | None,
-    slower: float, device: str | None, keep_mb: float, patience: float, at_once: int, stop_after: int, no_canary: bool,
-    store: str | None, threads: int | None, engine: str | None, as_json: bool,
+    slower: float, device: str | None, keep_mb: float, patience: float, at_once: int, stop_after: int,
+    no_canary: bool, signature: Path | None, allow_downgrade: bool, store: str | None, threads: int | None,
+    engine: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Deploy the artifact FILE to TARGET (local, ssh://..., emulator:...) under a name, and try it there."""
     from edgekit.codec import encode
@@ -81,7 +84,18 @@ def command(
     if target is not None and hosts is not None:
         raise UsageError("usage", "name one TARGET, or a file of them with --to")
     asked = fleet.Deployment(
-        file, name, store, seconds, Bounds(max_ms, slower), keep_mb, device, patience, threads, engine
+        file,
+        name,
+        store,
+        seconds,
+        Bounds(max_ms, slower),
+        keep_mb,
+        device,
+        patience,
+        threads,
+        engine,
+        signature,
+        allow_downgrade,
     )
     if hosts is None:
         with output.Progress() as progress:

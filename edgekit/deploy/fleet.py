@@ -6,6 +6,7 @@ left alone. What was sent is not sent again, so that a repeated command goes on 
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -20,6 +21,8 @@ from edgekit.deploy.preflight import FactsRequest, check, facts
 from edgekit.deploy.trial import Bounds
 from edgekit.errors import EdgeKitError, MissingFileError, UsageError
 from edgekit.store.places import checked
+from edgekit.store.policy import Policy
+from edgekit.store.signature import SUFFIX
 from edgekit.targets import open_target
 
 _SLACK = 600.0
@@ -39,6 +42,8 @@ class Deployment:
         keep_mb: All versions together.
         device: Profile whose limits it must fit; None not to ask.
         patience: Seconds to wait for another deployment of the same model.
+        signature: Its file; None for the one beside the artifact, if there is one.
+        downgrade: An older release is meant.
     """
 
     path: Path
@@ -51,6 +56,8 @@ class Deployment:
     patience: float = 0.0
     threads: int | None = None
     engine: str | None = None
+    signature: Path | None = None
+    downgrade: bool = False
 
     def __post_init__(self) -> None:
         checked(self.name)
@@ -96,10 +103,19 @@ def deploy(asked: Deployment, target: str, progress: Progress | None = None) -> 
         check(opened, found, place.name, asked.device)
         request = there.InstallRequest(
             asked.name, place.put(asked.path), opened.sha256, asked.root, asked.seconds, asked.bounds, asked.keep_mb,
-            asked.patience, asked.threads, asked.engine,
+            asked.patience, asked.threads, asked.engine, _signature(asked), asked.downgrade,
         )  # fmt: skip
         limits = Limits(asked.seconds + asked.patience + _SLACK)
         return place.perform(there.install, request, limits=limits, progress=progress)
+
+
+def _signature(asked: Deployment) -> str | None:
+    beside = asked.path.with_name(asked.path.name + SUFFIX)
+    path = asked.signature or (beside if beside.exists() else None)
+    try:
+        return None if path is None else path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise MissingFileError("file-missing", f"{path} cannot be read: {error.strerror}") from error
 
 
 def deploy_many(
@@ -191,3 +207,10 @@ def prune(target: str, name: str, keep_mb: float, root: str | None = None) -> th
     """Remove old versions on one device."""
     with open_target(target) as place:
         return place.perform(there.prune, replace(there.ShelfRequest(checked(name), root), keep_mb=keep_mb))
+
+
+def trust(target: str, public: bytes | None, require: bool | None, root: str | None = None) -> Policy:
+    """Let a device trust a key, or ask for signatures; with neither, tell what it does."""
+    text = None if public is None else base64.b64encode(public).decode()
+    with open_target(target) as place:
+        return place.perform(there.trust, there.TrustRequest(root, text, require))

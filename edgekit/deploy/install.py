@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgekit import artifact as artifacts
 from edgekit.deploy.trial import Bounds, LookRequest, fault_of, seen_of
 from edgekit.errors import ArtifactError, EdgeKitError, VerificationError
-from edgekit.store import Record, Shelf
+from edgekit.store import Record, Shelf, policy
 from edgekit.store.faults import clear, told
+from edgekit.store.signature import parse_public
 
 Event = dict[str, Any]
 _LOOKS = 10
@@ -39,6 +40,8 @@ class InstallRequest:
         keep_mb: Older versions are removed when all together take more.
         patience: Seconds to wait for another deployment of the same model.
         threads, engine: To open it with.
+        signature: JSON of `edgekit.store.signature.Signature`; None for an unsigned file.
+        downgrade: An older release is meant.
     """
 
     name: str
@@ -51,6 +54,8 @@ class InstallRequest:
     patience: float = 0.0
     threads: int | None = None
     engine: str | None = None
+    signature: str | None = None
+    downgrade: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ def install(request: InstallRequest) -> Generator[Event, None, Installed]:
     """Receive, verify, test, switch, try, commit.
 
     Raises:
+        UnsafeSourceError: The device's policy refuses it; see `edgekit.store.policy.admit`.
         ArtifactError: `store-digest`, `deploy-refused`: it was refused before it was active.
         VerificationError: `deploy-rolled-back`: it failed its trial, the version before is active again.
         TargetError: `store-busy`, `store-full`, `store-unwritable`.
@@ -86,6 +92,10 @@ def install(request: InstallRequest) -> Generator[Event, None, Installed]:
     size = Path(request.path).stat().st_size
     with shelf.changing(request.patience):
         record = shelf.recover()
+        admission = policy.admit(
+            policy.read(request.root), record, request.name, request.sha256, request.signature,
+            downgrade=request.downgrade,
+        )  # fmt: skip
         yield {"stage": "receive"}
         with open(request.path, "rb") as source:
             record = shelf.receive(source, request.sha256, size)
@@ -95,6 +105,7 @@ def install(request: InstallRequest) -> Generator[Event, None, Installed]:
         bounds = _proved(shelf, record, request)
         yield {"stage": "switch"}
         clear(shelf)
+        shelf.change(lambda record: _noted(record, request.sha256, admission))
         shelf.change(lambda record: record.switch(request.sha256, request.seconds))
         fault = yield from _tried(shelf, request, bounds)
         if fault:
@@ -106,6 +117,12 @@ def install(request: InstallRequest) -> Generator[Event, None, Installed]:
         record = shelf.change(lambda record: record.commit(f"held for {request.seconds:.0f} s"))
         pruned = shelf.prune(int(request.keep_mb * 1e6))
         return _installed(shelf, shelf.record(), changed=True, pruned=pruned)
+
+
+def _noted(record: Record, sha256: str, admission: policy.Admission) -> Record:
+    for what, detail in admission.notes:
+        record = record.note(what, sha256, detail)
+    return record.released(sha256, admission.release)
 
 
 def _proved(shelf: Shelf, record: Record, request: InstallRequest) -> Bounds:
@@ -212,6 +229,28 @@ def prune(request: ShelfRequest) -> Pruned:
     with shelf.changing():
         shelf.recover()
         return Pruned(request.name, shelf.prune(int(request.keep_mb * 1e6)))
+
+
+@dataclass(frozen=True)
+class TrustRequest:
+    """A public key (base64) to trust from now on, and whether to ask for signatures; None leaves that as it is."""
+
+    root: str | None = None
+    public: str | None = None
+    require: bool | None = None
+
+
+def trust(request: TrustRequest) -> policy.Policy:
+    """Change the device's policy; with neither a key nor a wish it is only told."""
+    found = policy.read(request.root)
+    changed = found
+    if request.public is not None:
+        changed = changed.trusting(parse_public(request.public, "the key"))
+    if request.require is not None:
+        changed = replace(changed, require_signature=request.require)
+    if changed != found:
+        policy.write(changed, request.root)
+    return changed
 
 
 @dataclass(frozen=True)

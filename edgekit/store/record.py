@@ -19,7 +19,7 @@ from edgekit.errors import InternalError, UsageError
 SCHEMA = 1
 JOURNAL = 400
 """Events kept; the oldest go first."""
-_CLOCK_SET = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+CLOCK_SET = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 """A clock that says less was never set."""
 
 Stage = Literal["received", "verified", "tested", "trial", "committed", "rolled-back", "refused"]
@@ -150,6 +150,12 @@ class Record:
         versions = tuple(changed if v.sha256 == sha256 else v for v in self.versions)
         return replace(self, versions=versions).note(stage, sha256, detail)
 
+    def released(self, sha256: str, release: int | None) -> Record:
+        """The same, knowing the number that its maker gave a version."""
+        self.version(sha256)
+        versions = tuple(replace(v, release=release) if v.sha256 == sha256 else v for v in self.versions)
+        return replace(self, versions=versions)
+
     def switch(self, sha256: str, seconds: float, detail: str = "") -> Record:
         """Make a tested or once committed version the active one, on trial."""
         if self.trial is not None:
@@ -220,4 +226,4 @@ class Record:
 
 def _now() -> str | None:
     seconds = time.time()
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds") if seconds >= _CLOCK_SET else None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds") if seconds >= CLOCK_SET else None

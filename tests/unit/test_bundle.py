@@ -10,7 +10,7 @@ import numpy as np
 
 from edgekit.targets.bundle import bundle
 
-MODULES = ("targets.agent", "targets.tasks", "deploy.install", "runtimes.model", "runtimes.watch")
+MODULES = ("targets.agent", "targets.tasks", "deploy.install", "runtimes.model", "runtimes.flow.watch")
 
 
 def test_every_module_of_the_device_side_is_in_the_bundle(tmp_path):

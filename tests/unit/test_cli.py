@@ -29,7 +29,7 @@ def commands() -> list[str]:
 def test_the_commands_are_these():
     assert commands() == [
         "bench", "check", "convert", "deploy", "devices", "doctor", "emulator", "evaluate", "explain", "history",
-        "inspect", "profile", "prune", "rollback", "run", "status", "target", "tune", "verify",
+        "inspect", "keys", "profile", "prune", "rollback", "run", "status", "target", "tune", "verify",
     ]  # fmt: skip
 
 

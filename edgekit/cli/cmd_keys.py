@@ -1,0 +1,123 @@
+"""`edgekit keys`: who vouches for a model, and whom a device trusts."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import click
+
+from edgekit.cli import output
+from edgekit.cli.options import device_argument, model_argument, store_option
+
+
+@click.group(name="keys")
+def command() -> None:
+    """Keys and signatures (Ed25519): made at the desk, checked on the device before anything is installed."""
+
+
+@command.command(epilog="\b\nExample:\n  edgekit keys make release.key")
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+@output.json_option
+def make(path: Path, *, as_json: bool) -> None:
+    """Make a key: the private one under PATH, the public one under PATH.pub."""
+    from edgekit.store import signature
+
+    made = signature.make(path)
+    if as_json:
+        output.document({"key": made, "private": str(path), "public": str(signature.public_path(path))})
+        return
+    output.facts(f"key {made}", [("private", f"{path}: keep it secret"), ("public", signature.public_path(path))])
+
+
+@command.command(
+    epilog="\b\nExample:\n  edgekit keys sign model.tflite --key release.key --name people-counter --release 7"
+)
+@model_argument
+@click.option("--key", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The private key.")
+@click.option("--name", required=True, metavar="NAME", help="The model that it may become.")
+@click.option("--release", type=click.IntRange(1), required=True, metavar="N", help="Rises from version to version.")
+@click.option("--expires", type=float, metavar="DAYS", help="From now; by default it does not.")
+@output.json_option
+def sign(file: Path, *, key: Path, name: str, release: int, expires: float | None, as_json: bool) -> None:
+    """Sign the artifact FILE; the signature goes beside it, as FILE.sig."""
+    from edgekit import artifact, files
+    from edgekit.codec import encode
+    from edgekit.store import signature
+    from edgekit.store.places import checked
+
+    until = None if expires is None else datetime.now(UTC) + timedelta(days=expires)
+    signed = signature.sign(artifact.read(file).sha256, checked(name), release, key, until)
+    path = file.with_name(file.name + signature.SUFFIX)
+    files.replace(path, signed.to_json().encode())
+    if as_json:
+        output.document({"path": str(path), **encode(signed)})
+        return
+    output.facts(
+        f"wrote {path}", [("for", name), ("release", release), ("key", signed.key), ("expires", signed.expires)]
+    )
+
+
+@command.command(epilog="\b\nExample:\n  edgekit keys check model.tflite --key release.key.pub")
+@model_argument
+@click.option("--key", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The public key.")
+@output.json_option
+def check(file: Path, *, key: Path, as_json: bool) -> None:
+    """Check FILE.sig. Exit 3 when the key did not sign this very file."""
+    from edgekit import artifact
+    from edgekit.codec import encode
+    from edgekit.errors import MissingFileError, UnsafeSourceError
+    from edgekit.store import signature
+
+    path = file.with_name(file.name + signature.SUFFIX)
+    if not path.exists():
+        raise MissingFileError("file-missing", f"there is no {path}")
+    signed = signature.parse(path.read_text(encoding="utf-8", errors="replace"))
+    signature.check(signed, signature.read_public(key))
+    found = artifact.read(file).sha256
+    if found != signed.sha256:
+        raise UnsafeSourceError("signature-other", f"the signature is for {signed.sha256[:12]}, {file} is {found[:12]}")
+    if as_json:
+        output.document(encode(signed))
+        return
+    output.facts(f"{file} was signed by {signed.key}", [("for", signed.name), ("release", signed.release)])
+
+
+@command.command(
+    epilog="\b\nExamples:\n  edgekit keys trust release.key.pub ssh://pi@kitchen --require\n"
+    "  edgekit keys trust release.key.pub --store ./models"
+)
+@click.argument("key", type=click.Path(path_type=Path))
+@device_argument
+@click.option("--require/--no-require", default=None, help="Whether TARGET installs nothing unsigned from now on.")
+@store_option
+@output.json_option
+def trust(key: Path, target: str, *, require: bool | None, store: str | None, as_json: bool) -> None:
+    """Let TARGET trust the public key KEY."""
+    from edgekit.codec import encode
+    from edgekit.deploy import fleet
+    from edgekit.store import signature
+
+    policy = fleet.trust(target, signature.read_public(key), require, store)
+    if as_json:
+        output.document({"target": target, **encode(policy)})
+        return
+    asks = "installs nothing unsigned" if policy.require_signature else "installs unsigned files as well"
+    click.echo(f"{target} trusts {', '.join(policy.keys)} and {asks}")
+
+
+@command.command(name="list", epilog="\b\nExample:\n  edgekit keys list ssh://pi@kitchen")
+@device_argument
+@store_option
+@output.json_option
+def list_(target: str, *, store: str | None, as_json: bool) -> None:
+    """List the keys that TARGET trusts."""
+    from edgekit.codec import encode
+    from edgekit.deploy import fleet
+
+    policy = fleet.trust(target, None, None, store)
+    if as_json:
+        output.document({"target": target, **encode(policy)})
+        return
+    title = f"{target} {'demands a signature by one of' if policy.require_signature else 'trusts'}"
+    output.table(title, ("key", "public"), sorted(policy.keys.items()))

@@ -1,0 +1,183 @@
+"""Who vouches for a version: an Ed25519 signature over what the file is, what it is for, and how new it is.
+
+A signature is a small JSON file beside the artifact (`model.tflite.sig`). Signed are the SHA-256 of the whole file
+(model, manifest and self-test), the name of the model it may become, and a release number that only rises, so that
+neither another model nor an older version can be slipped in. Needs the package `cryptography` (extra `sign`), on the
+desk and on devices that ask for signatures; RFC 8032 describes the algorithm.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from edgekit import files
+from edgekit.codec import CodecError, decode, encode
+from edgekit.errors import ArtifactError, EngineMissingError, MissingFileError, UsageError
+
+SUFFIX = ".sig"
+_DOMAIN = b"edgekit signature 1\n"
+"""In front of what is signed: no signature made for another purpose fits."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What was signed, by which key, and the signature.
+
+    Attributes:
+        sha256: Of the artifact.
+        name: The model that it may become.
+        release: Rises from version to version.
+        made: When, ISO 8601 in UTC.
+        expires: After that it is not installed any more; None for never.
+        key: Digest of the public key, as `key_id` makes it.
+        value: The signature, base64.
+    """
+
+    sha256: str
+    name: str
+    release: int
+    made: str
+    key: str
+    value: str = ""
+    expires: str | None = None
+    schema: int = 1
+
+    def __post_init__(self) -> None:
+        if self.release < 1:
+            raise ValueError("a release is 1 or more")
+        for moment in (self.made, *([self.expires] if self.expires else [])):
+            if datetime.fromisoformat(moment).tzinfo is None:
+                raise ValueError(f"{moment} has no time zone")
+
+    def signed(self) -> bytes:
+        """The bytes that the signature is over."""
+        fields = encode(replace(self, value=""))
+        return _DOMAIN + json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+
+    def to_json(self) -> str:
+        return json.dumps(encode(self), indent=1) + "\n"
+
+
+def parse(text: str) -> Signature:
+    """Read a signature.
+
+    Raises:
+        ArtifactError: `signature-invalid`.
+    """
+    try:
+        return decode(Signature, json.loads(text), strict=True)
+    except (ValueError, CodecError) as error:
+        raise ArtifactError("signature-invalid", f"the signature cannot be read: {error}") from error
+
+
+def make(path: Path) -> str:
+    """Make a key: the private one under `path`, readable by its owner alone, the public one beside it (`.pub`).
+
+    Returns:
+        Its id.
+
+    Raises:
+        UsageError: `key-exists`.
+    """
+    library = _library()
+    if path.exists():
+        raise UsageError("key-exists", f"{path} exists: a key is never overwritten")
+    private = library.ed25519.Ed25519PrivateKey.generate()
+    form = library.serialization
+    secret = private.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
+    public = private.public_key().public_bytes(form.Encoding.Raw, form.PublicFormat.Raw)
+    files.replace(path, secret, mode=0o600)
+    files.replace(public_path(path), base64.b64encode(public) + b"\n")
+    return key_id(public)
+
+
+def public_path(path: Path) -> Path:
+    """Where the public key of a private one lies."""
+    return path.with_name(path.name + ".pub")
+
+
+def key_id(public: bytes) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a raw public key (32 bytes)."""
+    return hashlib.sha256(public).hexdigest()[:16]
+
+
+def read_public(path: Path) -> bytes:
+    """A raw public key, from its file.
+
+    Raises:
+        MissingFileError: `file-missing`. UsageError: `key-invalid`.
+    """
+    return parse_public(_text(path), str(path))
+
+
+def parse_public(text: str, where: str) -> bytes:
+    """A raw public key, from base64."""
+    try:
+        public = base64.b64decode(text.strip(), validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise UsageError("key-invalid", f"{where} is no public key: {error}") from error
+    if len(public) != 32:
+        raise UsageError("key-invalid", f"{where} is no public key: it has {len(public)} bytes, not 32")
+    return public
+
+
+def sign(sha256: str, name: str, release: int, key: Path, expires: datetime | None = None) -> Signature:
+    """Sign an artifact's digest.
+
+    Raises:
+        MissingFileError: `file-missing`. UsageError: `key-invalid`. EngineMissingError: `sign-missing`.
+    """
+    library = _library()
+    try:
+        private = library.serialization.load_pem_private_key(_text(key).encode(), None)
+    except (ValueError, TypeError) as error:
+        raise UsageError("key-invalid", f"{key} is no private key: {error}") from error
+    if not isinstance(private, library.ed25519.Ed25519PrivateKey):
+        raise UsageError("key-invalid", f"{key} is no Ed25519 key")
+    form = library.serialization
+    public = private.public_key().public_bytes(form.Encoding.Raw, form.PublicFormat.Raw)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    ends = expires.astimezone(UTC).isoformat(timespec="seconds") if expires else None
+    unsigned = Signature(sha256, name, release, now, key_id(public), expires=ends)
+    value = base64.b64encode(private.sign(unsigned.signed())).decode()
+    return replace(unsigned, value=value)
+
+
+def check(signature: Signature, public: bytes) -> None:
+    """See that a key made this signature.
+
+    Raises:
+        ArtifactError: `signature-wrong`. EngineMissingError: `sign-missing`.
+    """
+    library = _library()
+    try:
+        value = base64.b64decode(signature.value, validate=True)
+        library.ed25519.Ed25519PublicKey.from_public_bytes(public).verify(value, signature.signed())
+    except (ValueError, binascii.Error, library.exceptions.InvalidSignature) as error:
+        raise ArtifactError("signature-wrong", f"the key {key_id(public)} did not sign this") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise MissingFileError("file-missing", f"{path} cannot be read: {error.strerror}") from error
+
+
+def _library() -> Any:
+    try:
+        from types import SimpleNamespace
+
+        from cryptography import exceptions
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as error:
+        raise EngineMissingError("sign-missing", "signatures need the package cryptography") from error
+    return SimpleNamespace(ed25519=ed25519, serialization=serialization, exceptions=exceptions)
