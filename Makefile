@@ -7,10 +7,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test dev check wheel bench peers stress clean help
+.PHONY: demo test dev check wheel bench peers int8-peers stress clean help
 
 help:            ## this list
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
 # The environment: the tested versions of everything, installed once and again when they change.
 $(READY): pyproject.toml constraints.txt
@@ -49,6 +49,12 @@ peers: $(READY)  ## float conversion beside onnx2tf and litert-torch, each in an
 	    test -d build/peers/$$tool || { $(PEERS) -m venv build/peers/$$tool && build/peers/$$tool/bin/python -m pip install --quiet $$tool; } || exit 1; \
 	done
 	$(BIN)/python benchmarks/tflite_peers.py build/peers --write $(wildcard ../shared/models/*/*.onnx)
+
+int8-peers: $(READY) ## int8 beside TensorFlow, ai-edge-quantizer, onnxruntime, onnx2tf and NNCF
+	@for tool in onnx2tf nncf; do \
+	    test -d build/peers/$$tool || { $(PEERS) -m venv build/peers/$$tool && build/peers/$$tool/bin/python -m pip install --quiet $$tool onnx onnxruntime; } || exit 1; \
+	done
+	$(BIN)/python benchmarks/int8_peers.py build/peers --write
 
 stress: $(READY) ## the long runs, about an hour: mutated files, killed conversions and deployments, threads
 	$(BIN)/python -m pytest -n 2 --dist load -q tests/stress tests/store tests/runtime/test_threads.py tests/runtime/ssh --run-stress

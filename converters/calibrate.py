@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.converters import observers
+from edgekit.converters.checkpoints import Checkpoint
 from edgekit.converters.observers import Observer
 from edgekit.converters.stages import CalibrationOptions, Graph, Ranges
 from edgekit.converters.taps import Feed, Session, Tap, tap
@@ -41,7 +42,7 @@ _EVENT_EVERY = 16
 
 
 def calibrate(
-    graph: Graph, batches: Iterator[Feeds], options: CalibrationOptions
+    graph: Graph, batches: Iterator[Feeds], options: CalibrationOptions, checkpoint: Checkpoint | None = None
 ) -> Generator[dict[str, Any], None, Ranges]:
     """Observe a float graph on data.
 
@@ -49,6 +50,7 @@ def calibrate(
         graph: The float graph.
         batches: Arrays by public input name, [n, ...], any n; values are cast to the graph's input types.
         options: Which observer, and the bound on memory.
+        checkpoint: Where to go on from, and to leave what was seen in case this process dies; None: nowhere.
 
     Yields:
         `{"samples": how many are done}`, now and then.
@@ -71,11 +73,15 @@ def calibrate(
     if first is None:
         raise DataError("calibration-empty", "there is no sample to calibrate with")
     groups, block = _plan(tapped, first[1], options, graph)
-    rest = chain([first], feeds)
+    if checkpoint is not None:
+        watch.resume(checkpoint)
+    rest = islice(chain([first], feeds), watch.runs, None)
     if len(groups) == 1:
         yield from _one_pass(tapped, groups[0], rest, watch, options.memory_mb * _MB)
     else:
         yield from _passes(tapped, groups, rest, watch, block)
+    if checkpoint is not None:
+        checkpoint.clear()
     return _decided(options.observer, watch)
 
 
@@ -94,9 +100,10 @@ def _one_pass(
 ) -> Generator[dict[str, Any], None, None]:
     session = tapped.open(names)
     try:
-        for runs, (count, feed) in enumerate(feeds):
+        for count, feed in feeds:
             _observe(session, tapped, count, feed, watch)
-            if runs % _EVENT_EVERY == 0:
+            watch.ran(1)
+            if watch.runs % _EVENT_EVERY == 1:
                 _give_back(beyond=bound * _TRIM_AT)
                 yield {"samples": watch.samples}
     finally:
@@ -119,6 +126,7 @@ def _passes(
             finally:
                 session.close()
             _give_back(beyond=0)
+        watch.ran(len(held))
         yield {"samples": watch.samples}
 
 
@@ -141,8 +149,25 @@ class _Watch:
     def __init__(self, options: CalibrationOptions, answers: Container[str]) -> None:
         self._options = options
         self._answers = answers
+        self._checkpoint: Checkpoint | None = None
         self.seen: dict[str, Observer] = {}
-        self.samples = 0
+        self.samples = self.runs = 0
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Take over what an earlier run left, and leave what this one sees there."""
+        self._checkpoint = checkpoint
+        saved = checkpoint.load()
+        if saved is not None:
+            self.samples, self.runs = saved.samples, saved.runs
+            for name, state in saved.observers.items():
+                self.seen[name] = self._make(name)
+                self.seen[name].restore(state)
+
+    def ran(self, runs: int) -> None:
+        """So many runs are complete: every tensor was seen in them."""
+        self.runs += runs
+        if self._checkpoint is not None and self._checkpoint.due():
+            self._checkpoint.save(self.runs, self.samples, {name: seen.state() for name, seen in self.seen.items()})
 
     def _make(self, name: str) -> Observer:
         kind = "minmax" if name in self._answers else self._options.observer

@@ -9,7 +9,7 @@ of mantissa). They need no range in advance, are never re-binned (hence merge ex
 their value wide whatever the outliers; a histogram with equal bins loses the bulk of the values as soon as
 one outlier stretches it. Counting by them costs about as much as counting by equal bins.
 
-A new observer is a class with the three methods of `Observer` under `@observer("name")`. One that also has
+A new observer is a class with the five methods of `Observer` under `@observer("name")`. One that also has
 `candidates()` leaves the decision to whoever can measure what each range does to the answers (`range_choice`).
 """
 
@@ -27,6 +27,7 @@ from edgekit.converters.stages import CalibrationOptions, Range
 from edgekit.errors import InternalError, UsageError
 
 Values = NDArray[np.float32]
+State = dict[str, NDArray[Any]]
 
 _CHUNK = 1 << 18
 """Values counted at once: bincount widens them to 8 bytes, so that this bounds its scratch memory to 2 MB."""
@@ -53,6 +54,14 @@ class Observer(Protocol):
 
     def range(self) -> Range:
         """The range for what was seen so far; at least one value must have been."""
+        ...
+
+    def state(self) -> State:
+        """All that it remembers, as arrays without objects."""
+        ...
+
+    def restore(self, state: State) -> None:
+        """Remember what an observer of the same options had seen, in place of what this one has."""
         ...
 
 
@@ -111,6 +120,12 @@ class MinMax:
     def range(self) -> Range:
         return Range(self._low, self._high)
 
+    def state(self) -> State:
+        return {"ends": np.array([self._low, self._high])}
+
+    def restore(self, state: State) -> None:
+        self._low, self._high = (float(end) for end in state["ends"])
+
 
 class Histogram:
     """Counts of values by the upper 16 bits of their float32 form.
@@ -148,6 +163,27 @@ class Histogram:
         self.high = max(self.high, other.high)
         other._settle()
         self._include(other._total, other._counts)
+
+    def state(self) -> State:
+        """What was counted; of the buckets only those that were touched."""
+        self._settle()
+        found: State = {"ends": np.array([self.low, self.high])}
+        for sign, counts in enumerate(self._counts):
+            touched = np.flatnonzero(counts).astype(np.uint16)
+            found |= {f"at{sign}": touched, f"counts{sign}": counts[touched]}
+        return found
+
+    def restore(self, state: State) -> None:
+        """The inverse of `state`."""
+        self.__init__()  # type: ignore[misc]
+        self.low, self.high = (float(end) for end in state["ends"])
+        added = []
+        for sign in (0, 1):
+            at, counts = state[f"at{sign}"], state[f"counts{sign}"]
+            whole = np.zeros(int(at[-1]) + 1 if at.size else 0, np.int64)
+            whole[at] = counts
+            added.append(whole)
+        self._include(int(sum(counts.sum() for counts in added)), added)
 
     def counted(self) -> Counted:
         """What was seen, for those who decide on ranges."""
@@ -209,21 +245,35 @@ class Histogram:
             self._counts[sign] = mine
 
 
-@observer("percentile")
-class Percentile:
-    """The range that holds `options.percentile` percent of the values, cut evenly at both ends."""
+class _Counting:
+    """What observers that decide by a histogram and the target's grid have in common."""
 
     def __init__(self, options: CalibrationOptions) -> None:
-        if not 0 < options.percentile <= 100:
-            raise UsageError("percentile-invalid", f"the percentile must lie in (0, 100], not at {options.percentile}")
-        self._percent = options.percentile
+        self._grid = GRIDS[options.activations]
         self._histogram = Histogram()
 
     def update(self, values: Values, low: float, high: float) -> None:
         self._histogram.add(values, low, high)
 
-    def merge(self, other: Percentile) -> None:
+    def merge(self, other: _Counting) -> None:
         self._histogram.merge(other._histogram)
+
+    def state(self) -> State:
+        return self._histogram.state()
+
+    def restore(self, state: State) -> None:
+        self._histogram.restore(state)
+
+
+@observer("percentile")
+class Percentile(_Counting):
+    """The range that holds `options.percentile` percent of the values, cut evenly at both ends."""
+
+    def __init__(self, options: CalibrationOptions) -> None:
+        super().__init__(options)
+        if not 0 < options.percentile <= 100:
+            raise UsageError("percentile-invalid", f"the percentile must lie in (0, 100], not at {options.percentile}")
+        self._percent = options.percentile
 
     def range(self) -> Range:
         low, high = self._histogram.central(self._percent)
@@ -260,19 +310,12 @@ class MovingAverage:
         low, high = (total / (1 - self._KEPT**self._runs) for total in self._sums)
         return Range(low, max(low, high))
 
+    def state(self) -> State:
+        return {"sums": np.array(self._sums), "runs": np.array(self._runs)}
 
-class _Counting:
-    """What observers that decide by a histogram and the target's grid have in common."""
-
-    def __init__(self, options: CalibrationOptions) -> None:
-        self._grid = GRIDS[options.activations]
-        self._histogram = Histogram()
-
-    def update(self, values: Values, low: float, high: float) -> None:
-        self._histogram.add(values, low, high)
-
-    def merge(self, other: _Counting) -> None:
-        self._histogram.merge(other._histogram)
+    def restore(self, state: State) -> None:
+        self._sums = [float(total) for total in state["sums"]]
+        self._runs = int(state["runs"])
 
 
 @observer("mse")

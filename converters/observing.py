@@ -17,7 +17,11 @@ from edgekit.tensors import TensorSpec
 
 @dataclass(frozen=True)
 class ObserveRequest:
-    """Calibrate: observe the float graph on data, for a precision."""
+    """Calibrate: observe the float graph on data, for a precision.
+
+    Attributes:
+        data_sha256: Of the samples, by which a calibration that was killed is found again; None to begin anew.
+    """
 
     graph: Graph
     data: DataRef
@@ -26,12 +30,14 @@ class ObserveRequest:
     precision: str
     quantizing: QuantizeOptions
     scratch: str
+    data_sha256: str | None = None
 
 
 def observe(request: ObserveRequest) -> Generator[Event, None, Ranges]:
     """Ranges of all activations over the calibration data."""
     from edgekit.converters import range_choice
     from edgekit.converters.calibrate import calibrate
+    from edgekit.converters.checkpoints import checkpoint
     from edgekit.data import open_data
 
     data = open_data(request.data, request.inputs, Path(request.scratch))
@@ -39,7 +45,10 @@ def observe(request: ObserveRequest) -> Generator[Event, None, Ranges]:
     def feeds() -> Iterator[Feeds]:
         return (request.graph.turn(batch.feeds) for batch in data.batches(batch_size(request.inputs)))
 
-    ranges = yield from _counted(calibrate(request.graph, feeds(), request.options), len(data))
+    resumed = None
+    if request.data_sha256 is not None:
+        resumed = checkpoint(request.graph, request.data_sha256, request.options)
+    ranges = yield from _counted(calibrate(request.graph, feeds(), request.options, resumed), len(data))
     if not ranges.alternatives:
         return ranges
 

@@ -96,8 +96,13 @@ class Workshop:
         options: CalibrationOptions,
         precision: str,
         quantizing: QuantizeOptions,
+        survey: jobs.Survey | None,
     ) -> Ranges:
-        request = observing.ObserveRequest(graph, data, facts.inputs, options, precision, quantizing, str(self.scratch))
+        """Calibrate; `survey` says which samples, so that one that was killed is found again, None begins anew."""
+        digest = None if survey is None else survey.calibration_sha256
+        request = observing.ObserveRequest(
+            graph, data, facts.inputs, options, precision, quantizing, str(self.scratch), digest
+        )
         return self.engine.call(observing.observe, request, stage="calibrate", progress=self._tick)
 
     def quantize(self, graph: Graph, ranges: Ranges | None, precision: str, options: QuantizeOptions) -> Graph:

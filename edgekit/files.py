@@ -77,6 +77,15 @@ def put(path: Path, data: bytes, *, mode: int = 0o666) -> None:
         raise
 
 
+def cache(name: str) -> Path:
+    """A folder of that name below `$EDGEKIT_CACHE`, else below `edgekit` in the user's cache folder; need not exist."""
+    given = os.environ.get("EDGEKIT_CACHE")
+    if given:
+        return Path(given).absolute() / name
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base and base.startswith("/") else Path.home() / ".cache") / "edgekit" / name
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename or an unlink in `folder` survive a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

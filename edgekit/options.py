@@ -56,6 +56,8 @@ class Options:
             "entropy"; None for the precision's default.
         percentile: Share of values (percent) that observer "percentile" keeps inside.
         calibration_memory: Bound on the growth of the calibrating process, in MiB.
+        resume: Go on where a calibration of the same model, data and options was killed; it is found in the user's
+            cache folder.
         seed: Of every draw.
         threads: Of the engine while observing and verifying.
         time_limit: Seconds a stage may take. memory_limit: MiB a child process may use.
@@ -88,6 +90,7 @@ class Options:
     observer: str | None = None
     percentile: float = 99.999
     calibration_memory: int = 256
+    resume: bool = True
     seed: int = 0
     threads: int = 2
     time_limit: float = 900.0

@@ -101,7 +101,9 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
             ranges = (
                 None
                 if calibration is None
-                else shop.observe(graph, facts, calibration, observing, precision.name, quantizing)
+                else shop.observe(
+                    graph, facts, calibration, observing, precision.name, quantizing, survey if options.resume else None
+                )
             )
         with shop.stage("quantize"):
             graph = shop.quantize(graph, ranges, precision.name, quantizing)

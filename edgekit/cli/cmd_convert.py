@@ -163,6 +163,12 @@ def _inputs(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[t
     help="Bound on calibration's memory.",
 )
 @click.option(
+    "--resume/--no-resume",
+    default=True,
+    show_default=True,
+    help="Go on where a calibration of the same model and data was killed.",
+)
+@click.option(
     "--trust",
     is_flag=False,
     flag_value="",

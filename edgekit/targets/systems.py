@@ -81,11 +81,7 @@ def data() -> dict[str, Any]:
 
 def cache() -> Path:
     """`$EDGEKIT_CACHE`, else `edgekit` in the user's cache folder."""
-    given = os.environ.get("EDGEKIT_CACHE")
-    if given:
-        return Path(given).absolute() / "emulator"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base and base.startswith("/") else Path.home() / ".cache") / "edgekit" / "emulator"
+    return files.cache("emulator")
 
 
 def recipe(machine: str, wheels: dict[str, str]) -> Recipe:
