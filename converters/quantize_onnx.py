@@ -83,7 +83,7 @@ def _static(
     if ranges is None:
         raise ConversionError("ranges-missing", f"{graph.precision} needs ranges observed on calibration data")
     observable = frozenset({*_tensors(model), *(value.name for value in model.graph.input)})
-    lifts = onnx_lifts.match(model, options.rules, graph.precision)
+    lifts = onnx_lifts.match(model, options.rules, "int16x8" if activations == "int16" else "int8")
     sixteen = activations == "int16" or lifts.wide
     model, notes = onnx_graph.raise_opset(model, OPSET_INT16 if sixteen else OPSET_INT8)
     model = onnx_rewrite.rewrite(onnx_graph.optimize(model, path.parent))

@@ -51,7 +51,9 @@ def assign(layers: Sequence[Layer], rules: Sequence[Rule]) -> dict[str, int]:
     found: dict[str, int] = {}
     for number, rule in enumerate(rules):
         meant = [
-            layer for layer, known in zip(layers, names, strict=True) if _is(layer.kind, rule.op) and _in(known, rule)
+            layer
+            for layer, known in zip(layers, names, strict=True)
+            if _is(layer.kind, rule.op) and _in(layer, known, rule)
         ]
         if not meant:
             raise _unmatched(rule, layers, names)
@@ -103,7 +105,9 @@ def _plain(kind: str) -> str:
     return kind.replace("_", "").upper()
 
 
-def _in(names: frozenset[str], rule: Rule) -> bool:
+def _in(layer: Layer, names: frozenset[str], rule: Rule) -> bool:
+    if rule.tensor is not None:
+        return rule.tensor in layer.made
     if rule.pattern is not None:
         expression = re.compile(rule.pattern)
         return any(expression.search(name) for name in names)
@@ -143,7 +147,7 @@ def _runs(step: str) -> Iterable[str]:
 
 def _unmatched(rule: Rule, layers: Sequence[Layer], names: Sequence[frozenset[str]]) -> UsageError:
     kinds = sorted({layer.kind for layer in layers})
-    inside = sorted({layer.kind for layer, known in zip(layers, names, strict=True) if _in(known, rule)})
+    inside = sorted({layer.kind for layer, known in zip(layers, names, strict=True) if _in(layer, known, rule)})
     if inside:
         near, what = inside, f"the operators there are {', '.join(inside)}"
     elif not any(_is(kind, rule.op) for kind in kinds):

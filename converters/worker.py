@@ -15,7 +15,7 @@ from typing import Any
 
 from edgekit import files
 from edgekit.child import Child, Limits
-from edgekit.converters import jobs, observing
+from edgekit.converters import jobs, mixed, observing
 from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Ranges, Source
 from edgekit.converters.verify import Verification
 from edgekit.data_ref import DataRef
@@ -41,6 +41,7 @@ class Workshop:
         self._progress = progress or (lambda _: None)
         self._stage = ""
         self._stack = ExitStack()
+        self._answers: jobs.Answers | None = None
         self._framework: Child | None = None
         self._engine: Child | None = None
 
@@ -105,6 +106,19 @@ class Workshop:
         )
         return self.engine.call(observing.observe, request, stage="calibrate", progress=self._tick)
 
+    def probe(
+        self, graph: Graph, facts: LoadedFacts, survey: jobs.Survey, ranges: Ranges, options: QuantizeOptions
+    ) -> mixed.Noise:
+        """The noise that each layer brings when it alone is quantized."""
+        path = str(self.scratch / f"probe.{graph.format}")
+        request = mixed.ProbeRequest(graph, ranges, options, survey.proof, facts.inputs, path)
+        noise: mixed.Noise = self.engine.call(mixed.probe, request, stage="probe", progress=self._tick)
+        return noise
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """What goes on in the present stage."""
+        self._tick(event)
+
     def quantize(self, graph: Graph, ranges: Ranges | None, precision: str, options: QuantizeOptions) -> Graph:
         path = str(self.scratch / f"{precision}.{graph.format}")
         request = jobs.QuantizeRequest(graph, ranges, precision, options, path)
@@ -122,9 +136,10 @@ class Workshop:
         threads: int,
     ) -> Verification:
         """Collect the source's answers and compare the artifact's with them."""
-        answers = self.framework.result(jobs.answer, progress=self._tick)
+        if self._answers is None:
+            self._answers = self.framework.result(jobs.answer, progress=self._tick)
         request = jobs.CompareRequest(
-            graph, answers, survey.proof, survey.proof_kind, facts.inputs, survey.edges,
+            graph, self._answers, survey.proof, survey.proof_kind, facts.inputs, survey.edges,
             said.interpret, said.declared, max_drop, str(self.scratch), threads, calibration,
             facts.ragged,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from edgekit import rules
 from edgekit.codec import encode
 from edgekit.errors import UsageError
 from edgekit.feeding import Preprocess
-from edgekit.rules import Rule
+from edgekit.rules import LAYER_PRECISIONS, LayerPrecision, Rule
 from edgekit.tensors import DTYPES
 
 FORMATS = {".tflite": "tflite", ".onnx": "onnx"}
@@ -49,6 +49,9 @@ class Options:
             and is the only way to admit a pickle.
         interface: "int8" or "float" inputs and outputs; None for the precision's default.
         allow_float_ops: Leave what cannot be quantized in float.
+        lift: What a searched precision lifts layers to; None for the precision's own list.
+        lift_budget: Verifications that its search may take; None for its forecast.
+        lift_cache: Folder that keeps the search across kills; None for the user's.
         rules: Layers of a static precision that compute in another: path of a TOML (see `edgekit.rules`), or the rules.
         layout: "keep" the axes of images as the source has them, or "nhwc" or "nchw"; for ONNX graphs to TFLite.
         fold_preprocess: Put the metadata's scale, mean, std, color order and layout into the graph.
@@ -84,6 +87,9 @@ class Options:
     trust: bool | str = False
     interface: str | None = None
     allow_float_ops: bool = False
+    lift: LayerPrecision | None = None
+    lift_budget: int | None = None
+    lift_cache: Path | None = None
     rules: str | Path | tuple[Rule | Mapping[str, Any], ...] | None = None
     layout: str = "keep"
     fold_preprocess: bool = False
@@ -110,6 +116,11 @@ class Options:
         unknown = sorted(set(self.dtypes.values()) - set(DTYPES))
         if unknown:
             raise UsageError("option-value", f"there is no element type {unknown[0]!r}; known: {', '.join(DTYPES)}")
+        if self.lift is not None and self.lift not in LAYER_PRECISIONS:
+            known = ", ".join(LAYER_PRECISIONS)
+            raise UsageError("option-value", f"layers cannot be lifted to {self.lift!r}; known: {known}")
+        if self.lift_budget is not None and self.lift_budget < 1:
+            raise UsageError("option-value", f"--lift-budget is {self.lift_budget}; at least one verification")
         if self.layout not in LAYOUTS:
             raise UsageError("option-value", f"there is no layout {self.layout!r}; known: {', '.join(LAYOUTS)}")
         if min(self.calibration_samples, 1 if self.evaluation_samples is None else self.evaluation_samples) < 1:
@@ -143,6 +154,8 @@ class Options:
             "precision": self.precision,
             "interface": self.interface,
             "allow_float_ops": self.allow_float_ops,
+            "lift": self.lift,
+            "lift_budget": self.lift_budget,
             "rules": encode(rules.read(self.rules)),
             "layout": self.layout,
             **({"fold_preprocess": True} if self.fold_preprocess else {}),

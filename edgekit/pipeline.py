@@ -1,6 +1,6 @@
 """The spine of a conversion: a trained model goes in, a verified artifact comes out, or an error and no file.
 
-    identify > load > survey > lower > calibrate > quantize > verify > assemble > gate > replay > write
+    identify > load > survey > lower > calibrate > (lift >) quantize > verify > assemble > gate > replay > write
 
 Each stage appears once, in order, in `run`. Whatever parses or runs a model does so in one of two child processes
 (`edgekit.converters.jobs` says which and why); this process reads only what the children answer, and files with the
@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import artifact as artifacts
-from edgekit import data_given, metadata
+from edgekit import data_given, lifting, metadata
 from edgekit import rules as layer_rules
 from edgekit.artifact import Artifact
 from edgekit.child import Limits
@@ -77,8 +78,7 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
         with shop.stage("identify"):
             source = _identify(model, options, shop.scratch)
             lowering = lowering_for(source.kind, options.format)
-            _check_output(options)
-            _check_target(options)
+            _check_ends(options)
             shop.start(loaders.get(source.kind).PRELOAD, options.format, quantizes=precision.name != "fp32")
         with shop.stage("load"):
             facts = shop.load(source)
@@ -105,25 +105,33 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
                     graph, facts, calibration, observing, precision.name, quantizing, survey if options.resume else None
                 )
             )
+        judge = partial(
+            shop.verify,
+            facts=facts,
+            survey=survey,
+            said=said,
+            calibration=calibration,
+            max_drop=options.max_drop,
+            threads=options.threads,
+        )
+        if rules.lifts and ranges is not None:
+            with shop.stage("lift"):
+                graph, quantizing = lifting.lift(shop, graph, ranges, quantizing, judge, options, survey, facts)
         with shop.stage("quantize"):
             graph = shop.quantize(graph, ranges, precision.name, quantizing)
         with shop.stage("verify"):
-            verification = shop.verify(
-                graph,
-                facts,
-                survey,
-                said,
-                calibration=calibration,
-                max_drop=options.max_drop,
-                threads=options.threads,
-            )
+            verification = judge(graph)
             verification.enforce(survey.warnings)
         with shop.stage("assemble"):
             recording = shop.record(graph, facts, survey, options.seed)
-            described = about(
-                source, facts, graph, survey, verification, recording, fold.left(said.preprocess, graph), options
+            artifact = artifacts.assemble(
+                graph.format,
+                Path(graph.path).read_bytes(),
+                about(
+                    source, facts, graph, survey, verification, recording, fold.left(said.preprocess, graph), options
+                ),
+                recording.selftest,
             )
-            artifact = artifacts.assemble(graph.format, Path(graph.path).read_bytes(), described, recording.selftest)
         with shop.stage("gate"):
             verdict = None if profile is None else _gate(artifact, profile)
         with shop.stage("replay"):
@@ -131,11 +139,9 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
         if options.output is not None:
             with shop.stage("write"):
                 artifact = artifact.write(options.output)
-    warnings = (*facts.notes, *graph.notes, *rules.notes, *survey.warnings, *verification.warnings)
-    if verdict is not None:
-        warnings = (*warnings, *verdict.advice)
-    stages = tuple(shop.seconds)
-    return Conversion(artifact, source, graph, verification, verdict, replayed, stages, unique(warnings))
+    told = (*facts.notes, *graph.notes, *rules.notes, *survey.warnings, *verification.warnings)
+    warnings = unique((*told, *(verdict.advice if verdict else ())))
+    return Conversion(artifact, source, graph, verification, verdict, replayed, tuple(shop.seconds), warnings)
 
 
 def _identify(model: Any, options: Options, scratch: Path) -> Source:
@@ -167,7 +173,6 @@ def _identify(model: Any, options: Options, scratch: Path) -> Source:
 
 
 def _check_output(options: Options) -> None:
-    """Before minutes of work: can the file be written at all?"""
     if options.output is None:
         return
     if options.output.is_dir():
@@ -176,8 +181,9 @@ def _check_output(options: Options) -> None:
         raise UsageError("output-unwritable", f"there is no folder {options.output.parent}")
 
 
-def _check_target(options: Options) -> None:
-    """Before minutes of work: is there anybody?"""
+def _check_ends(options: Options) -> None:
+    """Before minutes of work: can the file be written at all, and is there anybody on the target?"""
+    _check_output(options)
     if options.target is not None:
         from edgekit.targets import open_target
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from edgekit.codec import CodecError, decode
 from edgekit.errors import UsageError
 from edgekit.registry import Registry
+from edgekit.rules import LayerPrecision
 
 Kind = Literal["float", "dynamic", "static"]
 Interface = Literal["int8", "float"]
@@ -26,11 +27,14 @@ class FormatRules:
         interface: The element type of inputs and outputs unless `--io` says otherwise: "int8" or "float".
         interfaces: What `--io` may choose.
         notes: Said as a warning whenever this format and precision are chosen.
+        lifts: What layers may be lifted to where accuracy asks for it, the first that does it is taken; none for
+            precisions that all layers share.
     """
 
     interface: Interface = "float"
     interfaces: tuple[Interface, ...] = ("float",)
     notes: tuple[str, ...] = ()
+    lifts: tuple[LayerPrecision, ...] = ()
 
     def __post_init__(self) -> None:
         if self.interface not in self.interfaces:

@@ -1,7 +1,8 @@
 """Rules of mixed precision: which layers of a quantized model compute in another precision. Data, in order; later wins.
 
     [[rule]]
-    scope = "block_3/*"          # a glob for layers or tensors of the model, or "re:" and a regular expression
+    scope = "block_3/*"          # a glob for layers or tensors; "re:" searches a regular expression in their names;
+                                 # "tensor:" means the one operator that makes the tensor of that very name
     op = "DEPTHWISE_CONV_2D"     # a glob for the kind of operator; left out: any
     precision = "int16x8"        # int8, int16x8, fp16 (float, weights stored as half) or float
 
@@ -15,14 +16,15 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from edgekit.codec import CodecError, decode
 from edgekit.errors import MissingFileError, UsageError
 
 LayerPrecision = Literal["int8", "int16x8", "fp16", "float"]
+LAYER_PRECISIONS: tuple[LayerPrecision, ...] = get_args(LayerPrecision)
 
-_PATTERN = "re:"
+_PATTERN, _TENSOR = "re:", "tensor:"
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Rule:
 
     Attributes:
         precision: What the layers compute in.
-        scope: A glob for names of layers or tensors, or "re:" and a regular expression that is searched in them.
+        scope: A glob for names of layers or tensors; "re:" and a regular expression that is searched in them; or
+            "tensor:" and the very name of a tensor.
         op: A glob for kinds of operators, as the format spells them; case and underscores do not count.
     """
 
@@ -53,9 +56,19 @@ class Rule:
         """The regular expression, where the scope is one."""
         return self.scope.removeprefix(_PATTERN) if self.scope.startswith(_PATTERN) else None
 
+    @property
+    def tensor(self) -> str | None:
+        """The tensor's name, where the scope is one."""
+        return self.scope.removeprefix(_TENSOR) if self.scope.startswith(_TENSOR) else None
+
     def __str__(self) -> str:
         kind = "" if self.op == "*" else f", op {self.op}"
         return f"scope {self.scope}{kind} to {self.precision}"
+
+
+def maker_of(tensor: str, precision: LayerPrecision) -> Rule:
+    """The rule for the one operator that makes a tensor."""
+    return Rule(precision, f"{_TENSOR}{tensor}")
 
 
 @dataclass(frozen=True)

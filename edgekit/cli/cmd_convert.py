@@ -68,7 +68,7 @@ def _inputs(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[t
 )
 @click.option("--to", metavar="FORMAT", help="tflite or onnx; by default the suffix of -o decides.")
 @click.option(
-    "--precision", default="fp32", show_default=True, metavar="NAME", help="fp32, fp16, dynamic, int8, int16x8."
+    "--precision", default="fp32", show_default=True, metavar="NAME", help="fp32, fp16, dynamic, int8, int16x8, mixed."
 )
 @click.option("--device", metavar="NAME|FILE", help="Device profile it must fit: `edgekit devices list`.")
 @click.option(
@@ -141,6 +141,15 @@ def _inputs(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[t
     help="Put scale, mean, std, color order and layout of --metadata into the graph: it takes pictures as they are.",
 )
 @click.option("--allow-float-ops", is_flag=True, help="Leave ops that cannot be quantized in float, listed by name.")
+@click.option(
+    "--lift",
+    metavar="NAME",
+    help="What --precision mixed lifts layers to: fp16, float, int16x8; default: fp16, else float.",
+)
+@click.option(
+    "--lift-budget", type=int, metavar="N", help="Verifications that --precision mixed may take; default: its forecast."
+)
+@click.option("--lift-cache", type=click.Path(path_type=Path, file_okay=False), help="Keeps that search across kills.")
 @click.option(
     "--rules",
     type=click.Path(path_type=Path),

@@ -80,7 +80,10 @@ class Progress:
         self._shown = 0.0
 
     def __call__(self, event: dict[str, Any]) -> None:
-        """Show an event: {"stage": name} and optionally {"done", "total"}."""
+        """Show an event: {"stage": name} and optionally {"done", "total"}; or {"note": what stays to be read}."""
+        if "note" in event:
+            click.echo(("\r\033[K" if self._live else "") + event["note"], err=True)
+            return
         now = time.monotonic()
         if not self._live or ("done" in event and now - self._shown < 0.1):
             return

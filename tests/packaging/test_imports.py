@@ -20,7 +20,7 @@ LEVELS = [
     {"runtimes"},
     {"data_columns", "data", "data_objects", "metrics", "targets", "measure", "doctor"},
     {"converters", "deploy"},
-    {"conversion", "data_given"},
+    {"conversion", "data_given", "lifting"},
     {"pipeline", "profiling", "testing", "report"},
     {"tune"},
     {"cli", "__main__", "pytest_plugin"},

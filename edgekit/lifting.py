@@ -1,0 +1,188 @@
+"""The search stage of `--precision mixed`: verifications one after the other, within a budget, kept across kills."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit import __version__, files
+from edgekit.codec import decode, encode
+from edgekit.converters import mixed
+from edgekit.converters.rules import Layer
+from edgekit.converters.stages import Graph, LoadedFacts, QuantizeOptions, Ranges
+from edgekit.converters.worker import Workshop
+from edgekit.errors import ConversionError, WorkerError
+from edgekit.options import Options
+from edgekit.precision import precisions
+from edgekit.rules import LayerPrecision
+
+if TYPE_CHECKING:
+    from edgekit.converters.jobs import Survey
+    from edgekit.converters.verify import Verification
+
+
+class Memory:
+    """Results of a search by content, each a small file that appears whole; without a folder nothing is kept."""
+
+    def __init__(self, folder: Path | None, *facts: Any) -> None:
+        self._folder = folder
+        self._facts = [__version__, *facts]
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def recall(self, what: Any) -> Any:
+        """What was kept; None when nothing was, or nothing that can be read."""
+        if self._folder is None:
+            return None
+        try:
+            return json.loads(self._path(what).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def keep(self, what: Any, result: Any) -> None:
+        if self._folder is not None:
+            files.replace(self._path(what), json.dumps(result).encode())
+
+    def _path(self, what: Any) -> Path:
+        assert self._folder is not None  # noqa: S101 - asked for by both callers
+        text = json.dumps(encode([*self._facts, what]), sort_keys=True, default=str)
+        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
+
+
+def default_folder() -> Path:
+    """Where searches are kept on this system."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "edgekit" / "mixed"
+
+
+def lift(
+    shop: Workshop,
+    graph: Graph,
+    ranges: Ranges,
+    options: QuantizeOptions,
+    judge: Callable[[Graph], Verification],
+    said: Options,
+    survey: Survey,
+    facts: LoadedFacts,
+) -> tuple[Graph, QuantizeOptions]:
+    """The stage: the float graph with a note of what was found, and options with the rules.
+
+    When nothing passes or the budget ends first, the rules are the best guess, which the verification behind this
+    stage then refuses.
+    """
+    precision = precisions.get(said.precision)
+    lifts = (said.lift,) if said.lift else precision.rules(graph.format).lifts
+    content = [files.sha256(Path(path)) for path in (graph.path, survey.proof.path)]
+    what = (content, graph.tools, facts.tools, ranges, options, replace(survey.proof, path=""), said.max_drop)
+    memory = Memory(said.lift_cache or default_folder(), *what)
+    found, note = find(
+        lambda: shop.probe(graph, facts, survey, ranges, options),
+        options,
+        lifts,
+        lambda tried: judge(shop.quantize(graph, ranges, precision.name, tried)),
+        memory,
+        budget=said.lift_budget,
+        tell=shop.tell,
+    )
+    return replace(graph, notes=(*graph.notes, note)), found
+
+
+def find(
+    probe: Callable[[], mixed.Noise],
+    options: QuantizeOptions,
+    lifts: Sequence[LayerPrecision],
+    judge: Callable[[QuantizeOptions], Verification],
+    memory: Memory,
+    *,
+    budget: int | None,
+    tell: Callable[[dict[str, Any]], None],
+) -> tuple[QuantizeOptions, str]:
+    """Find the layers to lift.
+
+    Args:
+        probe: Gives the noise of each layer; asked only when plain int8 does not pass.
+        options: Of the user, with rules of his own that come first.
+        lifts: Precisions to lift to, tried in order.
+        judge: Quantizes and verifies.
+        memory: Of searches before.
+        budget: Verifications at most; None for the forecast.
+        tell: Told the forecast and each step.
+
+    Returns:
+        Options with the rules, and one line for the user.
+    """
+    search = _Search(options, judge, memory, tell)
+    if search.passes((), lifts[0]):
+        return options, "mixed: plain int8 passes, no layer was lifted"
+    kept = memory.recall("noise")
+    found = probe() if kept is None else decode(mixed.Noise, kept)
+    memory.keep("noise", encode(found))
+    search.known, order = found.known, mixed.ranked(found)
+    most = mixed.forecast(len(order)) if budget is None else budget
+    tell({"note": f"mixed: {len(order)} layers, at most {most} verifications for each of {', '.join(lifts)}"})
+    for to in lifts:
+        chosen, complete = search.run(order, to, most)
+        if chosen is not None:
+            note = f"mixed: {len(chosen)} of {len(order)} layers lifted to {to} after {search.spent} verifications"
+            more = "" if complete else "; the budget ended before it was known whether fewer are enough"
+            return search.options(chosen, to), note + more
+    guess = search.options(order, lifts[-1])
+    return guess, f"mixed: no set of the {len(order)} layers was found that passes when lifted to {' or '.join(lifts)}"
+
+
+class _Search:
+    def __init__(
+        self,
+        options: QuantizeOptions,
+        judge: Callable[[QuantizeOptions], Verification],
+        memory: Memory,
+        tell: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._options, self._judge, self._memory, self._tell = options, judge, memory, tell
+        self.known: tuple[Layer, ...] = ()
+        self.spent = 0
+
+    def run(self, order: Sequence[str], to: LayerPrecision, most: int) -> tuple[tuple[str, ...] | None, bool]:
+        """The set, None if there is none; and whether the search came to its end."""
+        steps = mixed.search(order)
+        best: tuple[str, ...] | None = None
+        wanted, started = next(steps), self.spent
+        while True:
+            if self.spent - started >= most:
+                return best, False
+            passed = self.passes(wanted, to)
+            if passed and (best is None or len(wanted) < len(best)):
+                best = wanted
+            try:
+                wanted = steps.send(passed)
+            except StopIteration as end:
+                return end.value, True
+
+    def passes(self, lifted: Sequence[str], to: LayerPrecision) -> bool:
+        what = [sorted(lifted), to if lifted else ""]
+        known = self._memory.recall(what)
+        if known is None:
+            self.spent += 1
+            self._tell({"stage": f"lift {len(lifted)} layers", "done": self.spent})
+            known = self._judged(self.options(lifted, to))
+            self._memory.keep(what, known)
+        return bool(known)
+
+    def _judged(self, options: QuantizeOptions) -> bool:
+        try:
+            return not self._judge(options).failures
+        except WorkerError:
+            raise
+        except ConversionError:
+            if not options.rules:
+                raise
+            return False  # this precision does not exist for one of the layers
+
+    def options(self, lifted: Sequence[str], to: LayerPrecision) -> QuantizeOptions:
+        """The user's, and rules for these layers."""
+        return replace(self._options, rules=(*self._options.rules, *mixed.rules(self.known, lifted, to)))

@@ -1,0 +1,245 @@
+"""`--precision mixed`: the fewest layers, within the forecast, kept across kills, on real engines."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from residual_nets import answers, images, observe, saved
+
+from edgekit import artifact as artifacts
+from edgekit import lifting
+from edgekit.converters import mixed
+from edgekit.converters.mixed import Noise
+from edgekit.converters.rules import Layer
+from edgekit.converters.stages import Graph, QuantizeOptions
+from edgekit.data_ref import DataRef
+from edgekit.errors import ConversionError, UsageError, VerificationError
+from edgekit.options import Options
+from edgekit.pipeline import run
+from edgekit.rules import Rule
+
+pytest.importorskip("ai_edge_quantizer", reason="comes with the convert extra")
+
+FORMATS = ("tflite", "onnx")
+TOLD: list[dict[str, Any]] = []
+
+
+# -- The search ----------------------------------------------------------------------------------------------------
+
+
+def searched(order: list[str], needed: set[str]) -> tuple[tuple[str, ...] | None, int]:
+    steps, count = mixed.search(order), 0
+    wanted = next(steps)
+    while True:
+        count += 1
+        try:
+            wanted = steps.send(needed <= set(wanted))
+        except StopIteration as end:
+            return end.value, count
+
+
+@settings(max_examples=200, deadline=None, phases=(Phase.explicit, Phase.generate))
+@given(count=st.integers(1, 300), seed=st.integers(0, 10**6), size=st.integers(1, 6))
+def test_finds_what_is_needed_within_the_forecast(count, seed, size):
+    order = [f"l{number}" for number in range(count)]
+    random = np.random.default_rng(seed)
+    # What is needed ranks high, though not always first.
+    needed = {order[min(count - 1, int(place))] for place in random.exponential(3, size)}
+    chosen, spent = searched(order, needed)
+    assert chosen is not None
+    assert needed <= set(chosen)
+    assert spent <= mixed.forecast(count)
+    if max(order.index(name) for name in needed) <= mixed.PRUNING:
+        assert set(chosen) == needed
+
+
+def test_says_when_even_all_are_not_enough():
+    chosen, spent = searched(["a", "b", "c"], {"d"})
+    assert chosen is None
+    assert spent <= mixed.forecast(3)
+
+
+def test_moves_between_lifted_layers_go_along():
+    known = [
+        Layer("CONV_2D", ("x",), ("a",)),
+        Layer("RESHAPE", ("a",), ("b",)),
+        Layer("TRANSPOSE", ("b",), ("c",)),
+        Layer("FULLY_CONNECTED", ("c",), ("d",)),
+        Layer("RESHAPE", ("d",), ("e",)),
+        Layer("SOFTMAX", ("e",), ("f",)),
+    ]
+    assert [rule.tensor for rule in mixed.rules(known, ("a", "d"), "fp16")] == ["a", "b", "c", "d"]
+    assert [rule.tensor for rule in mixed.rules(known, ("d",), "fp16")] == ["d"]
+    followed = [Layer("Conv", ("x",), ("a",)), Layer("Relu", ("a",), ("b",)), Layer("Add", ("b",), ("c",))]
+    assert [rule.tensor for rule in mixed.rules(followed, ("a",), "float")] == ["a", "b"]
+
+
+# -- The stage, with a judge that knows ----------------------------------------------------------------------------
+
+
+class Judge:
+    """Passes when the needed layers are lifted to a precision that is good enough."""
+
+    def __init__(self, needed: set[str], good: tuple[str, ...] = ("fp16", "float"), broken: str = "") -> None:
+        self.needed, self.good, self.broken, self.asked = needed, good, broken, 0
+
+    def __call__(self, options: QuantizeOptions) -> Any:
+        self.asked += 1
+        if any(rule.precision == self.broken for rule in options.rules):
+            raise ConversionError("op-not-quantizable", "no such kernel")
+        lifted = {rule.tensor for rule in options.rules if rule.precision in self.good}
+        return type("Verification", (), {"failures": () if self.needed <= lifted else ("failed",)})()
+
+
+def found(judge: Any, folder: Path | None = None, budget: int | None = None, **said: Any) -> Any:
+    names = [f"l{number}" for number in range(12)]
+    known = tuple(Layer("CONV_2D", (before,), (name,)) for before, name in zip(["x", *names], names, strict=False))
+    noise = Noise({name: 1.0 / (1 + place) for place, name in enumerate(names)}, known)
+    TOLD.clear()
+    options = said.get("options", QuantizeOptions())
+    memory = lifting.Memory(folder, "search")
+    return lifting.find(
+        lambda: noise, options, said.get("lifts", ("fp16", "float")), judge, memory, budget=budget, tell=TOLD.append
+    )
+
+
+def lifted(options: QuantizeOptions) -> set[str]:
+    return {rule.tensor or "" for rule in options.rules}
+
+
+def test_plain_int8_is_kept_where_it_passes():
+    judge = Judge(set())
+    options, note = found(judge)
+    assert options.rules == ()
+    assert "plain int8 passes" in note
+    assert judge.asked == 1
+
+
+def test_the_forecast_is_said_before_and_holds():
+    judge = Judge({"l0", "l3"})
+    options, note = found(judge)
+    assert lifted(options) == {"l0", "l3"}
+    assert "2 of 12 layers" in note
+    said = next(event["note"] for event in TOLD if "note" in event)
+    assert f"at most {mixed.forecast(12)} verifications" in said
+    assert judge.asked <= 1 + mixed.forecast(12)
+
+
+def test_the_next_precision_is_tried_where_the_first_is_not_enough():
+    options, _ = found(Judge({"l1"}, good=("float",)))
+    assert {rule.precision for rule in options.rules} == {"float"}
+    options, _ = found(Judge({"l1"}, broken="int16x8"), lifts=("int16x8", "fp16"))
+    assert {rule.precision for rule in options.rules} == {"fp16"}
+
+
+def test_rules_of_the_user_come_first_and_stay():
+    said = QuantizeOptions(rules=(Rule("int16x8", "head"),))
+    options, _ = found(Judge({"l2"}), options=said)
+    assert options.rules[0] == said.rules[0]
+    assert lifted(options) == {"", "l2"}
+
+
+def test_a_budget_that_ends_early_says_so():
+    options, note = found(Judge({"l0", "l6"}), budget=6)
+    assert "budget ended" in note
+    assert {"l0", "l6"} <= lifted(options)
+    options, note = found(Judge({"l11"}), budget=1)
+    assert "no set" in note
+
+
+def test_a_search_that_was_killed_goes_on(tmp_path):
+    whole = Judge({"l0", "l3"})
+    expected, _ = found(whole, tmp_path / "one")
+
+    class Killed(Judge):
+        def __call__(self, options: QuantizeOptions) -> Any:
+            if self.asked == 4:
+                raise KeyboardInterrupt
+            return super().__call__(options)
+
+    first = Killed({"l0", "l3"})
+    with pytest.raises(KeyboardInterrupt):
+        found(first, tmp_path / "two")
+    second = Judge({"l0", "l3"})
+    options, _ = found(second, tmp_path / "two")
+    assert options == expected
+    assert first.asked + second.asked == whole.asked
+    third = Judge({"l0", "l3"})
+    assert found(third, tmp_path / "two")[0] == expected
+    assert third.asked == 0
+
+
+def test_an_int8_that_cannot_be_is_no_search():
+    def refuse(_: QuantizeOptions) -> Any:
+        raise ConversionError("op-not-quantizable", "no")
+
+    with pytest.raises(ConversionError):
+        found(refuse)
+
+
+# -- On real engines -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_probes_rank_the_spoiled_layers_first(format, tmp_path):
+    graph = saved(format, tmp_path)
+    np.savez(tmp_path / "data.npz", image=images(graph)["image"])
+    request = mixed.ProbeRequest(
+        graph, observe(graph), QuantizeOptions(), DataRef(str(tmp_path / "data.npz")), graph.inputs,
+        str(tmp_path / f"probe.{format}"),
+    )  # fmt: skip
+    steps = mixed.probe(request)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            noise: Noise = end.value
+            break
+    order = mixed.ranked(noise)
+    assert {name.removesuffix("/sum") for name in order[:2]} == {"b1/conv", "b2/conv"}
+    assert all(math.isfinite(value) for value in noise.layers.values())
+    assert noise.layers[order[1]] > 10 * noise.layers[order[2]]
+
+
+def labelled(format: str, folder: Path) -> tuple[Graph, Path]:
+    """The net, and data that it is right on."""
+    graph = saved(format, folder, spread=300.0)
+    feeds = images(graph, 300)
+    np.savez(folder / "data.npz", image=feeds["image"], y=answers(graph, feeds))
+    return graph, folder / "data.npz"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_mixed_holds_the_drop_with_few_layers(format, tmp_path):
+    graph, data = labelled(format, tmp_path)
+    said: dict[str, Any] = {
+        "output": tmp_path / f"out.{format}", "calibration": data, "evaluation": data, "max_drop": 2.0,
+        "observer": "minmax", "task": "regression",
+    }  # fmt: skip
+    with pytest.raises(VerificationError):
+        run(graph.path, Options(precision="int8", **said))
+    done = run(graph.path, Options(precision="mixed", lift_cache=tmp_path / "kept", **said))
+    metric = done.verification.proof.metric
+    assert metric is not None
+    assert metric.drop <= 2.0
+    made = {one.split(" (")[1].split(")")[0] for one in done.graph.lifted if "Relu" not in one}
+    assert made
+    assert made <= {"b1/conv", "b2/conv", "b1/conv/sum", "b2/conv/sum"}
+    first = artifacts.read(tmp_path / f"out.{format}").data
+    # The search is remembered, and gives the same bytes.
+    again = run(graph.path, Options(precision="mixed", lift_cache=tmp_path / "kept", **said))
+    assert artifacts.read(tmp_path / f"out.{format}").data == first
+    assert "after 0 verifications" in " ".join(again.warnings)
+
+
+def test_lifting_to_something_else_is_refused():
+    with pytest.raises(UsageError, match="int4"):
+        Options(to="onnx", lift="int4")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="lift-budget"):
+        Options(to="onnx", lift_budget=0)
