@@ -28,6 +28,9 @@ BRANCHES = "^@@"
 _LSTM_WEIGHTS = (*range(1, 9), *range(9, 12), 16)
 """Inputs of the LSTM operators that are matrices or peepholes: input and recurrent gates, peepholes, projection."""
 
+_NEAR = 8
+"""Ratio of the largest to the least of some divisors whose reciprocals lose at most three of eight bits."""
+
 
 def give_unique_names(model: ModelT) -> None:
     """Name every tensor of the file differently: the quantizer keys its tables by name.
@@ -130,28 +133,49 @@ def _become_fully_connected(
     op.builtinOptions = options
 
 
-def unary_to_multiplication(model: ModelT) -> None:
-    """Write SQUARE as x times x and NEG as x times -1.
+def to_multiplication(model: ModelT) -> None:
+    """Write SQUARE as x times x, NEG as x times -1 and DIV by constants as MUL by their reciprocals.
 
-    SQUARE has no integer kernel, and the int8 one of NEG ignores the zero point; multiplication has both.
+    SQUARE has no integer kernel, the int8 one of NEG ignores the zero point, and that of DIV is missing before runtime
+    2.15; multiplication has all.
     """
     schema = files.schema()
     operator = schema.BuiltinOperator
     for graph in model.subgraphs:
         for op in graph.operators or ():
-            code = files.op_code(model, op)
             x = int(op.inputs[0]) if len(op.inputs) else -1
-            if code not in (operator.SQUARE, operator.NEG) or files.dtype_of(graph.tensors[x]) != "float32":
+            if x < 0 or files.dtype_of(graph.tensors[x]) != "float32":
                 continue
             name = files.name_of(graph.tensors[int(op.outputs[0])])
-            other = (
-                x
-                if code == operator.SQUARE
-                else files.add_constant(model, graph, np.array([-1], np.float32), f"{name}_minus")
-            )
+            match files.op_code(model, op):
+                case operator.SQUARE:
+                    other, fused = x, 0
+                case operator.NEG:
+                    other, fused = files.add_constant(model, graph, np.array([-1], np.float32), f"{name}_minus"), 0
+                case operator.DIV:
+                    factors = _reciprocals(model, graph.tensors[int(op.inputs[1])])
+                    if factors is None:
+                        continue
+                    other = files.add_constant(model, graph, factors, f"{name}_factor")
+                    fused = op.builtinOptions.fusedActivationFunction
+                case _:
+                    continue
             op.inputs = np.array([x, other], np.int32)
             op.opcodeIndex = files.use_op_code(model, operator.MUL, 1)
             op.builtinOptionsType, op.builtinOptions = schema.BuiltinOptions.MulOptions, schema.MulOptionsT()
+            op.builtinOptions.fusedActivationFunction = fused
+
+
+def _reciprocals(model: ModelT, divisor: TensorT) -> NDArray[np.float32] | None:
+    """Of constants near enough to each other that one scale holds all reciprocals as well as it holds them."""
+    if not files.is_constant(model, divisor) or files.dtype_of(divisor) != "float32":
+        return None
+    values = files.constant(model, divisor)
+    sizes = np.abs(values)
+    if not values.size or not (sizes.min() > 0 and sizes.max() / sizes.min() <= _NEAR):
+        return None
+    factors: NDArray[np.float32] = (1 / values.astype(np.float64)).astype(np.float32)
+    return factors if np.isfinite(factors).all() else None
 
 
 def whole_pools_to_means(model: ModelT) -> None:

@@ -27,6 +27,13 @@ def kernels(engine: str, version: str) -> Mapping[str, int]:
     return {**_data()["tflite_ops"], **(changes["changes"] if newer else {})}
 
 
+def untyped(engine: str, version: str) -> Mapping[str, list[str]]:
+    """TFLite op -> element types of its result that the kernels of this engine stop at."""
+    newer = engine == "litert" and version_key(version) >= version_key(_data()["litert_ops"]["from"])
+    found: Mapping[str, list[str]] = {} if newer else _data()["tflite_types"]
+    return found
+
+
 def lacking(kind: str, version: int | None, known: Mapping[str, int]) -> str | None:
     """Why a TFLite op has no kernel among `known`; None when it has one."""
     if kind not in known:

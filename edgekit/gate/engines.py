@@ -54,7 +54,9 @@ def op_limits(case: Case) -> Iterator[Limit]:
 def _tflite_ops(case: Case, engine: Engine) -> Limit:
     """Builtin ops by the engine's register of kernels; any other op would need code that no wheel has."""
     known = support.kernels(case.engine or "", engine.version or "")
+    stops = support.untyped(case.engine or "", engine.version or "")
     lacking = [problem for op in case.facts.ops if (problem := support.lacking(op.kind, op.version, known))]
+    lacking += [f"{op.kind} of {op.dtype}" for op in case.facts.ops if op.dtype in stops.get(op.kind, ())]
     name = f"{engine.distribution} {engine.version}"
     return Limit(
         "operators",

@@ -135,9 +135,25 @@ def test_products_that_are_no_dense_layer_stay():
 @pytest.mark.parametrize(("kind", "expected"), [("SQUARE", X * X), ("NEG", -X)])
 def test_squares_and_negatives_are_products(kind, expected):
     model = files.read(unary(kind))
-    tflite_rewrites.unary_to_multiplication(model)
+    tflite_rewrites.to_multiplication(model)
     assert kinds(model) == {"MUL": 1}
     np.testing.assert_allclose(answers(model, X)[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("divisors", "left"), [([2.0], "MUL"), ([-0.5, 1.0, 4.0], "MUL"), ([0.0, 1, 2], "DIV"), ([0.1, 1, 9], "DIV")]
+)
+def test_divisions_by_constants_are_products(divisors, left):
+    graph = Builder()
+    x = graph.input("x", (5, 3))
+    divisor = graph.constant("d", np.array(divisors, np.float32))
+    made = graph.op("DIV", [x, divisor], (5, 3), "y", "DivOptions", {"fusedActivationFunction": 1})
+    model = files.read(graph.finish([made]))
+    feed = RANDOM.normal(size=(5, 3)).astype(np.float32)
+    expected = answers(model, feed)[0]
+    tflite_rewrites.to_multiplication(model)
+    assert kinds(model) == {left: 1}
+    np.testing.assert_allclose(answers(model, feed)[0], expected, rtol=1e-6)
 
 
 # -- Weights -----------------------------------------------------------------------------------------------------------

@@ -171,6 +171,15 @@ def test_tflite_ops_need_a_kernel_of_their_version(kind: str, version: int, old:
     assert old or kind in narrow.why
 
 
+def test_kernels_that_stop_at_an_element_type_are_told():
+    facts = tflite(dataclasses.replace(op("DIV", 2), dtype="int8"))
+    narrow = limits(facts, NARROW)["operators"]
+    assert (narrow.ok, narrow.available) == (False, 0)
+    assert "DIV of int8" in narrow.why
+    assert limits(facts, PI4)["operators"].ok
+    assert limits(tflite(dataclasses.replace(op("DIV", 2), dtype="float32")), NARROW)["operators"].ok
+
+
 def test_flex_ops_are_explained():
     assert "Flex delegate" in limits(tflite(op("CUSTOM:FlexErf")), PI4)["operators"].why
 
