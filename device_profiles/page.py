@@ -33,8 +33,9 @@ latency_ms = 50
 ```
 
 Tables are merged key by key; lists and `[engines.NAME]` tables are replaced whole. `[sources]` says where the file's
-own figures come from, by their dotted path or that of a table around them. `cpu.isa` names features that all cores
-have:
+own figures come from, by their dotted path or that of a table around them. `edgekit devices validate FILE` checks a
+file; [device-profile.schema.json](device-profile.schema.json) (`edgekit devices schema`) lets an editor check it as you
+write, by a first line `#:schema PATH`. `cpu.isa` names features that all cores have:
 
 {isa}
 

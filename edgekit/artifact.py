@@ -70,9 +70,11 @@ class Artifact:
 
     @cached_property
     def manifest(self) -> Manifest | None:
+        if MANIFEST not in self.members:
+            return None
         from edgekit.manifest import parse
 
-        return parse(self.members[MANIFEST]) if MANIFEST in self.members else None
+        return parse(self.members[MANIFEST])
 
     @cached_property
     def interface(self) -> Interface | None:

@@ -97,3 +97,13 @@ def validate(files: tuple[Path, ...], *, as_json: bool) -> int:
         for row in rows:
             click.echo(f"{row['file']}: {'valid: ' + str(row['title']) if row['valid'] else row['message']}")
     return 0 if all(row["valid"] for row in rows) else 3
+
+
+@command.command(epilog="\b\nExample:\n  edgekit devices schema > device-profile.schema.json")
+@output.json_option
+def schema(*, as_json: bool) -> None:
+    """Print the JSON Schema of a profile file, for editors that check TOML as you write."""
+    del as_json  # it is one JSON document either way
+    from edgekit.device_profiles import json_schema
+
+    output.document(json_schema.schema())

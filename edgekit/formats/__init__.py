@@ -30,11 +30,13 @@ def read_facts(artifact: Artifact) -> ModelFacts:
         ArtifactError: `model-unreadable`: the bytes contradict the format, point outside the file, are cut short, or
             describe more than a reader can walk through.
     """
-    from edgekit.formats import onnx, tflite
-
     try:
         if artifact.format == "tflite":
+            from edgekit.formats import tflite
+
             return tflite.read(artifact.data)
+        from edgekit.formats import onnx
+
         return onnx.read(artifact.data, artifact.model_bytes)
     except (ValueError, ArithmeticError) as error:
         # Every check of the readers raises ValueError, as do TensorSpec and QuantParams for impossible values; a

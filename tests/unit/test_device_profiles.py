@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import datetime as dt
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.codec import encode
-from edgekit.device_profiles import _parent, all_profiles, devices, load_profile
+from edgekit.device_profiles import _parent, all_profiles, devices, json_schema, load_profile
 from edgekit.device_profiles.page import markdown
 from edgekit.device_profiles.reading import STATED, Definition, parse, resolve
 from edgekit.device_profiles.schema import Profile, version_key
@@ -332,3 +333,69 @@ def test_any_text_parses_or_is_refused(text: str):
         parse("random", text)
     except UsageError as error:
         assert error.code == "profile-invalid"
+
+
+# -- JSON Schema
+
+
+def fits(value: Any, schema: dict[str, Any]) -> bool:
+    """The part of JSON Schema that ours is written in."""
+    known = {"$schema", "title", "description", "type", "properties", "additionalProperties", "items", "enum", "oneOf",
+             "exclusiveMinimum", "minLength"}  # fmt: skip
+    assert set(schema) <= known, set(schema) - known
+    if "oneOf" in schema:
+        return sum(fits(value, option) for option in schema["oneOf"]) == 1
+    if "enum" in schema:
+        return value in schema["enum"]
+    kinds = {"string": str, "boolean": bool, "integer": int, "number": (int, float), "array": list, "object": dict}
+    if not isinstance(value, kinds[schema["type"]]) or (isinstance(value, bool) and schema["type"] != "boolean"):
+        return False
+    if "exclusiveMinimum" in schema and not value > schema["exclusiveMinimum"]:
+        return False
+    if schema["type"] == "array":
+        return all(fits(item, schema["items"]) for item in value)
+    if schema["type"] == "object":
+        more = schema["additionalProperties"]
+        return all(
+            fits(item, schema["properties"][name])
+            if name in schema.get("properties", {})
+            else more and fits(item, more)
+            for name, item in value.items()
+        )
+    return True
+
+
+@pytest.mark.parametrize("name", [*NAMES, "_defaults", "_rk3588", "_raspberry-pi", "_engines-aarch64"])
+def test_every_shipped_file_fits_the_schema(name: str):
+    import tomllib
+    from importlib import resources
+
+    text = resources.files("edgekit.device_profiles").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    assert fits(tomllib.loads(text), json_schema.schema())
+
+
+@pytest.mark.parametrize(
+    "table",
+    [{"cpu": {"cores": 4}}, {"memory": {"usable_mib": "512"}}, {"memory": {"usable_mib": -1}}, {"colour": "red"},
+     {"cpu": {"isa": ["mmx"]}}, {"os": {"machine": "riscv64"}}, {"engines": {"ncnn": {}}}, {"inherits": 5}],
+)  # fmt: skip
+def test_the_schema_refuses_what_the_reader_refuses(table: dict[str, Any]):
+    assert not fits(table, json_schema.schema())
+
+
+def test_the_schema_explains_every_field_that_is_explained():
+    tables = json_schema.schema()["properties"]
+    assert tables["memory"]["properties"]["usable_mib"]["description"].startswith("What one model")
+    assert tables["peak"]["properties"]["int8_all"]["description"] == "Of all cores of the fastest cluster."
+    assert set(tables) == {"title", "notes", "inherits", "sources"} | {
+        field.name for field in dataclasses.fields(Profile) if field.name not in ("name", "title", "notes", "sources")
+    }
+
+
+def test_the_schema_as_a_command(capsys):
+    import json
+
+    from edgekit import cli
+
+    assert cli.run(["devices", "schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == json_schema.schema()
