@@ -22,6 +22,7 @@ Examples:
       --goal size --max-drop 0.5 --latency-ms 20 --report front.html
   edgekit tune net.onnx --target local --eval test.npz --budget 20
   edgekit tune net.onnx --target local --eval test.npz --budget 600s
+  edgekit tune net.onnx --target local --eval test.npz --scheduler tcp://desk:8786
 
 \b
 Without --target the figures are predicted for the device, and labelled so. Every finished conversion and measurement is
@@ -78,6 +79,7 @@ def _counts(_: object, __: object, value: str | None) -> tuple[int, ...] | None:
 @click.option("--seconds", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Of one measurement.")
 @click.option("--budget", callback=_budget, metavar="N|Ns", help="Evaluations, or seconds, at most.")
 @click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Folder of finished trials.")
+@click.option("--scheduler", metavar="tcp://HOST:PORT", help="Work on a Dask cluster; measuring where the board is.")
 @label_option
 @click.option("--metadata", type=click.Path(path_type=Path), metavar="FILE.toml", help="As for convert.")
 @click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line.")
@@ -104,6 +106,7 @@ def command(
     seconds: float,
     budget: tuple[int | None, float | None],
     cache: Path | None,
+    scheduler: str | None,
     report: Path | None,
     as_json: bool,
     **options: Any,
@@ -118,7 +121,7 @@ def command(
         formats = None if said is None else (said,)
     plan = Plan(
         Wanted(goal, latency_ms, size_mb), target, formats, precisions, observers, threads, seconds,
-        budget[0], budget[1], cache,
+        budget[0], budget[1], cache, scheduler,
     )  # fmt: skip
     with output.Progress() as progress:
         tuned = tune(source, Options(output=output_path, **options), plan, progress)

@@ -18,7 +18,8 @@ from edgekit.tune.trial import Cost, Refused
 
 Progress = Callable[[dict[str, Any]], None]
 
-_IRRELEVANT = ("output", "device", "target", "calibration", "evaluation", "metadata", "labels", "trust", "time_limit")
+_IRRELEVANT = ("output", "device", "target", "calibration", "evaluation", "metadata", "labels", "trust", "time_limit",
+               "lift_cache")  # fmt: skip
 """Options that change no byte of an artifact, or that stand in a key by their content."""
 
 

@@ -38,6 +38,7 @@ class Plan:
         budget: Evaluations at most; None for as many as it takes.
         budget_seconds: No evaluation begins after so long.
         cache: Folder; None for the user's.
+        scheduler: Address of a Dask scheduler; None to work here.
     """
 
     wanted: Wanted = field(default_factory=Wanted)
@@ -50,6 +51,7 @@ class Plan:
     budget: int | None = None
     budget_seconds: float | None = None
     cache: Path | None = None
+    scheduler: str | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def tune(source: str | Path, options: Options, plan: Plan, progress: Progress | 
     place = Place(plan.target, options.device, plan.seconds)
     work = execute.work(path, seen.sha256, options, place)
     cache = caches.Cache(plan.cache or caches.default_folder())
-    executor = execute.Local(work, cache, tell)
+    executor = _executor(plan, work, cache, tell)
     try:
         evaluator = execute.Evaluator(work, cache, executor, _budget(plan))
         found = _searched(tried, plan.wanted, evaluator)
@@ -151,6 +153,14 @@ def _cores(device: str | None) -> int:
     import os
 
     return load_profile(device).cpu.cores if device else os.cpu_count() or 1
+
+
+def _executor(plan: Plan, work: execute.Work, cache: caches.Cache, tell: Progress) -> execute.Executor:
+    if plan.scheduler is None:
+        return execute.Local(work, cache, tell)
+    from edgekit.tune.cluster import Cluster
+
+    return Cluster(plan.scheduler, work, cache, tell)
 
 
 def _budget(plan: Plan) -> Callable[[execute.Counts, int], int]:

@@ -1,0 +1,120 @@
+"""The evaluations of a search on a Dask cluster: conversions on any worker, measurements where the board is.
+
+    dask scheduler
+    dask worker tcp://desk:8786                                       # any machine with the same EdgeKit and files
+    dask worker tcp://desk:8786 --resources "edgekit-board=1"         # the one that measures, one at a time
+    edgekit tune model.h5 --scheduler tcp://desk:8786 ...
+
+Dask repeats what a lost worker was doing elsewhere; what was finished has come back here and is kept. Source and data
+are read by the workers under the paths that they have here; artifacts travel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgekit import files
+from edgekit.errors import EngineMissingError, TargetError, UsageError
+from edgekit.tune import cache as caches
+from edgekit.tune import evaluate
+from edgekit.tune.cache import Cache
+from edgekit.tune.evaluate import Converted, Order, Place
+from edgekit.tune.execute import Work, label
+from edgekit.tune.search import Convert, Job
+from edgekit.tune.trial import Cost, Refused, Setting
+
+BOARD = "edgekit-board"
+"""Name of the resource of workers that may measure."""
+_CONNECT = "20s"
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+class Cluster:
+    """An executor, see `edgekit.tune.execute`."""
+
+    def __init__(self, address: str, work: Work, cache: Cache, progress: Progress) -> None:
+        """Connect.
+
+        Raises:
+            EngineMissingError: `dask-missing`.
+            TargetError: `cluster-unreachable`; `cluster-no-worker`: nobody is there, or nobody who may measure.
+        """
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise EngineMissingError(
+                "dask-missing", "searching on a cluster needs Dask, which is not installed"
+            ) from error
+        self._work, self._cache, self._progress = work, cache, progress
+        try:
+            self._client = Client(address, timeout=_CONNECT, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise TargetError("cluster-unreachable", f"no Dask scheduler answers at {address}: {error}") from error
+        self._check_workers(address)
+
+    def _check_workers(self, address: str) -> None:
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        if not workers:
+            self.close()
+            raise TargetError("cluster-no-worker", f"the scheduler at {address} has no workers")
+        measures = self._work.place.target is not None
+        if measures and not any(worker.get("resources", {}).get(BOARD) for worker in workers.values()):
+            self.close()
+            raise TargetError("cluster-no-worker", f"no worker at {address} may measure: none has the resource {BOARD}")
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Converted | Cost | Refused]]:
+        """See `Executor`."""
+        from distributed import as_completed
+        from distributed.scheduler import KilledWorker
+
+        futures = {self._submit(job): number for number, job in enumerate(jobs)}
+        self._progress({"stage": f"{len(jobs)} jobs on the cluster", "done": 0, "total": len(jobs)})
+        try:
+            for done, future in enumerate(as_completed(futures, loop=self._client.loop)):
+                number = futures[future]
+                try:
+                    result: Converted | Cost | Refused = future.result()
+                except KilledWorker as error:
+                    message = f"every worker that tried it was lost: {label(jobs[number])}"
+                    raise TargetError("cluster-worker-lost", message) from error
+                self._progress({"stage": label(jobs[number]), "done": done + 1, "total": len(jobs)})
+                yield number, result
+        finally:
+            self._client.cancel(list(futures))
+
+    def _submit(self, job: Job) -> Any:
+        if isinstance(job, Convert):
+            return self._client.submit(_convert, self._work.order(job), caches.tools(), pure=False, key=None)
+        data = self._cache.artifact(job.made.sha256).read_bytes()
+        where = None if self._work.place.target is None else {BOARD: 1}
+        return self._client.submit(
+            _measure, data, job.format, job.setting, self._work.place, caches.tools(), pure=False, resources=where
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _convert(order: Order, tools: dict[str, str]) -> Converted:
+    _check_tools(tools)
+    return evaluate.convert(order)
+
+
+def _measure(data: bytes, format: str, setting: Setting, place: Place, tools: dict[str, str]) -> Cost | Refused:
+    _check_tools(tools)
+    with files.scratch() as folder:
+        path = Path(folder) / f"model.{format}"
+        path.write_bytes(data)
+        return evaluate.measure(path, setting, place)
+
+
+def _check_tools(wanted: dict[str, str]) -> None:
+    """Results are kept by the versions that made them: a worker with others would spoil the cache."""
+    there = caches.tools()
+    other = sorted(name for name in {*wanted, *there} if wanted.get(name) != there.get(name))
+    if other:
+        said = ", ".join(f"{name} {there.get(name, 'missing')} instead of {wanted.get(name, 'none')}" for name in other)
+        raise UsageError("cluster-versions", f"a worker has {said}")
