@@ -15,15 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import artifact as artifacts
+from edgekit import files
+from edgekit.artifact import Artifact
 from edgekit.child import Limits, Progress
 from edgekit.deploy import install as there
-from edgekit.deploy.preflight import FactsRequest, check, facts
+from edgekit.deploy.delta import best, remember
+from edgekit.deploy.preflight import DeviceFacts, FactsRequest, check, facts
 from edgekit.deploy.trial import Bounds
 from edgekit.errors import EdgeKitError, MissingFileError, UsageError
 from edgekit.store.places import checked
 from edgekit.store.policy import Policy
 from edgekit.store.signature import SUFFIX
 from edgekit.targets import open_target
+from edgekit.targets.base import Target
 
 _SLACK = 600.0
 """Seconds that receiving, testing and committing may take beside the trial."""
@@ -101,12 +105,28 @@ def deploy(asked: Deployment, target: str, progress: Progress | None = None) -> 
     with open_target(target, progress) as place:
         found = place.perform(facts, FactsRequest(asked.name, asked.root, opened.format, opened.sha256))
         check(opened, found, place.name, asked.device)
+        path, base = _sent(place, asked.path, opened, found)
         request = there.InstallRequest(
-            asked.name, place.put(asked.path), opened.sha256, asked.root, asked.seconds, asked.bounds, asked.keep_mb,
-            asked.patience, asked.threads, asked.engine, _signature(asked), asked.downgrade,
+            asked.name, path, opened.sha256, len(opened.data), base, asked.root, asked.seconds, asked.bounds,
+            asked.keep_mb, asked.patience, asked.threads, asked.engine, _signature(asked), asked.downgrade,
         )  # fmt: skip
         limits = Limits(asked.seconds + asked.patience + _SLACK)
-        return place.perform(there.install, request, limits=limits, progress=progress)
+        done = place.perform(there.install, request, limits=limits, progress=progress)
+    remember(opened.data, opened.sha256)
+    return done
+
+
+def _sent(place: Target, path: Path, opened: Artifact, found: DeviceFacts) -> tuple[str, str | None]:
+    """(path there, the version that it is the difference from): nothing, a difference, or the file."""
+    if opened.sha256 in found.versions:
+        return "", None
+    delta = best(opened.data, found.versions) if place.name != "local" else None
+    if delta is None:
+        return place.put(path), None
+    with files.scratch() as folder:
+        made = folder / f"{opened.sha256}.delta"
+        made.write_bytes(delta.data)
+        return place.put(made), delta.base
 
 
 def _signature(asked: Deployment) -> str | None:

@@ -6,13 +6,15 @@ the power goes, the next who looks finds a trial that nobody supervises, and the
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from edgekit import artifact as artifacts
+from edgekit.deploy.delta import apply
 from edgekit.deploy.trial import Bounds, LookRequest, fault_of, seen_of
 from edgekit.errors import ArtifactError, EdgeKitError, VerificationError
 from edgekit.store import Record, Shelf, policy
@@ -32,8 +34,10 @@ class InstallRequest:
 
     Attributes:
         name: The model's.
-        path: The file that arrived.
+        path: The file that arrived; "" for a version that is there already.
         sha256: What it must be.
+        size: Its bytes.
+        base: The version that `path` is the difference from; None for a whole file.
         root: Folder of all models; None for the device's own.
         seconds: How long the trial lasts.
         bounds: What it must hold.
@@ -47,6 +51,8 @@ class InstallRequest:
     name: str
     path: str
     sha256: str
+    size: int
+    base: str | None = None
     root: str | None = None
     seconds: float = 60.0
     bounds: Bounds = field(default_factory=Bounds)
@@ -89,7 +95,6 @@ def install(request: InstallRequest) -> Generator[Event, None, Installed]:
         TargetError: `store-busy`, `store-full`, `store-unwritable`.
     """
     shelf = Shelf(request.name, request.root)
-    size = Path(request.path).stat().st_size
     with shelf.changing(request.patience):
         record = shelf.recover()
         admission = policy.admit(
@@ -97,8 +102,8 @@ def install(request: InstallRequest) -> Generator[Event, None, Installed]:
             downgrade=request.downgrade,
         )  # fmt: skip
         yield {"stage": "receive"}
-        with open(request.path, "rb") as source:
-            record = shelf.receive(source, request.sha256, size)
+        with _source(shelf, request) as source:
+            record = shelf.receive(source, request.sha256, request.size)
         if record.active == request.sha256:
             return _installed(shelf, record, changed=False)
         yield {"stage": "self-test"}
@@ -117,6 +122,14 @@ def install(request: InstallRequest) -> Generator[Event, None, Installed]:
         record = shelf.change(lambda record: record.commit(f"held for {request.seconds:.0f} s"))
         pruned = shelf.prune(int(request.keep_mb * 1e6))
         return _installed(shelf, shelf.record(), changed=True, pruned=pruned)
+
+
+def _source(shelf: Shelf, request: InstallRequest) -> BinaryIO:
+    """The whole file, wherever it comes from."""
+    if request.base is None:
+        return open(request.path or shelf.path(request.sha256), "rb")
+    old = shelf.path(request.base).read_bytes()
+    return io.BytesIO(apply(old, Path(request.path).read_bytes(), request.sha256, request.size))
 
 
 def _noted(record: Record, sha256: str, admission: policy.Admission) -> Record:

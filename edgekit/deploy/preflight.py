@@ -40,6 +40,7 @@ class DeviceFacts:
         free: Bytes that the store may still take.
         arrived: Bytes of this very file that are there already.
         writable: Whether the store can be written to.
+        versions: Digests of the versions of this model that are there, the active one first.
     """
 
     machine: str
@@ -51,6 +52,7 @@ class DeviceFacts:
     free: int
     arrived: int
     writable: bool
+    versions: tuple[str, ...] = ()
 
 
 def facts(request: FactsRequest) -> DeviceFacts:
@@ -67,8 +69,14 @@ def facts(request: FactsRequest) -> DeviceFacts:
     return DeviceFacts(
         machine=platform.machine(), bits=struct.calcsize("P") * 8, python=platform.python_version(),
         engine=engine, engine_version=version, missing=missing, free=shutil.disk_usage(folder).free,
-        arrived=shelf.arrived(request.sha256), writable=os.access(folder, os.W_OK),
+        arrived=shelf.arrived(request.sha256), writable=os.access(folder, os.W_OK), versions=_versions(shelf),
     )  # fmt: skip
+
+
+def _versions(shelf: Shelf) -> tuple[str, ...]:
+    record = shelf.record()
+    found = [version.sha256 for version in record.versions if shelf.path(version.sha256).is_file()]
+    return tuple(sorted(found, key=lambda sha256: sha256 != record.active))
 
 
 def check(opened: Artifact, found: DeviceFacts, target: str, device: str | None) -> None:

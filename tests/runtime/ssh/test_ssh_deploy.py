@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
-from edgekit import artifact as artifacts
+from edgekit import artifact as artifacts_module
 from edgekit.deploy import fleet
 from edgekit.deploy.trial import Bounds
 from edgekit.errors import EdgeKitError
@@ -29,9 +30,9 @@ def test_a_board_keeps_versions_and_returns_to_one(board, artifacts_of_both, tmp
     assert fleet.deploy(asked(old, root), board.target).number == 1
     assert fleet.deploy(asked(new, root), board.target).number == 2
     (shown,) = fleet.show(board.target, NAME, str(root))
-    assert shown.record.active == artifacts.read(new).sha256
-    assert fleet.roll_back(board.target, NAME, "test", str(root)).record.active == artifacts.read(old).sha256
-    assert active(root) == artifacts.read(old).sha256
+    assert shown.record.active == artifacts_module.read(new).sha256
+    assert fleet.roll_back(board.target, NAME, "test", str(root)).record.active == artifacts_module.read(old).sha256
+    assert active(root) == artifacts_module.read(old).sha256
 
 
 def test_cut_links_activate_nothing_half(proxy, board, artifacts_of_both, tmp_path, effort):
@@ -39,7 +40,7 @@ def test_cut_links_activate_nothing_half(proxy, board, artifacts_of_both, tmp_pa
     old, new = artifacts_of_both
     root = tmp_path / "models"
     fleet.deploy(asked(old, root), board.through)
-    known = {artifacts.read(path).sha256 for path in (old, new)}
+    known = {artifacts_module.read(path).sha256 for path in (old, new)}
     fleet.deploy(asked(new, root), board.through)
     whole, dice = proxy.passed, random.Random(4)
     fleet.roll_back(board.through, NAME, "test", str(root))
@@ -52,7 +53,7 @@ def test_cut_links_activate_nothing_half(proxy, board, artifacts_of_both, tmp_pa
         proxy.cut_after = None
         assert active(root) in known
         fleet.deploy(asked(new, root), board.through)
-        assert active(root) == artifacts.read(new).sha256
+        assert active(root) == artifacts_module.read(new).sha256
         fleet.roll_back(board.through, NAME, "test", str(root))
 
 
@@ -60,3 +61,33 @@ def test_cut_links_activate_nothing_half(proxy, board, artifacts_of_both, tmp_pa
 def artifacts_of_both(artifacts):
     """Two versions of one model."""
     return artifacts["fp32.tflite"], artifacts["int8.tflite"]
+
+
+def test_a_new_version_travels_as_a_difference(proxy, board, tmp_path, monkeypatch, artifacts):
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    old = tmp_path / "old.tflite"
+    graph = _wide(0.0)
+    old.write_bytes(graph)
+    new = tmp_path / "new.tflite"
+    new.write_bytes(_wide(1.0))
+    sent = []
+    for path in (old, new, old):
+        fleet.deploy(asked(path, tmp_path / "models"), board.through)
+        sent.append(proxy.passed)
+    size = len(graph)
+    assert sent[0] - sent[1] > 0.8 * size
+    assert sent[0] - sent[2] > 0.9 * size
+    assert active(tmp_path / "models") == artifacts_module.read(old).sha256
+
+
+def _wide(last: float) -> bytes:
+    """An artifact of half a megabyte; one weight differs."""
+    import edgekit
+    from edgekit.converters.tflite_builder import Builder
+
+    weights = np.random.default_rng(0).normal(size=(256, 512)).astype(np.float32)
+    weights[-1, -1] = last
+    graph = Builder()
+    x = graph.input("x", (-1, 512))
+    made = graph.op("FULLY_CONNECTED", [x, graph.constant("w", weights), -1], (-1, 256), "y", "FullyConnectedOptions")
+    return edgekit.convert(graph.finish([made], signature="serving_default"), to="tflite").data
