@@ -21,6 +21,7 @@ from edgekit.converters import observers
 from edgekit.converters.checkpoints import Checkpoint
 from edgekit.converters.observers import Observer
 from edgekit.converters.stages import CalibrationOptions, Graph, Ranges
+from edgekit.converters.steps import folded, origins
 from edgekit.converters.taps import Feed, Session, Tap, tap
 from edgekit.errors import ConversionError, DataError
 
@@ -34,7 +35,7 @@ _COPIES = 3
 """Of the model's bytes: the file as handed to the engine, the engine's own, and its packed weights."""
 _FLOOR = 16 * _MB
 """A pass never takes less: below, passes cost more than they save."""
-_WATCHED = 128 << 10
+_WATCHED = 192 << 10
 """Bytes that an observer of one tensor may hold."""
 _TRIM_AT = 0.8
 """Share of the bound from which freed memory is returned at once."""
@@ -67,12 +68,12 @@ def calibrate(
     """
     observers.factory(options.observer)(options)  # options that the observer refuses are refused before any work
     tapped = tap(graph, options.threads)
-    watch = _Watch(options, tapped.answers())
+    watch = _Watch(options, tapped)
     feeds = single_feeds(graph, tapped, batches)
     first = next(feeds, None)
     if first is None:
         raise DataError("calibration-empty", "there is no sample to calibrate with")
-    groups, block = _plan(tapped, first[1], options, graph)
+    groups, block = _plan(tapped, first[1], options, graph, watch.told)
     if checkpoint is not None:
         watch.resume(checkpoint)
     rest = islice(chain([first], feeds), watch.runs, None)
@@ -82,6 +83,7 @@ def calibrate(
         yield from _passes(tapped, groups, rest, watch, block)
     if checkpoint is not None:
         checkpoint.clear()
+    watch.tell()
     return _decided(options.observer, watch)
 
 
@@ -146,9 +148,14 @@ class _Watch:
     is for.
     """
 
-    def __init__(self, options: CalibrationOptions, answers: Container[str]) -> None:
+    def __init__(self, options: CalibrationOptions, tapped: Tap) -> None:
         self._options = options
-        self._answers = answers
+        self._answers = tapped.answers()
+        steps = tapped.steps()
+        self._folded = folded(steps, self._answers)
+        self.told = origins(
+            steps, self._answers | self._folded, cut=hasattr(observers.factory(options.observer), "positive")
+        )
         self._checkpoint: Checkpoint | None = None
         self.seen: dict[str, Observer] = {}
         self.samples = self.runs = 0
@@ -170,8 +177,15 @@ class _Watch:
             self._checkpoint.save(self.runs, self.samples, {name: seen.state() for name, seen in self.seen.items()})
 
     def _make(self, name: str) -> Observer:
-        kind = "minmax" if name in self._answers else self._options.observer
+        kind = "minmax" if name in self._answers or name in self._folded else self._options.observer
         return observers.factory(kind)(self._options)
+
+    def tell(self) -> None:
+        """Give the tensors that were not watched what those that they come from tell about them."""
+        for name, origin in self.told.items():
+            found: Any = self.seen.get(origin.name)
+            if found is not None and name not in self.seen:
+                self.seen[name] = found.positive() if origin.positive else found
 
     def show(self, name: str, values: NDArray[Any]) -> None:
         if not values.size:
@@ -195,16 +209,19 @@ class _Watch:
         found.update(values, low, high)
 
 
-def _plan(tapped: Tap, feed: Feed, options: CalibrationOptions, graph: Graph) -> tuple[list[list[str]], int]:
+def _plan(
+    tapped: Tap, feed: Feed, options: CalibrationOptions, graph: Graph, told: Container[str] = ()
+) -> tuple[list[list[str]], int]:
     """Groups of tensors that fit in memory together, and how many feeds may be held for all of them."""
-    sizes = tapped.sizes(feed)
+    every = tapped.sizes(feed)
+    sizes = {name: size for name, size in every.items() if name not in told}
     model = Path(graph.path).stat().st_size
     available = max(_FLOOR, options.memory_mb * _MB - _resident() - _RESERVE - _COPIES * model - _WATCHED * len(sizes))
     if sum(sizes.values()) <= available:
         return [list(sizes)], 1
     # Beside the group's tensors the graph needs what is live at once anyway, and the samples that are held.
     held = available // 8
-    room = max(_FLOOR, available - held - tapped.working_set(sizes))
+    room = max(_FLOOR, available - held - tapped.working_set(every))
     groups: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():

@@ -10,11 +10,13 @@ their value wide whatever the outliers; a histogram with equal bins loses the bu
 one outlier stretches it. Counting by them costs about as much as counting by equal bins.
 
 A new observer is a class with the five methods of `Observer` under `@observer("name")`. One that also has
-`candidates()` leaves the decision to whoever can measure what each range does to the answers (`range_choice`).
+`candidates()` leaves the decision to whoever can measure what each range does to the answers (`range_choice`); one with
+`positive()` need not watch what a Relu makes of its tensor.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -32,7 +34,7 @@ State = dict[str, NDArray[Any]]
 _CHUNK = 1 << 18
 """Values counted at once: bincount widens them to 8 bytes, so that this bounds its scratch memory to 2 MB."""
 
-_BATCH = 1 << 13
+_BATCH = 1 << 15
 """Values of small tensors are kept until there are this many: bincount clears half a megabyte each time."""
 
 _UINT32_MAX = 2**32 - 1
@@ -120,6 +122,12 @@ class MinMax:
     def range(self) -> Range:
         return Range(self._low, self._high)
 
+    def positive(self) -> MinMax:
+        """What an observer of the values would have seen, had those below zero been zero."""
+        made = copy.copy(self)
+        made.restore({"ends": np.maximum(self.state()["ends"], 0.0)})
+        return made
+
     def state(self) -> State:
         return {"ends": np.array([self._low, self._high])}
 
@@ -173,17 +181,31 @@ class Histogram:
             found |= {f"at{sign}": touched, f"counts{sign}": counts[touched]}
         return found
 
-    def restore(self, state: State) -> None:
+    def positive(self) -> State:
+        """The state after the same values, had those below zero been zero."""
+        state = self.state()
+        at, counts = state["at0"], state["counts0"].astype(np.int64)
+        zeros = int(state["counts1"].sum())
+        if zeros and not (at.size and at[0] == 0):
+            at, counts = np.concatenate([[0], at]).astype(np.uint16), np.concatenate([[0], counts])
+        if zeros:
+            counts[0] += zeros
+        none = state["at1"][:0]
+        return {"ends": np.maximum(state["ends"], 0.0), "at0": at, "counts0": counts, "at1": none, "counts1": none}
+
+    @classmethod
+    def of(cls, state: State) -> Histogram:
         """The inverse of `state`."""
-        self.__init__()  # type: ignore[misc]
-        self.low, self.high = (float(end) for end in state["ends"])
+        made = cls()
+        made.low, made.high = (float(end) for end in state["ends"])
         added = []
-        for sign in (0, 1):
+        for sign in ("0", "1"):
             at, counts = state[f"at{sign}"], state[f"counts{sign}"]
             whole = np.zeros(int(at[-1]) + 1 if at.size else 0, np.int64)
             whole[at] = counts
             added.append(whole)
-        self._include(int(sum(counts.sum() for counts in added)), added)
+        made._include(int(sum(counts.sum() for counts in added)), added)
+        return made
 
     def counted(self) -> Counted:
         """What was seen, for those who decide on ranges."""
@@ -227,11 +249,8 @@ class Histogram:
 
     def _count(self, upper: NDArray[np.uint16]) -> None:
         counts = np.bincount(upper)
-        positive = counts[:_NEGATIVE]
-        if counts.size > _NEGATIVE:
-            touched = np.flatnonzero(positive)
-            positive = positive[: touched[-1] + 1] if touched.size else positive[:0]
-        self._include(upper.size, [positive, counts[_NEGATIVE:]])
+        last = int(np.float32(self.high if self.high > 0 else 0.0).view(np.uint32)) >> 16
+        self._include(upper.size, [counts[: min(last + 1, _NEGATIVE)], counts[_NEGATIVE:]])
 
     def _include(self, total: int, counts: Sequence[NDArray[Any]]) -> None:
         self._total += total
@@ -258,11 +277,17 @@ class _Counting:
     def merge(self, other: _Counting) -> None:
         self._histogram.merge(other._histogram)
 
+    def positive(self) -> _Counting:
+        """What an observer of the values would have seen, had those below zero been zero."""
+        made = copy.copy(self)
+        made.restore(self._histogram.positive())
+        return made
+
     def state(self) -> State:
         return self._histogram.state()
 
     def restore(self, state: State) -> None:
-        self._histogram.restore(state)
+        self._histogram = Histogram.of(state)
 
 
 @observer("percentile")

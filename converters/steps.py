@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -68,3 +68,55 @@ def scores(steps: Sequence[Step], outputs: Iterable[str]) -> list[str]:
         return found
 
     return [behind(name) for name in outputs]
+
+
+_MOVING = frozenset(
+    (
+        *("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH"),
+        *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "DepthToSpace", "SpaceToDepth"),
+    )
+)
+"""Operators that put each value of their first input somewhere else, once."""
+
+_CUTTING = frozenset({"RELU", "Relu"})
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the values of a tensor come from.
+
+    Attributes:
+        name: Of the tensor that they are taken from.
+        positive: Those below zero became zero.
+    """
+
+    name: str
+    positive: bool = False
+
+
+def origins(steps: Sequence[Step], apart: Container[str], *, cut: bool) -> dict[str, Origin]:
+    """The tensors whose values another one tells, by name.
+
+    Args:
+        steps: The graph.
+        apart: Tensors that are told by others of these only.
+        cut: Whether it tells, too, what a Relu makes of it.
+    """
+    found: dict[str, Origin] = {}
+    for step in steps:
+        if step.kind in _MOVING or (cut and step.kind in _CUTTING):
+            read, made = step.read[0], step.made[0]
+            before = found.get(read, Origin(read))
+            if (read in apart) == (made in apart):
+                found[made] = Origin(before.name, before.positive or step.kind in _CUTTING)
+    return found
+
+
+def folded(steps: Sequence[Step], outputs: Iterable[str]) -> set[str]:
+    """Results of convolutions that only a batch normalization reads: it becomes part of them."""
+    readers: dict[str, list[str]] = {}
+    for step in steps:
+        for name in step.read:
+            readers.setdefault(name, []).append(step.kind)
+    made = {name for step in steps if step.kind == "Conv" for name in step.made}
+    return {name for name in made - set(outputs) if readers.get(name) == ["BatchNormalization"]}

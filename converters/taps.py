@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.converters import steps
+from edgekit.converters import steps as graphs
 from edgekit.converters.stages import Graph
 from edgekit.converters.steps import Step
 from edgekit.errors import EngineError, EngineMissingError, InternalError
@@ -53,6 +53,10 @@ class Tap(Protocol):
 
     def sizes(self, feed: Feed) -> dict[str, int]:
         """Bytes of each float tensor that an operator makes, for such a feed; in the graph's order."""
+        ...
+
+    def steps(self) -> list[Step]:
+        """The operators in order."""
         ...
 
     def working_set(self, sizes: Mapping[str, int]) -> int:
@@ -126,15 +130,15 @@ class TFLiteTap:
         }
 
     def working_set(self, sizes: Mapping[str, int]) -> int:
-        return steps.peak(self._steps(), sizes)
+        return graphs.peak(self.steps(), sizes)
 
     def answers(self) -> set[str]:
-        return steps.answers(self._steps(), [self._names[int(i)] for i in self._model.subgraphs[0].outputs])
+        return graphs.answers(self.steps(), [self._names[int(i)] for i in self._model.subgraphs[0].outputs])
 
     def scores(self) -> list[str]:
-        return steps.scores(self._steps(), [self._names[int(i)] for i in self._model.subgraphs[0].outputs])
+        return graphs.scores(self.steps(), [self._names[int(i)] for i in self._model.subgraphs[0].outputs])
 
-    def _steps(self) -> list[Step]:
+    def steps(self) -> list[Step]:
         from edgekit.converters import tflite_graph as files
 
         return [
@@ -265,15 +269,15 @@ class OnnxTap:
         return found
 
     def working_set(self, sizes: Mapping[str, int]) -> int:
-        return steps.peak(self._steps(), sizes)
+        return graphs.peak(self.steps(), sizes)
 
     def answers(self) -> set[str]:
-        return steps.answers(self._steps(), [value.name for value in self._outputs])
+        return graphs.answers(self.steps(), [value.name for value in self._outputs])
 
     def scores(self) -> list[str]:
-        return steps.scores(self._steps(), [value.name for value in self._outputs])
+        return graphs.scores(self.steps(), [value.name for value in self._outputs])
 
-    def _steps(self) -> list[Step]:
+    def steps(self) -> list[Step]:
         return [Step(node.op_type, tuple(node.input), tuple(node.output)) for node in self._model.graph.node]
 
     def real(self, name: str, values: NDArray[Any]) -> NDArray[np.float32]:

@@ -193,6 +193,64 @@ def test_inner_values_match_kernels_without_delegates(tmp_path):
         assert found.tensors[name].max == pytest.approx(float(np.max(values)), rel=1e-4, abs=1e-4)
 
 
+def branches(folder):
+    """Moves and Relus in chains, of an input, of a convolution and of an answer; a normalization that folds."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    random = np.random.default_rng(8)
+    weights = random.normal(size=(4, 2, 3, 3)).astype(np.float32)
+    parts = [random.uniform(0.5, 1.5, 4).astype(np.float32) for _ in range(4)]
+    constants = {"w": weights, **dict(zip("abcd", parts, strict=True)), "flat": np.array([1, -1], np.int64)}
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["turned"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["turned", "w"], ["conv"], pads=[1] * 4),
+        helper.make_node("BatchNormalization", ["conv", *"abcd"], ["normal"]),
+        helper.make_node("Relu", ["normal"], ["positive"]),
+        helper.make_node("Reshape", ["positive", "flat"], ["flattened"]),
+        helper.make_node("Relu", ["normal"], ["inner"]),
+        helper.make_node("Neg", ["inner"], ["negative"]),
+        helper.make_node("Relu", ["negative"], ["other"]),
+        helper.make_node("Reshape", ["other", "flat"], ["answer"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "branches",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 6, 6, 2])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("answer", "flattened")],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    path = folder / "branches.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return Graph("onnx", str(path), (spec("x", (1, 6, 6, 2)),), (spec("answer", (1, 144)), spec("flattened", (1, 144))))
+
+
+@pytest.mark.parametrize("observer", ["minmax", "percentile", "mse", "moving-average"])
+def test_tensors_that_others_tell_get_what_watching_them_gives(tmp_path, observer, monkeypatch):
+    graph = branches(tmp_path)
+    samples = np.random.default_rng(9).normal(size=(20, 6, 6, 2)).astype(np.float32) ** 3
+    shown = []
+    monkeypatch.setattr("edgekit.converters.taps.OnnxTap.open", _spied(shown), raising=True)
+    told = observe(graph, {"x": samples}, observer=observer, percentile=99.0)
+    monkeypatch.setattr(module, "origins", lambda *_, **__: {})
+    watched = observe(graph, {"x": samples}, observer=observer, percentile=99.0)
+    assert told == watched
+    few, many = shown[1], shown[-1]
+    assert set(many) - set(few) >= {"turned", "flattened", "answer"}
+    assert ("inner" in few) == (observer == "moving-average")
+
+
+def _spied(shown):
+    from edgekit.converters.taps import OnnxTap
+
+    original = OnnxTap.open
+
+    def opened(self, names, **more):
+        shown.append(list(names))
+        return original(self, names, **more)
+
+    return opened
+
+
 def test_public_names_come_from_the_graph(tmp_path):
     graph = replace(onnx_net(tmp_path), inputs=(spec("image", (1, 6), tensor="x"),))
     assert observe(graph, {"image": SAMPLES}).samples == 40

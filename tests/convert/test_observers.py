@@ -174,6 +174,20 @@ def test_auto_offers_what_it_compares_and_keeps_numbers_that_are_on_a_grid():
     assert set(whole.candidates().values()) == {Range(0.0, 255.0)}
 
 
+@pytest.mark.parametrize("options", KINDS, ids=str)
+@given(values=VALUES, cut=st.integers(0, 400))
+@settings(max_examples=25, deadline=None)
+def test_what_a_relu_makes_is_told_without_watching(options, values, cut):
+    before = make(options)
+    parts = [part for part in (values[:cut], values[cut:]) if part.size]
+    for part in parts:
+        before.update(part, float(part.min()), float(part.max()))
+    untouched = before.range()
+    told = before.positive()
+    assert told.range() == seen(options, *(np.maximum(part, 0) for part in parts))
+    assert before.range() == untouched
+
+
 def test_one_outlier_does_not_blur_the_rest():
     values = np.random.default_rng(0).uniform(-1, 1, 300_000).astype(np.float32)
     values[77] = 1e30
@@ -223,12 +237,12 @@ def test_buckets_hold_what_was_counted():
 
 def test_counters_widen_before_they_overflow():
     histogram = Histogram()
-    ones = np.ones(10_000, np.float32)
+    ones = np.ones(40_000, np.float32)
     histogram.add(ones, 1.0, 1.0)
-    histogram._total = 2**32 - 5_000
-    histogram._counts[0][-1] = 2**32 - 5_000
+    histogram._total = 2**32 - 20_000
+    histogram._counts[0][-1] = 2**32 - 20_000
     histogram.add(ones, 1.0, 1.0)
-    assert histogram.buckets()[2].tolist() == [2**32 + 5_000]
+    assert histogram.buckets()[2].tolist() == [2**32 + 20_000]
 
 
 def test_unknown_observer_lists_the_known_ones():
