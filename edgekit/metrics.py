@@ -53,7 +53,7 @@ def accumulator(task: str, labels: NDArray[Any] | None, output: NDArray[Any]) ->
     width = output[0].size
     if task == "other":
         task = _task(labels, output)
-    if task == "classification":
+    if task in ("classification", "wake-word"):
         _check_classes(labels, None if width == 1 else width)
         return Top1()
     if task == "multi-label":

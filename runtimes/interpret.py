@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Classification", "MultiLabel", "Raw", "Regression", "Score", "interpret"]
 
-_PLAIN = ("classification", "multi-label", "regression", "embedding", "wake-word")
+_PLAIN = ("multi-label", "regression", "embedding", "wake-word")
 
 
 def interpret(
@@ -65,17 +65,18 @@ def interpret(
         return detections(outputs, how, size, placement, sample)
     if how.task == "other":
         return Raw(outputs)
-    if how.task == "classification" and (index := _index(outputs, how, sample)) is not None:
-        return Classification((Score(index, name(index, how.labels), 1.0),))
     values = _sample(outputs, how, sample)
+    if how.task == "classification":
+        if values.dtype.kind in "iu" and values.size == 1:  # the class itself, where the model ends in an arg max
+            index = int(values.reshape(-1)[0])
+            return Classification((Score(index, name(index, how.labels), 1.0),))
+        return classification(values.reshape(-1).astype(np.float64), how)
     return _plain(values, how) if how.task in _PLAIN else _shaped(values, how, size, placement, given)
 
 
 def _plain(values: Array, how: Interpret) -> Answer:
     """Of what is read as one vector."""
     flat = values.reshape(-1).astype(np.float64)
-    if how.task == "classification":
-        return classification(flat, how)
     if how.task == "multi-label":
         return multi_label(flat, how)
     if how.task == "regression":
@@ -110,23 +111,16 @@ def _shaped(
     return sequence(values.astype(np.float64), how)
 
 
-def _index(outputs: Mapping[str, Array], how: Interpret, sample: int) -> int | None:
-    """The class itself, where the model ends in an arg max: one integer a sample."""
-    if not outputs:
-        return None
-    answer = np.asarray(outputs[how.output or next(iter(outputs))])
-    samples = answer.shape[0] if answer.ndim else 1
-    return int(answer.reshape(-1)[sample]) if answer.dtype.kind in "iu" and 0 < answer.size == samples else None
-
-
 def _sample(outputs: Mapping[str, Array], how: Interpret, sample: int) -> Array:
     if not outputs:
         raise UsageError("output-unreadable", f"the model gives no output to read a {how.task} from")
     key = how.output or next(iter(outputs))
-    values = np.asarray(outputs[key])
+    values = outputs[key]
+    if type(values) is not np.ndarray:
+        values = np.asarray(values)
     if values.dtype.kind not in "fiub" or not values.size:
         raise UsageError(
             "output-unreadable",
             f"{key} gives {values.dtype} {list(values.shape)}, from which no {how.task} can be read",
         )
-    return values[sample] if values.ndim else values.reshape(1)
+    return np.asarray(values[sample]) if values.ndim else values.reshape(1)

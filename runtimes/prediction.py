@@ -33,7 +33,7 @@ class Predictor:
         self._preparer = Preparer(model.inputs, model.preprocess)
         self._how = model.interpret
         self._ready = ready
-        self._size = _size(model.inputs)
+        self._size = picture_size(model.inputs)
         self._whole = whole and all(spec.shape and spec.shape[0] is None for spec in model.inputs)
 
     def __call__(self, thing: Any, colors: str | None) -> Any:
@@ -102,7 +102,7 @@ def _together(prepared: list[Prepared], inputs: tuple[TensorSpec, ...]) -> Prepa
     return Prepared(feeds, prepared[0].ready)
 
 
-def _size(inputs: tuple[TensorSpec, ...]) -> tuple[int, int] | None:
+def picture_size(inputs: tuple[TensorSpec, ...]) -> tuple[int, int] | None:
     """Height and width of an image input."""
     try:
         wanted = geometry(inputs[0])

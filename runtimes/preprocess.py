@@ -36,7 +36,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         feeds: Array by input name.
-        ready: They are the tensors' own integers, with a batch axis: nothing is left to do.
+        ready: They are the tensors' own values, with a batch axis, and finite: nothing is left to do or to check.
         placement: Where a picture lies in the input; None for other things.
     """
 
@@ -79,13 +79,21 @@ class Preparer:
         self._wanted: pictures.Geometry | None = None
         self._fast: Fast | None = None
         self._ready = False
+        # A picture of the very size, and where it lies.
+        self._exact: tuple[int, ...] = ()
+        self._whole: Placement | None = None
+        self._name = inputs[0].name if inputs else ""
         if how.kind == "image" and len(inputs) == 1:
             (spec,) = inputs
             try:
                 self._wanted, self._fast = pictures.geometry(spec), fast(how, spec)
             except FeedError:
                 self._wanted = None  # an input that takes no pictures: said when one comes
-            self._ready = self._fast is not None and spec.quant is not None
+            self._ready = self._fast is not None
+            if self._wanted is not None:
+                size = (self._wanted.height, self._wanted.width)
+                self._exact = (*size, self._wanted.channels)
+                self._whole = pictures.Placement(size, size, (1.0, 1.0), (0.0, 0.0))
 
     def __call__(self, thing: Any, colors: str | None = None) -> Prepared:
         """The feed for a thing: for bytes of pictures by a table, where there is one.
@@ -101,11 +109,13 @@ class Preparer:
         """
         if self._wanted is None or self._fast is None:
             return self.real(thing, colors)
+        if type(thing) is np.ndarray and thing.shape == self._exact and thing.dtype == np.uint8 and colors is None:
+            return Prepared({self._name: self._fast(thing)}, self._ready, self._whole)
         picture = self._picture(thing, colors, self._wanted)
         if picture is None:
             return self.real(thing, colors)
         made, placement = pictures.fit(picture, self._wanted, self._how.image or ImageSteps())
-        return Prepared({self._inputs[0].name: self._fast(made)}, self._ready, placement)
+        return Prepared({self._name: self._fast(made)}, self._ready, placement)
 
     def real(self, thing: Any, colors: str | None = None) -> Prepared:
         """The same in real values always, without a batch axis where the thing has none."""

@@ -38,7 +38,7 @@ class Straight:
         self._lock = lock
         # Kept buffers are safe only behind a real lock.
         kept = not session.concurrent
-        self._inputs = [_entry(spec, key, session, raw=raw or ready, kept=kept) for spec, key in inputs]
+        self._inputs = [_entry(spec, key, session, raw=raw or ready, kept=kept, checked=ready) for spec, key in inputs]
         self._outputs = [
             (spec.name, key, None if raw or spec.quant is None else _restorer(spec)) for spec, key in outputs
         ]
@@ -144,7 +144,7 @@ def check_shape(name: str, shape: tuple[int, ...], target: Array) -> None:
 
 
 def _entry(
-    spec: TensorSpec, key: str, session: Session, *, raw: bool, kept: bool
+    spec: TensorSpec, key: str, session: Session, *, raw: bool, kept: bool, checked: bool
 ) -> tuple[str, str, np.dtype[Any], tuple[int, ...] | None, tuple[int, ...] | None, Convert | None]:
     """Name, the session's name, dtype, the one shape or what follows a free batch, and what to do with the values."""
     real = not raw and spec.quant is not None
@@ -158,7 +158,7 @@ def _entry(
     if real:
         convert: Convert | None = _quantizer(spec, fixed if kept else None)
     else:
-        convert = _finite if dtype.kind == "f" else _strings if spec.dtype == "string" else None
+        convert = None if checked else _finite if dtype.kind == "f" else _strings if spec.dtype == "string" else None
     return spec.name, key, dtype, fixed, tail, convert
 
 

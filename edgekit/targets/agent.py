@@ -74,9 +74,11 @@ def run(request: RunRequest) -> RunResult:
 
     from edgekit.data import open_data
     from edgekit.runtimes.interpret import interpret
+    from edgekit.runtimes.prediction import picture_size
 
     with _open(request.opening) as model:
         data = open_data(_prepared(request.data, model), model.inputs)
+        size = picture_size(model.inputs)
         kept: dict[str, list[Any]] = {spec.name: [] for spec in model.outputs}
         answers: list[dict[str, Any]] = []
         seconds = 0.0
@@ -86,7 +88,8 @@ def run(request: RunRequest) -> RunResult:
             started = time.perf_counter()
             outputs = model.run(batch.feeds)
             seconds += time.perf_counter() - started
-            answers.append(interpret(outputs, model.interpret).to_dict())
+            given = next(iter(batch.feeds.values())) if len(batch.feeds) == 1 else None
+            answers.append(interpret(outputs, model.interpret, size=size, given=given).to_dict())
             for name, value in outputs.items():
                 kept[name].append(value)
         if request.output is not None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgekit.reading import Interpret
 from edgekit.runtimes.base import Array
-from edgekit.runtimes.interpretation.results import Classification, MultiLabel, Score, name
+from edgekit.runtimes.interpretation.results import Classification, MultiLabel, Score
 
 LABEL_THRESHOLD = 0.5
 
@@ -15,10 +15,11 @@ def classification(sample: Array, how: Interpret) -> Classification:
     """The best `top_k` of scores [C]; ties go to the first."""
     scores = probabilities(sample, how)
     count = min(max(how.top_k, 0), scores.size)
-    kept = np.arange(scores.size)
-    if count < scores.size // 8:  # where most would be sorted for nothing
-        kept = np.flatnonzero(scores >= np.partition(scores, -count)[-count]) if count else kept[:0]
-    order = kept[np.argsort(-scores[kept], kind="stable")][:count]
+    if scores.size > 64 and count:  # most would be sorted for nothing
+        kept = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
+        order = kept[np.argsort(-scores[kept], kind="stable")][:count]
+    else:
+        order = np.argsort(-scores, kind="stable")[:count]
     return Classification(_scores(scores, order, how, how.threshold or 0.0))
 
 
@@ -49,5 +50,8 @@ def sigmoid(logits: Array) -> Array:
 
 
 def _scores(scores: Array, order: Array, how: Interpret, least: float) -> tuple[Score, ...]:
-    listed = zip(order.tolist(), scores[order].tolist(), strict=True)
-    return tuple(Score(index, name(index, how.labels), score) for index, score in listed if score >= least)
+    labels, made = how.labels, []
+    for index, score in zip(order.tolist(), scores[order].tolist(), strict=True):
+        if score >= least:
+            made.append(Score(index, labels[index] if index < len(labels) else str(index), score))
+    return tuple(made)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,11 +13,10 @@ from edgekit.runtimes.base import Array
 SHOWN = 8
 
 
-@dataclass(frozen=True)
-class Score:
-    """One class and its probability (0..1)."""
+class Score(NamedTuple):
+    """One class and its probability (0..1). A tuple, because lists of them are made at every answer."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # a method of tuples, which nobody asks for here
     label: str
     score: float
 
@@ -34,7 +33,7 @@ class Classification:
         return self.classes[0].label if self.classes else None
 
     def to_dict(self) -> dict[str, Any]:
-        return {"task": "classification", "classes": [asdict(score) for score in self.classes]}
+        return {"task": "classification", "classes": [score._asdict() for score in self.classes]}
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class MultiLabel:
     classes: tuple[Score, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        return {"task": "multi-label", "classes": [asdict(score) for score in self.classes]}
+        return {"task": "multi-label", "classes": [score._asdict() for score in self.classes]}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ what is otherwise four on single pixels; they differ from the plain formula by r
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -123,9 +124,16 @@ def _layout(first: bool) -> Fast:
     return lambda picture: np.ascontiguousarray(picture)[None]
 
 
+@functools.lru_cache(maxsize=64)
+def _constants(values: tuple[float, ...]) -> Array:
+    array = np.asarray(values, np.float32)
+    array.flags.writeable = False
+    return array
+
+
 def _channels(values: tuple[float, ...], spec: TensorSpec, raw: Array) -> Array:
     """One value a channel, in a shape that meets the channels of `raw`: in the input's layout, else in the other."""
-    array = np.asarray(values, np.float32)
+    array = _constants(values)
     if array.size == 1:
         return array.reshape(())
     image = len(spec.shape) == 4
