@@ -24,7 +24,7 @@ from edgekit.formats.facts import (
 )
 from edgekit.formats.flatbuffer import Table
 from edgekit.formats.graph import GraphFacts, Tensor
-from edgekit.formats.tflite_graph import node, planned
+from edgekit.formats.tflite_graph import SETTINGS, node, planned
 from edgekit.formats.tflite_schema import (
     BUILTIN_OPERATORS,
     CUSTOM,
@@ -118,7 +118,7 @@ def read(data: bytes) -> ModelFacts:
         _interface(graphs[main], graphs[main].outputs, only, "output"),
     )
     parameters, weight_bytes = _constants(graphs, weights)
-    live = tuple(_facts(graphs[i]) for i in _reachable(graphs, main))
+    live = tuple(_facts(graphs[i], buffers) for i in _reachable(graphs, main))
     return ModelFacts(
         format="tflite",
         inputs=inputs,
@@ -329,9 +329,12 @@ def _constants(graphs: list[_Graph], weights: list[int]) -> tuple[int, int]:
     return parameters, sum(weights[i] for i in used)
 
 
-def _facts(graph: _Graph) -> GraphFacts:
+def _facts(graph: _Graph, buffers: list[Table]) -> GraphFacts:
     tensors = [Tensor(t.name, t.shape, t.dtype, t.bytes, t.constant or not t.bits, t.variable) for t in graph.tensors]
-    nodes = [node(op.facts, op.inputs, op.outputs, op.table, _scales(op, graph)) for op in graph.ops]
+    nodes = [
+        node(op.facts, op.inputs, op.outputs, op.table, _scales(op, graph), _setting(op, graph, buffers))
+        for op in graph.ops
+    ]
     calls = any(op.calls for op in graph.ops)
     return GraphFacts(dict(enumerate(tensors)), tuple(nodes), graph.inputs, graph.outputs, calls)
 
@@ -341,6 +344,14 @@ def _scales(op: _Op, graph: _Graph) -> int:
     weights = op.inputs[1] if op.facts.kind in tflite_macs.WEIGHTED and len(op.inputs) > 1 else -1
     about = graph.tensors[weights].table.table(Slot.TENSOR_QUANTIZATION) if weights >= 0 else None
     return about.length(Slot.QUANT_SCALE, "f") if about is not None else 0
+
+
+def _setting(op: _Op, graph: _Graph, buffers: list[Table]) -> bytes:
+    """Content of the input that sets the op up, where that is looked at."""
+    at = SETTINGS.get(op.facts.kind, len(op.inputs))
+    tensor = graph.tensors[op.inputs[at]] if at < len(op.inputs) and op.inputs[at] >= 0 else None
+    wanted = tensor is not None and tensor.constant and tensor.dtype == "int32" and tensor.buffer < len(buffers)
+    return buffers[tensor.buffer].blob(Slot.BUFFER_DATA, _METADATA_LIMIT) if tensor and wanted else b""
 
 
 def _macs(graphs: list[_Graph], main: int) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 
 from edgekit.formats import arena
@@ -14,7 +15,13 @@ from edgekit.formats.tflite_schema import IN_PLACE, OPTIONS, UNMODIFIED, Slot
 _NONE: Mapping[str, int] = {}
 
 
-def node(facts: OpFacts, inputs: Sequence[int], outputs: Sequence[int], table: Table, scales: int) -> Node:
+SETTINGS = {"SLICE": 2, "STRIDED_SLICE": 3}
+"""Ops of which XNNPACK takes only some, by the content of this input: sizes, steps."""
+
+
+def node(
+    facts: OpFacts, inputs: Sequence[int], outputs: Sequence[int], table: Table, scales: int, setting: bytes = b""
+) -> Node:
     """One op, with those of its options that decide on memory (see `OPTIONS`).
 
     Args:
@@ -23,12 +30,16 @@ def node(facts: OpFacts, inputs: Sequence[int], outputs: Sequence[int], table: T
         outputs: The same.
         table: Its record in the file.
         scales: How many its weights have.
+        setting: Content of the input that `SETTINGS` names.
     """
     slots = OPTIONS.get(facts.kind)
     options = table.table(Slot.OP_OPTIONS) if slots else None
     found = {"per_channel": 1} if scales > 1 else {}
     if slots and options is not None:
         found |= {name: options.scalar(slot, letter, default) for name, (slot, letter, default) in slots.items()}
+    if setting:
+        numbers = struct.unpack(f"<{len(setting) // 4}i", setting[: len(setting) // 4 * 4])
+        found["least"], found["most"] = min(numbers, default=0), max(numbers, default=0)
     return Node(facts.kind, facts.name, _keys(inputs), _keys(outputs), found or _NONE)
 
 

@@ -124,7 +124,7 @@ def _tflite(facts: ModelFacts, machine: Machine, threads: int | None, *, delegat
     arena = weights = pointers = space = heap = 0
     for graph in facts.graphs:
         plan = tflite.arena_of(graph, delegate=delegate, threads=threads)
-        known = known and plan.exact and not graph.calls
+        known = known and plan.layout is not None and not graph.calls and not tflite.open_ended(graph)
         arena += plan.touched
         heap = max(heap, *(kernels.heap(node, graph) for node in graph.nodes), 0)
         for part in plan.parts:

@@ -24,6 +24,12 @@ _SIZED_BY = {
 }  # fmt: skip
 """Ops whose result is as large as this input says: when it is no constant, it is allocated while the model runs."""
 
+_ARITHMETIC = frozenset({
+    "ADD", "CAST", "CONCATENATION", "GATHER", "MAXIMUM", "MINIMUM", "MUL", "PACK", "REDUCE_PROD", "RESHAPE", "SLICE",
+    "SQUEEZE", "STRIDED_SLICE", "SUB", "UNPACK",
+})  # fmt: skip
+"""Ops that exporters compute shapes with."""
+
 _SIZED_BY_DATA = frozenset({"NON_MAX_SUPPRESSION_V4", "NON_MAX_SUPPRESSION_V5", "UNIQUE", "WHERE"})
 
 
@@ -92,13 +98,30 @@ def arena_of(graph: GraphFacts, *, delegate: bool = True, threads: int | None = 
 
 
 def late(graph: GraphFacts) -> bool:
-    """Whether some tensor's size is known only when the model runs: the plan before that is no more than a part."""
+    """Whether some tensor gets its place only when the model runs: the plan before that is no more than a part."""
+    return any(
+        node.kind in _SIZED_BY_DATA
+        or (node.kind == "SLICE" and node.attributes.get("least", 0) < 0)  # "all the rest" is looked up late
+        or ((key := _sized_by(node)) is not None and not graph.tensors[key].constant)
+        for node in graph.nodes
+    )
+
+
+def open_ended(graph: GraphFacts) -> bool:
+    """Whether some tensor is as large as the data says, so that the sizes in the file are no more than a guess."""
+    known = {key for key, tensor in graph.tensors.items() if tensor.constant}
     for node in graph.nodes:
-        at = _SIZED_BY.get(node.kind)
-        key = node.inputs[at] if at is not None and at < len(node.inputs) else None
-        if node.kind in _SIZED_BY_DATA or (key is not None and not graph.tensors[key].constant):
+        key = _sized_by(node)
+        if node.kind in _SIZED_BY_DATA or (key is not None and key not in known):
             return True
+        if node.kind in _SIZES or (node.kind in _ARITHMETIC and all(k is None or k in known for k in node.inputs)):
+            known.update(k for k in node.outputs if k is not None)
     return False
+
+
+def _sized_by(node: Node) -> Key | None:
+    at = _SIZED_BY.get(node.kind)
+    return node.inputs[at] if at is not None and at < len(node.inputs) else None
 
 
 def without_sizes_of_tensors(graph: GraphFacts) -> GraphFacts:

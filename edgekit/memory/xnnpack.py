@@ -21,7 +21,8 @@ INTEGERS = frozenset({"int8", "uint8"})
 _CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
 _MATRICES = frozenset({*_CONVOLUTIONS, "FULLY_CONNECTED", "TRANSPOSE_CONV"})
 _POOLS = frozenset({"AVERAGE_POOL_2D", "MAX_POOL_2D"})
-_SETTINGS = {"RESHAPE": 1, "MEAN": 1, "SUM": 1, "PAD": 1, "TRANSPOSE": 1, "SLICE": 1, "RESIZE_BILINEAR": 1}
+_SETTINGS = {"RESHAPE": 1, "MEAN": 1, "SUM": 1, "PAD": 1, "TRANSPOSE": 1, "SLICE": 1, "RESIZE_BILINEAR": 1,
+             "TRANSPOSE_CONV": 0}  # fmt: skip
 """Ops that are taken only when this input, which sets them up, is a constant."""
 
 _TAIL = 16
@@ -51,21 +52,14 @@ def takes(node: Node, graph: GraphFacts) -> bool:
     setting = _tensor(graph, node.inputs, _SETTINGS[node.kind]) if node.kind in _SETTINGS else None
     if node.kind in _SETTINGS and (setting is None or not setting.constant):
         return False
-    if node.kind == "STRIDED_SLICE":
-        return node.attributes.get("stride", 1) == 1 and _whole_steps(node, graph)
+    least, most = node.attributes.get("least"), node.attributes.get("most")
+    if node.kind == "STRIDED_SLICE" and (least, most) != (1, 1):  # steps over elements, or backwards
+        return False
+    if node.kind == "SLICE" and (least is None or least < 0):  # -1: all the rest
+        return False
     weights = _tensor(graph, node.inputs, 1) if node.kind in _MATRICES else None
     # Weights of integers below float activations: no kernel for depthwise convolutions.
     return not (node.kind == "DEPTHWISE_CONV_2D" and weights and dtype == "float32" and weights.dtype in INTEGERS)
-
-
-def _whole_steps(node: Node, graph: GraphFacts) -> bool:
-    """No step over elements: strides are constants, which are not read here, but they show in the shapes."""
-    source, target = _tensor(graph, node.inputs, 0), _tensor(graph, node.outputs, 0)
-    if source is None or target is None or source.shape is None or target.shape is None:
-        return False
-    return len(source.shape) == len(target.shape) and all(
-        small == large or small > -(-large // 2) for small, large in zip(target.shape, source.shape, strict=True)
-    )
 
 
 def parts(graph: GraphFacts, *, delegate: bool = True) -> list[Part]:

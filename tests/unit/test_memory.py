@@ -264,6 +264,26 @@ def test_sizes_that_only_a_run_tells_make_a_lower_bound(make_tflite):
     assert predict(facts, engine="litert", machine="aarch64").lower_bound
 
 
+def test_a_shape_computed_from_shapes_is_planned_late_but_known():
+    nodes = (
+        Node("SHAPE", "s", ("x",), ("s",)),
+        Node("PACK", "p", ("s", "c"), ("p",)),
+        Node("RESHAPE", "r", ("x", "p"), ("y",)),
+    )
+    sizes = {"s": real("s", 2), "c": real("c", 1, constant=True), "p": real("p", 2)}
+    g = tflite.without_sizes_of_tensors(graph(*nodes, x=real("x", 1, 4), y=real("y", 1, 4), **sizes))
+    assert tflite.late(g)
+    assert not tflite.open_ended(g)
+
+
+def test_a_slice_of_all_the_rest_is_planned_late_and_left_to_litert():
+    for least, mine in ((-1, False), (1, True)):
+        cut = Node("SLICE", "s", ("x", "b", "n"), ("y",), {"least": least, "most": 4})
+        setting = {"b": real("b", 2, constant=True), "n": real("n", 2, constant=True)}
+        g = graph(cut, x=real("x", 2, 4), y=real("y", 2, 4), **setting)
+        assert (xnnpack.takes(cut, g), tflite.late(g), tflite.open_ended(g)) == (mine, not mine, False)
+
+
 def test_external_weights_count_as_the_file():
     import dataclasses
 
