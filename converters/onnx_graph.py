@@ -214,6 +214,8 @@ class View:
 
     def sizes(self, name: str) -> tuple[int, ...]:
         """Sizes of a tensor, -1 for those that are not known; () when not even their number is."""
+        if name in self.constants:
+            return tuple(int(size) for size in self.constants[name].dims)
         kind = self._types.get(name)
         if kind is None or not kind.HasField("shape"):
             return ()

@@ -85,13 +85,13 @@ def choose(
         way = next(iter(ways), "")
         named = f"{ranges.observer}: {way}" if way else ranges.observer
         return Choice(Ranges(named, ranges.samples, ranges.alternatives.get(way, ranges.tensors)), {})
-    wanted = _answers(graph, feeds, threads)
+    wanted = answers(graph, feeds, threads)
     decibels: dict[str, float] = {}
     for done, (way, tensors) in enumerate(ways.items()):
         yield {"comparing": way, "done": done, "total": len(ways)}
         path = folder / f"choice.{graph.format}"
         made = quantize(Ranges(ranges.observer, ranges.samples, dict(tensors)), path)
-        decibels[way] = _signal_to_noise(wanted, _answers(made, feeds, threads))
+        decibels[way] = signal_to_noise(wanted, answers(made, feeds, threads))
         path.unlink()
     first, *others = decibels
     best = max(others, key=lambda way: decibels[way])
@@ -108,7 +108,7 @@ def _distinct(alternatives: Mapping[str, dict[str, Range]]) -> dict[str, dict[st
     return found
 
 
-def _answers(graph: Graph, feeds: Callable[[], Iterator[Feeds]], threads: int) -> list[Answers]:
+def answers(graph: Graph, feeds: Callable[[], Iterator[Feeds]], threads: int) -> list[Answers]:
     """Each sample's answers before they are squashed, as real values, an array an output."""
     tapped = tap(graph, threads)
     names = tapped.scores()
@@ -128,8 +128,8 @@ def _answers(graph: Graph, feeds: Callable[[], Iterator[Feeds]], threads: int) -
     return found
 
 
-def _signal_to_noise(wanted: list[Answers], answered: list[Answers]) -> float:
-    """In dB over all samples, the mean over the outputs."""
+def signal_to_noise(wanted: list[Answers], answered: list[Answers]) -> float:
+    """Of answers from `answers`, in dB over all samples, the mean over the outputs."""
     decibels = []
     for mine, theirs in zip(zip(*wanted, strict=True), zip(*answered, strict=True), strict=True):
         signal = sum(float(np.square(a, dtype=np.float64).sum()) for a in mine)

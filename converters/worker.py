@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from edgekit import files
-from edgekit.child import Child, Limits
+from edgekit.child import Child, Limits, Spawned
 from edgekit.converters import jobs, mixed, observing
+from edgekit.converters.repairs import jobs as mending
+from edgekit.converters.repairs.mend import Mended, Wanted
 from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Ranges, Source
 from edgekit.converters.verify import Verification
 from edgekit.data_ref import DataRef
@@ -69,7 +70,9 @@ class Workshop:
         """Start both children; they import at once."""
         engine = (*_PRELOAD[format], *((_QUANTIZERS[format],) if quantizes else ()))
         self._framework = self._child("framework", ("edgekit.converters.jobs", *preload))
-        self._engine = self._child("engine", engine)
+        # Linear algebra of the repairs is too small for threads that wait for each other, and must not depend on
+        # how many there are.
+        self._engine = self._child("engine", engine, {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
 
     def load(self, source: Source) -> LoadedFacts:
         return self.framework.call(jobs.load, source, stage="load")
@@ -119,6 +122,23 @@ class Workshop:
         """What goes on in the present stage."""
         self._tick(event)
 
+    def mend(
+        self,
+        graph: Graph,
+        facts: LoadedFacts,
+        data: DataRef,
+        wanted: Wanted,
+        precision: str,
+        quantizing: QuantizeOptions,
+        observing: CalibrationOptions,
+    ) -> Mended:
+        """Repair the float graph, on some of the calibration data."""
+        request = mending.MendRequest(
+            graph, data, facts.inputs, wanted, precision, quantizing, observing, str(self.scratch)
+        )
+        mended: Mended = self.engine.call(mending.mend, request, stage="repair", progress=self._tick)
+        return mended
+
     def quantize(self, graph: Graph, ranges: Ranges | None, precision: str, options: QuantizeOptions) -> Graph:
         path = str(self.scratch / f"{precision}.{graph.format}")
         request = jobs.QuantizeRequest(graph, ranges, precision, options, path)
@@ -157,9 +177,9 @@ class Workshop:
     def engine(self) -> Child:
         return _started(self._engine)
 
-    def _child(self, name: str, preload: tuple[str, ...]) -> Child:
-        log: Path = self.scratch / f"{name}.log"
-        return self._stack.enter_context(Child(log, self._limits, preload=preload, doing=f"the {name} process"))
+    def _child(self, name: str, preload: tuple[str, ...], environment: dict[str, str] | None = None) -> Child:
+        process = Spawned(self.scratch / f"{name}.log", environment=environment)
+        return self._stack.enter_context(Child(process, self._limits, preload=preload, doing=f"the {name} process"))
 
     def _tick(self, event: dict[str, Any]) -> None:
         self._progress({"stage": self._stage, **event})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit import artifact as artifacts
 from edgekit.artifact import Artifact
 from edgekit.codec import encode
+from edgekit.converters.repairs.repair import Report
 from edgekit.converters.stages import Graph, LoadedFacts, Source
 from edgekit.interface import SCHEMA
 from edgekit.manifest import Manifest, Needs, Preprocess, Proof, Provenance
@@ -35,6 +36,7 @@ class Conversion:
     replayed: Replayed | None
     stages: tuple[tuple[str, float], ...]
     warnings: tuple[str, ...]
+    repairs: tuple[Report, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document of `edgekit convert --json`."""
@@ -54,6 +56,7 @@ class Conversion:
             },
             "verification": _proof_document(self.verification.proof),
             "float_ops": list(self.graph.float_ops),
+            "repairs": encode(self.repairs),
             "lifted": list(self.graph.lifted),
             "stages": [{"name": name, "seconds": round(seconds, 4)} for name, seconds in self.stages],
             "warnings": list(self.warnings),

@@ -53,6 +53,8 @@ class Options:
         lift_budget: Verifications that its search may take; None for its forecast.
         lift_cache: Folder that keeps the search across kills; None for the user's.
         rules: Layers of a static precision that compute in another: path of a TOML (see `edgekit.rules`), or the rules.
+        repairs: What is repaired before quantizing: "auto" for the precision's own, "none", or names (see
+            `edgekit.converters.repairs`).
         layout: "keep" the axes of images as the source has them, or "nhwc" or "nchw"; for ONNX graphs to TFLite.
         fold_preprocess: Put the metadata's scale, mean, std, color order and layout into the graph.
         observer: How calibration decides on ranges: "auto", "minmax", "moving-average", "percentile", "mse" or
@@ -91,6 +93,7 @@ class Options:
     lift_budget: int | None = None
     lift_cache: Path | None = None
     rules: str | Path | tuple[Rule | Mapping[str, Any], ...] | None = None
+    repairs: str | tuple[str, ...] = "auto"
     layout: str = "keep"
     fold_preprocess: bool = False
     observer: str | None = None
@@ -157,6 +160,7 @@ class Options:
             "lift": self.lift,
             "lift_budget": self.lift_budget,
             "rules": encode(rules.read(self.rules)),
+            "repairs": [self.repairs] if isinstance(self.repairs, str) else list(self.repairs),
             "layout": self.layout,
             **({"fold_preprocess": True} if self.fold_preprocess else {}),
             "observer": self.observer,

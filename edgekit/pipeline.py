@@ -1,6 +1,7 @@
 """The spine of a conversion: a trained model goes in, a verified artifact comes out, or an error and no file.
 
-    identify > load > survey > lower > calibrate > (lift >) quantize > verify > assemble > gate > replay > write
+    identify > load > survey > lower > repair > calibrate > (lift >) quantize > verify
+    > assemble > gate > replay > write
 
 Each stage appears once, in order, in `run`. Whatever parses or runs a model does so in one of two child processes
 (`edgekit.converters.jobs` says which and why); this process reads only what the children answer, and files with the
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +24,13 @@ from edgekit import rules as layer_rules
 from edgekit.artifact import Artifact
 from edgekit.child import Limits
 from edgekit.conversion import Conversion, about, unique
-from edgekit.converters import fold, loaders
+from edgekit.converters import fold, loaders, repairs
+from edgekit.converters.repairs.mend import Wanted
+from edgekit.converters.repairs.repair import Report
 from edgekit.converters.sources import identify, identify_live, lowering_for
-from edgekit.converters.stages import CalibrationOptions, LoadedFacts, QuantizeOptions, Source
+from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Source
 from edgekit.converters.worker import Workshop
+from edgekit.data_ref import DataRef
 from edgekit.errors import ConversionError, UnsafeSourceError, UsageError
 from edgekit.options import Options
 from edgekit.precision import FormatRules, Precision, precisions
@@ -71,9 +76,9 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
     """The spine; see the module header."""
     precision = precisions.get(options.precision)
     rules = precision.rules(options.format)
-    said = metadata.read(options.metadata, options.labels, options.task)
-    profile = _profile(options)
     quantizing, observing = _quantizing(options, rules, calibrated=precision.calibrated), _observing(options, precision)
+    profile, wanted = _profile(options), _wanted(options, precision)
+    said = metadata.read(options.metadata, options.labels, options.task)
     with Workshop(Limits(options.time_limit, options.memory_limit), progress) as shop:
         with shop.stage("identify"):
             source = _identify(model, options, shop.scratch)
@@ -96,7 +101,11 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
         with shop.stage("lower"):
             graph = shop.lower(lowering, options.format, options.layout, options.folded(said.preprocess))
         shop.start_answering(facts, survey)
-        calibration = calibration if precision.calibrated else None
+        with shop.stage("repair"):
+            calibration = calibration if precision.calibrated else None
+            graph, quantizing, reports = _mend(
+                shop, graph, facts, calibration, wanted, precision, quantizing, observing
+            )
         with shop.stage("calibrate"):
             ranges = (
                 None
@@ -139,9 +148,33 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
         if options.output is not None:
             with shop.stage("write"):
                 artifact = artifact.write(options.output)
-    told = (*facts.notes, *graph.notes, *rules.notes, *survey.warnings, *verification.warnings)
-    warnings = unique((*told, *(verdict.advice if verdict else ())))
-    return Conversion(artifact, source, graph, verification, verdict, replayed, tuple(shop.seconds), warnings)
+    return Conversion(
+        *(artifact, source, graph, verification, verdict, replayed, tuple(shop.seconds)),
+        unique(chain(facts.notes, graph.notes, rules.notes, survey.warnings, verification.warnings, _advice(verdict))),
+        reports,
+    )
+
+
+def _advice(verdict: Verdict | None) -> tuple[str, ...]:
+    return verdict.advice if verdict else ()
+
+
+def _mend(
+    shop: Workshop,
+    graph: Graph,
+    facts: LoadedFacts,
+    calibration: DataRef | None,
+    wanted: Wanted,
+    precision: Precision,
+    quantizing: QuantizeOptions,
+    observing: CalibrationOptions,
+) -> tuple[Graph, QuantizeOptions, tuple[Report, ...]]:
+    # Answers of a size that only a run tells cannot be compared value by value.
+    if calibration is None or not wanted.names or facts.ragged:
+        return graph, quantizing, ()
+    mended = shop.mend(graph, facts, calibration, wanted, precision.name, quantizing, observing)
+    graph = replace(mended.graph, notes=(*mended.graph.notes, *mended.notes))
+    return graph, replace(quantizing, rules=(*quantizing.rules, *mended.rules)), mended.reports
 
 
 def _identify(model: Any, options: Options, scratch: Path) -> Source:
@@ -172,18 +205,12 @@ def _identify(model: Any, options: Options, scratch: Path) -> Source:
     return source
 
 
-def _check_output(options: Options) -> None:
-    if options.output is None:
-        return
-    if options.output.is_dir():
-        raise UsageError("output-unwritable", f"{options.output} is a folder")
-    if not options.output.parent.is_dir():
-        raise UsageError("output-unwritable", f"there is no folder {options.output.parent}")
-
-
 def _check_ends(options: Options) -> None:
-    """Before minutes of work: can the file be written at all, and is there anybody on the target?"""
-    _check_output(options)
+    """Before minutes of work: can the file be written at all, and is there anybody to replay it?"""
+    if options.output is not None and options.output.is_dir():
+        raise UsageError("output-unwritable", f"{options.output} is a folder")
+    if options.output is not None and not options.output.parent.is_dir():
+        raise UsageError("output-unwritable", f"there is no folder {options.output.parent}")
     if options.target is not None:
         from edgekit.targets import open_target
 
@@ -221,6 +248,13 @@ def _observing(options: Options, precision: Precision) -> CalibrationOptions:
         threads=options.threads,
         activations="int16" if precision.activations == "int16" else "int8",
     )
+
+
+def _wanted(options: Options, precision: Precision) -> Wanted:
+    wanted = Wanted(*repairs.choose(options.repairs, precision.repairs))
+    if wanted.demanded and not precision.calibrated:
+        raise UsageError("repair-precision", f"repairs need calibration, and {precision.name} does without")
+    return wanted
 
 
 def _quantizing(options: Options, rules: FormatRules, *, calibrated: bool) -> QuantizeOptions:

@@ -53,6 +53,7 @@ class Precision:
         weights, activations: Element types.
         policy: The section of the verification policy that judges it.
         observer: How calibration decides on ranges unless `--observer` says otherwise.
+        repairs: What `--repair auto` tries (see `edgekit.converters.repairs`); static precisions only.
         formats: The formats it exists for.
     """
 
@@ -64,6 +65,7 @@ class Precision:
     policy: str
     formats: dict[str, FormatRules]
     observer: str = "minmax"
+    repairs: tuple[str, ...] = ()
 
     @property
     def calibrated(self) -> bool:

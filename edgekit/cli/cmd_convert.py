@@ -157,6 +157,14 @@ def _inputs(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[t
     help="Layers of int8 or int16x8 that compute in another precision: [[rule]] scope, op, precision; the later wins.",
 )
 @click.option(
+    "--repair",
+    "repairs",
+    multiple=True,
+    metavar="NAME",
+    help="Repair the model before quantizing, several times for several: equalize, adaptive-rounding, ...; none; by "
+    "default auto: those that help on the calibration data.",
+)
+@click.option(
     "--observer",
     metavar="NAME",
     help="How ranges are decided: auto (several ways, measured), minmax, moving-average, percentile, mse, entropy; by "
@@ -210,6 +218,7 @@ def command(
     with output.Progress() as progress:
         shapes = {name: sizes for name, (sizes, _) in inputs.items()}
         dtypes = {name: dtype for name, (_, dtype) in inputs.items() if dtype}
+        options["repairs"] = options["repairs"] or "auto"
         conversion = run(source, Options(output=output_path, shapes=shapes, dtypes=dtypes, **options), progress)
     if report is not None:
         from edgekit import report as pages
@@ -240,6 +249,9 @@ def _show(conversion: Conversion) -> None:
         metric = proof["metric"]
         both = f"source {metric['source']:.2f}, artifact {metric['artifact']:.2f}, drop {metric['drop']:+.2f}"
         lines.append((metric["name"], both))
+    kept = [f"{repair['name']} ({repair['changed']})" for repair in document["repairs"] if repair["kept"]]
+    if kept:
+        lines.append(("repaired", ", ".join(kept)))
     if document["float_ops"]:
         lines.append(("float ops", ", ".join(document["float_ops"])))
     if document["lifted"]:

@@ -120,7 +120,7 @@ def test_answers_are_real_logits_of_integers(tiny_files, tmp_path, format):
     graph = small(tiny_files, format)
     feeds = data(graph, 4)
     made = quantized(graph)(observed(graph, feeds, "minmax"), Path(tmp_path, f"made.{format}"))
-    floats, integers = (range_choice._answers(one, feeds, 1) for one in (graph, made))
+    floats, integers = (range_choice.answers(one, feeds, 1) for one in (graph, made))
     assert len(floats) == len(integers) == 4
     for (before,), (after,) in zip(floats, integers, strict=True):
         assert before.shape == after.shape == (1, 5)

@@ -1,0 +1,293 @@
+"""Which repairs a float graph gets: each is applied, checked, judged by what its quantized form answers, and reported.
+
+    plan > floats > weights
+
+Repairs of floats must leave the float answers as they are, in the real engine. Whether they help, and all repairs of
+weights, is measured: the graph is quantized with and without, and both answer the same calibration samples. What does
+not help is taken back. A few samples do: rounded weights err alike on all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.converters import range_choice
+from edgekit.converters.repairs import repairs as known
+from edgekit.converters.repairs.repair import Case, Change, Kind, Report
+from edgekit.converters.repairs.samples import Samples, answers
+from edgekit.converters.repairs.view import open_view
+from edgekit.converters.stages import CalibrationOptions, Feeds, Graph, QuantizeOptions, Ranges
+from edgekit.errors import ConversionError
+from edgekit.precision import Precision
+from edgekit.rules import Rule
+
+SAMPLES = 96
+"""Calibration samples that repairs see."""
+_SAME = 1e-4
+"""Of an output's range: what the policy allows float conversions as well."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to repair, and for what.
+
+    Attributes:
+        names: Of repairs.
+        demanded: They were asked for by name: those that cannot be done are errors, those of floats are not judged.
+    """
+
+    names: tuple[str, ...]
+    demanded: bool = False
+
+
+@dataclass(frozen=True)
+class Mended:
+    """A float graph after its repairs.
+
+    Attributes:
+        graph: The float graph to calibrate and quantize.
+        reports: One a repair that found something to do.
+        rules: Further ones of mixed precision.
+    """
+
+    graph: Graph
+    reports: tuple[Report, ...] = ()
+    rules: tuple[Rule, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """For the user: what changes the look of the artifact, or was asked for in vain."""
+        plans = [one for one in self.reports if one.kept and one.gain_db is None]
+        return tuple(one.detail for one in plans)
+
+
+@dataclass
+class _Candidate:
+    """A float graph with its ranges, and how near its quantized form comes."""
+
+    case: Case
+    score: float = -np.inf
+    done: dict[str, Change] = field(default_factory=dict)
+
+
+def mend(
+    graph: Graph,
+    batches: Iterable[Feeds],
+    wanted: Wanted,
+    *,
+    precision: Precision,
+    quantizing: QuantizeOptions,
+    observing: CalibrationOptions,
+    folder: Path,
+) -> Generator[dict[str, Any], None, Mended]:
+    """Repair a float graph.
+
+    Args:
+        graph: The float graph.
+        batches: Calibration data, arrays [n, ...] by public input name; the first `SAMPLES` are used.
+        wanted: Which repairs.
+        precision: A static one.
+        quantizing: How it will be quantized.
+        observing: How it will be calibrated.
+        folder: For files.
+
+    Yields:
+        `{"done", "total"}`, in steps.
+
+    Returns:
+        The graph to go on with: a new file in `folder`, or the same.
+
+    Raises:
+        ConversionError: `repair-changed-answers`: a repair that was demanded changes what the float graph answers; and
+            whatever calibration and the quantizer refuse.
+        DataError, EngineError: See `calibrate`.
+    """
+    samples = Samples(batches, SAMPLES)
+    bench = _Bench(graph, samples, precision, quantizing, observing, folder)
+    plain = _Candidate(bench.case(graph))
+    reference = answers(graph, samples, observing.threads)
+    yield {"done": 1, "total": 5}
+    reports, rules = _plan(wanted, plain.case)
+    bench.quantizing = replace(quantizing, rules=(*quantizing.rules, *rules))
+    floats = _modules(wanted, "floats")
+    based = yield from _floated(bench, plain, floats, wanted, reference)
+    reports += bench.refused
+    bases = [one for one in (plain, based) if one is not None]
+    if based is not None and wanted.demanded:
+        bases = [based]
+    weights = _modules(wanted, "weights")
+    if not weights and len(bases) == 1:
+        return Mended(bases[0].case.graph, (*reports, *_kept(bases[0], {})), rules)
+    tried: dict[tuple[int, tuple[str, ...]], _Candidate] = {}
+    for number, base in enumerate(bases):
+        for chosen in dict.fromkeys(((), tuple(weights))):
+            tried[number, chosen] = bench.judge(base, {name: weights[name] for name in chosen})
+        yield {"done": 3 + number, "total": 5}
+    best = max(tried, key=lambda key: tried[key].score)[0]
+    for name in weights if len(weights) > 1 else ():
+        tried[best, (name,)] = bench.judge(bases[best], {name: weights[name]})
+    key = max((one for one in tried if one[0] == best), key=lambda key: tried[key].score)
+    yield {"done": 5, "total": 5}
+    return Mended(tried[key].case.graph, (*reports, *_judged(bases, tried, key)), rules)
+
+
+class _Bench:
+    """Makes, quantizes and measures candidates."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        samples: Samples,
+        precision: Precision,
+        quantizing: QuantizeOptions,
+        observing: CalibrationOptions,
+        folder: Path,
+    ) -> None:
+        self.samples = samples
+        self.quantizing = quantizing
+        self._precision = precision
+        self._observing = observing
+        self._folder = folder
+        self._count = 0
+        self.refused: list[Report] = []
+        self.scores = self._scores(graph)
+
+    def _scores(self, graph: Graph) -> list[range_choice.Answers]:
+        """The samples' answers before they are squashed."""
+        return range_choice.answers(graph, lambda: (graph.turn(one) for one in self.samples), self._observing.threads)
+
+    def case(self, graph: Graph) -> Case:
+        from edgekit.converters.calibrate import calibrate
+
+        ranges = _last(calibrate(graph, (graph.turn(one) for one in self.samples), self._observing))
+        # Which of several ways is best is decided after the repairs; the first one does for comparing them.
+        first = next(iter(ranges.alternatives.values()), ranges.tensors)
+        ranges = Ranges(ranges.observer, ranges.samples, dict(first))
+        lifted = open_view(graph).lifted(self.quantizing.rules) if self.quantizing.rules else frozenset()
+        bits = 16 if self._precision.activations == "int16" else 8
+        return Case(graph, self.samples, ranges, bits, threads=self._observing.threads, lifted=lifted)
+
+    def file(self, graph: Graph, stem: str) -> Path:
+        self._count += 1
+        return self._folder / f"{stem}{self._count}.{graph.format}"
+
+    def judge(self, base: _Candidate, modules: dict[str, Any]) -> _Candidate:
+        """Apply repairs of weights to a graph, quantize it, and let it answer."""
+        from edgekit.converters import quantizers
+
+        made = _Candidate(base.case, done=dict(base.done))
+        if modules:
+            opened = open_view(base.case.graph)
+            made.done |= {name: module.apply(base.case, opened) for name, module in modules.items()}
+            path = self.file(base.case.graph, "weights")
+            opened.write(path)
+            made.case = replace(base.case, graph=replace(base.case.graph, path=str(path)))
+        quantizer = quantizers.get(base.case.graph.format)
+        options = replace(self.quantizing, interface="float")
+        path = self.file(base.case.graph, "judged")
+        quantized = quantizer.quantize(made.case.graph, base.case.ranges, self._precision, options, path)
+        made.score = range_choice.signal_to_noise(self.scores, self._scores(quantized))
+        path.unlink()
+        return made
+
+
+def _modules(wanted: Wanted, kind: Kind) -> dict[str, Any]:
+    """The wanted repairs of a kind, in their order."""
+    found = {name: known.get(name) for name in wanted.names}
+    return dict(sorted(((n, m) for n, m in found.items() if kind == m.KIND), key=lambda item: item[1].ORDER))
+
+
+def _plan(wanted: Wanted, case: Case) -> tuple[list[Report], tuple[Rule, ...]]:
+    reports: list[Report] = []
+    rules: tuple[Rule, ...] = ()
+    for name, module in _modules(wanted, "plan").items():
+        change = module.apply(case, open_view(case.graph))
+        rules += change.rules
+        if change.changed:
+            reports.append(Report(name, change.changed, kept=True, gain_db=None, detail=change.detail))
+    return reports, rules
+
+
+def _floated(
+    bench: _Bench, plain: _Candidate, modules: dict[str, Any], wanted: Wanted, reference: Sequence[Feeds]
+) -> Generator[dict[str, Any], None, _Candidate | None]:
+    """The graph after the repairs of floats; None when there was nothing to do."""
+    case, done = plain.case, dict[str, Change]()
+    for name, module in modules.items():
+        opened = open_view(case.graph)
+        change = module.apply(case, opened)
+        if not change.changed:
+            continue
+        path = bench.file(case.graph, "floats")
+        opened.write(path)
+        repaired = replace(case.graph, path=str(path))
+        error = _difference(reference, answers(repaired, bench.samples, case.threads))
+        if error > _SAME:
+            if wanted.demanded:
+                raise ConversionError(
+                    "repair-changed-answers",
+                    f"{name} would change the float model's answers by {error:.2g} of their range",
+                    repair=name,
+                )
+            detail = f"refused, it would change the float answers by {error:.2g} of their range: {change.detail}"
+            bench.refused.append(Report(name, change.changed, kept=False, gain_db=None, detail=detail))
+            continue
+        case = bench.case(repaired)
+        done[name] = change
+    yield {"done": 2, "total": 5}
+    return _Candidate(case, done=done) if done else None
+
+
+def _difference(reference: Sequence[Feeds], answered: Sequence[Feeds]) -> float:
+    """The largest error of any output, beside that output's range."""
+    worst = 0.0
+    for name in reference[0]:
+        spread = max(float(np.ptp([np.max(one[name]), np.min(one[name])])) for one in reference)
+        errors = (
+            np.abs(np.asarray(a[name], np.float64) - b[name]).max() for a, b in zip(reference, answered, strict=True)
+        )
+        worst = max(worst, float(max(errors)) / max(spread, 1e-12))
+    return worst
+
+
+def _kept(candidate: _Candidate, gains: dict[str, float]) -> Iterator[Report]:
+    for name, change in candidate.done.items():
+        yield Report(name, change.changed, kept=True, gain_db=gains.get(name), detail=change.detail)
+
+
+def _judged(
+    bases: Sequence[_Candidate],
+    tried: dict[tuple[int, tuple[str, ...]], _Candidate],
+    chosen: tuple[int, tuple[str, ...]],
+) -> Iterator[Report]:
+    """Reports of all repairs that were tried; what was taken back says so."""
+    best, names = chosen
+    bases_scores = [max(one.score for key, one in tried.items() if key[0] == number) for number in range(len(bases))]
+    for name, change in bases[-1].done.items():
+        gain = bases_scores[-1] - bases_scores[0] if len(bases) > 1 else None
+        yield _report(name, change, kept=best == len(bases) - 1, gain=gain)
+    bare = tried[best, ()].score
+    for key, candidate in tried.items():
+        if key[0] == best and key[1] and (key == chosen or (len(key[1]) == 1 and key[1][0] not in names)):
+            for name in key[1]:
+                if candidate.done[name].changed:
+                    yield _report(name, candidate.done[name], kept=key == chosen, gain=candidate.score - bare)
+
+
+def _report(name: str, change: Change, *, kept: bool, gain: float | None) -> Report:
+    detail = change.detail if kept else f"taken back, it did not help: {change.detail}"
+    return Report(name, change.changed, kept, None if gain is None else round(gain, 2), detail)
+
+
+def _last(steps: Generator[Any, None, Ranges]) -> Ranges:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: Ranges = end.value
+            return found

@@ -1,0 +1,109 @@
+"""What a repair is given, what it must offer, and what is reported of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+from edgekit.converters.repairs import moments
+from edgekit.converters.repairs.moments import Moments
+from edgekit.converters.repairs.samples import Samples
+from edgekit.converters.repairs.view import Floats, View, layers, open_view
+from edgekit.converters.stages import Graph, Ranges
+from edgekit.rules import Rule
+
+Kind = Literal["floats", "weights", "plan"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One float graph under repair.
+
+    Attributes:
+        graph: The file.
+        samples: Calibration data, some of it.
+        ranges: Of the activations, on these samples.
+        bits: Of activations.
+        levels: The largest integer of a weight.
+        threads: Of the engine.
+        lifted: Tensors that layers make which rules take to another precision: they keep their weights.
+    """
+
+    graph: Graph
+    samples: Samples
+    ranges: Ranges
+    bits: int
+    levels: int = 127
+    threads: int = 2
+    lifted: frozenset[str] = frozenset()
+
+    @cached_property
+    def memory(self) -> dict[str, Any]:
+        """What repairs worked out for this graph and would work out again."""
+        return {}
+
+    @cached_property
+    def kernels(self) -> dict[str, Floats]:
+        """The kernels before any repair, by layer."""
+        opened = open_view(self.graph)
+        return {layer.name: opened.kernel(layer) for layer in layers(opened)}
+
+    @cached_property
+    def moments(self) -> dict[str, Moments]:
+        """What the inputs of the layers are like, by layer."""
+        opened = open_view(self.graph)
+        found = moments.collect(self.graph, opened, self.samples, self.ranges.tensors, self.bits, self.threads)
+        return {name: one for name, one in found.items() if name not in self.lifted}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a repair did.
+
+    Attributes:
+        changed: How many layers or tensors; 0 where there was nothing to repair.
+        detail: In words.
+        rules: Of mixed precision, for repairs of the kind "plan".
+    """
+
+    changed: int = 0
+    detail: str = ""
+    rules: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a repair; the `repairs` of `edgekit convert --json`.
+
+    Attributes:
+        name: Of the repair.
+        changed: How many layers or tensors it changed.
+        kept: Whether the artifact has it.
+        gain_db: What it gained in SQNR of the outputs on calibration data, or would have lost; None where that is no
+            measure of it.
+        detail: In words.
+    """
+
+    name: str
+    changed: int
+    kept: bool
+    gain_db: float | None
+    detail: str
+
+
+class Repair(Protocol):
+    """What a module `repair_NAME.py` offers. It must import with numpy alone installed.
+
+    TITLE is one line for lists. KIND: "floats" leave the float answers as they are, which is checked; "weights" change
+    weights and biases so that their integers serve better, which is measured; "plan" says which operators should
+    compute in another precision. ORDER: of those of a kind, the smaller first.
+    """
+
+    TITLE: str
+    KIND: Kind
+    ORDER: int
+
+    def apply(self, case: Case, opened: View) -> Change:
+        """Change the graph `opened` in place."""
+        ...

@@ -1,0 +1,344 @@
+"""Repairs of float graphs: the float answers stay, the quantized ones come nearer, and what does not help is undone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgekit import cli
+from edgekit.converters import jobs, quantizers, repairs
+from edgekit.converters.calibrate import calibrate
+from edgekit.converters.repairs import channels, mend
+from edgekit.converters.repairs import repair_adaptive_rounding as rounding
+from edgekit.converters.repairs.grid import as_stored, rounded, steps
+from edgekit.converters.repairs.importance import channel_axes, importances
+from edgekit.converters.repairs.mend import Wanted
+from edgekit.converters.repairs.moments import patches
+from edgekit.converters.repairs.repair import Change
+from edgekit.converters.repairs.samples import Samples, answers
+from edgekit.converters.repairs.view import Layer, Window, layers, open_view, reduced, reshaped, transposed
+from edgekit.converters.sources import identify, lowering_for
+from edgekit.converters.stages import CalibrationOptions, Graph, QuantizeOptions
+from edgekit.errors import ConversionError, UsageError
+from edgekit.inspect import inspect
+from edgekit.options import Options
+from edgekit.pipeline import run
+from edgekit.precision import precisions
+from edgekit.rules import Rule
+
+hard_nets = pytest.importorskip("hard_nets", reason="the hard set is made with PyTorch", exc_type=ImportError)
+
+FORMATS = ("tflite", "onnx")
+OBSERVING = CalibrationOptions(observer="percentile")
+PLAIN = QuantizeOptions()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("hard")
+
+
+@pytest.fixture(scope="module")
+def hard(folder):
+    """Name -> a hard network and its file, made once."""
+
+    @cache
+    def get(name):
+        made = hard_nets.make(name)
+        hard_nets.export(made, folder / f"{name}.onnx")
+        return made, folder / f"{name}.onnx"
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def lowered(hard, folder):
+    """Name and format -> the float graph."""
+
+    @cache
+    def get(name, kind) -> Graph:
+        source = identify(hard(name)[1], signature=None, shapes={}, trusted=False, dtypes={}, model=None)
+        jobs.load(source)
+        return jobs.lower(jobs.LowerRequest(lowering_for(source.kind, kind), str(folder / f"{name}.{kind}")))
+
+    return get
+
+
+def last(steps_):
+    while True:
+        try:
+            next(steps_)
+        except StopIteration as end:
+            return end.value
+
+
+def repaired(graph, data, tmp_path, names=None, *, demanded=False, quantizing=PLAIN):
+    (tmp_path / "repairs").mkdir(exist_ok=True)
+    precision = precisions.get("int8")
+    return last(
+        mend.mend(
+            graph, iter([{"x": data}]), Wanted(precision.repairs if names is None else names, demanded),
+            precision=precision, quantizing=quantizing, observing=OBSERVING, folder=tmp_path / "repairs",
+        )
+    )  # fmt: skip
+
+
+def quantized(graph, data, path, rules=()):
+    ranges = last(calibrate(graph, iter([{"x": data}]), OBSERVING))
+    return quantizers.get(graph.format).quantize(
+        graph, ranges, precisions.get("int8"), QuantizeOptions(rules=rules), path
+    )
+
+
+def answered(graph, data):
+    samples = Samples([{"x": data}], len(data))
+    return np.concatenate([one["y"] for one in answers(graph, samples, 1)])
+
+
+def sqnr(reference, answer):
+    return 10 * np.log10(np.square(reference).mean() / np.square(reference - answer).mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "repair", "kind"),
+    [
+        ("spread_mobilenet", "equalize", "tflite"),
+        ("spread_mobilenet", "equalize", "onnx"),
+        ("vit", "smooth", "onnx"),  # to TFLite, the lowering puts the normalization's factors into the matrix
+    ],
+)
+def test_scaling_keeps_the_float_answers_and_rescues_the_integers(hard, lowered, tmp_path, name, repair, kind):
+    data, graph = hard(name)[0], lowered(name, kind)
+    made = repaired(graph, data.calibration[:60], tmp_path)
+    some = data.evaluation[:200]
+    reference = answered(graph, some)
+    assert np.abs(answered(replace(made.graph, path=_floats(tmp_path, kind)), some) - reference).max() < 1e-3
+    before = sqnr(reference, answered(quantized(graph, data.calibration[:60], tmp_path / f"a.{kind}"), some))
+    after = sqnr(reference, answered(quantized(made.graph, data.calibration[:60], tmp_path / f"b.{kind}"), some))
+    assert before < 15
+    assert after > before + 12
+    (report,) = [one for one in made.reports if one.name == repair]
+    assert report.kept
+    assert report.changed >= 4
+    assert report.gain_db > 10
+
+
+def _floats(tmp_path: Path, kind: str) -> str:
+    """What the repairs of floats wrote, before weights were rounded."""
+    return str(max((tmp_path / "repairs").glob(f"floats*.{kind}"), key=lambda path: path.stat().st_mtime_ns))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_detector_keeps_its_scores(hard, lowered, tmp_path, kind):
+    data = hard("detector")[0]
+    np.savez(tmp_path / "calibration.npz", x=data.calibration)
+    np.savez(tmp_path / "evaluation.npz", x=data.evaluation[:60])
+    target = tmp_path / f"model.{kind}"
+    made = run(
+        hard("detector")[1],
+        Options(
+            output=target, precision="int8", calibration=tmp_path / "calibration.npz",
+            evaluation=tmp_path / "evaluation.npz",
+        ),
+    )  # fmt: skip
+    graph = lowered("detector", kind)
+    reference = answered(graph, data.evaluation)
+    plain = answered(quantized(graph, data.calibration, tmp_path / f"plain.{kind}"), data.evaluation)
+    ours = answered(replace(graph, path=str(target), outputs=made.artifact.manifest.outputs,
+                            inputs=made.artifact.manifest.inputs), data.evaluation)  # fmt: skip
+    assert hard_nets.kept(reference, plain) == 0
+    assert hard_nets.kept(reference, ours) >= 0.95
+    document = made.to_dict()
+    split = next(one for one in document["repairs"] if one["name"] == "split-outputs")
+    assert split["kept"]
+    assert split["detail"] in document["warnings"]
+    assert document["float_ops"]
+    (spec,) = inspect(target).outputs
+    assert (spec.dtype, spec.shape[1:]) == ("float32", (36, 5))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_same_data_gives_the_same_repairs(hard, lowered, tmp_path, kind):
+    data, graph = hard("detector")[0], lowered("detector", kind)
+    files = []
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        files.append(Path(repaired(graph, data.calibration[:24], tmp_path / str(number)).graph.path).read_bytes())
+    assert files[0] == files[1]
+
+
+class _Damage:
+    TITLE = "weights lose their small half"
+    KIND = "weights"
+    ORDER = 1
+
+    def apply(self, case, opened):
+        for layer in layers(opened):
+            kernel = opened.kernel(layer)
+            opened.set_kernel(layer, np.where(np.abs(kernel) < np.median(np.abs(kernel)), 0, kernel))
+        return Change(len(layers(opened)), "halved")
+
+
+class _Lie(_Damage):
+    KIND = "floats"
+
+
+@pytest.fixture
+def stranger(monkeypatch):
+    def install(module):
+        known = repairs.repairs
+        get = known.get
+        monkeypatch.setattr(known, "get", lambda name: module if name == "stranger" else get(name))
+
+    return install
+
+
+def test_what_does_not_help_is_taken_back(hard, lowered, tmp_path, stranger):
+    stranger(_Damage())
+    graph = lowered("detector", "onnx")
+    made = repaired(graph, hard("detector")[0].calibration[:24], tmp_path, ("stranger",), demanded=True)
+    assert made.graph == graph
+    (report,) = made.reports
+    assert (report.name, report.kept) == ("stranger", False)
+    assert report.gain_db < -1
+    assert "taken back" in report.detail
+
+
+def test_a_repair_that_changes_float_answers_is_refused(hard, lowered, tmp_path, stranger):
+    stranger(_Lie())
+    graph, data = lowered("detector", "tflite"), hard("detector")[0].calibration[:24]
+    with pytest.raises(ConversionError) as caught:
+        repaired(graph, data, tmp_path, ("stranger",), demanded=True)
+    assert caught.value.code == "repair-changed-answers"
+    made = repaired(graph, data, tmp_path, ("stranger",))
+    assert made.graph == graph
+    assert [(one.kept, one.detail.startswith("refused")) for one in made.reports] == [(False, True)]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_layers_that_rules_lift_keep_their_weights(hard, lowered, tmp_path, kind):
+    data, graph = hard("detector")[0], lowered("detector", kind)
+    before = open_view(graph)
+    first, second = layers(before)[:2]
+    rules = (Rule("float", f"re:^{first.name.replace('.', '[.]')}$"),)
+    names = ("adaptive-rounding",)
+    made = repaired(graph, data.calibration[:24], tmp_path, names, quantizing=QuantizeOptions(rules=rules))
+    path = max((tmp_path / "repairs").glob(f"weights*.{kind}"))
+    after = open_view(replace(made.graph, path=str(path)))
+    assert np.array_equal(after.kernel(first), before.kernel(first))
+    assert not np.array_equal(after.kernel(second), before.kernel(second))
+
+
+def test_repairs_are_chosen_by_name():
+    assert repairs.choose("auto", ("equalize",)) == (("equalize",), False)
+    assert repairs.choose("none", ("equalize",)) == ((), False)
+    assert repairs.choose(("equalize", "smooth"), ()) == (("equalize", "smooth"), True)
+    for precision in ("int8", "int16x8"):
+        assert set(precisions.get(precision).repairs) <= set(repairs.names())
+    with pytest.raises(UsageError) as caught:
+        repairs.choose(("equalise",), ())
+    assert caught.value.code == "repair-unknown"
+    assert all(name in str(caught.value) for name in repairs.names())
+    with pytest.raises(UsageError) as caught:
+        repairs.choose(("none", "equalize"), ())
+    assert caught.value.code == "repair-conflict"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--precision", "int8", "--repair", "equalise"], "repair-unknown"),
+     (["--repair", "equalize"], "repair-precision")],
+)  # fmt: skip
+def test_the_command_refuses_what_there_is_not(tmp_path, capsys, arguments, code):
+    (tmp_path / "m.onnx").write_bytes(b"")
+    assert cli.run(["convert", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "o.onnx"), "--json", *arguments]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == code
+
+
+# -- The parts ------------------------------------------------------------------------------------------------
+
+
+def test_adapted_weights_err_less_on_correlated_inputs_and_lie_on_the_grid():
+    random = np.random.default_rng(0)
+    kernel = random.normal(size=(2, 8, 20))
+    mixing = random.normal(size=(2, 20, 20))
+    covariance = mixing @ mixing.transpose(0, 2, 1) + np.eye(20)
+    flat = kernel.reshape(16, 20)
+    step = steps(flat, per_channel=True).reshape(2, 8)
+    made = rounding.adapt(kernel, step, covariance)
+    nearest = rounded(flat, step.reshape(-1)).reshape(kernel.shape)
+    was, becomes = (rounding.error(tried - kernel, covariance) for tried in (nearest, made))
+    assert (becomes < was).mean() > 0.8
+    assert becomes.sum() < 0.7 * was.sum()
+    integers = made / step[:, :, None]
+    assert np.abs(integers - np.rint(integers)).max() < 1e-9
+    assert np.abs(np.rint(integers)).max() <= 127
+
+
+def test_without_correlation_nearest_is_best():
+    kernel = np.random.default_rng(1).normal(size=(1, 6, 9))
+    step = steps(kernel[0], per_channel=True)[None]
+    assert np.allclose(rounding.adapt(kernel, step, np.eye(9)[None]), rounded(kernel[0], step[0])[None])
+
+
+def test_weights_on_their_grid_are_stored_as_they_are():
+    kernel = np.random.default_rng(2).normal(size=(5, 3, 2, 2)).astype(np.float32)
+    once = as_stored(kernel, per_channel=True)
+    assert np.allclose(as_stored(once.reshape(kernel.shape).astype(np.float32), per_channel=True), once, atol=1e-6)
+
+
+@pytest.mark.parametrize(("stride", "dilation", "groups"), [(1, 1, 1), (2, 1, 1), (1, 2, 1), (2, 1, 4)])
+def test_patches_are_what_a_convolution_meets(stride, dilation, groups):
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(3)
+    image = random.normal(size=(1, 4, 9, 7)).astype(np.float32)
+    kernel = random.normal(size=(8, 4 // groups, 3, 3)).astype(np.float32)
+    conv = torch.nn.functional.conv2d(
+        torch.from_numpy(image), torch.from_numpy(kernel), None, stride, (1, 2), dilation, groups
+    ).numpy()  # fmt: skip
+    window = Window((3, 3), (stride,) * 2, (dilation,) * 2, (1, 2), (1, 2))
+    met = patches(image, Layer("y", "x", groups, window, axis=1, made_axis=1), 10**6, 0)
+    shares = kernel.reshape(groups, 8 // groups, -1)
+    ours = np.concatenate([part @ share.T for part, share in zip(met, shares, strict=True)], axis=1)
+    assert np.allclose(ours, conv[0].reshape(8, -1).T, atol=1e-5)
+    few = patches(image, Layer("y", "x", groups, window, axis=1, made_axis=1), 5, 1)
+    assert few.shape == (groups, 5, met.shape[2])
+
+
+def test_axes_are_followed():
+    assert transposed((0, 2, 3, 1))(1) == 3
+    assert reduced((1, 2), keeps=False)(3) == 1
+    assert reduced((1, 2), keeps=True)(3) == 3
+    assert reduced((1, 2), keeps=False)(1) is None
+    assert reshaped((1, 1, 1, 64), (1, 64))(3) == 1
+    assert reshaped((-1, 24, 1, 1), (-1, 24))(1) == 1
+    assert reshaped((1, 4, 4, 64), (1, 1024))(3) is None
+    assert reshaped((1, 4, 6, 5), (1, 24, 5))(3) == 2 or reshaped((1, 4, 6, 5), (1, 24, 5))(3) is None
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_nothing_is_scaled_through_what_is_no_multiple(hard, lowered, kind):
+    """SiLU between layers: no group crosses it; and every tensor of a group has as many channels."""
+    opened = open_view(lowered("silu", kind))
+    for group in channels.groups(opened):
+        for name, axis in group.tensors.items():
+            assert opened.shape(name)[axis] == group.channels
+            assert name not in opened.outputs
+    scaled = {layer.name for group in channels.groups(opened) for layer in group.makers}
+    bent = {layer.name for layer in layers(opened) if layer.window is not None}
+    assert not scaled & bent
+
+
+def test_importance_follows_the_weights(lowered):
+    opened = open_view(lowered("spread_mobilenet", "onnx"))
+    axes = channel_axes(opened)
+    power = {name: np.ones(opened.shape(name)[axis]) for name, axis in axes.items()}
+    found = importances(opened, power)
+    # Channels were spread a hundred times, so that their weights, squared, are apart by far.
+    first = found[layers(opened)[0].name]
+    assert first.max() / first.min() > 100
