@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from latency_figures import ALIASES, CORES, PRIORS, load
+from latency_figures import ALIASES, CORES, PRIORS, load, micro
 from latency_solver import Figure, Problem, scores
 
 from edgekit import files
@@ -40,6 +40,8 @@ SOURCES = [
     "Q-engineering, READMEs on GitHub",
 ]
 """Of the rows that are used; each row of the table names its own."""
+PROBED = {precision: {"low": 0.8, "high": 1.25} for precision in ("fp32", "int8")}
+"""Of prices that `devices probe` measured: benchmarks/predict_here.py."""
 KEEP = 0.005
 """Factors nearer to zero than this change no time by a percent and are left out of the file."""
 
@@ -47,10 +49,11 @@ KEEP = 0.005
 def left_out(problem: Problem, groups: list[Any]) -> Any:
     """ln ns of each figure, predicted from a fit without its group."""
     names = np.array(groups)
-    found = np.zeros(problem.count)
+    found = np.zeros(len(names))
+    rest = np.ones(problem.count - len(names), bool)  # figures behind the groups are never left out, nor judged
     for name in sorted(set(groups)):
         part = names == name
-        found[part] = problem.predict(problem.solve(~part))[0][part]
+        found[part] = problem.predict(problem.solve(np.concatenate([~part, rest])))[0][: len(names)][part]
     return found
 
 
@@ -64,7 +67,7 @@ def judge(figures: list[Figure], problem: Problem) -> tuple[list[dict[str, Any]]
     """Lines to print, and the intervals."""
     fold = [zlib.crc32("/".join(figure.key).encode()) % FOLDS for figure in figures]
     known, unseen = left_out(problem, fold), left_out(problem, [figure.key[0] for figure in figures])
-    truth = problem.truth
+    truth = problem.truth[: len(figures)]
     lines: list[dict[str, Any]] = [
         {"split": "pairs", **scores(truth, known)},
         {"split": "processors", **scores(truth, unseen)},
@@ -76,7 +79,7 @@ def judge(figures: list[Figure], problem: Problem) -> tuple[list[dict[str, Any]]
             {"split": split, "processor": s, **scores(truth[socs == s], predicted[socs == s])}
             for s in sorted(set(socs))
         ]
-    spread: dict[str, Any] = {"board": {}, "core": {}, "analogy": {}, "engine": {}}
+    spread: dict[str, Any] = {"probe": PROBED, "board": {}, "core": {}, "analogy": {}, "engine": {}}
     cores = {figure.key[0]: figure.at.core for figure in figures}
     shared = np.array([Counter(cores.values())[cores[s]] > 1 for s in socs])
     for precision in ("fp32", "int8"):
@@ -124,7 +127,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true")
     wanted = parser.parse_args()
     figures = load(wanted.table)
-    problem = Problem(figures, PRIORS)
+    problem = Problem([*figures, *micro()], PRIORS)
     lines, spread = judge(figures, problem)
     for line in lines:
         print(json.dumps({k: round(v, 1) if isinstance(v, float) else v for k, v in line.items()}))

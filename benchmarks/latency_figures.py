@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,9 @@ from edgekit.predict.prices import Core, Setting
 from edgekit.predict.work import Kernel
 
 MIB = 2**20
+MICRO = Path(__file__).with_name("latency_micro.json")
+MICRO_WEIGHT = 0.1
+"""Ratios between units on one fast processor say something about other processors, but not much."""
 
 CORES = {
     "ARM1176JZF-S": Core(0.455, ordered=True),
@@ -27,6 +31,7 @@ CORES = {
     "Cortex-A76": Core(8.0, ordered=False, dots=4.0),
     "Cortex-A78AE": Core(8.0, ordered=False, dots=4.0),
     "Gracemont": Core(7.97, ordered=False, dots=2.0),
+    "Zen-4": Core(16.0, ordered=False, dots=4.0),
 }
 """Multiply-adds a cycle: half of the measured FLOP/s over the clock (device-facts.csv; cpufp, vfpbench), A35, A73 and
 A78AE by their pipelines. `dots` is the int8 peak over the fp32 peak there: 614 / 153.5 on the A76, 370 / 180 on the
@@ -127,6 +132,32 @@ def load(path: Path) -> list[Figure]:
     return found
 
 
+def micro() -> list[Figure]:
+    """What tiny networks take on one x86-64 machine through both engines: the only figures of onnxruntime, and of ops
+    that the published networks lack."""
+    from edgekit.artifact import Artifact
+    from edgekit.formats import read_facts
+    from edgekit.micro import nets, onnx, tflite
+    from edgekit.predict.plan import kernels
+    from edgekit.predict.work import total
+
+    told = json.loads(MICRO.read_text())
+    by_name = {net.name: net for net in nets.nets()}
+    found = []
+    for row in told["rows"]:
+        writer, format, library = (tflite, "tflite", "xnnpack") if row["engine"] == "litert" else (onnx, "onnx", "mlas")
+        at = Setting(
+            board="x86-64", core="Zen-4", kind=CORES["Zen-4"], ghz=3.5, threads=1, ideal=1.0, slowest=1.0, mixed=False,
+            memcpy=10.0, cache=9 * MIB, precision=row["precision"], library=library, release="", bits=64,
+        )  # fmt: skip
+        for name, us in row["us"].items():
+            data = writer.model(by_name[name], row["precision"])
+            facts = read_facts(Artifact(format, data, len(data), {}))
+            count = total(kernels(facts).kernels, at.cache)
+            found.append(Figure(("x86-64", name), at, count, us * 1e3, MICRO_WEIGHT))
+    return found
+
+
 def log(value: float) -> float:
     return math.log(value)
 
@@ -134,6 +165,10 @@ def log(value: float) -> float:
 PRIORS: dict[str, tuple[float, float]] = {
     # (center, width) in logarithms. Units: first guesses from the pipelines, wide.
     "unit.gemm": (log(1 / 0.6), 1.0), "unit.conv": (log(1 / 0.6), 1.0), "unit.gemv": (log(1 / 0.2), 1.0),
+    "unit.taps": (log(1.0), 1.0), "unit.passes": (log(0.05), 1.0), "unit.rows": (log(0.1), 1.0),
+    "unit.places": (log(2.0), 1.0), "unit.norm": (log(10), 0.5), "unit.swish": (log(2), 0.5),
+    "unit.average": (log(1), 0.5),
+    "unit.shuffle": (log(0.5), 0.5), "unit.pad": (log(20), 0.5), "unit.turn": (log(1), 0.5),
     "unit.recurrent": (log(1 / 0.2), 0.5),
     "unit.depthwise": (log(1 / 0.3), 1.0), "unit.outputs": (log(0.2), 1.0), "unit.traffic": (log(0.05), 1.0),
     "unit.far": (log(0.7), 1.0), "unit.map": (log(0.1), 0.5), "unit.math": (log(10), 0.5),
@@ -142,8 +177,9 @@ PRIORS: dict[str, tuple[float, float]] = {
     "unit.kernel": (log(5e3), 1.0), "unit.run": (log(5e4), 0.5),
     "arithmetic": (0.0, 0.7), "arithmetic.dense.int8": (log(0.5), 0.7), "arithmetic.depthwise.int8": (log(0.5), 0.7),
     "arithmetic.dense.int8-dots": (log(1.2), 0.7), "arithmetic.depthwise.int8-dots": (log(0.5), 0.7),
-    "library": (0.0, 0.3), "order": (0.0, 0.3), "core": (0.0, 0.25), "bits32": (0.0, 0.3), "board": (0.0, 0.15),
-    "release": (0.0, 0.15), "balance": (0.0, 0.5), "mixed": (0.0, 0.4), "waiting": (0.5, 0.5),
+    "library": (0.0, 0.3), "order": (0.0, 0.3), "core": (0.0, 0.5), "bits32": (0.0, 0.3), "board": (0.0, 0.1),
+    "release": (0.0, 0.15), "balance": (0.0, 0.5), "board.all.x86-64": (0.0, 0.5), "core.dense.Zen-4": (0.0, 0.5),
+    "mixed": (0.0, 0.15), "waiting": (0.5, 0.5),
     "threads": (0.0, 0.15), "threads.dense.fp32": (0.8, 0.15), "threads.dense.int8": (0.8, 0.15),
     "threads.depthwise.fp32": (0.8, 0.15), "threads.depthwise.int8": (0.8, 0.15), "threads.local.fp32": (0.7, 0.15),
     "threads.local.int8": (0.7, 0.15), "threads.far.fp32": (0.3, 0.15), "threads.far.int8": (0.3, 0.15),

@@ -68,9 +68,10 @@ class Net:
         moved = self.size * count * (reads + 1)
         if kind in ("LOGISTIC", "SOFTMAX", "HARD_SWISH"):
             if kind == "HARD_SWISH":
-                self.kernels.append(simple("act", kind, self.precision, "map", moved, moved))
+                self.kernels.append(simple("act", kind, self.precision, "swish", count, moved))
             else:
-                self.kernels.append(simple("act", kind, self.precision, "math", count, moved))
+                unit = "norm" if kind == "SOFTMAX" else "math"
+                self.kernels.append(simple("act", kind, self.precision, unit, count, moved))
             return
         self.kernels.append(simple("map", kind, self.precision, "map", moved, moved))
 
@@ -89,7 +90,8 @@ class Net:
 
     def move(self, count: float, kind: str = "CONCATENATION") -> None:
         moved = 2 * self.size * count
-        self.kernels.append(simple("move", kind, self.precision, "move", self.size * count, moved))
+        unit = "shuffle" if kind.startswith("RESIZE") else "move"
+        self.kernels.append(simple("move", kind, self.precision, unit, self.size * count, moved))
 
     def detections(self, anchors: int, classes: int) -> None:
         self.kernels.append(simple("boxes", "CUSTOM:TFLite_Detection_PostProcess", "fp32", "select",

@@ -13,7 +13,7 @@ import types
 import typing
 from typing import Any, Literal, Union
 
-from edgekit.device_profiles.schema import ENGINES, ISA, Engine, Profile
+from edgekit.device_profiles.schema import COSTS, ENGINES, ISA, Engine, Profile
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _SCALARS: dict[Any, dict[str, Any]] = {
@@ -22,7 +22,7 @@ _SCALARS: dict[Any, dict[str, Any]] = {
     int: {"type": "integer", "exclusiveMinimum": 0},
     float: {"type": "number", "exclusiveMinimum": 0},
 }
-_OWN = ("name", "title", "notes", "sources", "engines")
+_OWN = ("costs", "name", "title", "notes", "sources", "engines")
 
 
 def schema() -> dict[str, Any]:
@@ -44,6 +44,17 @@ def schema() -> dict[str, Any]:
             "type": "object",
             "description": "Inference engines there: a version with wheels, or the reason why there is none.",
             "properties": {name: _table(Engine) for name in ENGINES},
+            "additionalProperties": False,
+        },
+        "costs": {
+            "type": "object",
+            "description": "What kernels cost, by `devices probe`: ENGINE-PRECISION-THREADS -> unit -> ns.",
+            "patternProperties": {
+                COSTS.pattern.replace(r"\Z", "$"): {
+                    "type": "object",
+                    "additionalProperties": {"type": "number", "minimum": 0},
+                }
+            },
             "additionalProperties": False,
         },
     }

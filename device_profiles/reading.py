@@ -135,8 +135,9 @@ def _leaves(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> dict[tuple
     found: dict[tuple[str, ...], Any] = {}
     for key, value in table.items():
         path = (*above, key)
-        # An engine is one statement: a version inherited next to a reason why there is none would be nonsense.
-        if isinstance(value, dict) and not (len(path) == 2 and path[0] == "engines"):
+        # An engine is one statement: a version inherited next to a reason why there is none would be nonsense. So are
+        # the prices of an engine, which were fitted together.
+        if isinstance(value, dict) and not (len(path) == 2 and path[0] in ("engines", "costs")):
             found |= _leaves(value, path)
         else:
             found[path] = value

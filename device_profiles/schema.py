@@ -37,6 +37,7 @@ MACHINES = {"armv6l": 32, "armv7l": 32, "aarch64": 64, "x86_64": 64}
 
 _ABSURD = 1e12
 _VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}(\.?(post|rc|dev)\d{1,6})?\Z")
+COSTS = re.compile(r"(litert|tflite-runtime|onnxruntime)-(fp32|int8)-[1-9]\d{0,3}\Z")
 _PYTHON = re.compile(r"3\.\d{1,3}\Z")
 
 
@@ -299,6 +300,8 @@ class Profile:
         name: Public name, or the path of a user's own file.
         title: For people.
         engines: By the engine's name: "litert", "tflite-runtime", "onnxruntime".
+        costs: Engine, arithmetic and threads ("litert-int8-2") -> unit of work -> nanoseconds, as `devices probe`
+            measured them; see `edgekit.predict`.
         sources: Dotted path of every figure -> where it comes from.
         notes: What a user of the board should know.
     """
@@ -315,6 +318,7 @@ class Profile:
     bandwidth: Bandwidth = field(default_factory=Bandwidth)
     peak: Peak = field(default_factory=Peak)
     budget: Budget = field(default_factory=Budget)
+    costs: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     sources: dict[str, str] = field(default_factory=dict)
 
@@ -322,6 +326,12 @@ class Profile:
         for name in self.engines:
             if name not in ENGINES:
                 raise ValueError(f"engines: {name!r} is unknown; known: {', '.join(ENGINES)}")
+        for key, prices in self.costs.items():
+            if not COSTS.match(key):
+                raise ValueError(f"costs: {key!r} is not ENGINE-PRECISION-THREADS, as in 'litert-int8-2'")
+            for unit, ns in prices.items():
+                if not 0 <= ns < _ABSURD:
+                    raise ValueError(f"costs.{key}.{unit} is {ns!s:.24}; it must not be negative")
 
     def has(self, feature: str) -> bool:
         """Whether every core has this instruction set feature."""
@@ -389,6 +399,8 @@ def _plain(value: Any) -> str:
         return f"{value.distribution} {value.version} (Python {', '.join(value.pythons)}{numpy})"
     if isinstance(value, Cluster):
         return f"{value.count}x {value.core}" + (f" at {value.clock_mhz} MHz" if value.clock_mhz else "")
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item:g}" for name, item in value.items()) + " ns"
     if isinstance(value, (tuple, list)):
         return " + ".join(_plain(item) for item in value)
     if isinstance(value, bool):

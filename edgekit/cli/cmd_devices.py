@@ -51,16 +51,21 @@ def show(name: str, *, as_json: bool) -> None:
 )
 @target_option
 @click.option("-o", "--output", "output_file", type=click.Path(path_type=Path), help="Write the profile there.")
-@click.option("--no-measure", is_flag=True, help="Leave out the speeds of memory and storage.")
+@click.option("--no-measure", is_flag=True, help="Leave out the speeds of memory, storage and kernels.")
+@click.option("--quick", is_flag=True, help="Measure kernels for 20 s instead of 60: coarser latency predictions.")
 @output.json_option
-def probe(target: str, *, output_file: Path | None, no_measure: bool, as_json: bool) -> None:
-    """Write the profile of a live machine: cores, features, memory, storage, system and engines."""
+def probe(target: str, *, output_file: Path | None, no_measure: bool, quick: bool, as_json: bool) -> None:
+    """Write the profile of a live machine: cores, features, memory, storage, system, engines and what kernels cost.
+
+    Takes about a minute and a half: tiny networks run through the engines there, in float and in integers, with one
+    thread and with more, so that `check` predicts latency for this very machine. Nothing else should run meanwhile.
+    """
     from edgekit import files
     from edgekit.codec import encode
     from edgekit.targets import boards
 
     with output.Progress() as progress:
-        found = boards.probe(target, measure=not no_measure, progress=progress)
+        found = boards.probe(target, measure=not no_measure, quick=quick, progress=progress)
     if output_file is not None:
         files.replace(output_file, found.profile.encode())
     if as_json:

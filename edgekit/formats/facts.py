@@ -31,7 +31,7 @@ class Operand:
     Attributes:
         shape: Free sizes counted as 1; None when unknown.
         dtype: Element type; "" when unknown.
-        constant: Its content is in the file, or follows from what is.
+        constant: Its content is in the file, or follows from what is, and cannot be overridden by an input.
     """
 
     shape: Shape | None

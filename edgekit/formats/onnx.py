@@ -149,7 +149,9 @@ def _ops(model: Model, graph: Graph, at: Shapes, types: dict[str, str]) -> tuple
     """All nodes; a call of a local function is not an op, the nodes of its body are, once."""
     nowhere = Shapes(at.reader)
     found = []
-    operands = _Operands(at, types, onnx_arena.folded(graph, at))
+    # Weights that are also listed as inputs, as old files do, may be overridden: no engine treats them as constant.
+    fed = {value.name for value in graph.inputs}
+    operands = _Operands(at, types, onnx_arena.folded(graph, at) - fed)
     parts = [*walk(graph), *(inner for body in model.functions.values() for inner in walk(body))]
     for part in parts:
         known, kinds = (at, types) if part is graph else (nowhere, {})

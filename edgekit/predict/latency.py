@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypedDict
 
 from edgekit.predict.parameters import Parameters, Spread, parameters
 from edgekit.predict.plan import Plan, kernels
-from edgekit.predict.prices import Setting, price
-from edgekit.predict.settings import default_threads, setting
+from edgekit.predict.prices import GROUPS, price
+from edgekit.predict.settings import cache_bytes, default_threads, library, setting
 from edgekit.predict.work import UNITS, Kernel
 
 if TYPE_CHECKING:
@@ -80,15 +80,24 @@ class Prediction:
 
 _LIMITS = {
     "gemm": "arithmetic", "conv": "arithmetic", "depthwise": "arithmetic", "recurrent": "arithmetic",
-    "math": "arithmetic", "window": "arithmetic", "select": "arithmetic", "reduce": "arithmetic",
+    "taps": "arithmetic", "passes": "arithmetic", "places": "arithmetic", "norm": "arithmetic",
+    "swish": "arithmetic", "math": "arithmetic",
+    "window": "arithmetic", "average": "arithmetic", "select": "arithmetic", "reduce": "arithmetic",
     "convert": "arithmetic", "gemv": "memory", "outputs": "memory", "traffic": "memory", "far": "memory",
-    "map": "memory", "move": "memory", "kernel": "overhead", "run": "overhead", "step": "overhead",
+    "rows": "memory", "map": "memory", "move": "memory", "shuffle": "memory", "pad": "memory", "turn": "memory",
+    "kernel": "overhead", "run": "overhead", "step": "overhead",
 }  # fmt: skip
 _SLOW_INT16 = 8.0
 """TFLite runs int16 activations on reference kernels; measured on x86-64 against its int8 kernels."""
 
-_LIKE = {"fp32": "fp32", "int8": "int8", "dynamic": "int8", "int16x8": "int8", "fp16": "fp32"}
+_PROBED = "measured on this machine: prices fitted to tiny networks by `devices probe`"
+_LIKE = {"fp32": "fp32", "int8": "int8", "uint8": "int8", "dynamic": "int8", "int16x8": "int8", "fp16": "fp32"}
 """Arithmetic -> whose prices it pays."""
+
+
+def cost_key(engine: str, precision: str, threads: int) -> str:
+    """Name of a table of prices in a probed profile: "litert-int8-2"."""
+    return f"{engine}-{precision}-{threads}"
 
 
 def predict(
@@ -113,7 +122,8 @@ def predict(
     times = [costs.of(entry) for entry in plan.kernels]
     total = costs.run + sum(sum(parts.values()) for parts in times)
     ops = tuple(_op(entry, parts, total) for entry, parts in zip(plan.kernels, times, strict=True))
-    level, said = _basis(profile, chosen, known)
+    measured = _own(profile, chosen, _main_precision(plan), count) is not None
+    level, said = ("probe", _PROBED) if measured else _basis(profile, chosen, known)
     spread = _spread(known, level, _main_precision(plan))
     ms = total / 1e6
     latency = Latency(estimate=_round(ms), low=_round(ms * spread.low), high=_round(ms * spread.high), basis=said)
@@ -126,8 +136,16 @@ class _Costs:
     def __init__(self, profile: Profile, engine: str, threads: int, known: Parameters) -> None:
         self._known = known
         self._at = functools.cache(lambda precision: setting(profile, engine, precision, threads, known))
-        self._price = functools.cache(lambda unit, precision: price(unit, self._at(precision), known.factors))
+        self._shipped = functools.cache(lambda unit, precision: price(unit, self._at(precision), known.factors))
         self._slow = _SLOW_INT16 if engine != "onnxruntime" else 1.0
+        self._cache = cache_bytes(profile)
+        dots = any(map(profile.has, ("dotprod", "i8mm", "avx_vnni", "avx512")))
+        self._undotted = dots and library(engine, profile) == "xnnpack"
+        self._own = {like: _own(profile, engine, like, threads) for like in set(_LIKE.values())}
+
+    def _price(self, unit: str, precision: str) -> float:
+        own = self._own[precision]
+        return own[unit] if own is not None and unit in own else self._shipped(unit, precision)
 
     @property
     def run(self) -> float:
@@ -137,14 +155,23 @@ class _Costs:
     def of(self, kernel: Kernel) -> dict[str, float]:
         """Nanoseconds by unit."""
         like = _LIKE[kernel.precision]
-        at: Setting = self._at(like)
+        # XNNPACK has no dot-product kernels for unsigned integers: they are multiplied about as fast as floats.
+        dense = "fp32" if kernel.precision == "uint8" and self._undotted else like
         slow = self._slow if kernel.precision == "int16x8" else 1.0
         found = {}
         for unit, count in kernel.units.items():
-            if unit == "far" and kernel.bytes <= at.cache:
+            if unit == "far" and kernel.bytes <= self._cache:
                 continue
-            found[unit] = count * self._price(unit, like) * slow
+            found[unit] = count * self._price(unit, dense if GROUPS[unit] == "dense" else like) * slow
         return found
+
+
+def _own(profile: Profile, engine: str, precision: str, threads: int) -> Mapping[str, float] | None:
+    """Prices that were measured on this machine: for as many threads, else for the next fewer that were tried."""
+    for count in range(threads, 0, -1):
+        if (found := profile.costs.get(cost_key(engine, precision, count))) is not None:
+            return found
+    return None
 
 
 def _op(kernel: Kernel, parts: Mapping[str, float], total: float) -> OpTime:

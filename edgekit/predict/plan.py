@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekit.formats.facts import INTEGER_WEIGHTS, ModelFacts, Operand, OpFacts, Shape, arithmetic
 from edgekit.predict.work import Kernel, Product, convolution, product
@@ -25,12 +25,24 @@ class Plan:
 
 def kernels(facts: ModelFacts) -> Plan:
     """What one run of a model comes to, free sizes counted as 1."""
-    from edgekit.predict.plan_onnx import fused
+    from edgekit.predict.plan_onnx import fused, turned
 
-    ops = fused(facts.ops) if facts.format == "onnx" else facts.ops
+    ops = fused(facts.ops) if facts.format == "onnx" else _padded(facts.ops)
     planned = [kernel(op) for op in ops]
+    if facts.format == "onnx":
+        planned = turned(ops, planned)
     found = tuple(entry for entry in planned if entry is not None)
     return Plan(found, tuple(op.name for op, entry in zip(ops, planned, strict=True) if entry and not _known(op)))
+
+
+def _padded(ops: Sequence[OpFacts]) -> list[OpFacts]:
+    """Without paddings that a convolution takes in: XNNPACK makes them part of it (xnn_subgraph_fusion)."""
+    readers: dict[str, list[str]] = {}
+    for op in ops:
+        for name in op.inputs:
+            readers.setdefault(name, []).append(op.kind)
+    taken = (["CONV_2D"], ["DEPTHWISE_CONV_2D"])
+    return [op for op in ops if not (op.kind == "PAD" and op.outputs and readers.get(op.outputs[0]) in taken)]
 
 
 FREE = frozenset({
@@ -40,20 +52,30 @@ FREE = frozenset({
 """Ops that move nothing."""
 
 _MATH = """
-ATAN2 COS COMPLEX_ABS DIV ELU EXP FLOOR_DIV FLOOR_MOD GELU LOG LOGISTIC LOG_SOFTMAX POW RSQRT SIN SOFTMAX SQRT TANH
-L2_NORMALIZATION LOCAL_RESPONSE_NORMALIZATION
-Acos Acosh Asin Asinh Atan Atanh Celu Cos Cosh Div Elu Erf Exp Gelu HardSwish LRN Log LogSoftmax LpNormalization Mish
-Mod Pow Reciprocal Selu Sigmoid Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh
+ATAN2 COS COMPLEX_ABS DIV ELU EXP FLOOR_DIV FLOOR_MOD GELU LOG LOGISTIC POW RSQRT SIN SQRT TANH
+Acos Acosh Asin Asinh Atan Atanh Celu Cos Cosh Div Elu Erf Exp Gelu HardSwish Log Mish
+Mod Pow Reciprocal Selu Sigmoid Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh
 com.microsoft:BiasGelu com.microsoft:FastGelu com.microsoft:Gelu com.microsoft:QLinearSigmoid
-com.microsoft:QLinearSoftmax com.microsoft:QuickGelu
-LayerNormalization InstanceNormalization GroupNormalization MeanVarianceNormalization RMSNormalization
+com.microsoft:QuickGelu
+"""
+_NORM = """
+L2_NORMALIZATION LOCAL_RESPONSE_NORMALIZATION LOG_SOFTMAX SOFTMAX
+LRN LogSoftmax LpNormalization Softmax com.microsoft:QLinearSoftmax com.microsoft:BiasSoftmax
+com.microsoft:SkipLayerNormalization LayerNormalization InstanceNormalization
+GroupNormalization MeanVarianceNormalization RMSNormalization
 """
 _MOVE = """
-BATCH_TO_SPACE_ND BROADCAST_TO CONCATENATION DEPTH_TO_SPACE DYNAMIC_UPDATE_SLICE EMBEDDING_LOOKUP FILL GATHER GATHER_ND
-MIRROR_PAD ONE_HOT PACK PAD PADV2 REVERSE_V2 SCATTER_ND SLICE SPACE_TO_BATCH_ND SPACE_TO_DEPTH SPLIT SPLIT_V
-STRIDED_SLICE TILE TRANSPOSE UNPACK RESIZE_NEAREST_NEIGHBOR
-Compress Concat ConstantOfShape DepthToSpace Expand Gather GatherElements GatherND OneHot Pad ReverseSequence
-ScatterElements ScatterND Slice SpaceToDepth Split Tile Transpose Upsample com.microsoft:QLinearConcat
+BROADCAST_TO CONCATENATION DYNAMIC_UPDATE_SLICE FILL PACK SLICE SPLIT SPLIT_V STRIDED_SLICE TILE TRANSPOSE UNPACK
+Concat ConstantOfShape Expand Slice Split Tile Transpose com.microsoft:QLinearConcat
+"""
+_SHUFFLE = """
+BATCH_TO_SPACE_ND DEPTH_TO_SPACE EMBEDDING_LOOKUP GATHER GATHER_ND ONE_HOT RESIZE_BILINEAR
+RESIZE_NEAREST_NEIGHBOR REVERSE_V2 SCATTER_ND SPACE_TO_BATCH_ND SPACE_TO_DEPTH
+Compress DepthToSpace Gather GatherElements GatherND GridSample OneHot Resize ReverseSequence ScatterElements
+ScatterND SpaceToDepth Upsample
+"""
+_PAD = """
+MIRROR_PAD PAD PADV2 Pad
 """
 _REDUCE = """
 ARG_MAX ARG_MIN CUMSUM MEAN REDUCE_ALL REDUCE_ANY REDUCE_MAX REDUCE_MIN REDUCE_PROD SUM
@@ -61,8 +83,10 @@ ArgMax ArgMin CumSum GlobalAveragePool GlobalMaxPool ReduceL1 ReduceL2 ReduceLog
 ReduceMin ReduceProd ReduceSum ReduceSumSquare com.microsoft:QLinearGlobalAveragePool com.microsoft:QLinearReduceMean
 """
 _WINDOW = """
-AVERAGE_POOL_2D L2_POOL_2D MAX_POOL_2D AveragePool LpPool MaxPool com.microsoft:QLinearAveragePool
-com.microsoft:NhwcMaxPool
+MAX_POOL_2D MaxPool com.microsoft:NhwcMaxPool
+"""
+_AVERAGE = """
+AVERAGE_POOL_2D L2_POOL_2D AveragePool LpPool com.microsoft:QLinearAveragePool
 """
 _CONVERT = """
 CAST DENSIFY DEQUANTIZE FAKE_QUANT QUANTIZE
@@ -80,7 +104,9 @@ UNIDIRECTIONAL_SEQUENCE_RNN GRU com.microsoft:DynamicQuantizeLSTM
 KINDS: dict[str, str] = {
     kind: unit
     for unit, names in (
-        ("math", _MATH), ("move", _MOVE), ("reduce", _REDUCE), ("window", _WINDOW), ("convert", _CONVERT),
+        ("math", _MATH), ("norm", _NORM), ("swish", "HARD_SWISH"), ("move", _MOVE), ("shuffle", _SHUFFLE), ("pad",
+        _PAD), ("reduce", _REDUCE),
+        ("window", _WINDOW), ("average", _AVERAGE), ("convert", _CONVERT),
         ("select", _SELECT), ("recurrent", _RECURRENT),
     )
     for kind in names.split()
@@ -117,17 +143,19 @@ def kernel(op: OpFacts) -> Kernel | None:
     inputs = [entry for entry in op.reads if entry is not None and not entry.constant]
     outputs = [entry for entry in op.writes if entry is not None]
     read, written = sum(map(_size, inputs)), sum(map(_size, outputs))
-    units, macs = {"kernel": 1.0}, float(op.macs or 0)
+    units, macs = {"far": read + written, "kernel": 1.0}, float(op.macs or 0)
     match unit := KINDS.get(kind, "map"):
         case "map":
             units[unit] = read + written
-        case "math" | "convert":
+        case "math" | "norm" | "swish" | "convert":
             units[unit] = float(max(_count(inputs[:1]), _count(outputs[:1])))
-        case "move":
+        case "pad":
+            units[unit] = sum(entry.elements / entry.shape[-1] for entry in outputs if entry.shape and entry.shape[-1])
+        case "move" | "shuffle":
             units[unit] = written
         case "reduce":
             units[unit] = float(_count(inputs[:1]))
-        case "window":
+        case "window" | "average":
             units[unit] = float(_count(outputs[:1]) * math.prod(op.window or (1,)))
         case "select":
             units[unit] = float(max((entry.elements for entry in inputs), default=0))
@@ -160,7 +188,8 @@ def _matrix(kind: str, op: OpFacts) -> Product | None:
         last = (source[0], *source[2:], source[1]), (target[0], *target[2:], target[1])
         if kind == "ConvTranspose":
             return _spread(last[0], last[1], filters[2:], size, stored)
-        return convolution(last[0], last[1], filters[2:], max(1, op.groups), size, stored)
+        made = convolution(last[0], last[1], filters[2:], max(1, op.groups), size, stored)
+        return made if weight.constant else replace(made, gathered=True)
     if kind in _PRODUCTS and op.macs:
         columns = target[-1]
         rows = math.prod(target[:-1])
@@ -201,6 +230,8 @@ def _precision(op: OpFacts) -> str:
     weights = [entry.dtype for entry in reads if entry.constant and entry.elements > 1]
     matrix = op.kind.split("+")[0] in _CHANNELS_LAST | _CONVOLUTIONS | _PRODUCTS or bool(op.macs)
     if matrix and weights:
+        if data == weights[0] == "uint8":
+            return "uint8"
         return {"fp16": "fp32"}.get(found := arithmetic(data, weights[0]), found)
     if "int16" in data:
         return "int16x8"

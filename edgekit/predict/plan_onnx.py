@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edgekit.formats.facts import Operand, OpFacts
+from edgekit.predict.work import Kernel
 
 _ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid"})
 _CONVOLUTIONS = frozenset({"Conv", "com.microsoft:FusedConv"})
@@ -29,6 +30,39 @@ def fused(ops: Sequence[OpFacts]) -> list[OpFacts]:
     """The ops that run, each with what was fused into it: kind "Conv+Relu"."""
     alive = [op for op in ops if not (op.writes and all(entry and entry.constant for entry in op.writes))]
     return _Graph(_Graph(alive).integers()).floats()
+
+
+_LAST = frozenset(
+    {"Conv", "Add", "Mul", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "LeakyRelu", "Sigmoid"}
+)
+"""Ops on integers that run channels-last as well as channels-first."""
+
+
+def turned(ops: Sequence[OpFacts], kernels: Sequence[Kernel | None]) -> list[Kernel | None]:
+    """The kernels, integer convolutions paying for the turns to channels-last and back.
+
+    onnxruntime's integer convolutions are channels-last: what enters or leaves a group of them is
+    transposed.
+    """
+    last = {name for op, kernel in zip(ops, kernels, strict=True) if _is_last(op, kernel) for name in op.outputs}
+    readers: dict[str, list[bool]] = {}
+    for op, kernel in zip(ops, kernels, strict=True):
+        for name in op.inputs:
+            readers.setdefault(name, []).append(_is_last(op, kernel))
+    found = []
+    for op, kernel in zip(ops, kernels, strict=True):
+        if not (op.reads and op.writes and op.kind.split("+")[0] == "Conv" and _is_last(op, kernel)):
+            found.append(kernel)
+            continue
+        entering = op.reads[0].elements if op.inputs[0] not in last and op.reads[0] else 0
+        leaving = op.writes[0].elements if op.writes[0] and not all(readers.get(op.outputs[0], [False])) else 0
+        assert kernel is not None  # noqa: S101 - it runs on integers
+        found.append(replace(kernel, units={**kernel.units, "turn": float(entering + leaving)}))
+    return found
+
+
+def _is_last(op: OpFacts, kernel: Kernel | None) -> bool:
+    return kernel is not None and kernel.precision == "int8" and op.kind.split("+")[0] in _LAST
 
 
 class _Graph:
@@ -120,6 +154,8 @@ class _Graph:
         if any(part in _ACTIVATIONS for part in parts[1:]) or after < number:
             return False
         if first in _CONVOLUTIONS:
+            if kind == "BatchNormalization" and not all(e is None or e.constant for e in self.ops[number].reads[1:]):
+                return False  # weights that an input may override are not rewritten
             return kind in _ACTIVATIONS or (kind in ("BatchNormalization", "Add") and parts.count(kind) < 1)
         if first in ("MatMul", "Gemm"):
             constant = sum(1 for entry in self.ops[after].reads if entry is not None and entry.constant) == 1

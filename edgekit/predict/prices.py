@@ -16,9 +16,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 GROUPS = {
-    "gemm": "dense", "conv": "dense", "gemv": "dense", "recurrent": "dense", "depthwise": "depthwise",
+    "gemm": "dense", "conv": "dense", "taps": "dense", "passes": "dense", "rows": "dense", "gemv": "dense",
+    "recurrent": "dense", "depthwise": "depthwise", "places": "depthwise",
     "outputs": "local", "traffic": "local", "map": "local", "move": "local", "reduce": "local", "window": "local",
-    "convert": "local", "math": "local", "far": "far", "kernel": "fixed", "run": "fixed", "step": "fixed",
+    "average": "local",
+    "shuffle": "local", "pad": "local", "turn": "local", "convert": "local", "math": "local", "norm": "local",
+    "swish": "local",
+    "far": "far", "kernel": "fixed", "run": "fixed", "step": "fixed",
     "select": "fixed",
 }  # fmt: skip
 """Unit -> the group that shares the departures of a core and of a board."""

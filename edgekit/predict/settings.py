@@ -14,6 +14,7 @@ LIBRARIES = {"litert": "xnnpack", "tflite-runtime": "xnnpack", "onnxruntime": "m
 _MEMCPY = 2.0
 _CLOCK = 1.0
 _CACHE = 512 * 1024
+_MOST_L3_KIB = 8192
 _ORDERED_SHARE = 0.75
 """In mixed company a core that executes in order does this much of its peak, beside one that does not."""
 
@@ -40,15 +41,20 @@ def setting(profile: Profile, engine: str, precision: str, threads: int, known: 
     kernels = library(engine, profile)
     mixed = threads > first.count and len(profile.cpu.clusters) > 1
     soc = profile.cpu.soc
-    cache = profile.cache
     memcpy = profile.bandwidth.memcpy_mb_s
     return Setting(
         board=known.aliases.get(soc, soc), core=first.core, kind=kind, ghz=_ghz(first), threads=max(1, len(speeds)),
         ideal=sum(speeds), slowest=len(speeds) * min(speeds), mixed=mixed,
         memcpy=memcpy / 1000 if memcpy else _MEMCPY,
-        cache=1024 * ((cache.l2_kib or 0) + (cache.l3_kib or 0)) or _CACHE, precision=precision, library=kernels,
+        cache=cache_bytes(profile), precision=precision, library=kernels,
         release=known.releases.get(f"{kernels}-{precision}", ""), bits=profile.os.userland_bits,
     )  # fmt: skip
+
+
+def cache_bytes(profile: Profile) -> float:
+    """What stays near the cores: the second level, and the share of the third that one core would take."""
+    cache = profile.cache
+    return 1024.0 * ((cache.l2_kib or 0) + min(cache.l3_kib or 0, _MOST_L3_KIB)) or _CACHE
 
 
 def core(profile: Profile, cluster: Cluster, known: Parameters) -> Core:

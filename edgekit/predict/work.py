@@ -6,15 +6,25 @@ is linear, a whole model's counts may be summed first, which is how figures publ
     gemm        MACs of 1x1 convolutions and products of matrices, channels rounded up to whole vectors
     conv        MACs of convolutions over several taps, the same
     depthwise   MACs of depthwise convolutions
+    places      taps of depthwise convolutions for each place, however few channels there are
+    taps        taps of dense convolutions for each place, however few channels there are
+    passes      taps of dense convolutions for each output
+    rows        inputs that matrix kernels gather for each row of outputs, however few channels those have
     gemv        MACs of products with one row, which read each weight once
     outputs     elements that matrix kernels write: a tile is filled, scaled and stored whatever the depth of its sum
     traffic     bytes of activations that matrix kernels read and write
-    far         bytes of activations and weights of a kernel that does not fit into the last cache of a core
+    far         bytes of a kernel whose activations and weights do not fit into the caches
     map         bytes that cheap elementwise kernels read and write
-    math        elements of exp, tanh, logistic, softmax, division, square roots
-    window      taps of pooling
+    math        elements of exp, tanh, logistic, division, square roots
+    swish       elements of hard swish, which TFLite computes apart, and in integers slowly
+    norm        elements of softmax and normalizations, which pass over them several times
+    window      taps of maximum pooling
+    average     taps of average pooling
     reduce      elements that means, sums and arg-maxima read
-    move        bytes that copies, transpositions, paddings, resizings write
+    move        bytes that concatenations, slices and transpositions write
+    pad         runs of the innermost axis that paddings write
+    shuffle     bytes that resizings and gathers write
+    turn        elements that onnxruntime turns to channels-last for its integer convolutions, and back
     convert     elements that change between integers and floats
     select      anchors times classes of detection post-processing, elements of sorts
     recurrent   MACs of recurrent steps
@@ -32,8 +42,9 @@ from dataclasses import dataclass
 from edgekit.formats.facts import Shape
 
 UNITS = (
-    "gemm", "conv", "depthwise", "gemv", "outputs", "traffic", "far", "map", "math", "window", "reduce", "move",
-    "convert", "select", "recurrent", "step", "kernel", "run",
+    "gemm", "conv", "depthwise", "places", "taps", "passes", "rows", "gemv", "outputs", "traffic", "far", "map",
+    "math", "swish", "norm", "window", "average",
+    "reduce", "move", "pad", "shuffle", "turn", "convert", "select", "recurrent", "step", "kernel", "run",
 )  # fmt: skip
 
 LANES = 8
@@ -70,6 +81,8 @@ class Product:
         inputs, outputs, weights: Elements.
         size: Bytes an activation.
         weight_size: Bytes a weight.
+        gathered: Weights are not known beforehand, so that no kernel was made for them: the windows are written out
+            and multiplied as matrices, group by group.
     """
 
     rows: int
@@ -82,15 +95,25 @@ class Product:
     weights: int
     size: float
     weight_size: float
+    gathered: bool = False
 
     def units(self) -> dict[str, float]:
         traffic = self.size * (self.inputs + self.outputs)
         stored = self.weight_size * self.weights
         found = {"outputs": float(self.outputs), "traffic": traffic, "far": traffic + stored, "kernel": 1.0}
+        if self.gathered and self.taps > 1:
+            windows = float(self.rows * self.groups * self.depth)
+            found |= {"gemm": windows * whole(self.columns), "rows": windows, "move": self.size * windows}
+            return found
         if self.depth == self.taps and self.taps > 1 and self.groups > 1:
             found["depthwise"] = float(self.rows * self.columns * self.groups * self.taps)
+            found["places"] = float(self.rows * self.taps)
             return found
         kind = "conv" if self.taps > 1 else "gemv" if self.rows == 1 else "gemm"
+        found["rows"] = float(self.rows * self.groups * self.depth)
+        if kind == "conv":
+            found["taps"] = float(self.rows * self.groups * self.taps)
+            found["passes"] = float(self.outputs * self.taps)
         found[kind] = float(self.rows * whole(self.columns) * self.groups * self.depth)
         return found
 
@@ -131,13 +154,14 @@ def product(rows: int, depth: int, columns: int, size: float, weight_size: float
 
 def simple(name: str, kind: str, precision: str, unit: str, count: float, moved: float) -> Kernel:
     """A kernel of one unit."""
-    return Kernel(name, kind, precision, {unit: count, "kernel": 1.0}, moved)
+    return Kernel(name, kind, precision, {unit: count, "far": moved, "kernel": 1.0}, moved)
 
 
-def total(kernels: Sequence[Kernel]) -> dict[str, float]:
-    """Counts of a whole run."""
+def total(kernels: Sequence[Kernel], cache: float = 0.0) -> dict[str, float]:
+    """Counts of a whole run; `cache` in bytes decides which kernels reach out to memory."""
     found: dict[str, float] = {"run": 1.0}
     for kernel in kernels:
         for unit, count in kernel.units.items():
-            found[unit] = found.get(unit, 0.0) + count
+            if unit != "far" or kernel.bytes > cache:
+                found[unit] = found.get(unit, 0.0) + count
     return found

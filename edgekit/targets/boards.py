@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from edgekit import __version__, files
 from edgekit.child import Limits, Progress
 from edgekit.device_profiles import Profile, all_profiles
+from edgekit.device_profiles.reading import Definition, parse, resolve
 from edgekit.device_profiles.schema import ENGINES
 from edgekit.device_profiles.writing import toml
 from edgekit.doctor import Finding, try_engines
 from edgekit.errors import TargetError, UsageError
 from edgekit.targets import open_target
 from edgekit.targets import probe as probing
+from edgekit.targets.pricing import Priced, measure_prices
 from edgekit.targets.probe import Probed
 from edgekit.targets.suspect import Scene, suspect
 
@@ -35,6 +37,8 @@ class Board:
         engines: What each engine did there.
         known: The shipped profile of this board; None when it is not known.
         differences: Where the machine differs from that profile, in words.
+        fit_error: Engine, arithmetic and threads -> median relative error with which the fitted prices give the
+            measured times back; empty when nothing was measured.
     """
 
     profile: str
@@ -43,14 +47,18 @@ class Board:
     engines: tuple[Finding, ...]
     known: str | None
     differences: tuple[str, ...]
+    fit_error: dict[str, float] = field(default_factory=dict)
 
 
-def probe(target: str = "local", *, measure: bool = True, progress: Progress | None = None) -> Board:
+def probe(
+    target: str = "local", *, measure: bool = True, quick: bool = False, progress: Progress | None = None
+) -> Board:
     """Look at a machine, try its engines, and write its profile.
 
     Args:
         target: Where.
-        measure: Also the speeds of memory and storage.
+        measure: Also the speeds of memory and storage, and what the kernels of the engines cost.
+        quick: Spend a third of the time on the kernels.
         progress: Told what goes on.
 
     Raises:
@@ -70,12 +78,22 @@ def probe(target: str = "local", *, measure: bool = True, progress: Progress | N
             if named is not None:
                 found[engine.name] = (named.distribution, named.version)
         name = place.name
+        text, error = describe(probed, found, name), {}
+        if measure and found:
+            profile = resolve(parse(f"{name}.toml", text), _no_parent)
+            usable = [_named(engine, distribution) for engine, (distribution, _) in found.items()]
+            priced = measure_prices(place, folder, profile, usable, quick=quick, progress=progress)
+            text, error = describe(probed, found, name, priced), priced.error
     known = recognize(probed)
-    text = describe(probed, found, name)
-    return Board(text, name, probed, tuple(engines), known.name if known else None, differences(probed, found, known))
+    told = differences(probed, found, known)
+    return Board(text, name, probed, tuple(engines), known.name if known else None, told, error)
 
 
-def describe(probed: Probed, engines: dict[str, tuple[str, str]], target: str) -> str:
+def _no_parent(name: str, child: Definition) -> Definition:
+    raise UsageError("profile-parent", f"{child.name} inherits from {name!r}: a probed profile has no parent")
+
+
+def describe(probed: Probed, engines: dict[str, tuple[str, str]], target: str, priced: Priced | None = None) -> str:
     """The profile's text; `engines` maps an engine to its distribution and version there.
 
     Raises:
@@ -108,10 +126,15 @@ def describe(probed: Probed, engines: dict[str, tuple[str, str]], target: str) -
         },
         **_engines(engines, machine.python),
         "budget": {"latency_ms": 100, "model_mib": max(1, usable // 4)},
+        **{f"costs.{key}": prices for key, prices in (priced.costs if priced else {}).items()},
     }  # fmt: skip
     where = "this machine" if target == "local" else target
     said = f"measured on {where} on {datetime.now(UTC):%Y-%m-%d} with edgekit {__version__}"
     sources = {name: said for name in tables if name != "budget"}
+    for key, error in (priced.error if priced else {}).items():
+        sources[f"costs.{key}"] = (
+            f"{said}: fitted to {priced.networks if priced else 0} tiny networks, median error {100 * error:.1f} %"
+        )
     sources |= {
         "memory.nominal_mib": "derived: the smallest size that is sold and holds seen_mib",
         "memory.usable_mib": "policy: three quarters of idle_mib",
@@ -166,10 +189,15 @@ def differences(probed: Probed, engines: dict[str, tuple[str, str]], known: Prof
     return tuple(said)
 
 
+def _named(engine: str, distribution: str) -> str:
+    """What profiles call an engine: ours called "litert" may be tflite-runtime."""
+    return "tflite-runtime" if distribution == "tflite-runtime" else engine
+
+
 def _engines(engines: dict[str, tuple[str, str]], python: str) -> dict[str, dict[str, Any]]:
     tables: dict[str, dict[str, Any]] = {}
     for name, (distribution, version) in engines.items():
-        table = "tflite-runtime" if distribution == "tflite-runtime" else name
+        table = _named(name, distribution)
         tables[f"engines.{table}"] = {"distribution": distribution, "version": version, "pythons": [python]}
     for name, distribution in (("litert", "ai-edge-litert"), ("onnxruntime", "onnxruntime")):
         if name not in engines:

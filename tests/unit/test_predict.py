@@ -63,7 +63,8 @@ def test_one_row_is_a_product_with_a_vector_and_idle_lanes_are_paid():
 
 def test_every_unit_has_a_group():
     assert set(GROUPS) == set(UNITS)
-    assert all(f"unit.{unit}" in parameters().factors or unit in ("recurrent", "step", "convert") for unit in UNITS)
+    unfitted = {unit for unit in UNITS if f"unit.{unit}" not in parameters().factors}
+    assert unfitted <= {"recurrent", "step", "turn"}  # no published figure has them
 
 
 def test_kernels_of_a_graph_sum_to_its_macs():

@@ -1,0 +1,146 @@
+"""The tiny networks: what they are made of, apart from any format."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["conv", "depthwise", "dense", "add", "mul", "max", "average", "mean", "softmax", "sigmoid", "swish",
+"tanh",
+"concat",
+               "transpose", "pad", "resize"]  # fmt: skip
+Map = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer. Convolutions and dense layers end in a ReLU; `add`, `mul` and `concat` take their input twice.
+
+    Attributes:
+        kind: What it is.
+        out: Channels, where they change.
+        kernel, stride: Of convolutions and pooling.
+    """
+
+    kind: Kind
+    out: int = 0
+    kernel: int = 1
+    stride: int = 1
+
+
+@dataclass(frozen=True)
+class Net:
+    """Layers one after the other.
+
+    Attributes:
+        name: Unique.
+        shape: Height, width and channels of the input.
+        layers: In order.
+    """
+
+    name: str
+    shape: Map
+    layers: tuple[Layer, ...]
+
+    def maps(self) -> Iterator[tuple[Layer, Map, Map]]:
+        """Each layer with its input's and its output's shape."""
+        at = self.shape
+        for layer in self.layers:
+            after = _after(layer, at)
+            yield layer, at, after
+            at = after
+
+
+def _after(layer: Layer, at: Map) -> Map:
+    height, width, channels = at
+    match layer.kind:
+        case "conv" | "depthwise" | "max" | "average":
+            out = layer.out or channels
+            return -(-height // layer.stride), -(-width // layer.stride), out
+        case "dense":
+            return 1, 1, layer.out
+        case "mean":
+            return 1, 1, channels
+        case "concat":
+            return height, width, 2 * channels
+        case "transpose":
+            return width, height, channels
+        case "pad":
+            return height + 2, width + 2, channels
+        case "resize":
+            return 2 * height, 2 * width, channels
+        case _:
+            return at
+
+
+def _conv(out: int, kernel: int = 1, stride: int = 1) -> Layer:
+    return Layer("conv", out, kernel, stride)
+
+
+def _wise(kernel: int = 3, stride: int = 1) -> Layer:
+    return Layer("depthwise", 0, kernel, stride)
+
+
+def _chain(name: str, shape: Map, *layers: Layer) -> Net:
+    return Net(name, shape, layers)
+
+
+def nets(*, quick: bool = False) -> tuple[Net, ...]:
+    """All of them, from the fastest on; with `quick` about every second."""
+    found = [
+        _chain("nothing", (1, 1, 8), Layer("add")),
+        _chain("short", (1, 1, 64), *[Layer("add")] * 8),
+        _chain("dense-small", (1, 1, 64), *[Layer("dense", 64)] * 4),
+        _chain("dense", (1, 1, 256), *[Layer("dense", 256)] * 4),
+        _chain("dense-large", (1, 1, 1024), Layer("dense", 1024), Layer("dense", 1024)),
+        _chain("image-small", (32, 32, 3), _conv(16, 3)),
+        _chain("image", (96, 96, 3), _conv(16, 3, 2)),
+        _chain("narrow", (32, 32, 16), *[_conv(16, 3)] * 3),
+        _chain("middle", (16, 16, 32), *[_conv(32, 3)] * 3),
+        _chain("wide", (8, 8, 64), *[_conv(64, 3)] * 3),
+        _chain("heavy", (14, 14, 128), *[_conv(128, 3)] * 2),
+        _chain("point-narrow", (48, 48, 8), _conv(16), _conv(16), _conv(16)),
+        _chain("point-middle", (24, 24, 32), _conv(64), _conv(64), _conv(32)),
+        _chain("point-wide", (7, 7, 256), _conv(256), _conv(256)),
+        _chain("point-tiny", (3, 3, 128), *[_conv(128)] * 4),
+        _chain("large-window", (24, 24, 16), _conv(16, 5), _conv(16, 5)),
+        _chain("halving", (32, 32, 16), _conv(32, 3, 2), _conv(64, 3, 2), _conv(64, 1, 2)),
+        _chain("wise-narrow", (48, 48, 8), *[_wise()] * 3),
+        _chain("wise-middle", (24, 24, 64), *[_wise()] * 3),
+        _chain("wise-wide", (6, 6, 256), *[_wise()] * 4),
+        _chain("wise-five", (20, 20, 64), *[_wise(5)] * 3),
+        _chain("wise-halving", (48, 48, 32), _wise(3, 2), _wise(3, 2)),
+        _chain("separable-large", (48, 48, 16), _wise(), _conv(32), _wise(3, 2), _conv(64)),
+        _chain("separable-small", (12, 12, 64), *[_wise(), _conv(64)] * 3),
+        _chain("adding", (32, 32, 32), *[Layer("add")] * 4),
+        _chain("adding-large", (64, 64, 64), *[Layer("add")] * 2),
+        _chain("scaling", (24, 24, 32), *[Layer("mul")] * 4),
+        _chain("sigmoids", (16, 16, 32), *[Layer("sigmoid")] * 3),
+        _chain("swishes", (16, 16, 32), *[Layer("swish")] * 2),
+        _chain("tangents", (16, 16, 32), *[Layer("tanh")] * 2),
+        _chain("classes", (1, 1, 1000), Layer("softmax")),
+        _chain("pooling", (32, 32, 16), Layer("max", 0, 2, 1), Layer("max", 0, 3, 2)),
+        _chain("averaging", (28, 28, 8), Layer("average", 0, 2, 2), Layer("average", 0, 3, 1)),
+        _chain("one-channel", (28, 28, 1), _conv(8, 3, 2)),
+        _chain("image-wide", (48, 48, 3), _conv(32, 3, 2)),
+        _chain("few", (40, 40, 8), _conv(8, 3), _conv(8, 3)),
+        _chain("means", (16, 16, 64), Layer("mean")),
+        _chain("joining", (24, 24, 16), Layer("concat"), Layer("concat")),
+        _chain("turning", (24, 32, 16), *[Layer("transpose")] * 3),
+        _chain("padding", (24, 24, 16), *[Layer("pad")] * 3),
+        _chain("growing", (16, 16, 16), Layer("resize"), Layer("resize")),
+        _chain("digits", (28, 28, 1), _conv(8, 5), Layer("max", 0, 2, 2), _conv(16, 5), Layer("max", 0, 3, 3),
+            Layer("dense", 10)),
+        _chain("small-classifier", (32, 32, 3), _conv(16, 3), _conv(16, 3), _conv(32, 3, 2), _conv(64, 3, 2),
+            Layer("mean"), Layer("dense", 10), Layer("softmax")),
+        _chain("mobile", (96, 96, 3), _conv(8, 3, 2), *[_wise(), _conv(16)], *[_wise(3, 2), _conv(32)], *[_wise(),
+            _conv(32)], *[_wise(3, 2), _conv(64)], *[_wise(), _conv(64)], Layer("mean"), Layer("dense", 10),
+            Layer("softmax")),
+    ]  # fmt: skip
+    return tuple(found[::2] if quick else found)
+
+
+def elements(shape: Map) -> int:
+    return math.prod(shape)

@@ -1,0 +1,162 @@
+"""A tiny network as a TFLite file, in float or in 8-bit integers. Slots and codes: schema.fbs of LiteRT."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgekit.formats.tflite_schema import BUILTIN_OPERATORS
+from edgekit.micro.flat import Scalar, Table, Value, Vector, vector, write
+from edgekit.micro.nets import Layer, Map, Net
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_FLOAT, _INT32, _INT8 = 0, 2, 9
+_SCALE = 0.05
+_ALIGNED = 16
+_RELU = 1
+_OPTIONS = {
+    "CONV_2D": 1, "DEPTHWISE_CONV_2D": 2, "MAX_POOL_2D": 5, "AVERAGE_POOL_2D": 5, "FULLY_CONNECTED": 8, "SOFTMAX": 9,
+    "CONCATENATION": 10,
+    "ADD": 11, "RESHAPE": 17, "MUL": 21, "PAD": 22, "TRANSPOSE": 26, "MEAN": 27, "RESIZE_NEAREST_NEIGHBOR": 74,
+    "HARD_SWISH": 91,
+}  # fmt: skip
+"""enum BuiltinOptions of the ops that have any."""
+_OPS = {
+    "conv": "CONV_2D", "depthwise": "DEPTHWISE_CONV_2D", "dense": "FULLY_CONNECTED", "add": "ADD", "mul": "MUL",
+    "max": "MAX_POOL_2D", "average": "AVERAGE_POOL_2D", "mean": "MEAN", "softmax": "SOFTMAX", "sigmoid": "LOGISTIC",
+    "swish": "HARD_SWISH",
+    "tanh": "TANH",
+    "concat": "CONCATENATION", "transpose": "TRANSPOSE", "pad": "PAD", "resize": "RESIZE_NEAREST_NEIGHBOR",
+}  # fmt: skip
+_FIXED = {"softmax": (1 / 256, -128), "sigmoid": (1 / 256, -128), "tanh": (1 / 128, 0)}
+"""Scale and zero point that kernels demand of these results."""
+
+
+def model(net: Net, precision: str) -> bytes:
+    """The file; `precision` is "fp32" or "int8"."""
+    made = _Writer(integer=precision == "int8")
+    at = made.tensor((1, *net.shape), "x")
+    first = at
+    for number, (layer, before, after) in enumerate(net.maps()):
+        at = made.layer(layer, before, after, at, number)
+    return made.file(first, at)
+
+
+class _Writer:
+    """Tensors, buffers and ops as they come."""
+
+    def __init__(self, *, integer: bool) -> None:
+        self._integer = integer
+        self._buffers: list[Table] = [{}]
+        self._tensors: list[Table] = []
+        self._ops: list[tuple[str, Sequence[int], int, Table]] = []
+
+    def tensor(self, shape: Sequence[int], name: str, scale: tuple[float, int] = (_SCALE, 0)) -> int:
+        """An activation."""
+        kind = _INT8 if self._integer else _FLOAT
+        quant: dict[int, Value] = {2: vector("f", [scale[0]]), 3: vector("q", [scale[1]])} if self._integer else {}
+        return self._add(shape, kind, name, 0, quant)
+
+    def constant(self, array: NDArray[Any], name: str, scales: Sequence[float] = (), axis: int = 0) -> int:
+        kind = {"float32": _FLOAT, "int32": _INT32, "int8": _INT8}[array.dtype.name]
+        self._buffers.append({0: Vector(array.tobytes(), array.nbytes, _ALIGNED)})
+        quant: dict[int, Value] = {}
+        if scales:
+            quant = {2: vector("f", scales), 3: vector("q", [0] * len(scales)), 6: Scalar("i", axis)}
+        return self._add(array.shape, kind, name, len(self._buffers) - 1, quant)
+
+    def _add(self, shape: Sequence[int], kind: int, name: str, buffer: int, quant: dict[int, Value]) -> int:
+        table: dict[int, Value] = {0: vector("i", shape), 1: Scalar("b", kind), 2: Scalar("I", buffer), 3: name}
+        if quant:
+            table[4] = quant
+        self._tensors.append(table)
+        return len(self._tensors) - 1
+
+    def layer(self, layer: Layer, before: Map, after: Map, at: int, number: int) -> int:
+        """Add a layer behind tensor `at`; gives its result."""
+        import numpy as np
+
+        inputs, options = [at], self._settings(layer)
+        if layer.kind in ("conv", "depthwise", "dense"):
+            inputs += self._weights(layer, before, after, number)
+        elif layer.kind in ("add", "mul", "concat"):
+            inputs.append(at)
+        elif layer.kind == "mean":
+            inputs.append(self.constant(np.array([1, 2], np.int32), f"axes{number}"))
+        elif layer.kind == "transpose":
+            inputs.append(self.constant(np.array([0, 2, 1, 3], np.int32), f"order{number}"))
+        elif layer.kind == "pad":
+            inputs.append(self.constant(np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32), f"pads{number}"))
+        elif layer.kind == "resize":
+            inputs.append(self.constant(np.array(after[:2], np.int32), f"size{number}"))
+        shape = (1, after[2]) if layer.kind == "dense" else (1, *after)
+        result = self.tensor(shape, f"y{number}", _FIXED.get(layer.kind, (_SCALE, 0)))
+        self._ops.append((_OPS[layer.kind], inputs, result, options))
+        if layer.kind == "dense":  # back to a map, which later layers take
+            wanted = self.constant(np.array((1, *after), np.int32), f"map{number}")
+            shaped = self.tensor((1, *after), f"z{number}")
+            self._ops.append(("RESHAPE", [result, wanted], shaped, {}))
+            return shaped
+        return result
+
+    def _settings(self, layer: Layer) -> dict[int, Value]:
+        stride = Scalar("i", layer.stride)
+        match layer.kind:
+            case "conv":
+                return {1: stride, 2: stride, 3: Scalar("b", _RELU)}
+            case "depthwise":
+                return {1: stride, 2: stride, 3: Scalar("i", 1), 4: Scalar("b", _RELU)}
+            case "dense":
+                return {0: Scalar("b", _RELU)}
+            case "max" | "average":
+                return {1: stride, 2: stride, 3: Scalar("i", layer.kernel), 4: Scalar("i", layer.kernel)}
+            case "mean":
+                return {0: Scalar("B", 1)}
+            case "softmax":
+                return {0: Scalar("f", 1.0)}
+            case "concat":
+                return {0: Scalar("i", 3)}
+            case _:
+                return {}
+
+    def _weights(self, layer: Layer, before: Map, after: Map, number: int) -> list[int]:
+        import numpy as np
+
+        random = np.random.default_rng(number)
+        shape: tuple[int, ...]
+        if layer.kind == "conv":
+            shape, axis = (after[2], layer.kernel, layer.kernel, before[2]), 0
+        elif layer.kind == "depthwise":
+            shape, axis = (1, layer.kernel, layer.kernel, after[2]), 3
+        else:
+            shape, axis = (after[2], math.prod(before)), 0
+        depth = math.prod(shape) // after[2]
+        whole = random.integers(-127, 128, shape)
+        scale = 1 / (127 * math.sqrt(depth))
+        if not self._integer:
+            bias = self.constant(np.zeros(after[2], np.float32), f"b{number}")
+            return [self.constant((whole * scale).astype(np.float32), f"w{number}"), bias]
+        weights = self.constant(whole.astype(np.int8), f"w{number}", [scale] * after[2], axis)
+        return [weights, self.constant(np.zeros(after[2], np.int32), f"b{number}", [scale * _SCALE] * after[2])]
+
+    def file(self, first: int, last: int) -> bytes:
+        kinds = sorted({kind for kind, *_ in self._ops})
+        codes: list[Value] = []
+        for kind in kinds:
+            code = BUILTIN_OPERATORS.index(kind)
+            version = 3 if kind == "DEPTHWISE_CONV_2D" and self._integer else 2 if self._integer else 1
+            version = 1 if kind in ("RESHAPE", "HARD_SWISH") else version
+            codes.append({0: Scalar("b", min(code, 127)), 2: Scalar("i", version), 3: Scalar("i", code)})
+        ops: list[Value] = []
+        for kind, inputs, result, options in self._ops:
+            op: dict[int, Value] = {
+                0: Scalar("I", kinds.index(kind)), 1: vector("i", inputs), 2: vector("i", [result]),
+            }  # fmt: skip
+            if kind in _OPTIONS:
+                op |= {3: Scalar("B", _OPTIONS[kind]), 4: options}
+            ops.append(op)
+        graph: dict[int, Value] = {0: self._tensors, 1: vector("i", [first]), 2: vector("i", [last]), 3: ops}
+        return write({0: Scalar("I", 3), 1: codes, 2: [graph], 3: "edgekit", 4: self._buffers}, b"TFL3")

@@ -1,0 +1,149 @@
+"""Tiny networks, the prices that follow from their times, and the profile that keeps them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from edgekit.artifact import Artifact
+from edgekit.device_profiles import load_profile
+from edgekit.errors import UsageError
+from edgekit.formats import read_facts
+from edgekit.measure.micro import Group, times
+from edgekit.micro import nets, onnx, tflite
+from edgekit.micro.flat import Scalar, vector, write
+from edgekit.predict import predict
+from edgekit.predict.fitting import prices
+from edgekit.predict.plan import kernels
+from edgekit.predict.work import UNITS, total
+from edgekit.targets import boards, pricing
+
+NETS = {net.name: net for net in nets.nets()}
+WRITERS = {"tflite": tflite, "onnx": onnx}
+
+
+def facts(net: nets.Net, format: str, precision: str):
+    data = WRITERS[format].model(net, precision)
+    return read_facts(Artifact(format, data, len(data), {}))
+
+
+def macs(net: nets.Net) -> int:
+    """By hand, from the layers."""
+    found = 0
+    for layer, before, after in net.maps():
+        places = after[0] * after[1]
+        if layer.kind == "conv":
+            found += places * after[2] * layer.kernel**2 * before[2]
+        elif layer.kind == "depthwise":
+            found += places * after[2] * layer.kernel**2
+        elif layer.kind == "dense":
+            found += after[2] * math.prod(before)
+    return found
+
+
+@pytest.mark.parametrize("format", ["tflite", "onnx"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_our_readers_find_what_was_written(format, precision):
+    for net in NETS.values():
+        seen = facts(net, format, precision)
+        assert seen.macs == macs(net), net.name
+        plan = kernels(seen)
+        assert plan.unknown == (), net.name
+        assert {k.precision for k in plan.kernels if k.macs} <= {precision}, net.name
+
+
+def test_every_unit_that_networks_can_show_is_shown():
+    shown = {unit for net in NETS.values() for format in WRITERS for precision in ("fp32", "int8")
+             for unit in total(kernels(facts(net, format, precision)).kernels)}  # fmt: skip
+    assert set(UNITS) - shown == {"recurrent", "select", "step"}
+    assert {net.name for net in nets.nets(quick=True)} < set(NETS)
+
+
+def test_both_engines_give_the_same_answer_and_a_time(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    pytest.importorskip("onnxruntime")
+    from edgekit.runtimes.model import load
+
+    net = nets.Net("same", (6, 6, 2), (nets.Layer("add"), nets.Layer("max", 0, 3, 2), nets.Layer("pad")))
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 6, 6, 2)).astype(np.float32)
+    answers = []
+    for format, array in (("tflite", x), ("onnx", x.transpose(0, 3, 1, 2))):
+        for precision in ("fp32", "int8"):
+            path = tmp_path / f"{precision}.{format}"
+            path.write_bytes(WRITERS[format].model(net, precision))
+            with load(path) as model:
+                (found,) = model.run({"x": array}).values()
+            answers.append(found if format == "tflite" else found.transpose(0, 2, 3, 1))
+    for other in answers[1:]:
+        np.testing.assert_allclose(other, answers[0], atol=0.11)
+    missing = tmp_path / "broken.tflite"
+    missing.write_bytes(write({0: Scalar("I", 3), 1: vector("i", [])}, b"TFL3"))
+    seen = times(Group("litert", 1, (str(tmp_path / "fp32.tflite"), str(tmp_path / "int8.tflite"))), 0.0)
+    assert all(ns > 0 for ns in seen)
+
+
+def test_prices_come_back_from_times():
+    truth = {"gemm": 0.02, "conv": 0.03, "traffic": 0.01, "kernel": 40.0, "run": 900.0}
+    random = np.random.default_rng(1)
+    counts = [{u: float(random.uniform(0, 1e3 / p)) for u, p in truth.items() if u != "run"} | {"run": 1.0}
+              for _ in range(40)]  # fmt: skip
+    ns = [sum(truth[u] * n for u, n in count.items()) for count in counts]
+    ns[7] *= 5  # one measurement that was disturbed
+    found = prices(counts, ns, dict.fromkeys(truth, 1.0), width=5.0)
+    for unit, price in truth.items():
+        assert found[unit] == pytest.approx(price, rel=0.1), unit
+
+
+def test_a_unit_that_nothing_shows_keeps_its_prior():
+    found = prices([{"run": 1.0, "gemm": 1e-6}] * 3, [500.0] * 3, {"run": 100.0, "gemm": 0.25})
+    assert found["gemm"] == pytest.approx(0.25, rel=1e-3)
+    assert found["run"] == pytest.approx(500, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("cores", "counts"), [(1, [1]), (4, [1, 2, 3, 4]), (6, [1, 2, 3, 4, 6]), (12, [1, 2, 3, 4, 8, 12])]
+)
+def test_threads_that_are_tried(cores, counts):
+    assert pricing.thread_counts(cores) == counts
+
+
+def test_a_probe_writes_prices_that_predictions_rest_on(tmp_path, monkeypatch):
+    pytest.importorskip("ai_edge_litert")
+    few = tuple(NETS.values())[:: len(NETS) // 12]
+    monkeypatch.setattr(pricing.nets, "nets", lambda *, quick: few)
+    monkeypatch.setattr(pricing, "QUICK_SECONDS", 0.1)
+    monkeypatch.setattr(pricing, "thread_counts", lambda cores: [1])
+    stages = []
+    found = boards.probe(quick=True, progress=lambda event: stages.append(event["stage"]))
+    assert any(stage.startswith("kernels: litert") for stage in stages)
+    path = tmp_path / "here.toml"
+    path.write_text(found.profile)
+    profile = load_profile(path)
+    assert {"litert-fp32-1", "litert-int8-1"} <= set(profile.costs)
+    assert set(found.fit_error) == set(profile.costs)
+    assert "tiny networks" in profile.source("costs.litert-fp32-1")
+    net = facts(NETS["wide"], "tflite", "fp32")
+    told = predict(net, profile, threads=1)
+    assert told.basis == "probe"
+    assert told.latency["basis"].startswith("measured on this machine")
+    count = total(kernels(net).kernels, 1 << 40)
+    count.pop("far", None)
+    own = profile.costs["litert-fp32-1"]
+    expected = sum(own[unit] * n for unit, n in count.items()) / 1e6
+    assert told.latency["estimate"] >= 0.99 * expected
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("[costs.litert-fp64-1]\nrun = 1.0", "ENGINE-PRECISION-THREADS"),
+        ("[costs.litert-fp32-1]\nrun = -1.0", "negative"),
+    ],
+)
+def test_costs_of_a_profile_are_checked(tmp_path, line, said):
+    path = tmp_path / "odd.toml"
+    path.write_text(f'title = "Odd"\ninherits = "raspberry-pi-4b"\n{line}\n')
+    with pytest.raises(UsageError, match=said):
+        load_profile(path)
