@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -72,6 +74,10 @@ _UNSTATED = {"RK3399": 2}
 """Threads where a row states none: TFLite 1.15 and the Coral page look single-threaded, but for the two big cores of
 the RK3399, whose rows are as fast as later ones with all cores."""
 _ORDERED_SHARE = 0.75
+_MANY = 60
+"""Figures of a processor beyond this many weigh less each, lest one processor decide what all have in common."""
+TRUST = {"RK3399": 0.3}
+"""Its thread counts are inferred, and its times contradict them: floats on "six" threads are slower than on two."""
 
 
 def setting(row: dict[str, str]) -> Setting:
@@ -129,7 +135,8 @@ def load(path: Path) -> list[Figure]:
             if row["precision"] in ("fp32", "int8"):
                 at = setting(row)
                 found.append(Figure((soc, row["model"]), at, counts(row, at), float(row["latency_ms"]) * 1e6))
-    return found
+    per = Counter(figure.key[0] for figure in found)
+    return [replace(f, weight=TRUST.get(f.key[0], 1.0) * min(1.0, math.sqrt(_MANY / per[f.key[0]]))) for f in found]
 
 
 def micro() -> list[Figure]:

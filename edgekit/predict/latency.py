@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
@@ -91,6 +92,9 @@ _SLOW_INT16 = 8.0
 """TFLite runs int16 activations on reference kernels; measured on x86-64 against its int8 kernels."""
 
 _PROBED = "measured on this machine: prices fitted to tiny networks by `devices probe`"
+_ENOUGH = 10
+"""With fewer figures than this a processor is as good as unknown."""
+_RECENT: deque[tuple[ModelFacts, Plan]] = deque(maxlen=4)
 _LIKE = {"fp32": "fp32", "int8": "int8", "uint8": "int8", "dynamic": "int8", "int16x8": "int8", "fp16": "fp32"}
 """Arithmetic -> whose prices it pays."""
 
@@ -116,7 +120,7 @@ def predict(
         nothing = f"{profile.name} has no engine for .{facts.format} files"
         return Prediction(Latency(estimate=None, low=None, high=None, basis=nothing), (), "", threads or 1, "none")
     count = min(threads or default_threads(chosen, profile), profile.cpu.cores)
-    plan = kernels(facts)
+    plan = _planned(facts)
     known = parameters()
     costs = _Costs(profile, chosen, count, known)
     times = [costs.of(entry) for entry in plan.kernels]
@@ -128,6 +132,16 @@ def predict(
     ms = total / 1e6
     latency = Latency(estimate=_round(ms), low=_round(ms * spread.low), high=_round(ms * spread.high), basis=said)
     return Prediction(latency, ops, chosen, count, level, _notes(facts, plan))
+
+
+def _planned(facts: ModelFacts) -> Plan:
+    """The kernels; those of the last few models are kept, because one is asked about for many boards and settings."""
+    for seen, plan in tuple(_RECENT):
+        if seen is facts:
+            return plan
+    plan = kernels(facts)
+    _RECENT.append((facts, plan))
+    return plan
 
 
 class _Costs:
@@ -207,7 +221,7 @@ def _basis(profile: Profile, engine: str, known: Parameters) -> tuple[str, str]:
     core = profile.cpu.clusters[0].core
     board = known.boards.get(soc)
     others = sorted((b.figures, name) for name, b in known.boards.items() if b.core == core)
-    if board is not None:
+    if board is not None and board.figures >= _ENOUGH:
         level, said = "board", f"fitted from {board.figures} published figures of this processor ({soc})"
     elif others:
         count = sum(figures for figures, _ in others)
@@ -219,8 +233,8 @@ def _basis(profile: Profile, engine: str, known: Parameters) -> tuple[str, str]:
         said = f"extrapolated by analogy with similar cores: no published figures of a {core}"
     if engine == "onnxruntime":
         return "engine", (
-            "extrapolated: there are no usable published figures of onnxruntime on such boards, TFLite's times stand in"
-            f" for them, {said}"
+            "extrapolated: there are no usable published figures of onnxruntime on such boards; its kernels' ratio to"
+            f" TFLite's as measured on x86-64, {said}"
         )
     return level, said
 
