@@ -117,7 +117,8 @@ class _Search:
     # -- Conversions ---------------------------------------------------------------------------------------------------
 
     def first_of_each_family(self) -> Steps:
-        yield from self._convert([recipes.pop(0) for recipes in self._left.values()])
+        now = [recipes for recipes in self._left.values() if recipes[0].after is None]
+        yield from self._convert([recipes.pop(0) for recipes in now])
 
     def variants(self) -> Steps:
         """One more variant of each family that could still add to the front."""
@@ -162,8 +163,16 @@ class _Search:
         if not self._left[family]:
             return False
         made = [made for _, made in self._tried(family)]
+        failures = [failure for recipe, failure in self.found.failed.items() if recipe.family == family]
+        first = self._left[family][0].after
+        if not made and not failures and first is not None:
+            plain = (family[0], first, 0)
+            if plain in self._left and self._open(plain):
+                return False  # another variant may do
+            made = [made for _, made in self._tried(plain)]
+            if not made:
+                return True
         if not made:
-            failures = [failure for recipe, failure in self.found.failed.items() if recipe.family == family]
             return all(failure.mendable for failure in failures)
         if min(one.loss for one in made) <= 0:
             return False

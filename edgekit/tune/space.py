@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edgekit.errors import UsageError
-from edgekit.precision import precisions
+from edgekit.precision import Precision, precisions
 from edgekit.tune.trial import Recipe, Setting
 
 
@@ -66,6 +66,10 @@ def build(
             precision = precisions.get(name)
             if format not in precision.formats or (precision.calibrated and not calibrated):
                 continue
+            if precision.rules(format).lifts:
+                # It searches by itself, from the best ranges and with all repairs.
+                recipes.append(Recipe(format, name, after=_plain(precision)))
+                continue
             recipes.append(Recipe(format, name))
             if precision.calibrated:
                 recipes += [
@@ -78,6 +82,16 @@ def build(
             "tune-nothing", "there is nothing to try: no precision and engine for the formats of this source"
         )
     return Space(tuple(recipes), settings)
+
+
+def _plain(searched: Precision) -> str | None:
+    """The precision that a searched one falls back to: the same numbers, for all layers."""
+    like = (searched.kind, searched.weights, searched.activations)
+    for name in precisions.names():
+        other = precisions.get(name)
+        if (other.kind, other.weights, other.activations) == like and not any(r.lifts for r in other.formats.values()):
+            return name
+    return None
 
 
 def _others(plain: str, wanted: Iterable[str] | None) -> list[str]:

@@ -21,12 +21,14 @@ class Recipe:
         precision: Name of a precision.
         variant: Further options of a conversion: name -> value; they change the answers and hardly the cost.
         rules: Layers in another precision.
+        after: A precision that comes first: only where it loses something is this one worth a try.
     """
 
     format: str
     precision: str
     variant: Mapping[str, Any] = field(default_factory=dict)
     rules: tuple[Rule, ...] = ()
+    after: str | None = None
 
     @property
     def family(self) -> tuple[str, str, int]:

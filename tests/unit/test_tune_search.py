@@ -232,6 +232,29 @@ def test_a_collapse_that_no_variant_can_mend_is_tried_once():
     assert sum(recipe.precision == "int8" for recipe in found.failed) == 2
 
 
+@pytest.mark.parametrize(("loss", "tries"), [(0.0, 0), (0.8, 2)])
+def test_mixed_precision_waits_for_int8_and_is_left_where_that_loses_nothing(loss, tries):
+    space, world = grid(), WORLDS["int8 wins"]()
+    space = Space(
+        (*(Recipe(format, "mixed", after="int8") for format in space.settings), *space.recipes), space.settings
+    )
+    world.loss = {**world.loss, "int8": loss, "mixed": 0.0}
+    world.speed["mixed"], world.spread = (0.9, 1.2), 0.0
+    convert, order = world.convert, []
+
+    def watched(recipe: Recipe) -> Made | Refused:
+        order.append(recipe.precision)
+        if recipe.precision != "mixed":
+            return convert(recipe)
+        return Made(recipe.label, 104_000, 0.0, "top1 points", f"{recipe.format} mixed")
+
+    world.convert = watched  # type: ignore[method-assign]
+    drive(space, world)
+    assert order.count("mixed") <= tries
+    assert (order.count("mixed") > 0) == (tries > 0)
+    assert "mixed" not in order[:10]
+
+
 def test_an_engine_that_fails_leaves_the_rest_alone():
     space, world = grid(), WORLDS["int8 wins"]()
     measure = world.measure
