@@ -48,7 +48,8 @@ peers: $(READY)  ## float conversion beside onnx2tf and litert-torch, each in an
 	@for tool in onnx2tf litert-torch; do \
 	    test -d build/peers/$$tool || { $(PEERS) -m venv build/peers/$$tool && build/peers/$$tool/bin/python -m pip install --quiet $$tool; } || exit 1; \
 	done
-	$(BIN)/python benchmarks/tflite_peers.py build/peers --write $(wildcard ../shared/models/*/*.onnx)
+	$(BIN)/python benchmarks/tflite_peers.py build/peers --write $(wildcard ../shared/models/*/*.onnx) \
+	    $(addprefix resnet20=,$(wildcard ../shared/models/cifar_resnet20/*.th))
 
 int8-peers: $(READY) ## int8 beside TensorFlow, ai-edge-quantizer, onnxruntime, onnx2tf and NNCF
 	@for tool in onnx2tf nncf; do \

@@ -1,12 +1,15 @@
 """Float conversion to TFLite beside onnx2tf and litert-torch: wall time, bytes, TRANSPOSE ops, latency.
 
     make peers                                      # installs both, each in an environment of its own, and runs this
-    python benchmarks/tflite_peers.py [ENVIRONMENTS] [MODEL.onnx ...] [--write]
+    python benchmarks/tflite_peers.py [ENVIRONMENTS] [MODEL.onnx ...] [NETWORK=WEIGHTS ...] [--write]
 
 Sources are the networks of tests/convert/torch_nets.py (weights files for litert-torch and EdgeKit, ONNX files for
-onnx2tf and EdgeKit) and ONNX files that are named. Times are those of whole commands, ours with its verification.
-Latencies are taken in one process on LiteRT with one thread, the artifacts in turn, and are the median over rounds of
-each round's median. One JSON line an artifact; --write puts the table into docs/benchmarks.md.
+onnx2tf and EdgeKit), ONNX files that are named, and weights of one of those networks. All have a batch of one, as
+litert-torch makes it, but for a row "free batch" of ours. Times are those of whole commands, ours with its
+verification; bytes of ours are given with and without manifest and self-test. onnx2tf works on a copy, since it writes
+into the file that it reads. Latencies are taken in one process on LiteRT with one thread, the artifacts in turn, and
+are the median over rounds of each round's median. One JSON line an artifact; --write puts the table into
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -28,13 +31,10 @@ ROOT = Path(__file__).resolve().parents[1]
 NETS = ROOT / "tests" / "convert"
 
 _LITERT_TORCH = """
-import sys; sys.path.insert(0, sys.argv[1])
+import json, sys; sys.path.insert(0, sys.argv[1])
 import litert_torch, torch, torch_nets
-factory, inputs = torch_nets.NETS[sys.argv[2]]
-net = factory(); net.load_state_dict(torch.load(sys.argv[3], weights_only=True))
-sample = tuple(
-    torch.zeros([size or 1 for size in shape], dtype=getattr(torch, dtype)) for shape, dtype in inputs.values()
-)
+net = getattr(torch_nets, sys.argv[2])(); net.load_state_dict(torch.load(sys.argv[3], weights_only=True))
+sample = tuple(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in json.loads(sys.argv[5]))
 litert_torch.convert(net.eval(), sample).export(sys.argv[4])
 """
 _ROUNDS, _RUNS = 15, 40
@@ -50,6 +50,7 @@ class Row:
         tool: Who did it.
         seconds: Of the whole command.
         bytes: Of the artifact; 0 where there is none.
+        model_bytes: Without manifest and self-test, which only ours has.
         transposes, ops: Operators of the artifact.
         microseconds: Median latency, interleaved with the others of the same model; None where it does not run.
         failed: Last line of what the tool said, where it gave no file.
@@ -60,6 +61,7 @@ class Row:
     tool: str
     seconds: float
     bytes: int = 0
+    model_bytes: int = 0
     transposes: int = 0
     ops: int = 0
     microseconds: float | None = None
@@ -68,7 +70,9 @@ class Row:
 
 def main(arguments: list[str]) -> None:
     """See the module's header."""
-    paths = [Path(argument).resolve() for argument in arguments if not argument.startswith("-")]
+    given = [argument for argument in arguments if not argument.startswith("-")]
+    weights = dict(argument.split("=", 1) for argument in given if "=" in argument)
+    paths = [Path(argument).resolve() for argument in given if "=" not in argument]
     folder = next((path for path in paths if path.is_dir()), ROOT / "build" / "peers")
     files = [path for path in paths if path.is_file()]
     if not folder.is_dir():
@@ -76,33 +80,57 @@ def main(arguments: list[str]) -> None:
         return
     rows: list[Row] = []
     sys.path.insert(0, str(NETS))
+    import torch
     import torch_nets
 
     with tempfile.TemporaryDirectory() as scratch:
-        for name in torch_nets.NETS:
-            rows += _torch(name, folder, Path(scratch))
+        for name, (factory, inputs) in torch_nets.NETS.items():
+            rows += _torch(Net(name, factory().state_dict(), inputs), folder, Path(scratch))
+        for name, path in weights.items():
+            held = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
+            state = {key.removeprefix("module."): value for key, value in held.items()}
+            rows += _torch(Net(name, state, torch_nets.NETS["resnet"][1]), folder, Path(scratch))
         for path in files:
             rows += _measured([*_from_onnx(path.stem, path, folder, Path(scratch))])
     if "--write" in arguments:
         pages.put("float", page(rows))
 
 
-def _torch(name: str, folder: Path, scratch: Path) -> list[Row]:
-    import torch
-    import torch_nets
+@dataclass(frozen=True)
+class Net:
+    """A network of torch_nets: its factory's name, its weights, what it takes."""
 
-    factory, inputs = torch_nets.NETS[name]
+    name: str
+    state: Any
+    inputs: Any
+
+    def about(self, batch: str) -> list[str]:
+        """Options of our command."""
+        return ["--model", f"torch_nets:{self.name}", *(
+            part
+            for key, (shape, kind) in self.inputs.items()
+            for part in ("--input", f"{key}={','.join(str(size or batch) for size in shape)}:{kind}")
+        )]  # fmt: skip
+
+
+def _torch(net: Net, folder: Path, scratch: Path) -> list[Row]:
+    import torch
+
+    name = net.name
     weights, graph = scratch / f"{name}.pth", scratch / f"{name}.onnx"
-    torch.save(factory().state_dict(), weights)
-    given = [f"{key}={','.join(str(size or 'N') for size in shape)}:{kind}" for key, (shape, kind) in inputs.items()]
-    about = ["--model", f"torch_nets:{name}", *(part for text in given for part in ("--input", text))]
-    _timed([_edgekit(), "convert", weights, "-o", graph, *about])
-    made = scratch / f"{name}.torch.tflite"
-    found = [(Row(name, "torch", "edgekit", *_timed([_edgekit(), "convert", weights, "-o", made, *about])), made)]
+    torch.save(net.state, weights)
+    _timed([_edgekit(), "convert", weights, "-o", graph, *net.about("1")])
+    found = []
+    for batch, tool in (("1", "edgekit"), ("N", "edgekit, free batch")):
+        made = scratch / f"{name}.{batch}.tflite"
+        found.append(
+            (Row(name, "torch", tool, *_timed([_edgekit(), "convert", weights, "-o", made, *net.about(batch)])), made)
+        )
     peer = folder / "litert-torch" / "bin" / "python"
     if peer.exists():
         made = scratch / f"{name}.litert.tflite"
-        command = [peer, "-c", _LITERT_TORCH, NETS, name, weights, made]
+        shapes = json.dumps([[[size or 1 for size in shape], kind] for shape, kind in net.inputs.values()])
+        command = [peer, "-c", _LITERT_TORCH, NETS, name, weights, made, shapes]
         found.append((Row(name, "torch", "litert-torch", *_timed(command)), made))
     return _measured([*found, *_from_onnx(name, graph, folder, scratch)])
 
@@ -113,8 +141,10 @@ def _from_onnx(name: str, path: Path, folder: Path, scratch: Path) -> list[tuple
     peer = folder / "onnx2tf" / "bin" / "onnx2tf"
     if peer.exists():
         place = scratch / f"{name}.onnx2tf"
-        row = Row(name, "onnx", "onnx2tf", *_timed([peer, "-i", path, "-o", place]))
-        found.append((row, place / f"{path.stem}_float32.tflite"))
+        copy = scratch / f"{name}.copy.onnx"
+        copy.write_bytes(path.read_bytes())
+        row = Row(name, "onnx", "onnx2tf", *_timed([peer, "-i", copy, "-o", place]))
+        found.append((row, next(place.glob("*_float32.tflite"), place / "none")))
     return found
 
 
@@ -138,6 +168,8 @@ def _timed(command: list[Any]) -> tuple[float]:
 
 def _measured(found: list[tuple[Row, Path]]) -> list[Row]:
     """Rows with what their artifacts are, printed."""
+    from edgekit import artifact
+
     engines = {at: _opened(path) for at, (_, path) in enumerate(found) if path.exists()}
     times = _latencies({at: engine for at, engine in engines.items() if engine is not None})
     rows = []
@@ -145,10 +177,10 @@ def _measured(found: list[tuple[Row, Path]]) -> list[Row]:
         if not path.exists():
             made = Row(row.model, row.source, row.tool, round(row.seconds, 2), failed="no file")
         else:
-            kinds = _kinds(path.read_bytes())
+            kinds, data = _kinds(path.read_bytes()), artifact.read(path)
             made = Row(
-                row.model, row.source, row.tool, round(row.seconds, 2), path.stat().st_size, kinds["TRANSPOSE"],
-                sum(kinds.values()), times.get(at),
+                row.model, row.source, row.tool, round(row.seconds, 2), len(data.data), len(data.model),
+                kinds["TRANSPOSE"], sum(kinds.values()), times.get(at),
             )  # fmt: skip
         print(json.dumps(asdict(made)), flush=True)
         rows.append(made)
@@ -197,17 +229,29 @@ def _latencies(engines: dict[int, Any]) -> dict[int, float]:
 def page(rows: list[Row]) -> str:
     """The section of docs/benchmarks.md."""
     said = (
-        "Float conversion to TFLite: seconds of the whole command (ours verifies the artifact, too), bytes, TRANSPOSE\n"
-        "operators of all, and microseconds of an inference on one thread, interleaved within a model."
+        "Float conversion to TFLite, batch of one: seconds of the whole command (ours verifies the artifact, too),\n"
+        "bytes with and without our manifest and self-test, TRANSPOSE operators of all, and microseconds of an\n"
+        "inference on one thread, interleaved within a model. The last column is our time beside the best other tool's."
     )
     lines = ["## Float to TFLite", "", "Generated by `make peers`.", "", said, ""]
-    lines += ["| model | from | tool | s | bytes | TRANSPOSE | us |", "| --- | --- | --- | --: | --: | --: | --: |"]
+    lines += ["| model | from | tool | s | bytes | model alone | TRANSPOSE | us | beside |"]
+    lines += ["| --- | --- | --- | --: | --: | --: | --: | --: | --: |"]
     for row in rows:
-        size = f"{row.bytes} | {row.transposes} of {row.ops} | {row.microseconds or 'does not run'}"
-        lines.append(
-            f"| {row.model} | {row.source} | {row.tool} | {row.seconds} | {size if row.bytes else 'no file | | '} |"
-        )
+        size = f"{row.bytes} | {row.model_bytes} | {row.transposes} of {row.ops} | {row.microseconds or 'does not run'}"
+        about = f"{row.model} | {row.source} | {row.tool} | {row.seconds}"
+        lines.append(f"| {about} | {size if row.bytes else 'no file | | | '} | {_beside(row, rows)} |")
     return "\n".join(lines) + "\n"
+
+
+def _beside(row: Row, rows: list[Row]) -> str:
+    others = [
+        other.microseconds
+        for other in rows
+        if other.model == row.model and not other.tool.startswith("edgekit") and other.microseconds
+    ]
+    if not row.tool.startswith("edgekit") or not others or not row.microseconds:
+        return ""
+    return f"{row.microseconds / min(others):.2f}"
 
 
 if __name__ == "__main__":

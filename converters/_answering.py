@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.converters.stages import Feeds
+from edgekit.converters.stages import Array, Feeds
 from edgekit.errors import FeedError
 from edgekit.tensors import TensorSpec
 
@@ -53,13 +53,13 @@ class Answering:
         if not count or any(len(array) != count for array in arrays.values()):
             lengths = ", ".join(f"{name} {len(array)}" for name, array in arrays.items())
             raise FeedError("feed-batch", f"the inputs must hold equally many samples, at least one: {lengths}")
-        parts = [
-            _cut(self.call(chunk), used, len(chunk[self.inputs[0].name])) for chunk, used in self._chunks(arrays, count)
-        ]
+        sizes, parts = [], []
+        for chunk, used in self._chunks(arrays, count):
+            parts.append(_cut(self.call(chunk), used, len(chunk[self.inputs[0].name])))
+            sizes.append(used)
         if len(parts) == 1:
             return parts[0]
-        joined = {name: [part[name] for part in parts] for name in parts[0]}
-        return {name: np.concatenate(ps) if ps[0].ndim else np.stack(ps) for name, ps in joined.items()}
+        return {name: _joined([part[name] for part in parts], sizes) for name in parts[0]}
 
     def _arrays(self, feeds: Feeds) -> Feeds:
         known = {spec.name: spec for spec in self.inputs}
@@ -88,6 +88,13 @@ class Answering:
             if self.batch and used < size:
                 chunk = {name: np.concatenate([a, np.repeat(a[-1:], size - used, 0)]) for name, a in chunk.items()}
             yield chunk, used
+
+
+def _joined(parts: list[Array], sizes: list[int]) -> Array:
+    """Answers to chunks of so many samples; those that have no batch axis in front get one."""
+    if all(part.ndim and len(part) == size for part, size in zip(parts, sizes, strict=True)):
+        return np.concatenate(parts)
+    return np.stack(parts)
 
 
 def _cut(answers: Feeds, used: int, size: int) -> Feeds:

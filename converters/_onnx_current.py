@@ -117,7 +117,8 @@ def fix_sizes(model: Any, shapes: Shapes) -> None:
         for axis, size in zip(axes, shape, strict=True):
             if size is None or axis.dim_value > 0:
                 continue
-            if axis.dim_param and symbols.setdefault(axis.dim_param, size) != size:
+            # Paddle calls every unknown size "?": what is no name says nothing of other sizes.
+            if axis.dim_param.isidentifier() and symbols.setdefault(axis.dim_param, size) != size:
                 raise UsageError(
                     "shape-conflict", f"{axis.dim_param} would be {symbols[axis.dim_param]} and {size} at once"
                 )

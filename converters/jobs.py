@@ -292,8 +292,9 @@ def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
         done = 0
         batches = data.batches(batch_size(request.inputs, request.ragged))
         for batch, reference in zip(batches, _answers(request.answers), strict=True):
-            comparison.add(request.graph.turn(reference), model.run(request.graph.turn(batch.feeds)))
-            done += _length(batch.feeds)
+            count = _length(batch.feeds)
+            comparison.add(request.graph.turn(reference), model.run(request.graph.turn(batch.feeds)), count)
+            done += count
             yield {"done": done, "total": len(data)}
         for feeds, expected in zip(_edges(request.edges, request.ragged), request.answers.edges, strict=False):
             with np.load(expected, allow_pickle=False) as stored:

@@ -170,17 +170,24 @@ class Comparison:
     _calibrated: Counter[int] = field(default_factory=Counter)
     _thinner: Thinner = field(default_factory=Thinner)
 
-    def add(self, reference: Feeds, answer: Feeds) -> None:
-        """The next batch: arrays [n, ...] by public output name, of the source and of the artifact."""
+    def add(self, reference: Feeds, answer: Feeds, samples: int | None = None) -> None:
+        """The next batch: arrays [n, ...] by public output name, of the source and of the artifact.
+
+        Args:
+            reference: Of the source.
+            answer: Of the artifact.
+            samples: n, where an output may have its batch elsewhere.
+        """
         bounds = policy(self.policy)
         self._chosen = self.interpret.output or self._chosen or next(iter(reference))
         for name, expected in reference.items():
             self._outputs.setdefault(name, _Output()).add(expected, _like(answer, name, expected))
         expected, found = reference[self._chosen], answer[self._chosen]
         self._thinner.add(expected, _like(answer, self._chosen, expected))
-        if self._chosen in self.ragged:
+        samples = len(expected) if samples is None else samples
+        if self._chosen in self.ragged or not expected.ndim or len(expected) != samples:
             self._classes.vector = False
-            self._samples += 1
+            self._samples += samples
             return
         self._classes.add(expected, found, bounds.relative_error or 0.0, bounds.decided_margin)
         if self.labels is not None:
@@ -268,8 +275,8 @@ class Comparison:
         return [message] if message else []
 
     def _first_output(self) -> list[str]:
-        if self.labels is not None and self._chosen in self.ragged:
-            return [f"the labels are not used: {self._chosen} has another size for each sample"]
+        if self.labels is not None and self._metrics is None:
+            return [f"the labels are not used: {self._chosen} has no row for each sample"]
         if self._metrics is None or self.interpret.output is not None or len(self._outputs) == 1:
             return []
         where = f"{self._chosen}, the first of {len(self._outputs)} outputs"

@@ -289,7 +289,10 @@ class Model:
             }
             with self._lock:
                 pieces.append(session.run(piece))
-        joined = {spec.name: join([p[key] for p in pieces], spec, steps, raw=raw) for key, spec in self._answers}
+        free = any(spec.shape and spec.shape[0] is None for spec in self.inputs)
+        joined = {
+            spec.name: join([p[key] for p in pieces], spec, steps, raw=raw, free=free) for key, spec in self._answers
+        }
         return joined if out is None else fill(out, joined)
 
     def _arrays(self, feeds: Any, *, raw: bool) -> list[Array]:

@@ -96,12 +96,17 @@ def _divided(size: int, first: int) -> int:
     return size // first
 
 
-def join(pieces: list[Array], spec: TensorSpec, steps: list[int], *, raw: bool) -> Array:
-    """One answer from those of several calls, which took `steps` samples; answers without a batch axis get one."""
+def join(pieces: list[Array], spec: TensorSpec, steps: list[int], *, raw: bool, free: bool) -> Array:
+    """One answer from those of several calls, which took `steps` samples; answers without a batch axis get one.
+
+    Where the batch is free, the only free size of an answer is its batch, wherever that stands.
+    """
     if not raw:
         pieces = [dequantize(piece, spec) for piece in pieces]
     if len(pieces) == 1:
         return pieces[0]
+    if free and spec.shape.count(None) == 1:
+        return np.concatenate(pieces, axis=spec.shape.index(None))
     if all(piece.ndim and piece.shape[0] in steps for piece in pieces):
         return np.concatenate(pieces)
     if len({piece.shape for piece in pieces}) > 1:

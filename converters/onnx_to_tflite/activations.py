@@ -99,7 +99,7 @@ _FUNCTIONS: dict[str, Callable[[Maths, Tensor, Node], Tensor]] = {
     "Acosh": lambda do, x, _: do("LOG", do("ADD", x, do("SQRT", do("MUL", do("ADD", x, 1.0), do("SUB", x, 1.0))))),
     "Atanh": lambda do, x, _: _atanh(do, x),
     "Erf": lambda do, x, _: _erf(do, x),
-    "Softplus": lambda do, x, _: do("ADD", do("RELU", x), _log1p_exp(do, x)),
+    "Softplus": lambda do, x, _: _softplus(do, x),
     "Softsign": lambda do, x, _: do("DIV", x, do("ADD", do("ABS", x), 1.0)),
     "HardSigmoid": lambda do, x, node: _hard_sigmoid(do, x, node.attribute("alpha", 0.2), node.attribute("beta", 0.5)),
     "Selu": lambda do, x, node: _elu(
@@ -108,7 +108,7 @@ _FUNCTIONS: dict[str, Callable[[Maths, Tensor, Node], Tensor]] = {
     "Celu": lambda do, x, node: _celu(do, x, node.attribute("alpha", 1.0)),
     "Elu": lambda do, x, node: _elu(do, x, node.attribute("alpha", 1.0), 1.0),
     "ThresholdedRelu": lambda do, x, node: do.pick(do.test("GREATER", x, node.attribute("alpha", 1.0)), x, 0.0),
-    "Mish": lambda do, x, _: do("MUL", x, do("TANH", do("ADD", do("RELU", x), _log1p_exp(do, x)))),
+    "Mish": lambda do, x, _: _mish(do, x),
     "Swish": lambda do, x, node: do("MUL", x, do("LOGISTIC", _times(do, x, node.attribute("alpha", 1.0)))),
     "Shrink": lambda do, x, node: _shrink(do, x, node.attribute("lambd", 0.5), node.attribute("bias", 0.0)),
 }
@@ -221,11 +221,22 @@ def _erf(do: Maths, x: Tensor) -> Tensor:
     return do("DIV", do("MUL", held, do.series(square, _ERF_UP)), do.series(square, _ERF_DOWN))
 
 
-def _log1p_exp(do: Maths, x: Tensor) -> Tensor:
-    """log(1 + u) of u = exp(-|x|), with its digits where u is small: 2 atanh(u / (2 + u))."""
+def _softplus(do: Maths, x: Tensor) -> Tensor:
+    """max(x, 0) + log(1 + u) of u = exp(-|x|), which is 2 atanh(u / (2 + u)).
+
+    By its series, since the engine's LOG loses digits near 1.
+    """
     small = do("EXP", do("NEG", do("ABS", x)))
     ratio = do("DIV", small, do("ADD", small, 2.0))
-    return do("MUL", ratio, do.series(do("SQUARE", ratio), (2 / 11, 2 / 9, 2 / 7, 2 / 5, 2 / 3, 2.0)))
+    log = do("MUL", ratio, do.series(do("SQUARE", ratio), (2 / 11, 2 / 9, 2 / 7, 2 / 5, 2 / 3, 2.0)))
+    return do("ADD", do("RELU", x), log)
+
+
+def _mish(do: Maths, x: Tensor) -> Tensor:
+    """X tanh(log(1 + u)) of u = exp(x), which is x n / (n + 2) of n = u (u + 2)."""
+    raised = do("EXP", do("MINIMUM", x, 20.0))
+    part = do("MUL", raised, do("ADD", raised, 2.0))
+    return do("MUL", x, do("DIV", part, do("ADD", part, 2.0)))
 
 
 def _hard_sigmoid(do: Maths, x: Tensor, alpha: float, beta: float) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgekit.converters.onnx_to_tflite import sinking
+from edgekit.converters.onnx_to_tflite import sinking, splitting
 from edgekit.converters.onnx_to_tflite.convolutions import SAME, VALID, same_pads
 from edgekit.converters.onnx_to_tflite.draft import Array, Draft, Op, Tensor
 
@@ -21,6 +21,7 @@ _FUSES = frozenset({
     "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD", "SUB", "MUL", "DIV", "AVERAGE_POOL_2D", "MAX_POOL_2D",
     "CONV_3D",
 })  # fmt: skip
+_REDUCTIONS = frozenset({"MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD"})
 _ACTIVATIONS = {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}
 
 
@@ -50,7 +51,7 @@ def tidy(draft: Draft) -> None:
     """Do all of it, until nothing more changes."""
     _drop_dead(draft)
     rules: tuple[Callable[[_View, Op], bool], ...] = (
-        _reshapes, _transposes, _sinking, _affine, _hard_swish, _activation, _padding
+        _reshapes, _kept, _transposes, _sinking, _splitting, _affine, _hard_swish, _activation, _padding
     )  # fmt: skip
     changed = True
     while changed:
@@ -108,6 +109,24 @@ def _reshapes(view: _View, op: Op) -> bool:
     return False
 
 
+def _kept(view: _View, op: Op) -> bool:
+    """Axes that a reduction keeps and a reshape drops."""
+    maker = view.private(op.inputs[0]) if op.kind == "RESHAPE" else None
+    if maker is None or maker.kind not in _REDUCTIONS or not maker.options.get("keepDims"):
+        return False
+    source, axes = maker.inputs
+    if source is None or axes is None or axes.data is None:
+        return False
+    gone = {int(axis) % source.rank for axis in axes.data.reshape(-1)}
+    if op.output.shape != tuple(size for axis, size in enumerate(source.shape) if axis not in gone):
+        return False
+    maker.options["keepDims"] = False
+    op.output.range = op.output.range or maker.output.range
+    maker.outputs[0] = op.output
+    view.draft.ops.remove(op)
+    return True
+
+
 def _transposes(view: _View, op: Op) -> bool:
     if op.kind != "TRANSPOSE" or op.inputs[0] is None:
         return False
@@ -139,6 +158,11 @@ def _sinking(view: _View, op: Op) -> bool:
     return sinking.below_number(view.draft, before, op)
 
 
+def _splitting(view: _View, op: Op) -> bool:
+    """See `splitting`."""
+    return op.kind == "FULLY_CONNECTED" and splitting.split(view.draft, view.readers, op)
+
+
 def _meets(view: _View, op: Op) -> bool:
     """Whether a transposition comes next, behind nothing but what one can sink through."""
     after = view.only(op.output)
@@ -153,11 +177,14 @@ def _values(tensor: Tensor | None) -> Array:
     return tensor.data
 
 
-def _weighted(view: _View, tensor: Tensor | None) -> Op | None:
-    """The weighted operator, without an activation, that alone makes this, perhaps under another shape."""
+def _weighted(view: _View, tensor: Tensor | None, *, number: bool) -> Op | None:
+    """The weighted operator, without an activation, that alone makes this, perhaps under another shape.
+
+    Any shape will do where all channels have the same number to take in.
+    """
     maker = view.private(tensor)
     if maker is not None and maker.kind == "RESHAPE" and maker.inputs[0] is not None:
-        if maker.inputs[0].shape[-1:] != maker.output.shape[-1:]:
+        if not number and maker.inputs[0].shape[-1:] != maker.output.shape[-1:]:
             return None
         maker = view.private(maker.inputs[0])
     if maker is None or maker.kind not in _CHANNEL or maker.options.get("fusedActivationFunction"):
@@ -174,7 +201,7 @@ def _affine(view: _View, op: Op) -> bool:
         return False
     for at, other in ((0, 1), (1, 0)):
         part = op.inputs[other]
-        maker = _weighted(view, op.inputs[at])
+        maker = _weighted(view, op.inputs[at], number=part is not None and part.size == 1)
         if maker is None or part is None or part.data is None or (at and op.kind in ("DIV", "SUB")):
             continue
         channels = maker.output.shape[-1]

@@ -275,3 +275,27 @@ def test_outputs_of_another_size_for_each_sample_are_found():
     selected = [node("NonZero", ["x"], ["z"]), node("Neg", ["z"], ["y"]), node("Neg", ["x"], ["w"])]
     outputs = {"y": (INT64, [2, "n"]), "w": (FLOAT, ["N", 4])}
     assert ragged(model_of(selected, {"x": (FLOAT, ["N", 4])}, outputs).graph) == ("y",)
+
+
+@pytest.mark.parametrize("to", ["tflite", "onnx"])
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_answers_that_have_their_batch_elsewhere_are_compared_as_they_are(to, batch):
+    """As recognizers of texts give them: time first."""
+    model = model_of(
+        [node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), node("Softmax", ["t"], ["y"], axis=2)],
+        {"x": (FLOAT, [batch, 5, 3])}, {"y": (FLOAT, [5, batch, 3])},
+    )  # fmt: skip
+    artifact = edgekit.convert(model, to=to)
+    assert artifact.manifest.proof.samples == 16
+    x = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
+    with edgekit.load(artifact) as loaded:
+        answer = loaded.run(x)["y"]
+    want = np.exp(x) / np.exp(x).sum(2, keepdims=True)
+    np.testing.assert_allclose(answer, want.transpose(1, 0, 2) if batch == "N" else want[:, :, None], rtol=1e-5)
+
+
+def test_sizes_that_are_called_by_no_name_are_not_one_size():
+    """As Paddle exports them: every unknown size is "?"."""
+    model = model_of([node("Relu", ["x"], ["y"])], {"x": (FLOAT, [-1, 3, "?", "?"])}, {"y": (FLOAT, None)})
+    artifact = edgekit.convert(model, to="tflite", shapes={"x": (1, 3, 4, 6)})
+    assert artifact.manifest.inputs[0].shape == (1, 3, 4, 6)

@@ -1,0 +1,108 @@
+"""What is made smaller without changing an answer: cut products, reductions whose axes go, softplus to its digits."""
+
+from __future__ import annotations
+
+import collections
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgekit.converters import load_onnx, lower_onnx_tflite, tflite_graph
+from edgekit.converters.sources import identify
+
+FLOAT = TensorProto.FLOAT
+node = helper.make_node
+DICE = np.random.default_rng(0)
+
+
+def converted(folder, nodes, shape, outputs, constants, *, opset=17, rtol=1e-4, atol=1e-5):
+    """Operators of the lowered file, after its answers were compared with onnxruntime's."""
+    from edgekit.runtimes.engine_litert import interpreter
+
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", FLOAT, ["N", *shape])],
+        [helper.make_tensor_value_info(name, FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    path, made = folder / "m.onnx", folder / "m.tflite"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    lower_onnx_tflite.lower(load_onnx.load(identify(path)), made)
+    data = made.read_bytes()
+    session, engine = ort.InferenceSession(path), interpreter(data, 1)
+    for batch in (1, 3):
+        x = DICE.normal(size=(batch, *shape)).astype(np.float32) * 4
+        engine.resize_tensor_input(engine.get_input_details()[0]["index"], x.shape)
+        answer = engine.get_signature_runner()(x=x)
+        for name, want in zip(outputs, session.run(list(outputs), {"x": x}), strict=True):
+            np.testing.assert_allclose(answer[name], want, rtol=rtol, atol=atol)
+    read = tflite_graph.read(data)
+    return collections.Counter(tflite_graph.op_name(read, op) for op in tflite_graph.operators(read))
+
+
+def weights(*shape):
+    return (DICE.normal(size=shape) * 0.3).astype(np.float32)
+
+
+def test_queries_keys_and_values_are_products_of_their_own_with_their_factors_inside(tmp_path):
+    heads = [part for name in "qkv" for part in (
+        node("Reshape", [name, "heads"], [f"{name}h"]),
+        node("Transpose", [f"{name}h"], [f"{name}t"], perm=[0, 2, 1, 3]),
+    )]  # fmt: skip
+    nodes = [
+        node("MatMul", ["x", "w"], ["m"]), node("Add", ["m", "b"], ["a"]),
+        node("Split", ["a"], ["q", "k", "v"], axis=2), *heads,
+        node("Mul", ["qt", "scale"], ["qs"]), node("Transpose", ["kt"], ["kk"], perm=[0, 1, 3, 2]),
+        node("MatMul", ["qs", "kk"], ["s"]), node("Softmax", ["s"], ["p"], axis=-1), node("MatMul", ["p", "vt"], ["y"]),
+    ]  # fmt: skip
+    constants = {
+        "w": weights(8, 24), "b": weights(24), "heads": np.array([0, 5, 2, 4]), "scale": np.array(0.5, np.float32)
+    }  # fmt: skip
+    ops = converted(tmp_path, nodes, (5, 8), ["y"], constants)
+    assert ops["FULLY_CONNECTED"] == 3
+    assert not ops["SLICE"] + ops["SPLIT"] + ops["MUL"]
+
+
+@pytest.mark.parametrize("sizes", [[0, 5, 3, 8], [-1, 1, 3, 8]])
+def test_parts_along_an_axis_of_their_own_are_products_too(tmp_path, sizes):
+    cut = [node("Slice", ["r", f"from{n}", f"to{n}", "axis"], [name]) for n, name in enumerate("abc")]
+    nodes = [node("MatMul", ["x", "w"], ["m"]), node("Reshape", ["m", "sizes"], ["r"]), *cut]
+    ends = {f"from{n}": np.array([n]) for n in range(3)} | {f"to{n}": np.array([n + 1]) for n in range(3)}
+    constants = {"w": weights(8, 24), "sizes": np.array(sizes), "axis": np.array([2]), **ends}
+    ops = converted(tmp_path, nodes, (5, 8), ["a", "b", "c"], constants)
+    assert ops["FULLY_CONNECTED"] == 3
+    assert not ops["SLICE"]
+
+
+def test_what_is_read_whole_or_twice_is_not_cut(tmp_path):
+    nodes = [
+        node("MatMul", ["x", "w"], ["m"]), node("Split", ["m"], ["a", "b"], axis=2), node("Relu", ["m"], ["c"]),
+        node("MatMul", ["x", "v"], ["n"]), node("Slice", ["n", "one", "all", "two"], ["d"]),
+        node("Slice", ["n", "zero", "last", "two"], ["e"]),
+    ]  # fmt: skip
+    constants = {
+        "w": weights(8, 4), "v": weights(8, 6), "one": np.array([1]), "all": np.array([6]), "two": np.array([2]),
+        "zero": np.array([0]), "last": np.array([5]),
+    }  # fmt: skip
+    assert converted(tmp_path, nodes, (5, 8), ["a", "b", "c", "d", "e"], constants)["FULLY_CONNECTED"] == 2
+
+
+def test_axes_that_a_reduction_keeps_and_a_reshape_drops_are_not_kept(tmp_path):
+    nodes = [node("ReduceMean", ["x"], ["m"], axes=[2], keepdims=1), node("Flatten", ["m"], ["y"])]
+    assert converted(tmp_path, nodes, (4, 6), ["y"], {}) == {"MEAN": 1}
+
+
+def test_softplus_and_mish_keep_their_digits_where_they_are_small(tmp_path):
+    nodes = [
+        node("Mul", ["x", "four"], ["w"]), node("Softplus", ["w"], ["s"]), node("Tanh", ["s"], ["t"]),
+        node("Mul", ["w", "t"], ["y"]),
+    ]  # fmt: skip
+    alone = [node("Mul", ["x", "four"], ["w"]), node("Mish", ["w"], ["y"])]
+    four = {"four": np.array(4, np.float32)}
+    converted(tmp_path, nodes, (64,), ["s", "y"], four, rtol=1e-3, atol=1e-7)
+    ops = converted(tmp_path, alone, (64,), ["y"], four, opset=18, rtol=1e-3, atol=1e-7)
+    assert sum(ops.values()) <= 8
