@@ -8,6 +8,7 @@ The recording is made for any size, 0 and 1 included (`backed_size_oblivious`), 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import logging
@@ -28,6 +29,9 @@ _REFUSALS = (AssertionError, IndexError, KeyError, RuntimeError, TypeError, Valu
 _SYMBOL = re.compile(r"[^\W\d]\w*")
 _UNSUPPORTED = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'")
 _FIXED_NOTE = "the batch is fixed to 1: the network computes with the size of its batch as a number"
+_SCOPES = "pkg.torch.onnx.name_scopes"
+"""The exporter's note on a node: paths of the modules around it, and the operation, as a Python list."""
+_WRAPPED = "inner."
 _CLOSE = 1e-3
 """Share of the largest answer by which the recording may differ from the network: sums in another order."""
 
@@ -67,11 +71,11 @@ def callable_of(program: Any) -> Any:
         return program.module(check_guards=False)
 
 
-def to_onnx(program: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Any:
+def to_onnx(program: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> tuple[Any, dict[str, str]]:
     """The ONNX graph of a program, all weights inside, the same for the same program.
 
     Returns:
-        A ModelProto whose inputs and outputs have the given names.
+        A ModelProto whose inputs and outputs have the given names; and tensor -> path of the module that makes it.
 
     Raises:
         SourceError: `source-stateful`: the network changes its own buffers.
@@ -94,8 +98,9 @@ def to_onnx(program: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> 
         raise _explained(error) from error
     # In the program as it was recorded, such changes are hidden in operations that work in place.
     _refuse_state(written.exported_program)
+    modules = _modules(model.graph)
     _tidy(model)
-    return model
+    return model, modules
 
 
 @contextlib.contextmanager
@@ -241,6 +246,19 @@ def _explained(error: Exception) -> ConversionError:
             format="onnx",
         )
     return ConversionError("torch-conversion-failed", f"torch.onnx refused the network: {said}")
+
+
+def _modules(graph: Any) -> dict[str, str]:
+    """Tensor -> path of the module that makes it: of its weight, else as the exporter noted it."""
+    found = {}
+    for node in graph.node:
+        weights = [name.rpartition(".")[0] for name in node.input if name.endswith(".weight")]
+        noted = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
+        scopes = [part for part in ast.literal_eval(noted)[:-1] if part]
+        path = (weights or scopes[-1:] or [""])[0].removeprefix(_WRAPPED)
+        if path:
+            found.update(dict.fromkeys(node.output, path))
+    return found
 
 
 def _tidy(model: Any) -> None:

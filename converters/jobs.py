@@ -70,7 +70,7 @@ def lower(request: LowerRequest) -> Graph:
     from edgekit.converters import lowerings
     from edgekit.formats import read_facts
 
-    source = _source()
+    source = loaded()
     lowering: Any = lowerings.get(request.lowering)
     if request.layout == "keep":
         graph: Graph = lowering.lower(source, Path(request.path))
@@ -116,7 +116,7 @@ def answer(request: AnswerRequest) -> Generator[Event, None, Answers]:
 
     from edgekit.data import open_data
 
-    model = _source()
+    model = loaded()
     folder = Path(request.folder)
     folder.mkdir()
     data = open_data(request.data, request.inputs, folder.parent)
@@ -144,7 +144,8 @@ def _edges(path: str, ragged: tuple[str, ...]) -> Iterator[Feeds]:
         yield {name: array[start : start + size] for name, array in feeds.items()}
 
 
-def _source() -> LoadedModel:
+def loaded() -> LoadedModel:
+    """The source of this process."""
     if not _loaded:
         raise InternalError("job-order", "no source is loaded in this process")
     return _loaded[0]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -55,12 +55,14 @@ class LoadedTorch:
         handle: The modern ModelProto, all data inside.
         precision: What it is stored in: "fp32".
         answering: Runs the network in PyTorch.
+        modules: Tensor of the graph -> path of the module that makes it.
     """
 
     facts: LoadedFacts
     handle: Any
     precision: str
     answering: Answering
+    modules: dict[str, str] = field(default_factory=dict)
 
     def run(self, feeds: Feeds) -> Feeds:
         """Answer any number of samples; see `Answering.run`."""
@@ -229,7 +231,7 @@ def _finished(program: Any, net: Network, path: Path) -> LoadedTorch:
 
     from edgekit.converters import load_onnx
 
-    model = export.to_onnx(program, tuple(spec.name for spec in net.inputs), net.outputs)
+    model, modules = export.to_onnx(program, tuple(spec.name for spec in net.inputs), net.outputs)
     with files.scratch() as folder:
         written = load_onnx.save(model, folder).rename(folder / f"{path.stem or 'model'}.onnx")
         loaded = cast("LoadedOnnx", load_onnx.load(Source(str(written), load_onnx.NAME, "", written.stat().st_size)))
@@ -240,7 +242,7 @@ def _finished(program: Any, net: Network, path: Path) -> LoadedTorch:
         notes=(*net.notes, *loaded.facts.notes),
         tools={**versions, **loaded.facts.tools},
     )
-    return LoadedTorch(facts, loaded.handle, loaded.precision, Answering(facts.inputs, _caller(net)))
+    return LoadedTorch(facts, loaded.handle, loaded.precision, Answering(facts.inputs, _caller(net)), modules)
 
 
 def _caller(net: Network) -> Any:

@@ -173,10 +173,12 @@ class TFLiteTap:
         finally:
             graph.outputs, self._model.signatureDefs = outputs, signatures
         inputs = {name: index_of[name] for name in self.inputs}
-        return _TFLiteSession(data, inputs, shown, self._threads, stateful=self._stateful)
+        return TFLiteSession(data, inputs, shown, self._threads, stateful=self._stateful)
 
 
-class _TFLiteSession:
+class TFLiteSession:
+    """A TFLite file in LiteRT; names of inputs and shown tensors -> their indices."""
+
     def __init__(
         self, data: bytes, inputs: dict[str, int], shown: dict[str, int], threads: int, *, stateful: bool
     ) -> None:
@@ -284,10 +286,10 @@ class OnnxTap:
         del name  # scales are nodes of the graph: what it shows are real numbers
         return np.array(values, np.float32)
 
-    def open(self, names: Sequence[str], *, fused: bool = False) -> _OnnxSession:
+    def open(self, names: Sequence[str], *, fused: bool = False) -> OnnxSession:
         return self._open(names, shapes_only=False, fused=fused)
 
-    def _open(self, names: Sequence[str], *, shapes_only: bool, fused: bool = False) -> _OnnxSession:
+    def _open(self, names: Sequence[str], *, shapes_only: bool, fused: bool = False) -> OnnxSession:
         graph = self._model.graph
         nodes = len(graph.node)
         shown = [name + _SHAPE_OF for name in names] if shapes_only else list(names)
@@ -301,10 +303,12 @@ class OnnxTap:
             del graph.output[:]
             graph.output.extend(self._outputs)
             del graph.node[nodes:]
-        return _OnnxSession(data, shown, self._threads, fused=fused)
+        return OnnxSession(data, shown, self._threads, fused=fused)
 
 
-class _OnnxSession:
+class OnnxSession:
+    """An ONNX file in onnxruntime; `fused` as on a device, else op by op as it is written."""
+
     def __init__(self, data: bytes, shown: list[str], threads: int, *, fused: bool = False) -> None:
         try:
             import onnxruntime as ort
@@ -357,4 +361,4 @@ def _sizes_of_symbols(inputs: Sequence[Any], feed: Feed) -> dict[Any, int]:
 
 
 def _refused(error: Exception) -> EngineError:
-    return EngineError("calibration-engine", f"the engine could not run the float graph: {str(error).splitlines()[0]}")
+    return EngineError("calibration-engine", f"the engine could not run the graph: {str(error).splitlines()[0]}")

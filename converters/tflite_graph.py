@@ -240,7 +240,7 @@ def shorten_names(model: ModelT) -> None:
     first: that one stays, without the scope that all share. Activations are named before constants.
     """
     for graph in model.subgraphs:
-        names = [_first_step(name_of(tensor)) for tensor in graph.tensors]
+        names = [first_step(name_of(tensor)) for tensor in graph.tensors]
         scope = _common_scope([name for name in names if "/" in name])
         kept = {int(index) for index in (*graph.inputs, *graph.outputs)}
         made = [int(index) for op in graph.operators or () for index in op.outputs]
@@ -263,7 +263,8 @@ def drop_metadata(model: ModelT, names: Iterable[bytes]) -> None:
     model.metadata = [entry for entry in model.metadata or () if entry.name not in doomed] or None
 
 
-def _first_step(name: str) -> str:
+def first_step(name: str) -> str:
+    """The last step of what was fused into a tensor, which its name lists first."""
     first = name.split(";", 1)[0]
     for noise in ("/resource", "/ReadVariableOp"):
         first = first.removesuffix(noise)

@@ -15,6 +15,10 @@ from typing import Any
 from edgekit import files
 from edgekit.child import Child, Limits, Spawned
 from edgekit.converters import jobs, mixed, observing
+from edgekit.converters.debugging import naming
+from edgekit.converters.debugging.examine import examine
+from edgekit.converters.debugging.pictures import ExamineRequest
+from edgekit.converters.debugging.results import Examination
 from edgekit.converters.repairs import jobs as mending
 from edgekit.converters.repairs.mend import Mended, Wanted
 from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Ranges, Source
@@ -91,6 +95,18 @@ class Workshop:
         folder = str(self.scratch / "answers")
         request = jobs.AnswerRequest(survey.proof, facts.inputs, folder, survey.edges, facts.ragged)
         self.framework.submit(jobs.answer, request, stage="answer")
+
+    def answer(self, facts: LoadedFacts, data: DataRef) -> jobs.Answers:
+        """The source's own answers, all of them."""
+        request = jobs.AnswerRequest(data, facts.inputs, str(self.scratch / "answers"), None, facts.ragged)
+        return self.framework.call(jobs.answer, request, stage="answer", progress=self._tick)
+
+    def describe(self) -> naming.Described:
+        request = naming.DescribeRequest(str(self.scratch / "source.onnx"))
+        return self.framework.call(naming.describe, request, stage="describe")
+
+    def examine(self, request: ExamineRequest) -> Examination:
+        return self.engine.call(examine, request, stage="examine", progress=self._tick)
 
     def observe(
         self,

@@ -81,7 +81,7 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
     said = metadata.read(options.metadata, options.labels, options.task)
     with Workshop(Limits(options.time_limit, options.memory_limit), progress) as shop:
         with shop.stage("identify"):
-            source = _identify(model, options, shop.scratch)
+            source = identified(model, options, shop.scratch)
             lowering = lowering_for(source.kind, options.format)
             _check_ends(options)
             shop.start(loaders.get(source.kind).PRELOAD, options.format, quantizes=precision.name != "fp32")
@@ -177,7 +177,12 @@ def _mend(
     return graph, replace(quantizing, rules=(*quantizing.rules, *mended.rules)), mended.reports
 
 
-def _identify(model: Any, options: Options, scratch: Path) -> Source:
+def identified(model: Any, options: Options, scratch: Path) -> Source:
+    """What the user's model is; a live object is written into `scratch`.
+
+    Raises:
+        UsageError: `output-is-source`. UnsafeSourceError: `trust-mismatch`. EdgeKitError: As `sources.identify`.
+    """
     live = not isinstance(model, (str, Path))
     if live:
         path = identify_live(model, scratch, options.shapes, options.dtypes)

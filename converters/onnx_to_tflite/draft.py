@@ -155,7 +155,9 @@ class Draft:
         """
         data = inputs[kernels()[kind].data]
         sizes = tuple(int(size) for size in shape)
-        made = Tensor(self.origin or kind.lower(), sizes, dtype or (data.dtype if data else ""), quant=quant)
+        # A step on the way to a value; the value's own tensor is named after it by `Lowering.put`.
+        name = f"{self.origin}/{kind.lower()}" if self.origin else kind.lower()
+        made = Tensor(name, sizes, dtype or (data.dtype if data else ""), quant=quant)
         self.emit_to(kind, inputs, [made], **options)
         return made
 

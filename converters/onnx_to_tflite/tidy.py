@@ -96,6 +96,16 @@ def _become(view: _View, op: Op, source: Tensor) -> bool:
     return True
 
 
+def _fuse(view: _View, op: Op, maker: Op, source: Tensor) -> bool:
+    """`_become` for an operator that `maker` does from now on: what is made until there is what `op` made."""
+    made = op.output
+    if not _become(view, op, source):
+        return False
+    for tensor in {source, maker.output} - {made}:
+        tensor.name = made.name
+    return True
+
+
 def _reshapes(view: _View, op: Op) -> bool:
     if op.kind != "RESHAPE" or op.inputs[0] is None:
         return False
@@ -212,7 +222,7 @@ def _affine(view: _View, op: Op) -> bool:
             continue
         values = np.broadcast_to(part.data.reshape(-1).astype(np.float64), (channels,))
         _absorb(view.draft, maker, op.kind, values)
-        return _become(view, op, op.inputs[at])  # type: ignore[arg-type]
+        return _fuse(view, op, maker, op.inputs[at])  # type: ignore[arg-type]
     return False
 
 
@@ -248,7 +258,7 @@ def _activation(view: _View, op: Op) -> bool:
         return False
     if maker.output.dtype != "float32":
         return False
-    if _become(view, op, op.inputs[0]):
+    if _fuse(view, op, maker, op.inputs[0]):
         maker.options["fusedActivationFunction"] = code
         return True
     return False

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from edgekit.cli import output
-from edgekit.cli.options import label_option, report_option
-from edgekit.errors import UsageError
+from edgekit.cli.options import input_sizes, label_option, report_option
 from edgekit.reading import Task
-from edgekit.tensors import DTYPES
 
 if TYPE_CHECKING:
     from edgekit.conversion import Conversion
@@ -32,27 +30,6 @@ Data (--calibration, --eval): .npz (an array per input, or x; labels in y), .npy
 files whose sub-folders are the classes. Nothing is written unless verification passes (exit 5) and the model fits
 the device (exit 6), and its self-test passes on the target (exit 5).
 """
-
-
-_FREE = ("N", "?", "-1")
-
-
-def _inputs(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[tuple[int | None, ...], str | None]]:
-    """Input name -> sizes, and the element type where one is said."""
-    inputs: dict[str, tuple[tuple[int | None, ...], str | None]] = {}
-    for value in values:
-        name, _equals, text = value.rpartition("=")
-        text, colon, dtype = text.partition(":")
-        sizes = [size.strip() for size in text.strip("[]").split(",")]
-        known = all(size.isdecimal() or size in _FREE for size in sizes) and (not colon or dtype in DTYPES)
-        if not name or not known:
-            raise UsageError(
-                "shape-syntax",
-                f"--input {value} is not NAME=SIZE,SIZE,... or NAME=SIZE,SIZE,...:TYPE",
-                next_step="For example --input image=N,224,224,3 or --input ids=N,16:int64",
-            )
-        inputs[name] = tuple(None if size in _FREE else int(size) for size in sizes), dtype or None
-    return inputs
 
 
 @click.command(epilog=_EPILOG)
@@ -103,7 +80,7 @@ def _inputs(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[t
     "--input",
     "inputs",
     multiple=True,
-    callback=_inputs,
+    callback=input_sizes,
     metavar="NAME=SHAPE[:TYPE]",
     help="Sizes of an input that the source leaves free; N stays free. TYPE, for PyTorch: float32 unless said.",
 )

@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
+from edgekit.errors import UsageError
+from edgekit.tensors import DTYPES
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 model_argument = click.argument("file", type=click.Path(path_type=Path))
@@ -42,3 +45,28 @@ def opening_options(command: F) -> F:
     for decorate in (target_option, no_verify_option, engine_option, threads_option, model_argument):
         command = decorate(command)
     return command
+
+
+_FREE = ("N", "?", "-1")
+
+
+def input_sizes(_: object, __: object, values: tuple[str, ...]) -> dict[str, tuple[tuple[int | None, ...], str | None]]:
+    """Callback of `--input`: input name -> sizes, and the element type where one is said.
+
+    Raises:
+        UsageError: `shape-syntax`.
+    """
+    found: dict[str, tuple[tuple[int | None, ...], str | None]] = {}
+    for value in values:
+        name, _equals, text = value.rpartition("=")
+        text, colon, dtype = text.partition(":")
+        sizes = [size.strip() for size in text.strip("[]").split(",")]
+        known = all(size.isdecimal() or size in _FREE for size in sizes) and (not colon or dtype in DTYPES)
+        if not name or not known:
+            raise UsageError(
+                "shape-syntax",
+                f"--input {value} is not NAME=SIZE,SIZE,... or NAME=SIZE,SIZE,...:TYPE",
+                next_step="For example --input image=N,224,224,3 or --input ids=N,16:int64",
+            )
+        found[name] = tuple(None if size in _FREE else int(size) for size in sizes), dtype or None
+    return found

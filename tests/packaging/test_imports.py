@@ -21,7 +21,7 @@ LEVELS = [
     {"data_columns", "data", "data_objects", "metrics", "targets", "measure", "doctor"},
     {"converters", "deploy"},
     {"conversion", "data_given", "lifting"},
-    {"pipeline", "profiling", "testing", "report"},
+    {"pipeline", "profiling", "debugging", "testing", "report"},
     {"tune"},
     {"cli", "__main__", "pytest_plugin"},
 ]  # fmt: skip

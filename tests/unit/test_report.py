@@ -91,7 +91,34 @@ def check(name="m.tflite"):
     }  # fmt: skip
 
 
-MAKERS = {"bench": bench, "check": check, "profile": profile, "convert": convert}
+def debug(name="conv"):
+    counts = np.random.default_rng(2).integers(0, 900, (2, 96)).tolist()
+    layers = [
+        {"name": f"{name}{n}/Relu", "source_layer": f"{name}{n}" if n else None, "op": "CONV_2D", "number": n,
+         "reason": f"channel {n}", "remedy": "--precision int16x8", "contribution": 0.4 / (n + 1), "output_error": 0.01,
+         "sqnr_db": 30.0 - n, "cosine": 0.99, "kl": 0.02, "max_abs_error": 0.25, "shift": 0.0,
+         "isolated_sqnr_db": None if n == 3 else 35.0, "isolated_cosine": 0.999, "own_sqnr_db": 36.0,
+         "saturation": 0.001, "range": [-1.5, 6.25], "dtype": "int8", "scale": 0.03, "zero_point": -3,
+         "reasons": [{"code": "outlier-channel", "text": f"{name} {n}", "options": ["--precision int16x8"]}],
+         "histogram": {"low": -2.0, "high": 7.0, "reference": counts[0], "artifact": counts[1]},
+         "weights": {"peaks": [0.1, 0.2, 3.5, 0.1], "scales": [0.01]}}
+        for n in range(6)
+    ]  # fmt: skip
+    tensor = {"name": name, "shape": [1, 4], "min": -1.0, "max": 2.0, "mean": 0.5, "std": 0.1, "zeros": 0.0,
+              "not_finite": 0}  # fmt: skip
+    return {
+        "artifact": {"path": f"/x/{name}.tflite", "format": "tflite", "precision": "int8"},
+        "source": {"framework": "keras", "path": name, "sha256": "ab"}, "samples": 32, "layers": layers,
+        "unpaired": [f"ADD ({name})"], "diverging": [], "notes": [name], "stages": [{"name": "load", "seconds": 0.4}],
+        "outputs": [{"name": name, "sqnr_db": 21.5, "lowered_sqnr_db": None, "relative_error": 0.1,
+                     "lowered_relative_error": 0.0}],
+        "divergence": {"layer": name, "source_layer": name, "op": "ADD", "relative_error": 0.3, "tolerance": 1e-4,
+                       "sample": 3, "at": [0, 1], "expected": 1.0, "found": 2.0, "reference": tensor,
+                       "artifact": tensor},
+    }  # fmt: skip
+
+
+MAKERS = {"bench": bench, "check": check, "profile": profile, "convert": convert, "debug": debug}
 
 
 class Reader(HTMLParser):
@@ -367,7 +394,9 @@ def test_the_commands_write_pages(tmp_path, capsys):
         "convert": ["convert", str(source), "-o", str(made)],
         "bench": ["bench", str(made), "--seconds", "0.2"],
         "profile": ["profile", str(made), "--seconds", "0.2"],
+        "debug": ["debug", str(made), "--against", str(source), "--data", str(tmp_path / "data.npz")],
     }
+    np.savez(tmp_path / "data.npz", x=np.eye(8, dtype=np.float32))
     for kind, call in calls.items():
         assert cli.run([*call, "--report", str(pages[kind]), "--json"]) == 0
         said = json.loads(capsys.readouterr().out)
