@@ -57,8 +57,9 @@ def sentences(case: Case, now: Prediction | None, found: tuple[Choice, ...]) -> 
         elif other[0].gain != 1:  # a network without arithmetic has nothing to gain
             said = f"about {other[0].latency_ms:g} ms in place of {ms:g}"
             yield f"int8 would be no faster there ({said}): its gain is size"
-    if other and other[0].precision == "fp32" and other[0].gain > 1:
-        yield f"fp32 would be faster there: about {other[0].latency_ms:g} ms in place of {ms:g}; int8 saves memory only"
+    if other and other[0].precision == "fp32" and other[0].gain > 1 / _WORTH:
+        word = "be faster" if other[0].gain >= _WORTH else "take about the same time"
+        yield f"fp32 would {word} there ({other[0].latency_ms:g} ms, int8 {ms:g}): int8 saves memory"
     if best.gain >= _WORTH and (best.precision, best.engine, best.threads) != (case.precision, now.engine, now.threads):
         yield (
             f"fastest there: {best.precision}, {best.engine}, {best.threads} threads, about {best.latency_ms:g} ms"

@@ -306,6 +306,19 @@ def budgeted(profile: Profile, ms: float) -> Profile:
     return dataclasses.replace(profile, budget=budget, sources={**profile.sources, "budget.latency_ms": "mine"})
 
 
+def test_heat_without_a_figure_is_said():
+    facts = real("float32")
+    assert "for a cool board only" in advice(facts, budgeted(PI4, 1000))
+    assert "cool board" not in advice(facts, PI4)
+    assert "cool board" not in advice(facts, budgeted(load_profile("raspberry-pi-3b-plus"), 1000))
+
+
+def test_a_narrow_system_on_a_wide_kernel_is_said():
+    assert "a 64-bit system on this board" in advice(real("int8"), NARROW)
+    for name in ("raspberry-pi-2b", "raspberry-pi-4b"):
+        assert "a 64-bit system" not in advice(real("int8"), load_profile(name))
+
+
 def test_our_opinion_on_what_is_fast_refuses_nothing():
     facts = real("float32")
     slow = dataclasses.replace(facts, ops=facts.ops * 100)
