@@ -112,12 +112,14 @@ def onnx2tf(source: str, samples: Any, out: str) -> None:
     name = next(value.name for value in model.graph.input if value.name not in constants)
     folder = Path(f"{out}.folder")
     data = f"{out}.samples.npy"
-    nhwc = samples.transpose(0, 2, 3, 1) if samples.ndim == 4 else samples
+    turned = samples.ndim == 4 and samples.shape[1] < samples.shape[3]
+    nhwc = samples.transpose(0, 2, 3, 1) if turned else samples
     np.save(data, nhwc)
     channels = nhwc.shape[-1]
     nothing = [[[[0.0] * channels]]], [[[[1.0] * channels]]]
     command = [Path(sys.executable).with_name("onnx2tf"), "-i", source, "-o", folder, "-oiqt", "-b", "1"]
     command += ["-cind", name, data, str(nothing[0]), str(nothing[1]), "-n"]
+    command += [] if turned else ["-kat", name]  # it is NHWC already
     subprocess.run([str(part) for part in command], check=True)
     shutil.copy(next(folder.glob("*full_integer_quant.tflite")), out)
 

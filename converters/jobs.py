@@ -289,7 +289,7 @@ def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
         labels=data.labels if request.proof_kind == "evaluation" else None,
         ragged=frozenset(request.ragged),
     )
-    with _model(request.graph, request.threads) as model:
+    with opened(request.graph, request.threads) as model:
         done = 0
         batches = data.batches(batch_size(request.inputs, request.ragged))
         for batch, reference in zip(batches, _answers(request.answers), strict=True):
@@ -339,7 +339,7 @@ def record(request: RecordRequest) -> Recording:
     data = open_data(request.data, request.inputs, Path(request.scratch))
     budget = Path(request.graph.path).stat().st_size // 50
     samples = request.graph.turn(next(iter(data.batches(4))).feeds)
-    with _model(request.graph, threads=1) as model:
+    with opened(request.graph, threads=1) as model:
         selftest = recorder.record(
             model,
             request.graph.raw_ranges(request.ranges),
@@ -369,7 +369,8 @@ def _arithmetic(precision: str) -> Any:
     return recorder.SIXTEEN_BITS if known and known.activations == "int16" else recorder.EIGHT_BITS
 
 
-def _model(graph: Graph, threads: int) -> Any:
+def opened(graph: Graph, threads: int) -> Any:
+    """A graph through the real engine, as a `Model` with the graph's own inputs and outputs; use in `with`."""
     from edgekit import artifact
     from edgekit.runtimes.model import Model
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from edgekit import files
 from edgekit.child import Child, Limits, Spawned
-from edgekit.converters import jobs, mixed, observing
+from edgekit.converters import jobs, mixed, observing, pace
 from edgekit.converters.debugging import naming
 from edgekit.converters.debugging.examine import examine
 from edgekit.converters.debugging.pictures import ExamineRequest
@@ -27,6 +28,7 @@ from edgekit.data_ref import DataRef
 from edgekit.errors import InternalError
 from edgekit.feeding import Preprocess
 from edgekit.metadata import Metadata
+from edgekit.precision import precisions
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -180,6 +182,17 @@ class Workshop:
             facts.ragged,
         )  # fmt: skip
         return self.engine.call(jobs.compare, request, stage="verify", progress=self._tick)
+
+    def paced(
+        self, verification: Verification, before: Graph, after: Graph, facts: LoadedFacts, survey: jobs.Survey
+    ) -> Verification:
+        """The verification, which also says so when integers are slower than floats."""
+        known = precisions.get(after.precision) if after.precision in precisions else None
+        if not verification.passed or known is None or known.activations != "int8":
+            return verification
+        request = pace.PaceRequest(before, after, survey.proof, facts.inputs, str(self.scratch))
+        found = self.engine.call(pace.pace, request, stage="verify")
+        return replace(verification, warnings=(*verification.warnings, *pace.advice(found, after)))
 
     def record(self, graph: Graph, facts: LoadedFacts, survey: jobs.Survey, seed: int) -> jobs.Recording:
         request = jobs.RecordRequest(graph, survey.ranges, survey.proof, facts.inputs, seed, str(self.scratch))

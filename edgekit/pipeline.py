@@ -99,7 +99,7 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
             data_given.enforce_lint(survey)
             said = metadata.complete(said, facts.outputs, label=options.label, class_names=survey.class_names)
         with shop.stage("lower"):
-            graph = shop.lower(lowering, options.format, options.layout, options.folded(said.preprocess))
+            lowered = graph = shop.lower(lowering, options.format, options.layout, options.folded(said.preprocess))
         shop.start_answering(facts, survey)
         with shop.stage("repair"):
             calibration = calibration if precision.calibrated else None
@@ -129,7 +129,7 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
         with shop.stage("quantize"):
             graph = shop.quantize(graph, ranges, precision.name, quantizing)
         with shop.stage("verify"):
-            verification = judge(graph)
+            verification = shop.paced(judge(graph), lowered, graph, facts, survey)
             verification.enforce(survey.warnings)
         with shop.stage("assemble"):
             recording = shop.record(graph, facts, survey, options.seed)

@@ -1,0 +1,165 @@
+"""Calibration beside onnxruntime's calibrators and NNCF: seconds and peak memory on one float ONNX file.
+
+    python benchmarks/calibration_peers.py MODEL.onnx [ENVIRONMENTS] [--samples 100] [--many 1000] [--rounds 3]
+
+Each row is a fresh process that calibrates on samples made on the fly (normal, seeded), two threads; imports do not
+count. NNCF's time is that of `nncf.quantize`, which calibrates and rewrites. Rounds take the tools in turn; a row has
+the least of each tool's times, since other work on the machine only adds. onnxruntime's entropy and percentile
+calibrators keep all activations: they run on --samples only. --write puts the table into docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = ("minmax", "percentile", "mse", "entropy", "auto")
+THEIRS = ("MinMax", "Entropy", "Percentile")
+HOARDING = ("onnxruntime Entropy", "onnxruntime Percentile")
+
+
+def shapes(path: str) -> tuple[str, list[int]]:
+    import onnx
+
+    graph = onnx.load(path).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    value = next(value for value in graph.input if value.name not in constants)
+    return value.name, [size.dim_value or 1 for size in value.type.tensor_type.shape.dim]
+
+
+def samples(shape: list[int], count: int) -> Iterator[Any]:
+    random = np.random.default_rng(0)
+    some = [random.normal(0, 0.5, shape).astype(np.float32) for _ in range(8)]
+    return (some[number % 8] for number in range(count))
+
+
+def edgekit(path: str, observer: str, count: int) -> Callable[[], Any]:
+    from edgekit.converters.calibrate import calibrate
+    from edgekit.converters.stages import CalibrationOptions, Graph
+    from edgekit.tensors import TensorSpec
+
+    name, shape = shapes(path)
+    graph = Graph("onnx", path, (TensorSpec(name, tuple(shape), "float32"),), ())
+    steps = calibrate(graph, ({name: sample} for sample in samples(shape, count)), CalibrationOptions(observer))
+    return lambda: [None for _ in steps]
+
+
+def onnxruntime(path: str, method: str, count: int) -> Callable[[], Any]:
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
+
+    name, shape = shapes(path)
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.rest = samples(shape, count)
+
+        def get_next(self) -> Any:
+            sample = next(self.rest, None)
+            return None if sample is None else {name: sample}
+
+    folder = tempfile.TemporaryDirectory()
+    made = f"{folder.name}/augmented.onnx"
+    calibrator = create_calibrator(path, None, made, calibrate_method=getattr(CalibrationMethod, method))
+
+    def run() -> None:
+        calibrator.collect_data(Reader())
+        calibrator.compute_data()
+        folder.cleanup()
+
+    return run
+
+
+def nncf(path: str, _: str, count: int) -> Callable[[], Any]:
+    import nncf as tool
+    import onnx
+
+    model = onnx.load(path)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name not in constants]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    if next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) < 13:
+        model = onnx.version_converter.convert_version(model, 13)
+    name, shape = shapes(path)
+    data = tool.Dataset(list(samples(shape, 8)) * (count // 8 + 1), lambda sample: {name: sample})
+    return lambda: tool.quantize(model, data, subset_size=count)
+
+
+def measure(tool: str, path: str, way: str, count: int) -> None:
+    """In the fresh process."""
+    run = globals()[tool](path, way, count)
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    row = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+    with open("/proc/self/status") as file:
+        peak = next(line for line in file if line.startswith("VmHWM"))
+    print(json.dumps({**row, "peak_mb": int(peak.split()[1]) / 1024}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("environments", nargs="?", type=Path, default=ROOT / "build" / "peers")
+    parser.add_argument("--samples", type=int, default=100)
+    parser.add_argument("--many", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        tool, way, count = options.measure
+        measure(tool, options.model, way, int(count))
+        return
+    if not options.model:
+        print(json.dumps({"skipped": "no model was named"}))
+        return
+    ways = [("edgekit", way) for way in OURS] + [("onnxruntime", way) for way in THEIRS] + [("nncf", "")]
+    rows: dict[tuple[str, int], dict[str, float]] = {}
+    for _ in range(options.rounds):
+        for count in (options.samples, options.many):
+            for tool, way in ways:
+                title = f"{tool} {way}".strip()
+                python = options.environments / "nncf/bin/python" if tool == "nncf" else Path(sys.executable)
+                if (count != options.samples and title in HOARDING) or not python.exists():
+                    continue
+                command = [python, __file__, options.model, "--measure", tool, way, str(count)]
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                row = json.loads(done.stdout.splitlines()[-1])
+                best = rows.setdefault((title, count), row)
+                rows[title, count] = {key: min(best[key], value) for key, value in row.items()}
+    for (title, count), row in rows.items():
+        print(json.dumps({"tool": title, "samples": count, **{key: round(value, 2) for key, value in row.items()}}))
+    if options.write:
+        import pages
+
+        pages.put("calibration", table(Path(options.model).name, rows))
+
+
+def table(name: str, rows: dict[tuple[str, int], dict[str, float]]) -> str:
+    lines = [
+        "## Calibration",
+        "",
+        f"Generated by `make int8-peers`: seconds (processor seconds in brackets) and peak MiB of calibrating {name},",
+        "two threads, the least of several rounds. Imports do not count.",
+        "",
+        "| tool | samples | s | MiB |",
+        "| --- | --: | --: | --: |",
+    ]
+    for (title, count), row in sorted(rows.items(), key=lambda item: item[0][1]):
+        figures = f"{row['seconds']:.1f} ({row['cpu_seconds']:.1f}) | {row['peak_mb']:.0f}"
+        lines.append(f"| {title} | {count} | {figures} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Whether the quantized graph is slower than the float one: then it is said, with what to do instead.
+
+Integers are not always faster: small networks, and graphs whose operators the engine cannot fuse, spend more on
+rounding than they save. Both graphs answer one sample in turn, on one thread, for a fraction of a second; other work on
+the machine disturbs both alike. Only a clear difference is told.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.converters.jobs import opened
+from edgekit.converters.stages import Graph
+from edgekit.data_ref import DataRef
+from edgekit.tensors import TensorSpec
+
+_PAIRS = 60
+_LEAST = 12
+"""Pairs; with fewer, nothing is told."""
+
+_SECONDS = 0.6
+_WARM = 3
+_SHARE = 0.8
+"""Of the pairs must be slower: by chance that happens once in 10,000 sets of 60, once in 50 of 12."""
+
+_FACTOR = 1.05
+"""Of the medians; less is not worth a word."""
+
+
+@dataclass(frozen=True)
+class PaceRequest:
+    """Compare the speed of two graphs of the same model on one sample."""
+
+    before: Graph
+    after: Graph
+    data: DataRef
+    inputs: tuple[TensorSpec, ...]
+    scratch: str
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Microseconds a run of each graph, medians, and whether the second is clearly slower."""
+
+    before_us: float
+    after_us: float
+    slower: bool
+    engine: str
+
+
+def pace(request: PaceRequest) -> Pace:
+    """Run both graphs in turn."""
+    from edgekit.data import open_data
+
+    data = open_data(request.data, request.inputs, Path(request.scratch))
+    feeds = next(iter(data.batches(1))).feeds
+    pairs: list[tuple[int, int]] = []
+    with opened(request.before, 1) as before, opened(request.after, 1) as after:
+        mine, theirs = request.before.turn(feeds), request.after.turn(feeds)
+        until = time.monotonic() + _SECONDS
+        for number in range(_WARM + _PAIRS):
+            marks = [time.perf_counter_ns()]
+            before.run(mine)
+            marks.append(time.perf_counter_ns())
+            after.run(theirs)
+            marks.append(time.perf_counter_ns())
+            if number >= _WARM:
+                pairs.append((marks[1] - marks[0], marks[2] - marks[1]))
+            if time.monotonic() > until:
+                break
+        engine = f"{after.engine} {after.engine_version}"
+    return judge(pairs, engine)
+
+
+def judge(pairs: Sequence[tuple[int, int]], engine: str) -> Pace:
+    """What pairs of times, in ns, say."""
+    if len(pairs) < _LEAST:
+        return Pace(0.0, 0.0, slower=False, engine=engine)
+    before, after = (statistics.median(times) for times in zip(*pairs, strict=True))
+    lost = sum(second > first for first, second in pairs)
+    slower = lost >= _SHARE * len(pairs) and after >= _FACTOR * before
+    return Pace(before / 1000, after / 1000, slower, engine)
+
+
+def advice(found: Pace, after: Graph) -> tuple[str, ...]:
+    """For the user, where the quantized graph is slower."""
+    if not found.slower:
+        return ()
+    other = "--precision fp16 keeps float's speed at half the size"
+    if after.format == "onnx":
+        other = f"a .tflite file in {after.precision} is usually faster, {other}"
+    figures = f"{found.after_us:.0f} and {found.before_us:.0f} us ({found.engine}, one thread)"
+    return (f"{after.precision} is slower than float here, {figures}: {other}; `edgekit bench` measures on the board",)

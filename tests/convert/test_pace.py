@@ -1,0 +1,62 @@
+"""Whether int8 is slower than float: only a clear difference is told, and what to choose instead."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgekit.converters import pace
+from edgekit.converters.stages import Graph
+from edgekit.data_ref import DataRef
+from edgekit.tensors import TensorSpec
+
+
+def pairs(factor: float, count: int = 60, noise: float = 0.0, seed: int = 0) -> list[tuple[int, int]]:
+    random = np.random.default_rng(seed)
+    first = 50_000 * (1 + noise * random.exponential(size=count))
+    second = 50_000 * factor * (1 + noise * random.exponential(size=count))
+    return [(int(a), int(b)) for a, b in zip(first, second, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("given", "slower"),
+    [
+        (pairs(1.4), True),
+        (pairs(1.4, noise=0.1), True),
+        (pairs(1.0), False),
+        (pairs(0.5), False),
+        (pairs(1.02), False),
+        (pairs(1.4, count=11), False),
+        ([], False),
+    ],
+)
+def test_only_a_clear_difference_is_told(given, slower):
+    assert pace.judge(given, "engine").slower is slower
+
+
+def test_equal_graphs_on_a_busy_machine_are_not_slower():
+    assert not any(pace.judge(pairs(1.0, noise=0.5, seed=seed), "engine").slower for seed in range(300))
+
+
+def test_the_advice_names_figures_and_the_better_choice():
+    found = pace.judge(pairs(1.4), "onnxruntime 1.32.0")
+    (said,) = pace.advice(found, Graph("onnx", "x.onnx", (), (), "int8"))
+    assert "70 and 50 us" in said
+    assert "onnxruntime 1.32.0" in said
+    assert ".tflite" in said
+    (said,) = pace.advice(found, Graph("tflite", "x.tflite", (), (), "int8"))
+    assert ".tflite" not in said
+    assert "fp16" in said
+    assert pace.advice(pace.judge(pairs(0.7), "engine"), Graph("onnx", "x.onnx", (), (), "int8")) == ()
+
+
+@pytest.mark.parametrize("format", ["tflite", "onnx"])
+def test_both_graphs_run_in_the_real_engine(tiny_files, tmp_path, format):
+    shape = {"tflite": (None, 8, 8, 2), "onnx": (None, 2, 8, 8)}[format]
+    image = TensorSpec("image", shape, "float32")
+    graph = Graph(format, str(tiny_files[format]), (image,), (TensorSpec("probs", (None, 5), "float32"),))
+    np.savez(tmp_path / "data.npz", x=np.ones((2, *shape[1:]), np.float32))
+    data = DataRef(str(tmp_path / "data.npz"), needs_label=False)
+    found = pace.pace(pace.PaceRequest(graph, graph, data, (image,), str(tmp_path)))
+    assert found.engine.startswith({"tflite": "litert", "onnx": "onnxruntime"}[format])
+    assert found.before_us == found.after_us == 0 or 0.2 < found.after_us / found.before_us < 5
