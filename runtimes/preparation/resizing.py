@@ -73,14 +73,17 @@ def _across(rows: Array, table: tuple[Array, Array]) -> Array:
 
 @functools.lru_cache(maxsize=32)
 def _axis(size: int, wanted: int, how: str, convention: str) -> tuple[Array, Array]:
-    """Source positions and weights, both [taps, wanted]; positions of weight 0 lie anywhere inside."""
+    """Source positions and weights, both [taps, wanted]; positions of weight 0 lie anywhere inside.
+
+    Positions are of the platform's own width: 32-bit boards refuse to `take` by others.
+    """
     ratio = size / wanted
     if how == "nearest":
         # Pillow adds up from pixel to pixel, and rounds as sums do.
         steps = np.full(wanted, ratio)
         steps[0] = 0.5 * ratio
         at = np.add.accumulate(steps) if convention == "pillow" else np.arange(wanted) * ratio
-        return np.minimum(at.astype(np.int64), size - 1)[None], np.ones((1, wanted), np.float32)
+        return np.minimum(at.astype(np.intp), size - 1)[None], np.ones((1, wanted), np.float32)
     if convention == "pillow":
         taps = _filtered(size, wanted, ratio, how)
     elif how == "area":
@@ -88,7 +91,7 @@ def _axis(size: int, wanted: int, how: str, convention: str) -> tuple[Array, Arr
     else:
         taps = [_between(place, ratio, size, spread=how == "spread") for place in range(wanted)]
     most = max(len(weights) for _, weights in taps)
-    places, weights = np.zeros((most, wanted), np.int64), np.zeros((most, wanted), np.float32)
+    places, weights = np.zeros((most, wanted), np.intp), np.zeros((most, wanted), np.float32)
     for place, (first, values) in enumerate(taps):
         total = sum(values)
         for tap in range(most):

@@ -34,7 +34,10 @@ class Spectrum:
         self._frame = len(self._window)
         power = steps.power if steps.power is not None else (2.0 if steps.convention == "librosa" else 1.0)
         self._power = np.float32(power)
-        self._mel = mel_matrix(steps) if steps.features != "spectrogram" else None
+        self._mel: Array | None = None
+        self._bins = slice(None)
+        if steps.features != "spectrogram":
+            self._mel, self._bins = _banded(steps)
         self._cosines = (
             _cosines(steps.coefficients, steps.bands, steps.convention) if steps.features == "mfcc" else None
         )
@@ -68,7 +71,8 @@ class Spectrum:
     def _features(self, frames: Array) -> Array:
         transformed = np.fft.rfft(frames * self._window, self._fft, axis=-1)
         # Not np.abs: its vector code and its scalar code round differently.
-        squared = (transformed.real**2 + transformed.imag**2).astype(np.float32)
+        heard = transformed[:, self._bins]
+        squared = (heard.real**2 + heard.imag**2).astype(np.float32, copy=False)
         if self._power == 2:
             bins = squared
         else:
@@ -133,6 +137,15 @@ def samples_of(frames: int, steps: AudioSteps) -> int:
     return max((frames - 1) * steps.hop + frame - (2 * (length // 2) if steps.center else 0), 1)
 
 
+@functools.lru_cache(maxsize=8)
+def _banded(steps: AudioSteps) -> tuple[Array, slice]:
+    """The mel matrix without the bins that no band hears, and which do."""
+    whole = mel_matrix(steps)
+    heard = np.flatnonzero(whole.any(axis=1))
+    kept = slice(int(heard[0]), int(heard[-1]) + 1) if heard.size else slice(0, 1)
+    return np.ascontiguousarray(whole[kept]), kept
+
+
 def mel_matrix(steps: AudioSteps) -> Array:
     """[bins, bands]: the weight of each bin of the transform in each mel band."""
     rate = float(steps.rate or 0)
@@ -178,6 +191,7 @@ def _slaney_hertz(mels: Array) -> Array:
     return np.asarray(np.where(mels < knee, mels * _LINEAR, above))
 
 
+@functools.lru_cache(maxsize=8)
 def _window(name: str, length: int) -> Array:
     """float32 [length], periodic."""
     turn = 2 * np.pi * np.arange(length) / length
