@@ -29,6 +29,22 @@ TFLITE = [
 ]  # fmt: skip
 
 
+MEASURED = {"ai-edge-litert": "2.3.0", "onnxruntime": "1.32.0"}
+
+
+def engine(*names: str) -> None:
+    """Skip unless the engines are there in the versions that the figures are of."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    for name in names:
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            pytest.skip(f"needs {name}")
+        if found != MEASURED[name]:
+            pytest.skip(f"the figures are of {name} {MEASURED[name]}, here is {found}")
+
+
 def script(name: str):
     spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -43,7 +59,7 @@ def script(name: str):
 @pytest.mark.parametrize(("plain", "threads"), [(False, 1), (True, 1), (True, 2)], ids=["xnnpack", "plain", "plain2"])
 @pytest.mark.parametrize("name", TFLITE)
 def test_the_arena_is_the_interpreter_s_to_the_byte(shared: Path, name: str, plain: bool, threads: int):
-    pytest.importorskip("ai_edge_litert")
+    engine("ai-edge-litert")
     found = script("memory").arena(shared / "models" / f"{name}.tflite", threads, plain=plain)
     assert found["exact"]
     assert found["planned"] == found["interpreter"]
@@ -54,7 +70,7 @@ def test_the_arena_is_the_interpreter_s_to_the_byte(shared: Path, name: str, pla
 @pytest.mark.parametrize("seed", range(12))
 def test_parts_with_several_results_of_one_size(make_tflite, tmp_path, seed: int):
     """XNNPACK's first part gives out tensors of one size, whose order only the C++ library knows."""
-    pytest.importorskip("ai_edge_litert")
+    engine("ai-edge-litert")
     rng = random.Random(seed)
     tensors = [{"name": "x", "shape": (1, 4, 4, 8), "dtype": "FLOAT32"}]
     ops, alive = [], [0]
@@ -111,7 +127,7 @@ for _ in range(3):
 
 @pytest.mark.parametrize("channels", [(16, 32), (32, 16), (64, 16)])
 def test_the_arena_is_onnxruntime_s(tmp_path: Path, channels: tuple[int, int]):
-    pytest.importorskip("onnxruntime")
+    engine("onnxruntime")
     from onnx import TensorProto, helper, numpy_helper
 
     nodes, weights, before = [], [], 8
@@ -160,8 +176,7 @@ def test_the_arena_grows_by_powers_of_two_and_reuses_what_is_free():
      "face_ultraface_onnx/version-RFB-320.onnx", "mnist_cnn_onnx/mnist.onnx"],
 )  # fmt: skip
 def test_the_estimate_is_near_a_real_process(shared: Path, file: str):
-    pytest.importorskip("ai_edge_litert")
-    pytest.importorskip("onnxruntime")
+    engine("ai-edge-litert", "onnxruntime")
     if not Path("/proc/self/status").exists():
         pytest.skip("needs /proc")
     import platform
@@ -169,8 +184,8 @@ def test_the_estimate_is_near_a_real_process(shared: Path, file: str):
     if platform.machine() not in ("x86_64", "aarch64"):
         pytest.skip("no figures of this machine")
     path = shared / "models" / file
-    engine = "litert" if path.suffix == ".tflite" else "onnxruntime"
-    said = predict(read_facts(artifact.read(path)), engine=engine, machine=platform.machine(), threads=1)
+    name = "litert" if path.suffix == ".tflite" else "onnxruntime"
+    said = predict(read_facts(artifact.read(path)), engine=name, machine=platform.machine(), threads=1)
     opened, ran = script("memory").measured(path, 1)
     assert said.peak_mib == pytest.approx(ran, rel=0.1, abs=2)
     assert said.load_mib == pytest.approx(opened, rel=0.1, abs=2)
