@@ -172,6 +172,7 @@ def log(value: float) -> float:
 PRIORS: dict[str, tuple[float, float]] = {
     # (center, width) in logarithms. Units: first guesses from the pipelines, wide.
     "unit.gemm": (log(1 / 0.6), 1.0), "unit.conv": (log(1 / 0.6), 1.0), "unit.gemv": (log(1 / 0.2), 1.0),
+    "unit.idle": (log(0.01), 0.01),  # vectors of published processors are narrow: only a probe moves it
     "unit.taps": (log(1.0), 1.0), "unit.passes": (log(0.05), 1.0), "unit.rows": (log(0.1), 1.0),
     "unit.places": (log(2.0), 1.0), "unit.norm": (log(10), 0.5), "unit.swish": (log(2), 0.5),
     "unit.average": (log(1), 0.5),

@@ -81,7 +81,7 @@ class Prediction:
 
 _LIMITS = {
     "gemm": "arithmetic", "conv": "arithmetic", "depthwise": "arithmetic", "recurrent": "arithmetic",
-    "taps": "arithmetic", "passes": "arithmetic", "places": "arithmetic", "norm": "arithmetic",
+    "taps": "arithmetic", "idle": "arithmetic", "passes": "arithmetic", "places": "arithmetic", "norm": "arithmetic",
     "swish": "arithmetic", "math": "arithmetic",
     "window": "arithmetic", "average": "arithmetic", "select": "arithmetic", "reduce": "arithmetic",
     "convert": "arithmetic", "gemv": "memory", "outputs": "memory", "traffic": "memory", "far": "memory",

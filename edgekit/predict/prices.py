@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 GROUPS = {
-    "gemm": "dense", "conv": "dense", "taps": "dense", "passes": "dense", "rows": "dense", "gemv": "dense",
-    "recurrent": "dense", "depthwise": "depthwise", "places": "depthwise",
+    "gemm": "dense", "conv": "dense", "taps": "dense", "idle": "dense", "passes": "dense", "rows": "dense",
+    "gemv": "dense", "recurrent": "dense", "depthwise": "depthwise", "places": "depthwise",
     "outputs": "local", "traffic": "local", "map": "local", "move": "local", "reduce": "local", "window": "local",
     "average": "local",
     "shuffle": "local", "pad": "local", "turn": "local", "convert": "local", "math": "local", "norm": "local",

@@ -5,6 +5,7 @@ is linear, a whole model's counts may be summed first, which is how figures publ
 
     gemm        MACs of 1x1 convolutions and products of matrices, channels rounded up to whole vectors
     conv        MACs of convolutions over several taps, the same
+    idle        MACs more if channels are rounded up to twice as many: wide vectors pay for them
     depthwise   MACs of depthwise convolutions
     places      taps of depthwise convolutions for each place, however few channels there are
     taps        taps of dense convolutions for each place, however few channels there are
@@ -42,7 +43,7 @@ from dataclasses import dataclass
 from edgekit.formats.facts import Shape
 
 UNITS = (
-    "gemm", "conv", "depthwise", "places", "taps", "passes", "rows", "gemv", "outputs", "traffic", "far", "map",
+    "gemm", "conv", "idle", "depthwise", "places", "taps", "passes", "rows", "gemv", "outputs", "traffic", "far", "map",
     "math", "swish", "norm", "window", "average",
     "reduce", "move", "pad", "shuffle", "turn", "convert", "select", "recurrent", "step", "kernel", "run",
 )  # fmt: skip
@@ -114,7 +115,10 @@ class Product:
         if kind == "conv":
             found["taps"] = float(self.rows * self.groups * self.taps)
             found["passes"] = float(self.outputs * self.taps)
-        found[kind] = float(self.rows * whole(self.columns) * self.groups * self.depth)
+        each = float(self.rows * self.groups * self.depth)
+        found[kind] = each * whole(self.columns)
+        if kind != "gemv":
+            found["idle"] = each * (whole(self.columns, 2 * LANES) - whole(self.columns))
         return found
 
     @property
@@ -129,9 +133,9 @@ class Product:
         return Kernel(name, kind, precision, self.units(), self.bytes, self.macs)
 
 
-def whole(channels: int) -> int:
-    """Channels as they are computed: a multiple of `LANES`."""
-    return -(-channels // LANES) * LANES
+def whole(channels: int, lanes: int = LANES) -> int:
+    """Channels as they are computed: a multiple of the lanes."""
+    return -(-channels // lanes) * lanes
 
 
 def convolution(
