@@ -64,21 +64,27 @@ def importances(view: View, power: Mapping[str, Doubles]) -> dict[str, Doubles]:
                 _add(found, name, found[op.outputs[0]])
         elif op.kind == "scale" and op.outputs[0] in found and op.title in ("Mul", "MUL"):
             factor = view.constant(op.constants[0]).astype(np.float64)
-            _add(found, op.inputs[0], found[op.outputs[0]] * np.square(factor))
+            _add(found, op.inputs[0], _fitted(found[op.outputs[0]], len(factor)) * np.square(factor))
         else:
             for name in op.inputs:
                 _meet(found, name, power)
-    return {op.layer.name: found.get(op.layer.name, np.ones(1)) for op in view.ops if op.layer is not None}
+    return {
+        op.layer.name: _fitted(found.get(op.layer.name, np.ones(1)), len(view.kernel(op.layer)))
+        for op in view.ops
+        if op.layer is not None
+    }
 
 
 def _through(view: View, layer: Layer, made: Doubles) -> Doubles:
     squares = np.square(view.kernel(layer).astype(np.float64))
     outs, ins = squares.shape[:2]
-    weighted = (
-        squares.reshape(outs, ins, -1).sum(axis=2)
-        * np.broadcast_to(made, (outs,) if made.size == 1 else made.shape)[:, None]
-    )
+    weighted = squares.reshape(outs, ins, -1).sum(axis=2) * _fitted(made, outs)[:, None]
     return np.asarray(weighted.reshape(layer.groups, -1, ins).sum(axis=1).reshape(-1))
+
+
+def _fitted(values: Doubles, channels: int) -> Doubles:
+    """As they are where there is one a channel; what was flattened or joined in between counts on average."""
+    return values if len(values) == channels else np.full(channels, values.mean())
 
 
 def _meet(found: dict[str, Doubles], name: str, power: Mapping[str, Doubles]) -> None:
@@ -90,9 +96,4 @@ def _meet(found: dict[str, Doubles], name: str, power: Mapping[str, Doubles]) ->
 
 def _add(found: dict[str, Doubles], name: str, more: Doubles) -> None:
     known = found.get(name)
-    if known is None:
-        found[name] = more
-    elif known.shape == more.shape or 1 in (known.size, more.size):
-        found[name] = known + more
-    else:
-        found[name] = known + more.mean()
+    found[name] = more if known is None else known + _fitted(more, len(known))

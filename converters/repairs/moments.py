@@ -22,6 +22,8 @@ Doubles = NDArray[np.float64]
 _PATCHES = 8
 """Patches an element of the kernel's patch; so many give second moments to a few per cent."""
 _FEWEST, _MOST = 2048, 8192
+_DOUBT = 1e-9
+"""Of the mean square: some hundred times what sums in float64 are off by."""
 LARGEST = 4608
 """Elements of a patch (3 x 3 of 512 channels) up to which second moments are taken: their square is held."""
 
@@ -53,8 +55,11 @@ class Moments:
         """[groups, n, n] of the rounded patches around their mean."""
         if self.products is None:
             return None
-        mean = self.rounded_mean
-        return np.asarray(self.products / max(1, self.count) - mean[:, :, None] * mean[:, None, :])
+        mean, square = self.rounded_mean, self.products / max(1, self.count)
+        # The difference of two large numbers: what it may be off by is added, so that it stays positive definite.
+        doubt = _DOUBT * np.trace(square, axis1=1, axis2=2) / square.shape[1]
+        spread = square - mean[:, :, None] * mean[:, None, :]
+        return np.asarray(spread + doubt[:, None, None] * np.eye(square.shape[1]))
 
 
 def collect(
@@ -102,7 +107,8 @@ def _add(moments: Moments, layer: Layer, values: Array, number: int, runs: int, 
     moments.total += real.sum(axis=1, dtype=np.float64)
     moments.rounded += rounded.sum(axis=1, dtype=np.float64)
     if moments.products is not None:
-        moments.products += rounded.transpose(0, 2, 1) @ rounded
+        precise = rounded.astype(np.float64)
+        moments.products += precise.transpose(0, 2, 1) @ precise
 
 
 def _rounded(values: Array, seen: Range, bits: int) -> Array:

@@ -18,12 +18,13 @@ from edgekit.converters.repairs import repair_adaptive_rounding as rounding
 from edgekit.converters.repairs.grid import as_stored, rounded, steps
 from edgekit.converters.repairs.importance import channel_axes, importances
 from edgekit.converters.repairs.mend import Wanted
-from edgekit.converters.repairs.moments import patches
+from edgekit.converters.repairs.moments import Moments, patches
 from edgekit.converters.repairs.repair import Change
 from edgekit.converters.repairs.samples import Samples, answers
 from edgekit.converters.repairs.view import Layer, Window, layers, open_view, reduced, reshaped, transposed
 from edgekit.converters.sources import identify, lowering_for
 from edgekit.converters.stages import CalibrationOptions, Graph, QuantizeOptions
+from edgekit.converters.tflite_builder import Builder
 from edgekit.errors import ConversionError, UsageError
 from edgekit.inspect import inspect
 from edgekit.options import Options
@@ -280,6 +281,16 @@ def test_adapted_weights_err_less_on_correlated_inputs_and_lie_on_the_grid():
     assert np.abs(np.rint(integers)).max() <= 127
 
 
+def test_inputs_that_never_vary_can_be_adapted_to():
+    """As behind a pooling of few samples: every patch is the same, and the covariance is nothing but rounding."""
+    one = np.random.default_rng(4).normal(1e3, 1.0, 40)
+    seen = Moments(one[None] * 7, one[None] * 7, (7 * np.outer(one, one))[None] * (1 + 1e-13), 7)
+    kernel = np.random.default_rng(5).normal(size=(1, 6, 40))
+    step = steps(kernel[0], per_channel=True)[None]
+    made = rounding.adapt(kernel, step, seen.covariance())
+    assert np.abs(made - kernel).max() <= step.max()
+
+
 def test_without_correlation_nearest_is_best():
     kernel = np.random.default_rng(1).normal(size=(1, 6, 9))
     step = steps(kernel[0], per_channel=True)[None]
@@ -332,6 +343,22 @@ def test_nothing_is_scaled_through_what_is_no_multiple(hard, lowered, kind):
     scaled = {layer.name for group in channels.groups(opened) for layer in group.makers}
     bent = {layer.name for layer in layers(opened) if layer.window is not None}
     assert not scaled & bent
+
+
+def test_importance_takes_channels_that_were_flattened(tmp_path):
+    graph = Builder()
+    x = graph.input("x", (1, 4, 4, 3))
+    kernel = np.ones((5, 1, 1, 3), np.float32)
+    made = graph.conv(x, kernel, np.zeros(5, np.float32), "conv")
+    flat = graph.op("RESHAPE", [made, graph.constant("shape", np.array([1, 80], np.int32))], (1, 80), "flat")
+    weights = graph.constant("weights", np.ones((2, 80), np.float32))
+    y = graph.op("FULLY_CONNECTED", [flat, weights], (1, 2), "y", "FullyConnectedOptions")
+    path = tmp_path / "flat.tflite"
+    path.write_bytes(graph.finish([y]))
+    opened = open_view(Graph("tflite", str(path), (), ()))
+    found = importances(opened, {"flat": np.ones(80), "y": np.ones(2)})
+    assert [found[name].shape for name in ("conv", "y")] == [(5,), (2,)]
+    assert not list(channels.groups(opened))
 
 
 def test_importance_follows_the_weights(lowered):
