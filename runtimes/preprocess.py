@@ -6,7 +6,7 @@ and text are read here. `Preparer` is made once a model; what a kind needs is im
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -83,6 +83,7 @@ class Preparer:
         self._exact: tuple[int, ...] = ()
         self._whole: Placement | None = None
         self._name = inputs[0].name if inputs else ""
+        self._scaled = _scaled_row(how, inputs[0]) if how.table is not None and len(inputs) == 1 else None
         if how.kind == "image" and len(inputs) == 1:
             (spec,) = inputs
             try:
@@ -107,6 +108,8 @@ class Preparer:
             FeedError: `feed-name`, `feed-shape`, `feed-dtype`, `feed-missing`, `feed-category`.
             MissingFileError: `file-missing`. DataError: `data-unreadable`. EngineMissingError: `pillow-missing`.
         """
+        if self._scaled is not None and type(thing) is dict and self._names.isdisjoint(thing):
+            return Prepared({self._name: self._scaled(thing)})
         if self._wanted is None or self._fast is None:
             return self.real(thing, colors)
         if type(thing) is np.ndarray and thing.shape == self._exact and thing.dtype == np.uint8 and colors is None:
@@ -197,6 +200,25 @@ class Preparer:
         if path.suffix.lower() == ".npy":
             return _read_array(path)
         return open_image(path)
+
+
+def _scaled_row(how: Preprocess, spec: TensorSpec) -> Callable[[Mapping[str, Any]], Array] | None:
+    """What `real` does to a single row, without asking what it is; None where scale, mean and std do not fit it."""
+    from edgekit.runtimes.preparation.rows import row_array
+
+    steps = how.table
+    if steps is None or any(len(values) not in (1, steps.width) for values in (how.mean, how.std)):
+        return None  # said when a row comes
+    mean, std = np.asarray(how.mean, np.float32), np.asarray(how.std, np.float32)
+    scale, identity = np.float32(how.scale), how.identity
+
+    def scaled(row: Mapping[str, Any]) -> Array:
+        values = row_array(row, steps, spec)
+        if not identity:
+            values = (values * scale - mean) / std
+        return values[None]
+
+    return scaled
 
 
 def _read_array(path: Path) -> Array:

@@ -8,7 +8,7 @@ import pytest
 from edgekit import metadata
 from edgekit.errors import FeedError, UsageError
 from edgekit.feeding import Preprocess, TableSteps, TextSteps
-from edgekit.runtimes.preprocess import prepare
+from edgekit.runtimes.preprocess import Preparer, prepare
 from edgekit.tensors import TensorSpec
 
 ROW = TensorSpec("row", (None, 5), "float32")
@@ -25,6 +25,14 @@ def test_columns_in_order_filled_and_scaled():
     both = prepare([row, {"age": 30, "color": "red"}], (ROW,), HOW)["row"]
     np.testing.assert_allclose(both, [[1, 0, 1, 0, 1], [-1, 1, 0, 0, 0]])
     assert both.dtype == np.float32
+    for given in (row, {"age": 1.5, "color": "blue"}):
+        np.testing.assert_array_equal(Preparer((ROW,), HOW)(given).feeds["row"], prepare(given, (ROW,), HOW)["row"])
+    numbers = Preprocess("table", 2.0, (1.0, 2.0), (3.0,), table=TableSteps(("b", "a"), {"a": 7.0}))
+    pair = TensorSpec("row", (1, 2), "float32")
+    for given in ({"a": 3, "b": 4.5}, {"b": "6"}, {"a": None, "b": 1}):
+        np.testing.assert_array_equal(
+            Preparer((pair,), numbers)(given).feeds["row"], prepare(given, (pair,), numbers)["row"]
+        )
     ready = {"row": np.zeros((1, 5), np.float32)}
     assert prepare(ready, (ROW,), HOW) is ready
 
