@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import artifact as artifacts
 from edgekit.child import Limits
-from edgekit.converters import loaders
+from edgekit.converters import loaders, repairs
 from edgekit.converters.debugging.pictures import ExamineRequest
 from edgekit.converters.policy import policy
 from edgekit.converters.sources import lowering_for
@@ -197,6 +197,7 @@ def debug(
                     names=described.names,
                     floats=floats,
                     used=_used(read, precision),
+                    rescaled=not floats and _repaired(read),
                     tolerance=options.tolerance or policy("fp32").relative_error or 0.0,
                     threads=options.threads,
                     histograms=options.histograms,
@@ -225,8 +226,16 @@ def _precision(read: Artifact) -> str:
 def _used(read: Artifact, precision: str) -> tuple[str, ...]:
     """Options of the artifact's conversion, as they would be recommended."""
     recorded = read.manifest.provenance.options if read.manifest else {}
-    observer = recorded.get("observer") or (precisions.get(precision).observer if precision in precisions else None)
-    return (f"--precision {precision}", f"--observer {observer}")
+    known = precisions.get(precision) if precision in precisions else None
+    observer = recorded.get("observer") or (known.observer if known else None)
+    tried = repairs.choose(recorded["repairs"], known.repairs)[0] if known and recorded.get("repairs") else ()
+    return (f"--precision {precision}", f"--observer {observer}", *(f"--repair {name}" for name in tried))
+
+
+def _repaired(read: Artifact) -> bool:
+    """Whether repairs may have changed the scales of channels inside."""
+    recorded = read.manifest.provenance.options.get("repairs") if read.manifest else None
+    return recorded not in ([], ["none"])
 
 
 def _conversion(read: Artifact, options: DebugOptions) -> Options:

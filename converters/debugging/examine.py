@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.converters.debugging import divergence, nets, pairing, reasons
+from edgekit.converters.debugging import divergence, nets, reasons, rescaling
 from edgekit.converters.debugging.layers import Watched, unpaired, watched, weights
 from edgekit.converters.debugging.naming import source_layer
-from edgekit.converters.debugging.nets import Array, Net
+from edgekit.converters.debugging.nets import Array
 from edgekit.converters.debugging.pairing import Pairing
 from edgekit.converters.debugging.pictures import (
     BUDGET,
@@ -68,7 +68,12 @@ def examine(request: ExamineRequest) -> Generator[Event, None, Examination]:
     ends |= {tensor: name for name, tensor in pictures.artifact_entrance.names.items()}
     work = _Work(pictures, found, watched(pictures.artifact, found), request, witness, ends)
     total = -(-len(data) // step)
-    yield from work.go(chain([first], arrays), total)
+    early = [first, *islice(arrays, rescaling.SAMPLES - 1)] if request.rescaled else [first]
+    if request.rescaled:
+        count = rescaling.rescale(pictures, work.watched, early, request.threads)
+        if count:
+            work.notes[f"repairs scaled channels of {count} layers: compared in the artifact's scales"] = None
+    yield from work.go(chain(early, arrays), total)
     yield {"done": 1, "total": 1}
     return work.finish(len(data))
 
@@ -123,7 +128,7 @@ class _Work:
         real = real_values(pictures.reference, origins, {**theirs, **runners[0].run(theirs)})
         for layer in self.watched:
             stored, expected = shown[layer.seen], real[layer.reference]
-            if layer.order is None and not _lie(layer, expected, stored, pictures.artifact):
+            if layer.order is None and not layer.lies(expected, pictures.artifact.tensors[layer.seen].reals(stored)):
                 continue
             expected = layer.aligned(expected)
             layer.cumulative.add(expected, stored)
@@ -209,10 +214,14 @@ class _Work:
         inputs = {tensor: self.found[origin].reference for tensor, origin in reads.items()}
         if not reference.ends_at(layer.reference, set(inputs.values())):
             return None
+        by_origin = {watch.origin: watch for watch in self.watched}
         made = []
         with reference.open(list(dict.fromkeys(inputs.values())), [layer.reference], self.request.threads) as runner:
             for feed in feeds:
-                real = {inputs[tensor]: artifact.tensors[tensor].reals(values) for tensor, values in feed.items()}
+                real = {}
+                for tensor, values in feed.items():
+                    watch, array = by_origin.get(reads[tensor]), artifact.tensors[tensor].reals(values)
+                    real[inputs[tensor]] = array if watch is None else np.ascontiguousarray(watch.restored(array))
                 typed = {name: values.astype(reference.tensors[name].dtype or values.dtype, copy=False)
                          for name, values in real.items()}  # fmt: skip
                 made.append(layer.aligned(runner.run(typed)[layer.reference]))
@@ -264,7 +273,7 @@ class _Work:
             self._blame(layer, feeds, sum(map(_energy, errors)))
         outputs = self._reference_outputs()
         if layer.reference in outputs:
-            layer.output_noise[layer.reference] = sum(_energy(error) for error in errors)
+            layer.output_noise[layer.reference] = sum(_energy(layer.restored(error)) for error in errors)
         inputs = [*reference.inputs, layer.reference]
         rest = (output for output in outputs if output != layer.reference)
         shown = [output for output in rest if layer.reference in reference.needed(inputs, [output])]
@@ -273,8 +282,7 @@ class _Work:
         needed = reference.needed(inputs, shown)
         with reference.open(needed, shown, self.request.threads) as runner:
             for value, error, (theirs, real) in zip(plain, errors, held, strict=True):
-                moved = value + error
-                back = moved if layer.order is None else moved.transpose(np.argsort(layer.order))
+                back = layer.restored(value + error)
                 feed = {name: theirs[name] for name in needed if name in theirs}
                 feed[layer.reference] = np.ascontiguousarray(back.reshape(real[layer.reference].shape), np.float32)
                 for output, array in runner.run(feed).items():
@@ -370,16 +378,6 @@ class _Work:
             is_output=layer.origin in outputs,
             representable=tensor.representable,
         )
-
-
-def _lie(layer: Watched, expected: Array, stored: Array, artifact: Net) -> bool:
-    """Find out how the reference's axes lie in the artifact; the order in which the values agree best."""
-    ways = pairing.orders(stored.shape, expected.shape)
-    if not ways:
-        return False
-    real = artifact.tensors[layer.seen].reals(stored)
-    layer.order = max(ways, key=lambda order: pairing.cosine(real, expected.transpose(order))) if ways[1:] else ways[0]
-    return True
 
 
 def _without(stored: Array, channels: list[int], axis: int, tensor: nets.Tensor) -> Array:

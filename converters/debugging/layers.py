@@ -10,7 +10,7 @@ import numpy as np
 from edgekit.converters.debugging.figures import Comparison
 from edgekit.converters.debugging.naming import WEIGHTED
 from edgekit.converters.debugging.nets import Array, Net, Op, Tensor
-from edgekit.converters.debugging.pairing import Order, Pairing, layers
+from edgekit.converters.debugging.pairing import Order, Pairing, comparable, cosine, layers, orders
 from edgekit.converters.debugging.results import Weights
 from edgekit.tensors import INTEGER_RANGE
 
@@ -27,6 +27,7 @@ class Watched:
         how: What paired them.
         reads: Tensors to feed so that it runs alone -> the origin whose values they take; None: it cannot.
         order: How the reference's axes lie in the artifact, once a sample has told.
+        factors: By which a repair scaled each channel, see `rescaling`; float32 that broadcasts.
         cumulative, isolated: The counts.
         own: Isolated, less what the float graph itself makes of the layer's rounded inputs; in real numbers.
         measured: Whether its error was carried on to the outputs.
@@ -44,13 +45,27 @@ class Watched:
     isolated: Comparison
     own: Comparison
     order: Order | None = None
+    factors: Array | None = None
     output_noise: dict[str, float] = field(default_factory=dict)
     measured: bool = False
     blames: dict[str, float] = field(default_factory=dict)
 
     def aligned(self, array: Array) -> Array:
-        """The reference's values with the artifact's axes."""
-        return array if self.order is None else array.transpose(self.order)
+        """The reference's values with the artifact's axes and scales of channels."""
+        turned = array if self.order is None else array.transpose(self.order)
+        return turned if self.factors is None else turned * self.factors
+
+    def lies(self, expected: Array, real: Array) -> bool:
+        """Find out how the reference's axes lie in the artifact: as the values agree best; False if in no way."""
+        ways = orders(real.shape, expected.shape)
+        if ways:
+            self.order = max(ways, key=lambda way: cosine(real, expected.transpose(way))) if ways[1:] else ways[0]
+        return bool(ways)
+
+    def restored(self, array: Array) -> Array:
+        """The artifact's values as the reference has them."""
+        plain = array if self.factors is None else array / self.factors
+        return plain if self.order is None else plain.transpose(np.argsort(self.order))
 
 
 def watched(artifact: Net, found: Pairing) -> list[Watched]:
@@ -141,8 +156,6 @@ def _watch(net: Net, op: Op | None, name: str, found: Pairing, reads: dict[str, 
 
 def unpaired(artifact: Net, found: Mapping[str, object]) -> tuple[str, ...]:
     """Layers without a counterpart: "ADD (name)"."""
-    from edgekit.converters.debugging.pairing import comparable
-
     return tuple(
         f"{op.kind} ({name})"
         for op in layers(artifact)

@@ -111,6 +111,7 @@ class ExamineRequest:
         names: What the source calls its layers.
         floats: The artifact computes in floats only: look for a divergence.
         used: Options of the conversion that need not be recommended: "--precision int8".
+        rescaled: Repairs may have scaled channels against each other.
         tolerance: For that: largest error as a share of a tensor's range.
         threads: Of the engine.
         histograms: How many of the worst layers keep theirs.
@@ -128,6 +129,7 @@ class ExamineRequest:
     names: Names
     floats: bool
     used: tuple[str, ...] = ()
+    rescaled: bool = False
     tolerance: float = 1e-4
     threads: int = 2
     histograms: int = 6

@@ -403,14 +403,23 @@ def _exchanged(data: bytes, output: str, right: str, wrong: str) -> bytes:
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("converted")
-    onnx.save(chain(culprit="second"), folder / "net.onnx")
+    onnx.save(chain(culprit="second", factor=25), folder / "net.onnx")
     np.savez(folder / "data.npz", image=images())
-    command = ["convert", str(folder / "net.onnx"), "-o", str(folder / "net.tflite"), "--precision", "int8"]
-    assert cli.run([*command, "--calibration", str(folder / "data.npz"), "--observer", "minmax"]) in (0, 5)
-    if not (folder / "net.tflite").exists():
-        made = Made(chain(culprit="second"), "tflite", folder)
-        (folder / "net.tflite").write_bytes(Path(made.artifact.path).read_bytes())
+    for name, repair in (("net", ["--repair", "none"]), ("repaired", ["--repair", "equalize"])):
+        command = ["convert", str(folder / "net.onnx"), "-o", str(folder / f"{name}.tflite"), "--precision", "int8"]
+        assert cli.run([*command, "--calibration", str(folder / "data.npz"), *repair]) == 0
     return folder
+
+
+def test_channels_that_a_repair_scaled_are_compared_as_they_are(converted, capfd):
+    command = ["debug", str(converted / "repaired.tflite"), "--against", str(converted / "net.onnx"), "--json"]
+    assert cli.run([*command, "--data", str(converted / "data.npz"), "--samples", "12"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert any("repairs scaled channels" in note for note in found["notes"])
+    for layer in found["layers"]:
+        assert layer["sqnr_db"] is None or layer["sqnr_db"] > 15, layer["name"]
+        assert "kernel" not in [reason["code"] for reason in layer["reasons"]]
+        assert "--repair equalize" not in [option for reason in layer["reasons"] for option in reason["options"]]
 
 
 def debug(converted: Path, *more: str) -> int:
@@ -437,7 +446,7 @@ def test_the_command_speaks_to_people(converted, capfd):
     assert debug(converted, "--top", "3") == 0
     said = capfd.readouterr().out
     assert "1. second: channel 2 of 16 reaches" in said
-    assert "Try --precision" in said
+    assert "Try --" in said
     assert debug(converted, "--layer", "thi*") == 0
     assert "worst 1 of" in capfd.readouterr().out
     assert debug(converted, "--layer", "nobody", "--json") == 2

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from edgekit.cli import cmd_convert
+from edgekit.converters import repairs
 from edgekit.converters.debugging import reasons
 from edgekit.converters.debugging.figures import NOTHING, Comparison, Figures, Spread
 from edgekit.converters.debugging.naming import Names, Node, source_layer
 from edgekit.converters.debugging.nets import Net, Op, Tensor
 from edgekit.converters.debugging.pairing import orders
+from edgekit.converters.debugging.rescaling import Gauge
 from edgekit.converters.debugging.results import Layer, Weights
 from edgekit.converters.observers import names as observers
 from edgekit.precision import precisions
@@ -132,8 +134,8 @@ def test_every_reason_of_the_catalogue_can_occur():
 
 
 def test_options_that_were_used_are_not_recommended_again():
-    found = reasons.explained(CASES["outlier-channel"], [], ["--precision int16x8"])
-    assert "--precision int16x8" not in found.reasons[0].options
+    found = reasons.explained(CASES["outlier-channel"], [], ["--repair equalize"])
+    assert "--repair equalize" not in found.reasons[0].options
 
 
 def test_layers_stand_by_what_they_do_to_the_outputs():
@@ -143,7 +145,24 @@ def test_layers_stand_by_what_they_do_to_the_outputs():
     assert [layer.name for layer in reasons.ranked([little, unknown, much])] == ["b", "a", "c"]
 
 
-CHOICES = {"--precision": precisions.names, "--observer": observers}
+CHOICES = {"--precision": precisions.names, "--observer": observers, "--repair": repairs.names}
+
+
+def test_channels_that_repairs_scaled_are_seen_and_faults_are_not():
+    dice = np.random.default_rng(4)
+    wanted = 2.0 ** dice.uniform(-3, 3, 8)
+    scaled, faulty, dead = Gauge(-1), Gauge(-1), Gauge(-1)
+    for _ in range(4):
+        f = dice.normal(size=(1, 5, 5, 8)).astype(np.float32)
+        noise = dice.normal(size=f.shape) * 0.03
+        scaled.add(f, (f * wanted + noise).astype(np.float32))
+        broken = f.copy()
+        broken[..., 3] = dice.normal(size=f.shape[:-1])
+        faulty.add(f, (broken + noise).astype(np.float32))
+        dead.add(0 * f, f)
+    assert scaled.factors() == pytest.approx(wanted.reshape(1, 1, 1, 8), rel=0.05)
+    assert faulty.factors() is None
+    assert dead.factors() is None
 
 
 @pytest.mark.parametrize("code", reasons.catalogue())
