@@ -1,6 +1,6 @@
 """Artifacts to judge predictions on: the trained models beside the checkout and small networks of the usual kinds.
 
-python benchmarks/predict_artifacts.py FOLDER     # converts what is not there yet; some minutes
+python benchmarks/predict_artifacts.py [FOLDER]     # converts what is not there yet; some minutes
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgekit.errors import EdgeKitError
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 NETS = ROOT / "tests" / "convert"
-IMAGES = ("ic_resnet8/resnet8.h5", "cifar10_jpeg_1000")
+FOLDER = ROOT / "build" / "latency-artifacts"
 
 
 def build(folder: Path) -> list[Path]:
@@ -88,5 +88,5 @@ def _generated(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    for made in build(Path(sys.argv[1])):
+    for made in build(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER):
         print(made)

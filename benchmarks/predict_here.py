@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from predict_artifacts import FOLDER, build
 
 from edgekit import artifact
 from edgekit.device_profiles import load_profile
 from edgekit.formats import read_facts
 from edgekit.measure.micro import Group, times
 from edgekit.predict import predict
+from edgekit.targets import boards
 
 ENGINES = {".tflite": "litert", ".onnx": "onnxruntime"}
 THREADS = (1, 2)
@@ -42,13 +44,21 @@ def summary(measured: list[float], predicted: list[float]) -> dict[str, Any]:
     }
 
 
+def _probed(folder: Path) -> Path:
+    path = folder / "here.toml"
+    path.write_text(boards.probe().profile, encoding="utf-8")
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("profile")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("profile", nargs="?", help="probed anew without one")
+    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
     parser.add_argument("--seconds", type=float, default=20.0)
     wanted = parser.parse_args()
-    profile = load_profile(wanted.profile)
+    if not wanted.folder.is_dir():
+        build(wanted.folder)
+    profile = load_profile(wanted.profile or _probed(wanted.folder))
     pairs: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for suffix, engine in ENGINES.items():
         paths = sorted(wanted.folder.glob(f"*{suffix}"))
