@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgekit.errors import UsageError
 from edgekit.precision import Precision, precisions
@@ -75,6 +76,7 @@ def build(
                 recipes += [
                     Recipe(format, name, {"observer": other}) for other in _others(precision.observer, observers)
                 ]
+                recipes += [Recipe(format, name, {"repairs": other}) for other in _repairs(precision)]
     settings = {format: _settings(format, threads, engines) for format in formats}
     recipes = [recipe for recipe in recipes if settings[recipe.format]]
     if not recipes:
@@ -101,6 +103,15 @@ def _others(plain: str, wanted: Iterable[str] | None) -> list[str]:
     for name in names:
         observers.factory(name)
     return [name for name in names if name != plain]
+
+
+def _repairs(precision: Precision) -> list[Any]:
+    """Without the precision's own repairs, and with each that it leaves out."""
+    from edgekit.converters import repairs
+
+    own = precision.repairs
+    more = [(*own, name) for name in repairs.names() if name not in own]
+    return [*([repairs.NONE] if own else []), *more]
 
 
 def _settings(format: str, threads: Sequence[int], wanted: Iterable[str] | None) -> tuple[Setting, ...]:

@@ -92,8 +92,9 @@ class Bench:
 
 def test_the_front_of_a_real_model_with_few_evaluations(tmp_path):
     tried = space.build(("tflite", "onnx"), calibrated=True, threads=(1, 2, 4), observers=("minmax", "percentile"))
-    # The net is too small for this one; and a few observers more.
-    recipes = [recipe for recipe in tried.recipes if (recipe.format, recipe.precision) != ("onnx", "dynamic")]
+    # The net is too small for dynamic ONNX, and repairs come before what is done here; and a few observers more.
+    able = [recipe for recipe in tried.recipes if "repairs" not in recipe.variant]
+    recipes = [recipe for recipe in able if (recipe.format, recipe.precision) != ("onnx", "dynamic")]
     recipes += [
         Recipe(format, precision, {"observer": "percentile", "percentile": percent})
         for format, precision, percent in itertools.product(tried.settings, ("int8", "int16x8"), (99.0, 99.9))
