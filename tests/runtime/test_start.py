@@ -39,3 +39,29 @@ def test_an_answer_costs_few_modules(artifacts, kind, engine):
     assert not [name for name in ours if name.startswith(UNWANTED_OURS)]
     assert len(ours) <= 12, ours
     assert len(added) <= 45, added
+
+
+PREDICT = """
+import json, sys
+import numpy as np
+import edgekit
+with edgekit.load(sys.argv[1]) as model:
+    thing = np.ones(model.inputs[0].shape[1:], np.float32)
+    model.predict(thing), model.predict_batch([thing, thing])
+    edgekit.Metrics().text()
+    list(edgekit.Stream(model, [thing]))
+with edgekit.Pool(sys.argv[1]) as pool:
+    pool.predict(thing)
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+@pytest.mark.parametrize(("kind", "engine"), [("int8.tflite", "ai_edge_litert"), ("fp32.onnx", "onnxruntime")])
+def test_predicting_takes_numpy_and_one_engine(artifacts, kind, engine):
+    done = subprocess.run(
+        [sys.executable, "-c", PREDICT, str(artifacts[kind])], capture_output=True, text=True, check=True
+    )
+    tops = set(json.loads(done.stdout.splitlines()[-1]))
+    assert {"edgekit", "numpy", engine} <= tops
+    assert not tops & (UNWANTED - {"tomllib", "tempfile", "email"})
+    assert not tops & ({"ai_edge_litert", "onnxruntime", "tflite_runtime", "scipy", "cv2"} - {engine})
