@@ -56,6 +56,10 @@ int8-peers: $(READY) ## int8 beside TensorFlow, ai-edge-quantizer, onnxruntime, 
 	    test -d build/peers/$$tool || { $(PEERS) -m venv build/peers/$$tool && build/peers/$$tool/bin/python -m pip install --quiet $$tool onnx onnxruntime; } || exit 1; \
 	done
 	$(BIN)/python benchmarks/int8_peers.py build/peers --write
+	@for source in $(wildcard ../shared/models/face_ultraface_onnx/*.onnx); do \
+	    $(BIN)/edgekit convert $$source -o build/peers/ultraface.onnx && \
+	    $(BIN)/python benchmarks/calibration_peers.py build/peers/ultraface.onnx build/peers --write; \
+	done
 
 stress: $(READY) ## the long runs, about an hour: mutated files, killed conversions and deployments, threads
 	$(BIN)/python -m pytest -n 2 --dist load -q tests/stress tests/store tests/runtime/test_threads.py tests/runtime/ssh --run-stress
