@@ -197,7 +197,7 @@ def debug(
                     names=described.names,
                     floats=floats,
                     used=_used(read, precision),
-                    rescaled=not floats and _repaired(read),
+                    rescaled=_repaired(read, precision),
                     tolerance=options.tolerance or policy("fp32").relative_error or 0.0,
                     threads=options.threads,
                     histograms=options.histograms,
@@ -232,10 +232,11 @@ def _used(read: Artifact, precision: str) -> tuple[str, ...]:
     return (f"--precision {precision}", f"--observer {observer}", *(f"--repair {name}" for name in tried))
 
 
-def _repaired(read: Artifact) -> bool:
+def _repaired(read: Artifact, precision: str) -> bool:
     """Whether repairs may have changed the scales of channels inside."""
     recorded = read.manifest.provenance.options.get("repairs") if read.manifest else None
-    return recorded not in ([], ["none"])
+    known = precisions.get(precision) if precision in precisions else None
+    return bool(recorded) and recorded != ["none"] and known is not None and known.calibrated
 
 
 def _conversion(read: Artifact, options: DebugOptions) -> Options:

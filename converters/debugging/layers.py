@@ -97,6 +97,8 @@ def boundary(net: Net, target: str, found: Pairing) -> dict[str, str] | None:
         for read in op.inputs:
             if not read or read in net.constants or read in done:
                 continue
+            if read not in net.producer and read not in net.inputs:
+                continue  # a variable of the op's own, which starts at zero
             done.add(read)
             origin = net.origin(read)
             if origin != own and origin in found:

@@ -130,7 +130,7 @@ def _steps(net: Net, op: Op, reference: str) -> list[str]:
         made = net.producer.get(name)
     if made is None or not _same(made.kind, op.kind):
         name = reference
-    return [net.nodes.get(name, name)]
+    return net.nodes.get(name, name).split(";")
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,7 @@ class Net:
         if target in stops:
             return False
         return all(
-            name in stops or name in self.constants or name in self.producer
+            name in stops or name not in self.inputs
             for op in self.between(stops, [target])
             for name in op.inputs
             if name

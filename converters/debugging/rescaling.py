@@ -46,7 +46,8 @@ def rescale(pictures: Pictures, watched: Sequence[Watched], early: Sequence[Feed
                 if layer.order is not None or layer.lies(expected, real):
                     gauge.add(layer.aligned(expected), real)
     for layer, gauge in zip(watched, gauges, strict=True):
-        layer.factors = gauge.factors()
+        # Inputs and outputs are the source's own.
+        layer.factors = None if layer.how == "interface" else gauge.factors()
     return sum(layer.factors is not None for layer in watched)
 
 

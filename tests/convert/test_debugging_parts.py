@@ -17,9 +17,10 @@ from edgekit.cli import cmd_convert
 from edgekit.converters import repairs
 from edgekit.converters.debugging import reasons
 from edgekit.converters.debugging.figures import NOTHING, Comparison, Figures, Spread
+from edgekit.converters.debugging.layers import boundary
 from edgekit.converters.debugging.naming import Names, Node, source_layer
 from edgekit.converters.debugging.nets import Net, Op, Tensor
-from edgekit.converters.debugging.pairing import orders
+from edgekit.converters.debugging.pairing import Match, orders
 from edgekit.converters.debugging.rescaling import Gauge
 from edgekit.converters.debugging.results import Layer, Weights
 from edgekit.converters.observers import names as observers
@@ -191,6 +192,14 @@ def test_keras_layers_are_found_in_fused_names():
     assert source_layer(names, net, op, fused) == "conv2d_1"
     assert source_layer(Names(), net, op, fused) == "model/conv2d_1"
     assert source_layer(Names(), net, op, "t7") is None
+
+
+def test_a_variable_of_an_op_does_not_keep_it_from_running_alone():
+    op = Op(0, "UNIDIRECTIONAL_SEQUENCE_LSTM", ("x", "state"), ("y",))
+    net = Net(["x"], ["y"], {name: Tensor(name, "float32") for name in ("x", "state", "y")}, [op])
+    net.__dict__["constants"] = frozenset()
+    found = {"x": Match("x", "interface"), "y": Match("y", "interface")}
+    assert boundary(net, "y", found) == {"x": "x"}
 
 
 def test_what_was_fused_into_a_convolution_bears_its_name():
