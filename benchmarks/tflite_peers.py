@@ -5,7 +5,8 @@
 
 Sources are the networks of tests/convert/torch_nets.py (weights files for litert-torch and EdgeKit, ONNX files for
 onnx2tf and EdgeKit), ONNX files that are named, and weights of one of those networks. All have a batch of one, as
-litert-torch makes it, but for a row "free batch" of ours. Times are those of whole commands, ours with its
+litert-torch makes it, but for a row "free batch" of ours. onnx2tf turns images to channels last, and a row of ours,
+too. Times are those of whole commands, ours with its
 verification; bytes of ours are given with and without manifest and self-test. onnx2tf works on a copy, since it writes
 into the file that it reads. Latencies are taken in one process on LiteRT with one thread, the artifacts in turn, and
 are the median over rounds of each round's median. One JSON line an artifact; --write puts the table into
@@ -136,8 +137,11 @@ def _torch(net: Net, folder: Path, scratch: Path) -> list[Row]:
 
 
 def _from_onnx(name: str, path: Path, folder: Path, scratch: Path) -> list[tuple[Row, Path]]:
-    made = scratch / f"{name}.onnx.tflite"
-    found = [(Row(name, "onnx", "edgekit", *_timed([_edgekit(), "convert", path, "-o", made])), made)]
+    found = []
+    for tool, layout in (("edgekit", "keep"), ("edgekit --layout nhwc", "nhwc")):
+        made = scratch / f"{name}.{layout}.tflite"
+        command = [_edgekit(), "convert", path, "-o", made, "--layout", layout]
+        found.append((Row(name, "onnx", tool, *_timed(command)), made))
     peer = folder / "onnx2tf" / "bin" / "onnx2tf"
     if peer.exists():
         place = scratch / f"{name}.onnx2tf"

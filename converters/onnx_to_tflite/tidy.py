@@ -51,7 +51,7 @@ def tidy(draft: Draft) -> None:
     """Do all of it, until nothing more changes."""
     _drop_dead(draft)
     rules: tuple[Callable[[_View, Op], bool], ...] = (
-        _reshapes, _kept, _transposes, _sinking, _splitting, _affine, _hard_swish, _activation, _padding
+        _reshapes, _kept, _transposes, _sinking, _rows, _splitting, _affine, _hard_swish, _activation, _padding
     )  # fmt: skip
     changed = True
     while changed:
@@ -166,6 +166,23 @@ def _sinking(view: _View, op: Op) -> bool:
     if op.kind == "RESHAPE":
         return sinking.below_reshape(view.draft, before, op)
     return sinking.below_number(view.draft, before, op)
+
+
+def _rows(view: _View, op: Op) -> bool:
+    """Rows that are only joined for a fully connected operator and cut again behind it: it takes them as they are."""
+    before = view.makers.get(op.inputs[0]) if op.kind == "FULLY_CONNECTED" and op.inputs[0] is not None else None
+    if before is None or before.kind != "RESHAPE" or before.inputs[0] is None or op.output in view.draft.outputs:
+        return False
+    source, readers = before.inputs[0], view.readers.get(op.output, [])
+    if source.shape[-1:] != before.output.shape[-1:] or any(reader.kind != "RESHAPE" for reader in readers):
+        return False
+    made, shape = op.output, (*source.shape[:-1], op.output.shape[-1])
+    op.outputs[0] = Tensor(made.name, shape, made.dtype, quant=made.quant, range=made.range)
+    op.inputs[0] = source
+    op.options["keepNumDims"] = source.rank != 2
+    for reader in readers:
+        reader.inputs[0] = op.output
+    return True
 
 
 def _splitting(view: _View, op: Op) -> bool:

@@ -91,6 +91,15 @@ def test_what_is_read_whole_or_twice_is_not_cut(tmp_path):
     assert converted(tmp_path, nodes, (5, 8), ["a", "b", "c", "d", "e"], constants)["FULLY_CONNECTED"] == 2
 
 
+def test_rows_are_not_joined_for_a_product_and_cut_again(tmp_path):
+    nodes = [
+        node("Reshape", ["x", "flat"], ["f"]), node("Gemm", ["f", "w", "b"], ["m"]),
+        node("Reshape", ["m", "back"], ["y"]),
+    ]  # fmt: skip
+    constants = {"flat": np.array([-1, 8]), "w": weights(8, 4), "b": weights(4), "back": np.array([-1, 5, 4])}
+    assert converted(tmp_path, nodes, (5, 8), ["y"], constants) == {"FULLY_CONNECTED": 1}
+
+
 def test_axes_that_a_reduction_keeps_and_a_reshape_drops_are_not_kept(tmp_path):
     nodes = [node("ReduceMean", ["x"], ["m"], axes=[2], keepdims=1), node("Flatten", ["m"], ["y"])]
     assert converted(tmp_path, nodes, (4, 6), ["y"], {}) == {"MEAN": 1}
