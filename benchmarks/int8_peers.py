@@ -3,10 +3,10 @@
     make int8-peers              # installs NNCF and onnx2tf, each in an environment of its own, and runs this
     python benchmarks/int8_peers.py [ENVIRONMENTS] [--model NAME] [--tool NAME] [--write]
 
-Models and data are those of `models.py`. The reference is the float model; signal to noise is over all outputs, as
-real values. Top-1 and agreement count where there are labels. Latency is the median of interleaved rounds on one
-thread, as a multiple of EdgeKit's float file of the same format. One JSON line a file; --write puts the table into
-docs/benchmarks.md.
+Models and data are those of `models.py`, the hard set of the tests among them. The reference is the float model; signal
+to noise is over all outputs, as real values. Top-1 and agreement count where there are labels. Latency is the median
+of interleaved rounds on one thread, as a multiple of EdgeKit's float file of the same format. One JSON line a file;
+--write puts the table into docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import pages
 ROOT = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
 MODELS = (
+    *(case.name for case in models.HARD),
     "ic_resnet8", "kws_dscnn", "vww_mobilenet", "cifar_resnet20", "mnist_cnn_onnx", "mnist_conv_tflite", "ultraface",
 )  # fmt: skip
 TOOLS = {
@@ -60,7 +61,7 @@ def main() -> None:
         return
     rows = []
     for name in chosen.model or MODELS:
-        case = next(case for case in models.CASES if case.name == name)
+        case = next(case for case in (*models.CASES, *models.HARD) if case.name == name)
         with tempfile.TemporaryDirectory() as folder:
             made = _files(case, Path(folder), chosen.environments, chosen.tool or list(TOOLS))
             rows += _measured(case, made, chosen.runs)
@@ -71,7 +72,7 @@ def main() -> None:
 def _files(case: Any, folder: Path, environments: Path, tools: list[str]) -> dict[str, Path | str]:
     """What each tool made: its file, or the last line of what it said."""
     options = models.split(case, folder)
-    source = models.SHARED / "models" / case.path
+    source = models.file(case, folder)
     made: dict[str, Path | str] = {}
     for precision in ("fp32", "int8"):
         for format in ("tflite", "onnx"):

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,38 @@ CASES = (
 )  # fmt: skip
 
 
+HARD = tuple(
+    Case(f"hard_{name}", "", f"hard_{name}") for name in ("spread_mobilenet", "silu", "hardswish", "vit", "detector")
+)
+"""Networks that plain int8 has trouble with, trained here in seconds: `tests/convert/hard_nets.py`."""
+
+
+@cache
+def _hard(name: str) -> Any:
+    sys.path.insert(0, NETS)
+    import hard_nets
+
+    return hard_nets.make(name.removeprefix("hard_"))
+
+
+def file(case: Case, folder: Path) -> Path:
+    """The model's file; one of the hard set is made in `folder`."""
+    if case not in HARD:
+        return SHARED / "models" / case.path
+    made = _hard(case.data)
+    import hard_nets
+
+    hard_nets.export(made, folder / f"{case.name}.onnx")
+    return folder / f"{case.name}.onnx"
+
+
 def arrays(data: str) -> tuple[Any, Any]:
     """Samples and labels (or None) as the model wants them."""
     folder = SHARED / "data"
+    if data.startswith("hard_"):
+        made = _hard(data)
+        x = np.concatenate([made.calibration, made.evaluation])
+        return x, None if made.labels is None else np.concatenate([made.calibration_labels, made.labels])
     if data == "cifar":
         stored = np.load(folder / "cifar10_jpeg_1000.npz")
         return stored["x"].astype(np.float32), stored["y"].astype(np.int64)

@@ -33,6 +33,7 @@ class Hard:
     calibration: NDArray[np.float32]
     evaluation: NDArray[np.float32]
     labels: NDArray[np.int64] | None = None
+    calibration_labels: NDArray[np.int64] | None = None
 
 
 def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -48,7 +49,7 @@ def _classifier(net: nn.Module, steps: int = 150) -> Hard:
     x, y = digits()
     images, classes = torch.from_numpy(x[:1200]), torch.from_numpy(y[:1200])
     _train(net, lambda pick: F.cross_entropy(net(images[pick]), classes[pick]), len(images), steps)
-    return Hard(net, x[:100], x[1200:], y[1200:])
+    return Hard(net, x[:100], x[1200:], y[1200:], y[:100])
 
 
 def _train(net: nn.Module, loss: Callable[[Tensor], Tensor], count: int, steps: int, rate: float = 4e-3) -> None:
