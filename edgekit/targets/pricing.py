@@ -31,8 +31,8 @@ _FEWEST = 10
 """With fewer networks than this that an engine could run, prices would be guesses."""
 DIGITS = 4
 _RECURRENT = {"fp32": (0.35, 2.5e-5), "int8": (1.7, 4.5e-4), "onnx": (0.2, 1.5e-5)}
-"""Price of a step and of a MAC of recurrent ops, in multiples of a run's; measured on x86-64: TFLite's
-UNIDIRECTIONAL_SEQUENCE_LSTM (a net of 28 steps, floats and integers) and onnxruntime's LSTM."""
+"""Price of a step and of a MAC of recurrent ops, in multiples of a run's. TFLite's were measured on x86-64
+(UNIDIRECTIONAL_SEQUENCE_LSTM, a net of 28 steps, floats and integers); onnxruntime's LSTM is taken to be like them."""
 
 
 @dataclass(frozen=True)
