@@ -231,16 +231,15 @@ class Outputs:
     def add(self, shown: dict[str, Array], real: dict[str, Array]) -> None:
         if self._answers is None:
             return
-        size = None
+        source: dict[str, Array] | None = None
         for name, (mine, theirs) in self._pictures.outputs.items():
             origin = self._pictures.reference.origin(theirs)
             if origin not in real or not self._pictures.artifact.tensors[mine].real:
                 continue
             lowered = real[origin].astype(np.float64)
             answer = self._pictures.artifact.tensors[mine].reals(shown[mine]).astype(np.float64)
-            if size is None:
-                size = len(lowered) if lowered.ndim else 1
-                source = self._answers(size)
+            if source is None:
+                source = self._answers(len(lowered) if lowered.ndim else 1)
             expected = source.get(name)
             if expected is None or expected.size == 0:
                 continue

@@ -53,7 +53,9 @@ _SQUASHES = frozenset({"SOFTMAX", "LOGISTIC", "LOG_SOFTMAX", "TANH", "Softmax", 
 @cache
 def catalogue() -> dict[str, dict[str, Any]]:
     """Code -> its sentence and options."""
-    return tomllib.loads(resources.files(__package__).joinpath("reasons.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(
+        resources.files("edgekit.converters.debugging").joinpath("reasons.toml").read_text(encoding="utf-8")
+    )
 
 
 def outliers(peaks: Sequence[float]) -> list[int]:
