@@ -28,8 +28,8 @@ def commands() -> list[str]:
 
 def test_the_commands_are_these():
     assert commands() == [
-        "bench", "check", "convert", "deploy", "devices", "doctor", "emulator", "evaluate", "explain", "history",
-        "inspect", "keys", "profile", "prune", "rollback", "run", "status", "target", "tune", "verify",
+        "bench", "check", "convert", "debug", "deploy", "devices", "doctor", "emulator", "evaluate", "explain",
+        "history", "inspect", "keys", "profile", "prune", "rollback", "run", "status", "target", "tune", "verify",
     ]  # fmt: skip
 
 
@@ -119,9 +119,9 @@ def test_missing_files_exit_3(capsys, tmp_path):
 
 
 def test_shapes_of_inputs_are_parsed():
-    from edgekit.cli.cmd_convert import _inputs
+    from edgekit.cli.options import input_sizes
 
-    parse = lambda *values: _inputs(None, None, values)  # noqa: E731
+    parse = lambda *values: input_sizes(None, None, values)  # noqa: E731
     assert parse("a=1,N,3", "b:0=[2,?]") == {"a": ((1, None, 3), None), "b:0": ((2, None), None)}
     assert parse("ids=N,16:int64") == {"ids": ((None, 16), "int64")}
     for wrong in ("a", "=1,2", "a=", "a=1,x", "a=1.5", "a=1:", "a=1:long", "a=:int64"):
