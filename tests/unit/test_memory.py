@@ -170,12 +170,18 @@ def test_the_arena_grows_by_powers_of_two_and_reuses_what_is_free():
 # -- processes
 
 
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory):
+    """onnxruntime, on the disk and not in memory."""
+    return script("memory").libraries(tmp_path_factory.mktemp("modules"))
+
+
 @pytest.mark.parametrize(
     "file",
     ["ic_resnet8/resnet8_int8.tflite", "imagenet_mobilenet_tflite/mobilenet_v1_0.5_160_quant.tflite",
      "face_ultraface_onnx/version-RFB-320.onnx", "mnist_cnn_onnx/mnist.onnx"],
 )  # fmt: skip
-def test_the_estimate_is_near_a_real_process(shared: Path, file: str):
+def test_the_estimate_is_near_a_real_process(shared: Path, modules: Path, file: str):
     engine("ai-edge-litert", "onnxruntime")
     if not Path("/proc/self/status").exists():
         pytest.skip("needs /proc")
@@ -186,7 +192,7 @@ def test_the_estimate_is_near_a_real_process(shared: Path, file: str):
     path = shared / "models" / file
     name = "litert" if path.suffix == ".tflite" else "onnxruntime"
     said = predict(read_facts(artifact.read(path)), engine=name, machine=platform.machine(), threads=1)
-    opened, ran = script("memory").measured(path, 1)
+    opened, ran = script("memory").measured(path, 1, modules)
     assert said.peak_mib == pytest.approx(ran, rel=0.1, abs=2)
     assert said.load_mib == pytest.approx(opened, rel=0.1, abs=2)
 
