@@ -11,18 +11,14 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import numpy as np
-
 from edgekit.converters.agreement import ENOUGH, Classes, one_sided
+from edgekit.converters.output_errors import OutputErrors
 from edgekit.converters.policy import Policy, policy
 from edgekit.converters.stages import Array, Feeds
 from edgekit.converters.thinned import Outputs, Thinner
 from edgekit.errors import VerificationError
 from edgekit.manifest import Interpret, Metric, Proof, Task
 from edgekit.metrics import Accumulator, accumulator
-
-SILENT_DB = -300.0
-"""SQNR of an artifact that errs where the source is exactly zero (minus infinity, which JSON lacks)."""
 
 FEW = 5
 """Fewer decided samples than this say little: the noise rule applies as well."""
@@ -79,70 +75,6 @@ class Verification:
 
 
 @dataclass
-class _Output:
-    """Sums over all samples of one output."""
-
-    count: int = 0
-    total: float = 0.0
-    signal: float = 0.0
-    noise: float = 0.0
-    product: float = 0.0
-    answer: float = 0.0
-    worst: float = 0.0
-    low: float = math.inf
-    high: float = -math.inf
-    broken: int = 0
-
-    def add(self, reference: Array, found: Array) -> None:
-        s, a = reference.astype(np.float64).reshape(-1), found.astype(np.float64).reshape(-1)
-        # Where the source itself is not finite there is nothing to compare; the artifact must be finite elsewhere.
-        sane = np.isfinite(s)
-        self.broken += int((sane & ~np.isfinite(a)).sum())
-        sane &= np.isfinite(a)
-        s, a = s[sane], a[sane]
-        if not s.size:
-            return
-        self.count += s.size
-        self.total += float(s.sum())
-        self.signal += float(s @ s)
-        self.noise += float((s - a) @ (s - a))
-        self.product += float(s @ a)
-        self.answer += float(a @ a)
-        self.worst = max(self.worst, float(np.abs(s - a).max()))
-        self.low, self.high = min(self.low, float(s.min())), max(self.high, float(s.max()))
-
-    @property
-    def span(self) -> float:
-        """Range of the source's values; of a constant output its magnitude."""
-        if self.high < self.low:
-            return 0.0
-        return (self.high - self.low) or max(abs(self.high), abs(self.low))
-
-    @property
-    def relative(self) -> float:
-        if self.worst == 0:
-            return 0.0
-        return self.worst / self.span if self.span else math.inf
-
-    @property
-    def sqnr(self) -> float:
-        if self.noise == 0:
-            return math.inf
-        return 10 * math.log10(self.signal / self.noise) if self.signal else SILENT_DB
-
-    @property
-    def drowned(self) -> bool:
-        """It errs by more than the source's values vary around their mean: a constant would do as well."""
-        return self.noise > 0 and self.noise >= self.signal - self.total**2 / self.count
-
-    @property
-    def cosine(self) -> float:
-        if self.signal == 0 or self.answer == 0:
-            return 1.0 if self.signal == self.answer else 0.0
-        return self.product / math.sqrt(self.signal * self.answer)
-
-
-@dataclass
 class Comparison:
     """Takes batches, gives the verdict.
 
@@ -161,8 +93,8 @@ class Comparison:
     max_drop: float = 1.0
     labels: Array | None = None
     ragged: frozenset[str] = frozenset()
-    _outputs: dict[str, _Output] = field(default_factory=dict)
-    _edges: dict[str, _Output] = field(default_factory=dict)
+    _outputs: dict[str, OutputErrors] = field(default_factory=dict)
+    _edges: dict[str, OutputErrors] = field(default_factory=dict)
     _classes: Classes = field(default_factory=Classes)
     _metrics: tuple[Accumulator, Accumulator] | None = None
     _samples: int = 0
@@ -181,7 +113,7 @@ class Comparison:
         bounds = policy(self.policy)
         self._chosen = self.interpret.output or self._chosen or next(iter(reference))
         for name, expected in reference.items():
-            self._outputs.setdefault(name, _Output()).add(expected, _like(answer, name, expected))
+            self._outputs.setdefault(name, OutputErrors()).add(expected, _like(answer, name, expected))
         expected, found = reference[self._chosen], answer[self._chosen]
         self._thinner.add(expected, _like(answer, self._chosen, expected))
         samples = len(expected) if samples is None else samples
@@ -207,7 +139,7 @@ class Comparison:
         for name, expected in reference.items():
             if name in self.ragged:
                 continue
-            self._edges.setdefault(name, _Output()).add(expected, _like(answer, name, expected))
+            self._edges.setdefault(name, OutputErrors()).add(expected, _like(answer, name, expected))
 
     def add_calibration(self, answer: Feeds) -> None:
         """The artifact's answers to calibration samples, where evaluation data is what is compared."""

@@ -1,0 +1,86 @@
+"""How far one output of an artifact lies from the source's: sums over batches, and what they say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekit.converters.stages import Array
+
+SILENT_DB = -300.0
+"""SQNR of an artifact that errs where the source is exactly zero (minus infinity, which JSON lacks)."""
+
+
+@dataclass
+class OutputErrors:
+    """Sums over all samples of one output, from which the figures of a proof are computed in one pass.
+
+    Attributes:
+        count: Values compared: those that are finite on both sides.
+        total, signal, noise, product, answer: Sums of the source's values, their squares, the squared errors, the
+            products of both sides and the squares of the artifact's values.
+        worst: The largest absolute error.
+        low, high: Range of the source's values.
+        broken: Values that are NaN or infinite in the artifact only.
+    """
+
+    count: int = 0
+    total: float = 0.0
+    signal: float = 0.0
+    noise: float = 0.0
+    product: float = 0.0
+    answer: float = 0.0
+    worst: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+    broken: int = 0
+
+    def add(self, reference: Array, found: Array) -> None:
+        s, a = reference.astype(np.float64).reshape(-1), found.astype(np.float64).reshape(-1)
+        # Where the source itself is not finite there is nothing to compare; the artifact must be finite elsewhere.
+        sane = np.isfinite(s)
+        self.broken += int((sane & ~np.isfinite(a)).sum())
+        sane &= np.isfinite(a)
+        s, a = s[sane], a[sane]
+        if not s.size:
+            return
+        self.count += s.size
+        self.total += float(s.sum())
+        self.signal += float(s @ s)
+        self.noise += float((s - a) @ (s - a))
+        self.product += float(s @ a)
+        self.answer += float(a @ a)
+        self.worst = max(self.worst, float(np.abs(s - a).max()))
+        self.low, self.high = min(self.low, float(s.min())), max(self.high, float(s.max()))
+
+    @property
+    def span(self) -> float:
+        """Range of the source's values; of a constant output its magnitude."""
+        if self.high < self.low:
+            return 0.0
+        return (self.high - self.low) or max(abs(self.high), abs(self.low))
+
+    @property
+    def relative(self) -> float:
+        if self.worst == 0:
+            return 0.0
+        return self.worst / self.span if self.span else math.inf
+
+    @property
+    def sqnr(self) -> float:
+        if self.noise == 0:
+            return math.inf
+        return 10 * math.log10(self.signal / self.noise) if self.signal else SILENT_DB
+
+    @property
+    def drowned(self) -> bool:
+        """It errs by more than the source's values vary around their mean: a constant would do as well."""
+        return self.noise > 0 and self.noise >= self.signal - self.total**2 / self.count
+
+    @property
+    def cosine(self) -> float:
+        if self.signal == 0 or self.answer == 0:
+            return 1.0 if self.signal == self.answer else 0.0
+        return self.product / math.sqrt(self.signal * self.answer)
