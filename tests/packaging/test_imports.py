@@ -17,7 +17,7 @@ LEVELS = [
     {"errors", "codec", "tensors", "files", "registry", "child", "feeding", "reading"},
     {"precision", "interface", "manifest", "selftest", "artifact", "device_profiles", "formats", "gate", "memory",
      "micro", "predict", "inspect", "options", "metadata", "data_ref", "rules", "store"},
-    {"runtimes"},
+    {"runtimes", "monitor"},
     {"data_columns", "data", "data_objects", "metrics", "targets", "measure", "doctor"},
     {"converters", "deploy"},
     {"conversion", "data_given", "lifting"},
