@@ -152,6 +152,11 @@ class Model:
         """Version of the distribution that runs it."""
         return engines.get(self.engine).version()
 
+    @property
+    def predictor(self) -> Predictor:
+        """The steps of `predict`, one by one."""
+        return self._predictor or self._prepare()
+
     def run(
         self, feeds: Mapping[str, Any] | Any, *, raw: bool = False, out: Mapping[str, Array] | None = None
     ) -> dict[str, Array]:

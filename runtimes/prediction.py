@@ -45,6 +45,12 @@ class Predictor:
             prepared = self._preparer(thing, colors)
             return self._read(self.run(prepared), prepared)
 
+    def seen(self, thing: Any) -> tuple[Any, dict[str, Array]]:
+        """The answer, and the outputs in real values that it was read from."""
+        prepared = self._preparer(thing, None)
+        outputs = self.run(prepared)
+        return self._read(outputs, prepared), outputs
+
     def batch(self, things: list[Any], colors: str | None) -> list[Any]:
         """Answers in the order of the things."""
         prepared = [self._preparer(thing, colors) for thing in things]

@@ -13,11 +13,13 @@ from edgekit.errors import UsageError, from_dict
 
 if TYPE_CHECKING:
     from edgekit.deploy.fleet import Outcome
+    from edgekit.store import Shadow
 
 
 @click.command(
     epilog="\b\nExamples:\n  edgekit deploy model.tflite ssh://pi@kitchen --name people-counter\n"
     "  edgekit deploy model.tflite --name people-counter --store ./models --trial 5\n"
+    "  edgekit deploy model.tflite ssh://pi@kitchen --name people-counter --trial 600 --shadow 0.1\n"
     "  edgekit deploy model.tflite --to boards.txt --name people-counter --at-once 8 --stop-after 2\n\n"
     "\b\nThe file is received, its digest and self-test are checked in a process of its own, then it becomes active,\n"
     "on trial: a crash, a hang, other answers, NaN, slowness, or a fault that an app tells bring the version before\n"
@@ -39,6 +41,23 @@ if TYPE_CHECKING:
     show_default=True,
     metavar="TIMES",
     help="Slower than the version before, at most.",
+)
+@click.option(
+    "--shadow",
+    type=float,
+    metavar="SHARE",
+    help="Compare this share (0.1: one in ten) of a running app's answers with the version before.",
+)
+@click.option(
+    "--shadow-tolerance",
+    type=float,
+    default=0.1,
+    show_default=True,
+    metavar="SHARE",
+    help="Of an output's range: answers that differ by no more agree, and classes that the old one hardly preferred.",
+)
+@click.option(
+    "--shadow-agree", type=float, default=0.98, show_default=True, metavar="SHARE", help="Of the compared answers."
 )
 @click.option("--device", metavar="NAME|FILE", help="Device profile that it must fit before anything is sent.")
 @click.option(
@@ -72,9 +91,9 @@ if TYPE_CHECKING:
 @output.json_option
 def command(
     file: Path, target: str | None, *, name: str, hosts: Path | None, seconds: float, max_ms: float | None,
-    slower: float, device: str | None, keep_mb: float, patience: float, at_once: int, stop_after: int,
-    no_canary: bool, signature: Path | None, allow_downgrade: bool, store: str | None, threads: int | None,
-    engine: str | None, as_json: bool,
+    slower: float, shadow: float | None, shadow_tolerance: float, shadow_agree: float, device: str | None,
+    keep_mb: float, patience: float, at_once: int, stop_after: int, no_canary: bool, signature: Path | None,
+    allow_downgrade: bool, store: str | None, threads: int | None, engine: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Deploy the artifact FILE to TARGET (local, ssh://..., emulator:...) under a name, and try it there."""
     from edgekit.codec import encode
@@ -84,19 +103,9 @@ def command(
     if target is not None and hosts is not None:
         raise UsageError("usage", "name one TARGET, or a file of them with --to")
     asked = fleet.Deployment(
-        file,
-        name,
-        store,
-        seconds,
-        Bounds(max_ms, slower),
-        keep_mb,
-        device,
-        patience,
-        threads,
-        engine,
-        signature,
-        allow_downgrade,
-    )
+        file, name, store, seconds, Bounds(max_ms, slower), keep_mb, device, patience, threads, engine, signature,
+        allow_downgrade, _shadow(shadow, shadow_tolerance, shadow_agree),
+    )  # fmt: skip
     if hosts is None:
         with output.Progress() as progress:
             done = fleet.deploy(asked, target or "local", progress)
@@ -117,6 +126,17 @@ def command(
         output.document({"name": name, "targets": encode(outcomes)})
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     return from_dict(failed[0].error or {}).exit_code if failed else 0
+
+
+def _shadow(share: float | None, tolerance: float, agree: float) -> Shadow | None:
+    from edgekit.store import Shadow
+
+    if share is None:
+        return None
+    try:
+        return Shadow(share, tolerance, agree)
+    except ValueError as error:
+        raise UsageError("option-value", f"--shadow: {error}") from error
 
 
 def _tell(outcome: Outcome) -> None:

@@ -23,6 +23,7 @@ from edgekit.deploy.delta import best, remember
 from edgekit.deploy.preflight import DeviceFacts, FactsRequest, check, facts
 from edgekit.deploy.trial import Bounds
 from edgekit.errors import EdgeKitError, MissingFileError, UsageError
+from edgekit.store import Shadow
 from edgekit.store.places import checked
 from edgekit.store.policy import Policy
 from edgekit.store.signature import SUFFIX
@@ -48,6 +49,7 @@ class Deployment:
         patience: Seconds to wait for another deployment of the same model.
         signature: Its file; None for the one beside the artifact, if there is one.
         downgrade: An older release is meant.
+        shadow: How apps there compare it with the version before while it is on trial; None not at all.
     """
 
     path: Path
@@ -62,6 +64,7 @@ class Deployment:
     engine: str | None = None
     signature: Path | None = None
     downgrade: bool = False
+    shadow: Shadow | None = None
 
     def __post_init__(self) -> None:
         checked(self.name)
@@ -109,6 +112,7 @@ def deploy(asked: Deployment, target: str, progress: Progress | None = None) -> 
         request = there.InstallRequest(
             asked.name, path, opened.sha256, len(opened.data), base, asked.root, asked.seconds, asked.bounds,
             asked.keep_mb, asked.patience, asked.threads, asked.engine, _signature(asked), asked.downgrade,
+            asked.shadow,
         )  # fmt: skip
         limits = Limits(asked.seconds + asked.patience + _SLACK)
         done = place.perform(there.install, request, limits=limits, progress=progress)

@@ -17,8 +17,8 @@ from edgekit import artifact as artifacts
 from edgekit.deploy.delta import apply
 from edgekit.deploy.trial import Bounds, LookRequest, fault_of, seen_of
 from edgekit.errors import ArtifactError, EdgeKitError, VerificationError
-from edgekit.store import Record, Shelf, policy
-from edgekit.store.faults import clear, told
+from edgekit.store import Record, Shadow, Shelf, policy, shadow
+from edgekit.store.faults import told
 from edgekit.store.signature import parse_public
 
 Event = dict[str, Any]
@@ -46,6 +46,7 @@ class InstallRequest:
         threads, engine: To open it with.
         signature: JSON of `edgekit.store.signature.Signature`; None for an unsigned file.
         downgrade: An older release is meant.
+        shadow: How apps compare it with the version before while it is on trial; None not at all.
     """
 
     name: str
@@ -62,6 +63,7 @@ class InstallRequest:
     engine: str | None = None
     signature: str | None = None
     downgrade: bool = False
+    shadow: Shadow | None = None
 
 
 @dataclass(frozen=True)
@@ -109,17 +111,19 @@ def install(request: InstallRequest) -> Generator[Event, None, Installed]:
         yield {"stage": "self-test"}
         bounds = _proved(shelf, record, request)
         yield {"stage": "switch"}
-        clear(shelf)
+        shelf.unhear()
         shelf.change(lambda record: _noted(record, request.sha256, admission))
-        shelf.change(lambda record: record.switch(request.sha256, request.seconds))
-        fault = yield from _tried(shelf, request, bounds)
+        record = shelf.change(lambda record: record.switch(request.sha256, request.seconds, request.shadow))
+        compared = request.shadow if record.trial and record.trial.back else None
+        fault = yield from _tried(shelf, request, bounds, compared)
         if fault:
             record = shelf.change(lambda record: record.fall_back(fault))
             back = f"version {record.version(record.active).number}" if record.active else "no version"
             raise VerificationError(
                 "deploy-rolled-back", f"{request.name}: {fault}; {back} is active again", reason=fault
             )
-        record = shelf.change(lambda record: record.commit(f"held for {request.seconds:.0f} s"))
+        held = f"held for {request.seconds:g} s{_compared(shelf, request, compared)}"
+        shelf.change(lambda record: record.commit(held))
         pruned = shelf.prune(int(request.keep_mb * 1e6))
         return _installed(shelf, shelf.record(), changed=True, pruned=pruned)
 
@@ -166,9 +170,16 @@ def _refused(shelf: Shelf, request: InstallRequest, fault: str) -> ArtifactError
     return ArtifactError("deploy-refused", f"{request.name}: {fault}; {active}", reason=fault)
 
 
-def _tried(shelf: Shelf, request: InstallRequest, bounds: Bounds) -> Generator[Event, None, str]:
+def _tried(
+    shelf: Shelf, request: InstallRequest, bounds: Bounds, compared: Shadow | None
+) -> Generator[Event, None, str]:
     """Look again and again until the time is over; what is wrong, or ""."""
     path, asked = shelf.path(request.sha256), LookRequest("", request.threads, request.engine)
+
+    def heard(*, over: bool) -> str:
+        fault = told(shelf, request.sha256)
+        return fault or ("" if compared is None else shadow.seen(shelf, request.sha256, compared, over=over)[0])
+
     started = time.monotonic()
     pause = request.seconds / _LOOKS
     while True:
@@ -178,11 +189,20 @@ def _tried(shelf: Shelf, request: InstallRequest, bounds: Bounds) -> Generator[E
             return fault
         until = min(time.monotonic() + pause, started + request.seconds)
         while (left := until - time.monotonic()) > 0:
-            if fault := told(shelf, request.sha256):
+            if fault := heard(over=False):
                 return fault
             time.sleep(min(_GLANCE, left))
         if time.monotonic() - started >= request.seconds:
-            return told(shelf, request.sha256)
+            return heard(over=True)
+
+
+def _compared(shelf: Shelf, request: InstallRequest, compared: Shadow | None) -> str:
+    """What the journal says of the comparison with the version before."""
+    if request.shadow is None:
+        return ""
+    if compared is None:
+        return "; there was no version before to compare answers with"
+    return f"; {shadow.seen(shelf, request.sha256, compared, over=True)[1]}"
 
 
 def _installed(shelf: Shelf, record: Record, *, changed: bool, pruned: tuple[str, ...] = ()) -> Installed:

@@ -8,12 +8,13 @@ What judges a version (its self-test, its speed) lies above, in `edgekit.deploy`
         versions/SHA256     the artifacts, as they were received; never changed
         incoming/SHA256     what has arrived of one that is on its way
         lock                held by whoever changes anything here
+        faults, shadow      what apps tell of a version on trial
 """
 
 from __future__ import annotations
 
 from edgekit.store.places import is_name, root
-from edgekit.store.record import Event, Record, Trial, Version
+from edgekit.store.record import Event, Record, Shadow, Trial, Version
 from edgekit.store.shelf import Shelf, names
 
-__all__ = ["Event", "Record", "Shelf", "Trial", "Version", "is_name", "names", "root"]
+__all__ = ["Event", "Record", "Shadow", "Shelf", "Trial", "Version", "is_name", "names", "root"]

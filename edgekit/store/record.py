@@ -59,6 +59,26 @@ class Version:
 
 
 @dataclass(frozen=True)
+class Shadow:
+    """How a version on trial is compared with the one before, on what apps ask.
+
+    Attributes:
+        share: Of the calls of an app, above 0 and at most 1: each of these costs an inference of the old version more.
+        tolerance: Two answers agree when no value differs by more, as a share of the range of the old one's values in
+            that output; two classifications, when the old one prefers its class by no more over the new one's.
+        agree: Share of the compared answers that must agree.
+    """
+
+    share: float = 0.1
+    tolerance: float = 0.1
+    agree: float = 0.98
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1 or not 0 < self.agree <= 1 or not 0 <= self.tolerance < float("inf"):
+            raise ValueError("shares are above 0 and at most 1, a tolerance is 0 or more")
+
+
+@dataclass(frozen=True)
 class Trial:
     """The active version is on trial.
 
@@ -66,11 +86,13 @@ class Trial:
         sha256: It.
         back: What was active before, and will be again if it fails; None for a first version.
         seconds: How long it must hold.
+        shadow: How apps compare it with the one before; None not at all.
     """
 
     sha256: str
     back: str | None
     seconds: float
+    shadow: Shadow | None = None
 
 
 @dataclass(frozen=True)
@@ -156,12 +178,12 @@ class Record:
         versions = tuple(replace(v, release=release) if v.sha256 == sha256 else v for v in self.versions)
         return replace(self, versions=versions)
 
-    def switch(self, sha256: str, seconds: float, detail: str = "") -> Record:
+    def switch(self, sha256: str, seconds: float, shadow: Shadow | None = None) -> Record:
         """Make a tested or once committed version the active one, on trial."""
         if self.trial is not None:
             raise InternalError("store-inconsistent", "another version is on trial")
-        record = self.advance(sha256, "trial", detail)
-        return replace(record, active=sha256, trial=Trial(sha256, self.active, seconds))
+        record = self.advance(sha256, "trial")
+        return replace(record, active=sha256, trial=Trial(sha256, self.active, seconds, shadow))
 
     def commit(self, detail: str = "") -> Record:
         """The trial was passed."""

@@ -27,6 +27,7 @@ from edgekit.store import places
 from edgekit.store.record import SCHEMA, Record
 
 RECORD, KEPT, LOCK, VERSIONS, INCOMING = "record.json", "record.kept", "lock", "versions", "incoming"
+FAULTS, SHADOW = "faults", "shadow"
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _PIECE = 1 << 20
 _RETRIES = 20
@@ -235,6 +236,12 @@ class Shelf:
             self._sweep()
         return tuple(version.sha256 for version in gone)
 
+    def unhear(self) -> None:
+        """Forget what apps told: before a trial, and after it; the lock must be held."""
+        with self._mapped():
+            for name in (FAULTS, SHADOW):
+                (self.folder / name).unlink(missing_ok=True)
+
     # -- Inside ------------------------------------------------------------------------------------------------
 
     def _lock(self, lock: int, patience: float) -> None:
@@ -252,6 +259,7 @@ class Shelf:
     def _sweep(self) -> None:
         """Remove what no record names; parts of files that are on their way stay."""
         known = {version.sha256 for version in self.record().versions}
+        self.unhear()
         with self._mapped():
             files.sweep(self.folder)
             (self.folder / KEPT).unlink(missing_ok=True)

@@ -6,7 +6,7 @@
         service.beat()                  # WATCHDOG=1, as often as WatchdogSec asks
     service.stopping()
 
-In the unit: Type=notify, WatchdogSec=30, Restart=on-failure. Without systemd (no NOTIFY_SOCKET) nothing is sent. The
+`edgekit unit app` writes the unit. Without systemd (no NOTIFY_SOCKET) nothing is sent. The
 protocol is https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html; no library is needed for it.
 """
 
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from edgekit.errors import EngineError, VerificationError
 
 if TYPE_CHECKING:
+    from edgekit.runtimes.flow.watch import Watched
     from edgekit.runtimes.model import Model
 
 
@@ -53,14 +54,22 @@ class Service:
         self._every = int(microseconds) / 2e6 if microseconds.isdigit() and mine else None
         self._due = 0.0
 
-    def ready(self, *models: Model) -> None:
+    def ready(self, *models: Model | Watched) -> None:
         """Replay each model's self-test (of a foreign file: answer zeros), then say READY=1.
+
+        Of a model that follows switches (`edgekit.watch`), the version that is active.
 
         Raises:
             VerificationError: `selftest-failed`: a model answers wrong here; READY is not said.
         """
+        from edgekit.runtimes.model import Model
+
         for model in models:
-            _prove(model)
+            if isinstance(model, Model):
+                _prove(model)
+            else:
+                with model.using() as active:
+                    _prove(active)
         notify("READY=1")
         self._due = 0.0
 

@@ -4,30 +4,38 @@
     outputs = model.run({"image": array})       # whichever version is active; none of the calls fails over a switch
 
 A switch is noticed by the record's file, asked for at most four times a second. Calls that are under way finish on the
-version they began with. While a version is on trial the one before stays open: what the new one cannot answer, the old
-one does, and whoever supervises the trial is told.
+version they began with. While a version is on trial the one before stays open: what the new one cannot answer and the
+old one can, the old one does, and whoever supervises the trial is told. With `deploy --shadow` a share of the calls is
+asked of both, and whether they agree is told as well.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgekit import artifact as artifacts
-from edgekit.errors import EdgeKitError, FeedError
+from edgekit.errors import EdgeKitError
+from edgekit.runtimes.flow.shadow import difference
 from edgekit.runtimes.model import Model
+from edgekit.store import Record, Shadow, shadow
 from edgekit.store.faults import tell
 from edgekit.store.shelf import RECORD, Shelf
 
 _EVERY = 0.25
 """Seconds between two looks at the record."""
+
+
+Outputs = dict[str, Any]
 
 
 class _Held:
@@ -37,6 +45,34 @@ class _Held:
         self.sha256 = sha256
         self.model = model
         self.users = 1
+
+
+class _Comparing:
+    """Which calls of this app are compared, in one trial."""
+
+    def __init__(self, sha256: str, asked: Shadow) -> None:
+        self.sha256 = sha256
+        self.asked = asked
+        self.wanted = True
+        self._every = max(1, round(1 / asked.share))
+        self._calls = itertools.count()
+
+    def due(self) -> bool:
+        """Whether this call is; the first one always."""
+        return self.wanted and next(self._calls) % self._every == 0
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What an app asks of a model.
+
+    Attributes:
+        answer: The model's answer.
+        seen: The answer, and the outputs in real values that it rests on.
+    """
+
+    answer: Callable[[Model], Any]
+    seen: Callable[[Model], tuple[Any, Outputs]]
 
 
 class Watched:
@@ -59,10 +95,10 @@ class Watched:
         self._lock = threading.Lock()
         self._switching = threading.Lock()
         self._back: _Held | None = None
-        self._broken = ""
+        self._comparing: _Comparing | None = None
+        self._broken: tuple[str, tuple[int, int, int]] | None = None
         self._mark = self._marked()
-        data, record = self._shelf.read_active()
-        self._active = self._opened(str(record.active), data)
+        self._active = self._begun()
         self._asked = time.monotonic()
 
     @property
@@ -70,13 +106,25 @@ class Watched:
         """Of the version that answers."""
         return self._active.sha256
 
-    def run(self, feeds: Any, *, raw: bool = False) -> dict[str, Any]:
+    def run(self, feeds: Any, *, raw: bool = False) -> Outputs:
         """As `Model.run`, on the active version."""
-        return self._answered(lambda model: model.run(feeds, raw=raw))  # type: ignore[no-any-return]
+
+        def seen(model: Model) -> tuple[Any, Outputs]:
+            answers = model.run(feeds, raw=raw)
+            return answers, model.restore(answers) if raw else answers
+
+        return self._answered(_Question(lambda model: model.run(feeds, raw=raw), seen))  # type: ignore[no-any-return]
 
     def predict(self, thing: Any) -> Any:
         """As `Model.predict`, on the active version."""
-        return self._answered(lambda model: model.predict(thing))
+        return self._answered(_Question(lambda model: model.predict(thing), lambda model: model.predictor.seen(thing)))
+
+    @contextmanager
+    def using(self) -> Iterator[Model]:
+        """The active version itself, which stays open until the end of `with`, whatever is switched meanwhile."""
+        self._follow()
+        with self._using() as (held, _):
+            yield held.model
 
     def close(self) -> None:
         """Close what is open; calls that are under way finish first."""
@@ -93,22 +141,34 @@ class Watched:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _answered(self, ask: Callable[[Model], Any]) -> Any:
+    def _answered(self, question: _Question) -> Any:
         self._follow()
         with self._using() as (held, back):
             if back is None:
-                return ask(held.model)
+                return question.answer(held.model)
+            comparing = self._comparing
+            if comparing is None or comparing.sha256 != held.sha256 or not comparing.due():
+                comparing = None
             try:
-                answer = ask(held.model)
-            except FeedError:
-                raise
+                answer, outputs = question.seen(held.model) if comparing else (question.answer(held.model), None)
             except EdgeKitError as error:
+                answer = question.answer(back.model)  # what this one refuses as well is no fault of the new one
                 tell(self._shelf, held.sha256, error.message)
-                return ask(back.model)
-            if fault := _not_finite(answer):
+                return answer
+            if fault := _not_finite(answer if outputs is None else outputs):
                 tell(self._shelf, held.sha256, fault)
-                return ask(back.model)
+                return question.answer(back.model)
+            if comparing is not None and outputs is not None:
+                self._compare(comparing, outputs, back.model, question)
             return answer
+
+    def _compare(self, comparing: _Comparing, outputs: Outputs, back: Model, question: _Question) -> None:
+        try:
+            _, before = question.seen(back)
+        except EdgeKitError:
+            return  # the app has its answer, and the version before is not on trial
+        why = difference(outputs, before, task=back.interpret.task, tolerance=comparing.asked.tolerance)
+        comparing.wanted = shadow.note(self._shelf, comparing.sha256, why)
 
     @contextmanager
     def _using(self) -> Iterator[tuple[_Held, _Held | None]]:
@@ -146,30 +206,56 @@ class Watched:
 
     def _switch(self) -> None:
         record = self._shelf.settled()
-        trial = record.trial is not None
-        if record.active is None or record.active == self._broken:
+        if record.active is None or (record.active, self._mark) == self._broken:
             return
         if record.active == self._active.sha256:
-            if not trial:
-                self._exchange(self._active, None)
+            if record.trial is None:
+                self._exchange(self._active, None, None)
             return
         if self._back is not None and record.active == self._back.sha256:
-            self._exchange(self._back, None)
+            self._exchange(self._back, None, None)
             return
         try:
             data, seen = self._shelf.read_active()
             opened = self._opened(str(seen.active), data)
         except EdgeKitError as error:
-            self._broken = record.active
+            self._broken = (record.active, self._mark)
             tell(self._shelf, record.active, error.message)
             return
-        self._exchange(opened, self._active if trial else None)
+        self._exchange(opened, self._active if seen.trial else None, seen)
 
-    def _exchange(self, active: _Held, back: _Held | None) -> None:
+    def _begun(self) -> _Held:
+        """What answers at first; an app that starts during a trial can go back as well."""
+        data, record = self._shelf.read_active()
+        trial = record.trial
+        back = self._before(record)
+        try:
+            active = self._opened(str(record.active), data)
+        except EdgeKitError as error:
+            if trial is None or back is None:
+                raise
+            self._broken = (trial.sha256, self._mark)
+            tell(self._shelf, trial.sha256, error.message)
+            return back
+        self._back, self._comparing = back, _comparing(record) if back else None
+        return active
+
+    def _before(self, record: Record) -> _Held | None:
+        """The version that a trial would return to, where it can be opened."""
+        if record.trial is None or record.trial.back is None:
+            return None
+        back = record.trial.back
+        try:
+            return self._opened(back, self._shelf.path(back).read_bytes())
+        except (OSError, EdgeKitError):
+            return None  # it is not what is on trial: the app goes on without
+
+    def _exchange(self, active: _Held, back: _Held | None, record: Record | None) -> None:
         """Hold these two and no others."""
         with self._lock:
             gone = [one for one in (self._active, self._back) if one is not None and one not in (active, back)]
             self._active, self._back = active, back
+            self._comparing = _comparing(record) if record and back else None
         for one in gone:
             self._let_go(one)
 
@@ -190,6 +276,11 @@ def watch(
 ) -> Watched:
     """Open the active version of a named model, and follow what becomes active; see `Watched`."""
     return Watched(name, root=root, threads=threads, engine=engine)
+
+
+def _comparing(record: Record) -> _Comparing | None:
+    trial = record.trial
+    return _Comparing(trial.sha256, trial.shadow) if trial is not None and trial.shadow is not None else None
 
 
 def _not_finite(answer: Any) -> str:

@@ -50,7 +50,10 @@ def test_commands_and_options_that_are_shown_exist():
             assert inner is not None, line
             command = inner
             words = words[1:]
-        known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)} | {"--help"}
+        known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)} | {
+            "--help",
+            "--",
+        }
         assert {word for word in words if word.startswith("-")} <= known, line
 
 

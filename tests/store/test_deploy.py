@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -185,6 +189,28 @@ def test_a_fault_that_an_app_tells_ends_the_trial(files, place):
         fleet.deploy(asked(files["new"], place, seconds=30.0), "local")
     app.join()
     assert active(place) == sha(files["old"])
+
+
+def test_a_board_that_lost_power_in_a_trial_starts_with_the_old_version(files, place):
+    """Killed is everything that ran; who starts first then, the app, finds the old version and ends the trial."""
+    words = ["deploy", str(files["new"]), "--name", NAME, "--store", str(place), "--trial", "600", "--slower", "1000"]
+    supervisor = subprocess.Popen([sys.executable, "-m", "edgekit", *words], start_new_session=True)
+    try:
+        while Shelf(NAME, place).record().trial is None:
+            assert supervisor.poll() is None
+            time.sleep(0.02)
+        assert Shelf(NAME, place).settled().active == sha(files["new"])
+    finally:
+        os.killpg(supervisor.pid, signal.SIGKILL)
+        supervisor.wait()
+    while Shelf(NAME, place).busy():  # its child dies with it
+        time.sleep(0.02)
+    with edgekit.watch(NAME, root=place) as model:
+        assert model.sha256 == sha(files["old"])
+    record = Shelf(NAME, place).record()
+    assert (record.active, record.trial) == (sha(files["old"]), None)
+    assert record.version(sha(files["new"])).reason == "its trial was interrupted"
+    assert fleet.deploy(asked(files["new"], place), "local").changed
 
 
 def test_the_first_version_that_fails_leaves_none(files, tmp_path):
