@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from edgekit.artifact import Artifact as Artifact
     from edgekit.errors import EdgeKitError as EdgeKitError
+    from edgekit.monitor.capture import Capture as Capture
     from edgekit.pipeline import convert as convert
     from edgekit.runtimes.flow.cascade import Cascade as Cascade
     from edgekit.runtimes.flow.metrics import Metrics as Metrics
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Artifact": "edgekit.artifact",
+    "Capture": "edgekit.monitor.capture",
     "Cascade": "edgekit.runtimes.flow.cascade",
     "EdgeKitError": "edgekit.errors",
     "Metrics": "edgekit.runtimes.flow.metrics",
@@ -41,6 +43,7 @@ _HOME = {
 
 __all__ = [
     "Artifact",
+    "Capture",
     "Cascade",
     "EdgeKitError",
     "Metrics",

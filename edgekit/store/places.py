@@ -1,4 +1,4 @@
-"""Where models lie on a device, and what they may be called."""
+"""Where models and captures lie on a device, and what they may be called."""
 
 from __future__ import annotations
 
@@ -10,19 +10,29 @@ from edgekit.errors import UsageError
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?\Z")
 ENVIRONMENT = "EDGEKIT_STORE"
+CAPTURES = "EDGEKIT_CAPTURES"
 SYSTEM = Path("/var/lib/edgekit/models")
 
 
 def root(chosen: str | Path | None = None) -> Path:
     """The folder of all models: the chosen one, else EDGEKIT_STORE, else root's own or the user's data folder."""
+    return _place(chosen, ENVIRONMENT, "models")
+
+
+def captures(chosen: str | Path | None = None) -> Path:
+    """The folder of all captures, one a model: the chosen one, else EDGEKIT_CAPTURES, else beside the models."""
+    return _place(chosen, CAPTURES, "captures")
+
+
+def _place(chosen: str | Path | None, variable: str, name: str) -> Path:
     if chosen is not None:
         return Path(chosen)
-    if said := os.environ.get(ENVIRONMENT):
+    if said := os.environ.get(variable):
         return Path(said)
     if os.geteuid() == 0:
-        return SYSTEM
+        return SYSTEM.with_name(name)
     data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser() / "edgekit" / "models"
+    return Path(data).expanduser() / "edgekit" / name
 
 
 def is_name(text: str) -> bool:

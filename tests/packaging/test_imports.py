@@ -124,8 +124,8 @@ def test_every_module_imports_with_numpy_alone():
 def test_public_names_are_exactly_these():
     import edgekit
 
-    assert sorted(edgekit.__all__) == ["Artifact", "Cascade", "EdgeKitError", "Metrics", "Model", "Pool", "Stream",
-                                       "__version__", "convert", "load", "watch"]  # fmt: skip
+    assert sorted(edgekit.__all__) == ["Artifact", "Capture", "Cascade", "EdgeKitError", "Metrics", "Model", "Pool",
+                                       "Stream", "__version__", "convert", "load", "watch"]  # fmt: skip
     for name in edgekit.__all__:
         assert getattr(edgekit, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -1,0 +1,393 @@
+"""Samples that matter, kept on the board: off until an app makes a `Capture`, bounded in bytes, rate and age.
+
+    with edgekit.load("people-counter") as model, edgekit.Capture("people-counter", model) as capture:
+        outputs = model.run({"image": array})
+        capture.offer({"image": array}, outputs, monitor.observe({"image": array}, outputs))
+
+`offer` costs a few microseconds where nothing is drawn. What is drawn is held in memory until its window of time ends,
+because only then its probability is known; then it is redacted, encrypted if there is a key, and written. A kill takes
+the window that is open; a power cut also what was not yet flushed (`Plan.sync`). Nothing of a capture stops an app: a
+full disk, or a redaction that fails, is counted in `status` and the sample is not kept.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.codec import encode
+from edgekit.errors import EdgeKitError, TargetError, UsageError
+from edgekit.monitor.alarm import Alarm, Verdict
+from edgekit.monitor.answers import Answer, Answers
+from edgekit.monitor.records import Record, Sample, Stratum, pack
+from edgekit.monitor.ring import Bounds, Clock, Ring
+from edgekit.monitor.strata import Draw, Drawn, High, Window
+from edgekit.store import places
+from edgekit.store.record import CLOCK_SET
+
+if TYPE_CHECKING:
+    from edgekit.monitor.redact import Redaction
+    from edgekit.monitor.sealing import Seal
+    from edgekit.runtimes.model import Model
+
+Arrays = Mapping[str, NDArray[Any]]
+_OUTPUTS = 4096
+"""Bytes up to which a sample's outputs are kept beside it."""
+_CLASSES = 100
+_STATUS = 8192
+
+
+class Watching(Protocol):
+    """A monitor, as far as its state goes into the capture."""
+
+    def status(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a capture keeps, and what it may take.
+
+    Attributes:
+        quota_mb: Megabytes (10^6 bytes) of its folder, all files of it.
+        retention_days: After so many days a sample is gone; None for no end.
+        window: Seconds of a window. Each stratum draws so many samples a window: that is the rate limit.
+        random, uncertain, strange, disagreeing: How the strata draw. "strange" is out of distribution: from a score
+            of 1 on, which one in a hundred samples of the reference passes.
+        shadow_share: Of the samples that the shadow model is asked for; drawn evenly.
+        sync: Seconds between two flushes to the disk.
+        status: Seconds between two records of how things stand, for the drift report.
+    """
+
+    quota_mb: float = 64.0
+    retention_days: float | None = 30.0
+    window: float = 60.0
+    random: Draw = field(default_factory=Draw)
+    uncertain: Draw = field(default_factory=Draw)
+    strange: Draw = field(default_factory=lambda: Draw(at=1.0))
+    disagreeing: Draw = field(default_factory=Draw)
+    shadow_share: float = 0.1
+    sync: float = 10.0
+    status: float = 900.0
+
+    def __post_init__(self) -> None:
+        if not self.window > 0 or not self.status > 0:
+            raise UsageError("option-value", "windows and intervals are longer than nothing")
+        if not 0 < self.shadow_share <= 1:
+            raise UsageError("option-value", f"a share of {self.shadow_share} cannot be drawn")
+
+    @property
+    def draws(self) -> dict[Stratum, Draw]:
+        """Stratum -> how it draws."""
+        return {
+            "random": self.random, "uncertain": self.uncertain, "out-of-distribution": self.strange,
+            "disagreeing": self.disagreeing,
+        }  # fmt: skip
+
+    @property
+    def bounds(self) -> Bounds:
+        """Of the folder."""
+        days = self.retention_days
+        return Bounds(int(self.quota_mb * 1e6), None if days is None else days * 86400, self.sync)
+
+
+@dataclass
+class _Waiting:
+    """A sample that was drawn, until its window ends."""
+
+    number: int
+    inputs: dict[str, NDArray[Any]]
+    outputs: dict[str, NDArray[Any]]
+    scores: dict[str, float | None]
+    version: str
+    at: float | None
+
+
+@dataclass
+class _Sums:
+    """What happened since the last record of how things stand."""
+
+    seen: int = 0
+    ood: float = 0.0
+    uncertainty: float = 0.0
+    strata: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
+    classes: Counter[str] = field(default_factory=Counter)
+
+
+class Capture:
+    """Keeps samples of one model on this device. Safe to share between threads; one process a folder.
+
+    Args:
+        name: What the model is called on the device; names the folder.
+        model: The model that answers; may be exchanged later (`capture.model = other`).
+        plan: What is kept.
+        root: Folder of all captures; None for this device's: EDGEKIT_CAPTURES, or beside the models.
+        redact: Takes out of a sample what must not leave the board; see `edgekit.monitor.redact`.
+        key: File of a key, or a seal, with which records are encrypted; None for the key in EDGEKIT_CAPTURE_KEY, if
+            there is one.
+        shadow: A second model that is asked for a share of the samples; closed by who opened it.
+        monitor: Its `status()` goes along, for the drift report.
+        seed: Of the draws; None for a fresh one.
+        clock: Of this device.
+
+    Raises:
+        UsageError: `model-name`, `option-value`, `key-invalid`. EngineMissingError: `seal-missing`.
+        TargetError: `capture-busy`: another process captures for this name; `capture-unwritable`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        plan: Plan | None = None,
+        *,
+        root: str | Path | None = None,
+        redact: Redaction | None = None,
+        key: str | Path | Seal | None = None,
+        shadow: Model | None = None,
+        monitor: Watching | None = None,
+        seed: int | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.plan = plan or Plan()
+        self.folder = places.captures(root) / places.checked(name)
+        self.model = model
+        self._answers = Answers()
+        self._redact, self._shadow, self._monitor = redact, shadow, monitor
+        self._clock = clock or Clock()
+        self._dice = np.random.default_rng(seed)
+        self._high = {stratum: High(draw) for stratum, draw in self.plan.draws.items()}
+        self._lock = threading.Lock()
+        self._ring = Ring(self.folder, name, self.plan.bounds, _seal(key), self._clock)
+        self._each = {stratum: draw.each for stratum, draw in self.plan.draws.items()}
+        self._window: Window[_Waiting] = Window(self._each, self._dice)
+        self._ends = self._clock.steady() + self.plan.window
+        self._told = self._clock.steady()
+        self._sums = _Sums()
+        self._alarms: dict[tuple[str, str], Alarm] = {}
+        self._counts: Counter[str] = Counter()
+        self._closed = False
+
+    def offer(
+        self,
+        inputs: Arrays,
+        outputs: Arrays,
+        verdict: Verdict | None = None,
+        *,
+        keep: Arrays | None = None,
+        shadow: Arrays | None = None,
+    ) -> None:
+        """Look at an answered batch; each sample of it may be kept.
+
+        Args:
+            inputs: What the model was fed, [n, ...] by name.
+            outputs: What it answered, [n, ...] by name, in real values.
+            verdict: What a monitor says of it; of a batch it tells the strangest sample, so feed singly what matters.
+                Without one a class vector's uncertainty is 1 less its highest score, and nothing is out of
+                distribution.
+            keep: Arrays [n, ...] to keep in place of the inputs: the photo rather than the tensor made of it.
+            shadow: What a second model answered, where the app asked it itself.
+        """
+        rows = min((len(array) for array in outputs.values()), default=0)
+        with self._lock:
+            if self._closed:
+                return
+            self._turn()
+            for row in range(rows):
+                self._look(row, rows, inputs, outputs, verdict, keep, shadow)
+
+    def flush(self) -> None:
+        """End the window now, and bring all of it onto the disk."""
+        with self._lock:
+            if not self._closed:
+                self._end()
+                self._tell()
+                self._guarded(lambda: self._ring.sync(now=True))
+
+    def status(self) -> dict[str, Any]:
+        """Counts since it was opened: samples seen, kept, and not kept and why; bytes of the folder."""
+        with self._lock:
+            return {**dict(sorted(self._counts.items())), "bytes": self._ring.used, "folder": str(self.folder)}
+
+    def close(self) -> None:
+        """Write what is held, and let others capture. May be called twice."""
+        with self._lock:
+            if self._closed:
+                return
+            self._end()
+            self._tell()
+            self._closed = True
+            self._ring.close()
+
+    def __enter__(self) -> Capture:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- One sample --------------------------------------------------------------------------------------------
+
+    def _look(
+        self, row: int, rows: int, inputs: Arrays, outputs: Arrays, verdict: Verdict | None, keep: Arrays | None,
+        shadow: Arrays | None,
+    ) -> None:  # fmt: skip
+        answer = self._answers.read(self.model, outputs, row)
+        ood = None if verdict is None else float(verdict.ood_score)
+        uncertainty = answer.uncertainty if verdict is None else float(verdict.uncertainty)
+        other, examined = self._other(row, rows, inputs, shadow)
+        belongs = self._belongs(ood, uncertainty, answer, other, examined)
+        self._count(belongs, ood, uncertainty, answer, verdict)
+        wanted = self._window.wants(belongs)
+        if wanted:
+            scores = {"ood": ood, "uncertainty": uncertainty, "answer": answer.value, "score": answer.score,
+                      "shadow": None if other is None else other.value}  # fmt: skip
+            small = sum(array.nbytes for array in outputs.values()) / rows <= _OUTPUTS
+            waiting = _Waiting(
+                self._counts["seen"], _row(keep or inputs, row, rows), _row(outputs, row, rows) if small else {},
+                scores, self.model.artifact.sha256, self._now(),
+            )  # fmt: skip
+            self._window.keep(waiting, belongs, wanted)
+
+    def _belongs(
+        self, ood: float | None, uncertainty: float | None, answer: Answer, other: Answer | None, examined: float
+    ) -> dict[Stratum, float]:
+        """Stratum -> the probability that it was found out that the sample belongs to it."""
+        found: dict[Stratum, float] = {"random": 1.0}
+        if self._high["uncertain"](uncertainty):
+            found["uncertain"] = 1.0
+        if self._high["out-of-distribution"](ood):
+            found["out-of-distribution"] = 1.0
+        if other is not None and self._disagree(answer, other):
+            found["disagreeing"] = examined
+        return found
+
+    def _disagree(self, answer: Answer, other: Answer) -> bool:
+        if answer.value is None or other.value is None:
+            return False
+        if answer.is_class:
+            return answer.value != other.value
+        return self._high["disagreeing"](abs(answer.value - other.value))
+
+    def _other(self, row: int, rows: int, inputs: Arrays, given: Arrays | None) -> tuple[Answer | None, float]:
+        """What the second model says, and the probability that it was asked."""
+        if given is not None:
+            return self._answers.read(self._shadow or self.model, given, row), 1.0
+        if self._shadow is None or not self._each["disagreeing"] or self._dice.random() >= self.plan.shadow_share:
+            return None, 1.0
+        try:
+            answers = self._shadow.run(_row(inputs, row, rows, keep_axis=True))
+        except EdgeKitError:
+            self._counts["shadow failed"] += 1
+            return None, 1.0
+        return self._answers.read(self._shadow, answers, 0), self.plan.shadow_share
+
+    def _count(
+        self, belongs: Mapping[Stratum, float], ood: float | None, uncertainty: float | None, answer: Answer,
+        verdict: Verdict | None,
+    ) -> None:  # fmt: skip
+        self._counts["seen"] += 1
+        sums = self._sums
+        sums.seen += 1
+        sums.strata.update(belongs)
+        sums.ood += ood if ood is not None and np.isfinite(ood) else 0.0
+        sums.uncertainty += uncertainty if uncertainty is not None and np.isfinite(uncertainty) else 0.0
+        if answer.is_class and (len(sums.classes) < _CLASSES or str(answer.value) in sums.classes):
+            sums.classes[answer.label] += 1
+        for alarm in () if verdict is None else verdict.alarms:
+            self._alarms[alarm.kind, alarm.where] = alarm
+
+    # -- Windows -----------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        """See whether a window is over."""
+        now = self._clock.steady()
+        if now >= self._ends:
+            self._end()
+            if now - self._told >= self.plan.status:
+                self._tell()
+
+    def _end(self) -> None:
+        drawn, self._window = self._window.close(), Window(self._each, self._dice)
+        self._ends = self._clock.steady() + self.plan.window
+        for one in sorted(drawn, key=lambda one: one.item.number):
+            self._write(one)
+        self._guarded(self._ring.expire)
+        self._guarded(self._ring.sync)
+
+    def _write(self, drawn: Drawn[_Waiting]) -> None:
+        waiting = drawn.item
+        sample = Sample(
+            waiting.version, waiting.number, drawn.taken, drawn.chances, drawn.probability, at=waiting.at,
+            **waiting.scores,
+        )  # fmt: skip
+        try:
+            inputs = waiting.inputs if self._redact is None else self._redact(waiting.inputs)
+            payload = None if inputs is None else pack(Record("sample", sample, at=waiting.at), inputs, waiting.outputs)
+        except Exception:  # noqa: BLE001 - code of the app's: what it cannot redact is not kept, and the app goes on
+            self._counts["redaction failed"] += 1
+            return
+        if payload is None:
+            self._counts["withheld"] += 1
+        elif self._append(payload):
+            self._counts["kept"] += 1
+            self._sums.kept.update(drawn.taken)
+
+    def _tell(self) -> None:
+        """A record of how things stand, and one of each alarm that was raised since the last."""
+        self._told, at = self._clock.steady(), self._now()
+        for alarm in self._alarms.values():
+            self._append(pack(Record("alarm", about={"alarm": encode(alarm)}, at=at)))
+        sums, self._sums, self._alarms = self._sums, _Sums(), {}
+        if not sums.seen:
+            return
+        about: dict[str, Any] = {
+            "version": self.model.artifact.sha256, "seen": sums.seen, "ood": sums.ood / sums.seen,
+            "uncertainty": sums.uncertainty / sums.seen, "strata": dict(sums.strata), "kept": dict(sums.kept),
+            "classes": dict(sums.classes), "counts": dict(self._counts),
+        }  # fmt: skip
+        payload = pack(Record("status", about={**about, **self._watched()}, at=at))
+        self._append(payload if len(payload) <= _STATUS else pack(Record("status", about=about, at=at)))
+
+    def _watched(self) -> dict[str, Any]:
+        return {} if self._monitor is None else {"monitor": encode(self._monitor.status())}
+
+    def _append(self, payload: bytes) -> bool:
+        written = self._guarded(lambda: self._ring.append(payload))
+        if written is False:
+            self._counts["no room"] += 1
+        return bool(written)
+
+    def _guarded(self, what: Any) -> Any:
+        """Do something to the disk; what it refuses is counted, because an app must go on without its captures."""
+        try:
+            return what()
+        except TargetError as error:
+            self._counts[f"failed: {error.message}"] += 1
+            return None
+
+    def _now(self) -> float | None:
+        now = self._clock.wall()
+        return now if now >= CLOCK_SET else None
+
+
+def _seal(key: str | Path | Seal | None) -> Seal | None:
+    from edgekit.monitor import sealing
+
+    return key if isinstance(key, sealing.Seal) else sealing.find(key)
+
+
+def _row(arrays: Arrays, row: int, rows: int, *, keep_axis: bool = False) -> dict[str, NDArray[Any]]:
+    """One sample's arrays, copied; those that have no batch axis of that length go as they are."""
+    found = {}
+    for name, value in arrays.items():
+        array = np.asarray(value)
+        batched = array.ndim > 0 and len(array) == rows
+        found[name] = np.array(array[row : row + 1] if batched and keep_axis else array[row] if batched else array)
+    return found

@@ -1,0 +1,154 @@
+"""A segment: a file of records that is only ever appended to, and of which any beginning can be trusted.
+
+    magic | frame of the header (JSON) | frame of record 0 | frame of record 1 | ...
+    frame = length (4 bytes) | digest (16 bytes) | payload
+
+The digest (BLAKE2b, RFC 7693) is keyed by the segment's own random number and covers the place of the record, so that
+neither a torn write nor what other files left in the blocks of a disk passes as a record. Reading ends at the first
+frame that does not fit: what comes behind it was on its way when the power went.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgekit.codec import CodecError, decode, encode
+from edgekit.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from edgekit.monitor.sealing import Seal
+
+MAGIC = b"edgekit capture 1\n"
+_FRAME = struct.Struct("<I16s")
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a segment says of itself.
+
+    Attributes:
+        store: Random hexadecimal digits of the folder it belongs to: tells boards apart whatever they are called.
+        number: Counts up in that folder.
+        salt: Random hexadecimal digits of this file.
+        name: What the model is called on the device.
+        host: The device's own name.
+        key: Id of the key that opens its records; None for plain ones.
+        created: Seconds since 1970; None where the clock was not set.
+    """
+
+    store: str
+    number: int
+    salt: str
+    name: str
+    host: str
+    key: str | None = None
+    created: float | None = None
+    schema: int = SCHEMA
+
+    def start(self) -> bytes:
+        """The bytes that a segment begins with."""
+        content = json.dumps(encode(self), sort_keys=True).encode()
+        return MAGIC + _FRAME.pack(len(content), _digest(b"", -1, content)) + content
+
+    def frame(self, place: int, payload: bytes, seal: Seal | None) -> bytes:
+        """The bytes of record number `place`."""
+        content = payload if seal is None else seal.close(payload, self._bound(place))
+        return _FRAME.pack(len(content), _digest(bytes.fromhex(self.salt), place, content)) + content
+
+    def open(self, place: int, content: bytes, seal: Seal | None) -> bytes:
+        """A record's payload, from what its frame holds.
+
+        Raises:
+            ArtifactError: `capture-key`: it is encrypted, and this is not its key.
+        """
+        if self.key is None:
+            return content
+        if seal is None or seal.id != self.key:
+            which = "no key was given" if seal is None else f"not the key {seal.id}"
+            raise ArtifactError("capture-key", f"captures of {self.host} were made with the key {self.key}; {which}")
+        return seal.open(content, self._bound(place))
+
+    def _bound(self, place: int) -> bytes:
+        return f"{self.store} {self.number} {self.salt} {place}".encode()
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What of a file can be trusted.
+
+    Attributes:
+        header: None when not even that was written.
+        frames: Beginning and end of the content of each whole record.
+        end: Bytes up to the end of the last.
+    """
+
+    header: Header | None
+    frames: tuple[tuple[int, int], ...]
+    end: int
+
+
+def scan(data: bytes) -> Scanned:
+    """Look at a segment's bytes.
+
+    Raises:
+        ArtifactError: `capture-newer`: a later EdgeKit wrote it.
+    """
+    if not data.startswith(MAGIC):
+        return Scanned(None, (), 0)
+    found = _framed(data, len(MAGIC), b"", -1)
+    header = None if found is None else _header(data[found[0] : found[1]])
+    if header is None or found is None:
+        return Scanned(None, (), 0)
+    frames: list[tuple[int, int]] = []
+    end, salt = found[1], bytes.fromhex(header.salt)
+    while (found := _framed(data, end, salt, len(frames))) is not None:
+        frames.append(found)
+        end = found[1]
+    return Scanned(header, tuple(frames), end)
+
+
+def payloads(data: bytes, seal: Seal | None = None) -> list[bytes]:
+    """The payloads of a segment's whole records, in order.
+
+    Raises:
+        ArtifactError: `capture-key`, `capture-newer`.
+    """
+    seen = scan(data)
+    if seen.header is None:
+        return []
+    return [seen.header.open(place, data[begin:end], seal) for place, (begin, end) in enumerate(seen.frames)]
+
+
+def _framed(data: bytes, at: int, salt: bytes, place: int) -> tuple[int, int] | None:
+    begin = at + _FRAME.size
+    if begin > len(data):
+        return None
+    length, digest = _FRAME.unpack_from(data, at)
+    end = begin + length
+    if end > len(data) or not hmac.compare_digest(digest, _digest(salt, place, data[begin:end])):
+        return None
+    return begin, end
+
+
+def _digest(salt: bytes, place: int, content: bytes) -> bytes:
+    return hashlib.blake2b(place.to_bytes(8, "little", signed=True) + content, digest_size=16, key=salt).digest()
+
+
+def _header(content: bytes) -> Header | None:
+    try:
+        document = json.loads(content)
+        if isinstance(document, dict) and document.get("schema", SCHEMA) > SCHEMA:
+            raise ArtifactError("capture-newer", "these captures were written by a newer EdgeKit")
+        header = decode(Header, document)
+        bytes.fromhex(header.salt)
+    except (ValueError, TypeError, CodecError) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        return None
+    return header

@@ -1,0 +1,170 @@
+"""Which samples are kept, with probabilities that are known.
+
+A stratum is a property of a sample: its answer is uncertain, it is unlike the training data, a second model disagrees;
+every sample belongs to the stratum "random". In each window of time each stratum draws a fixed number of its samples,
+evenly (reservoir sampling, Vitter 1985, algorithm R): that is the rate limit, and k of n is the probability. Where a
+score decides what belongs, its bound is the upper share of the latest scores, fixed before a sample is looked at, so
+that the draw depends on nothing but the past.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from edgekit.errors import UsageError
+from edgekit.monitor.records import STRATA, Stratum
+
+T = TypeVar("T")
+_KEPT = 1024
+"""Scores that tell what is high."""
+_EVERY = 32
+"""Scores between two computations of the bound."""
+_ENOUGH = 64
+"""Scores before anything counts as high."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How a stratum draws.
+
+    Attributes:
+        each: Samples a window; 0 to leave the stratum out.
+        share: Of all samples: those with the highest scores belong to it ("uncertain", "out-of-distribution").
+        at: A bound on the score instead of a share.
+    """
+
+    each: int = 1
+    share: float = 0.05
+    at: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.each < 0 or not 0 < self.share <= 1:
+            raise UsageError("option-value", f"{self.each} samples of a share of {self.share} cannot be drawn")
+
+
+class High:
+    """Whether a score is high; the bound follows the latest scores."""
+
+    def __init__(self, draw: Draw) -> None:
+        self._draw = draw
+        self._scores = np.zeros(_KEPT)
+        self._count = 0
+        self.bound = math.inf if draw.at is None else draw.at
+
+    def __call__(self, score: float | None) -> bool:
+        """Look at the next score; NaN is higher than all."""
+        if score is None:
+            return False
+        if math.isnan(score):
+            return True
+        high = score >= self.bound if self._draw.at is not None else score > self.bound
+        if self._draw.at is None:
+            self._scores[self._count % _KEPT] = score
+            self._count += 1
+            if self._count >= _ENOUGH and (self._count % _EVERY == 0 or self._count == _ENOUGH):
+                seen = self._scores[: min(self._count, _KEPT)]
+                self.bound = float(np.quantile(seen, 1 - self._draw.share))
+        return high
+
+
+@dataclass
+class Held(Generic[T]):
+    """A sample that was drawn, until the window ends.
+
+    Attributes:
+        examined: Stratum that it belongs to -> the probability that this was found out at all.
+    """
+
+    item: T
+    examined: dict[Stratum, float]
+
+
+@dataclass
+class _Reservoir(Generic[T]):
+    each: int
+    seen: int = 0
+    held: list[Held[T]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Drawn(Generic[T]):
+    """A sample that a window keeps.
+
+    Attributes:
+        taken: The strata that drew it.
+        chances: Stratum that it belongs to -> the probability that this one drew it.
+        probability: That any did.
+    """
+
+    item: T
+    taken: tuple[Stratum, ...]
+    chances: dict[str, float]
+    probability: float
+
+
+class Window(Generic[T]):
+    """The draws of one window.
+
+    Args:
+        each: Samples that each stratum draws.
+        dice: Decides.
+    """
+
+    def __init__(self, each: Mapping[Stratum, int], dice: np.random.Generator) -> None:
+        self._dice = dice
+        self._reservoirs: dict[Stratum, _Reservoir[T]] = {
+            name: _Reservoir(each[name]) for name in STRATA if each.get(name)
+        }
+
+    @property
+    def seen(self) -> dict[str, int]:
+        """Stratum -> samples that belong to it, so far."""
+        return {name: reservoir.seen for name, reservoir in self._reservoirs.items()}
+
+    def wants(self, examined: Mapping[Stratum, float]) -> tuple[tuple[Stratum, int], ...]:
+        """Which strata draw the next sample, and in whose place; counts it."""
+        wanted: list[tuple[Stratum, int]] = []
+        for name in examined:
+            reservoir = self._reservoirs.get(name)
+            if reservoir is None:
+                continue
+            reservoir.seen += 1
+            if reservoir.seen <= reservoir.each:
+                wanted.append((name, reservoir.seen - 1))
+            elif (place := int(self._dice.integers(reservoir.seen))) < reservoir.each:
+                wanted.append((name, place))
+        return tuple(wanted)
+
+    def keep(self, item: T, examined: Mapping[Stratum, float], wanted: tuple[tuple[Stratum, int], ...]) -> None:
+        """Put a sample where `wants` said."""
+        held = Held(item, dict(examined))
+        for name, place in wanted:
+            there = self._reservoirs[name].held
+            if place < len(there):
+                there[place] = held
+            else:
+                there.append(held)
+
+    def close(self) -> list[Drawn[T]]:
+        """All samples of the window, each once, in the order in which they came."""
+        found: dict[int, Held[T]] = {}
+        taken: dict[int, list[Stratum]] = {}
+        for name, reservoir in self._reservoirs.items():
+            for held in reservoir.held:
+                found[id(held)] = held
+                taken.setdefault(id(held), []).append(name)
+        drawn = []
+        for key, held in found.items():
+            chances = {
+                str(name): share * min(1.0, self._reservoirs[name].each / self._reservoirs[name].seen)
+                for name, share in held.examined.items()
+                if name in self._reservoirs
+            }
+            missed = math.prod(1 - chance for chance in chances.values())
+            drawn.append(Drawn(held.item, tuple(taken[key]), chances, min(1.0, 1 - missed)))
+        return drawn

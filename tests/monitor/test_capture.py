@@ -1,0 +1,329 @@
+"""What is kept, with which probability, and what is not."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from capture_case import Fake, Time, captured, taken
+
+from edgekit.errors import EngineError, TargetError, UsageError
+from edgekit.manifest import Interpret
+from edgekit.monitor import redact
+from edgekit.monitor.alarm import Alarm, Verdict
+from edgekit.monitor.capture import Capture, Plan
+from edgekit.monitor.ring import LOCK
+from edgekit.monitor.strata import Draw, High, Window
+from edgekit.tensors import TensorSpec
+
+NONE = Draw(each=0)
+
+
+def verdict_of(ood=0.0, uncertainty=0.0, alarms=()):
+    return Verdict(ood, uncertainty, alarms)
+
+
+def opened(tmp_path, time=None, plan=None, model=None, **known):
+    plan = plan or Plan(quota_mb=1, window=60)
+    return Capture("case", model or Fake(), plan, root=tmp_path, seed=0, clock=(time or Time()).clock, **known)
+
+
+def answer(number=0.0, sure=0.9):
+    """One sample and its answer."""
+    return {"x": np.full((1, 4), number, np.float32)}, {"p": np.array([[1 - sure, sure, 0.0]], np.float32)}
+
+
+def samples(tmp_path):
+    return [read for read in captured(tmp_path / "case") if read.record.kind == "sample"]
+
+
+def test_a_window_keeps_so_many_of_each_stratum(tmp_path):
+    time = Time()
+    plan = Plan(quota_mb=1, window=100, random=Draw(2), uncertain=Draw(3, at=0.5), strange=Draw(1, at=5.0))
+    with opened(tmp_path, time, plan) as capture:
+        for number in range(600):
+            verdict = verdict_of(10.0 if number % 7 == 0 else 0.0, 0.9 if number % 5 == 0 else 0.1)
+            time.now += 1
+            capture.offer(*answer(float(number)), verdict)
+        assert capture.status()["seen"] == 600
+    found = samples(tmp_path)
+    strata = Counter(name for read in found for name in read.record.sample.taken)
+    assert strata["random"] == 2 * 6 + 1  # six windows, and one sample of a seventh
+    assert strata["uncertain"] in (3 * 6, 3 * 6 + 1)
+    assert strata["out-of-distribution"] in (6, 7)
+    assert not strata["disagreeing"]
+    assert all(read.record.sample.uncertainty > 0.5 for read in found if "uncertain" in read.record.sample.taken)
+    assert len({read.record.sample.number for read in found}) == len(found)
+
+
+def test_weights_give_back_the_stream(tmp_path):
+    """Horvitz and Thompson: the sum of the weights estimates how many samples there were, and how many were odd."""
+    time = Time()
+    plan = Plan(quota_mb=8, window=30, random=Draw(2), uncertain=Draw(2, at=0.5), strange=Draw(2, at=0.5))
+    dice = np.random.default_rng(5)
+    odd, total = 0, 4000
+    with opened(tmp_path, time, plan) as capture:
+        for number in range(total):
+            is_odd = dice.random() < 0.1
+            odd += is_odd
+            time.now += 1
+            uncertainty = dice.random() ** (0.3 if is_odd else 3)
+            capture.offer(*answer(float(is_odd) + 2 * number), verdict_of(dice.random() ** 4, uncertainty))
+    found = [(read.record.sample.weight, read.inputs["x"][0] % 2) for read in samples(tmp_path)]
+    whole = sum(weight for weight, _ in found)
+    assert abs(whole / total - 1) < 0.1
+    assert abs(sum(weight for weight, one in found if one) / odd - 1) < 0.25
+    # ... and the captured strata hold many more odd ones than the stream.
+    assert np.mean([one for _, one in found]) > 1.5 * odd / total
+
+
+def test_chances_are_those_of_the_draw():
+    """Over many windows each sample is drawn as often as is said of it."""
+    dice, counts, said = np.random.default_rng(0), Counter(), Counter()
+    for _ in range(3000):
+        window = Window({"random": 1, "uncertain": 2}, dice)
+        for number in range(10):
+            belongs = {"random": 1.0} | ({"uncertain": 1.0} if number % 3 == 0 else {})
+            if wanted := window.wants(belongs):
+                window.keep(number, belongs, wanted)
+        for drawn in window.close():
+            counts[drawn.item] += 1
+            said[drawn.item] = drawn.probability
+    for number in range(10):
+        expected = 1 - (1 - 1 / 10) * (1 - (2 / 4 if number % 3 == 0 else 0))
+        assert said[number] == pytest.approx(expected)
+        assert counts[number] / 3000 == pytest.approx(expected, abs=0.04)
+
+
+def test_high_is_the_upper_share_of_what_was_seen():
+    dice = np.random.default_rng(1)
+    high = High(Draw(share=0.05))
+    first = [high(score) for score in dice.random(64)]
+    assert not any(first)
+    assert 0.03 < np.mean([high(score) for score in dice.random(4000)]) < 0.07
+    # After a drift the bound follows, and the highest of what is now usual are high.
+    for score in dice.random(2000) + 1:
+        high(score)
+    assert 0.03 < np.mean([high(score) for score in dice.random(4000) + 1]) < 0.07
+    assert High(Draw(at=0.5))(0.5)
+    assert not High(Draw(at=0.5))(0.49)
+    assert not high(None)
+    assert high(float("nan"))
+    constant = High(Draw())
+    assert not any(constant(1.0) for _ in range(500))
+
+
+def test_a_shadow_model_that_disagrees(tmp_path):
+    class Shadow(Fake):
+        calls = 0
+
+        def run(self, feeds):
+            self.calls += 1
+            assert feeds["x"].shape == (1, 4)
+            return {"p": np.array([[0.8, 0.1, 0.1]] if feeds["x"][0, 0] % 4 == 0 else [[0.1, 0.8, 0.1]])}
+
+    shadow = Shadow()
+    plan = Plan(quota_mb=1, window=20, random=NONE, uncertain=NONE, strange=NONE, disagreeing=Draw(2), shadow_share=0.5)
+    with opened(tmp_path, Time(step=0.1), plan, shadow=shadow) as capture:
+        for number in range(400):
+            capture.offer(*answer(float(number)), verdict_of())
+    found = samples(tmp_path)
+    assert 150 < shadow.calls < 250
+    assert found
+    for read in found:
+        sample = read.record.sample
+        assert sample.taken == ("disagreeing",)
+        assert read.inputs["x"][0] % 4 == 0
+        assert (sample.answer, sample.shadow) == (1.0, 0.0)
+        assert sample.chances["disagreeing"] <= 0.5
+
+
+def test_a_shadow_that_fails_is_counted(tmp_path):
+    class Broken(Fake):
+        def run(self, feeds):
+            raise EngineError("engine-failed", "no")
+
+    with opened(tmp_path, plan=Plan(quota_mb=1, shadow_share=1.0), shadow=Broken()) as capture:
+        capture.offer(*answer())
+        assert capture.status()["shadow failed"] == 1
+    with opened(tmp_path / "given", plan=Plan(quota_mb=1, random=NONE)) as capture:
+        capture.offer(*answer(), shadow={"p": np.array([[0.9, 0.1, 0.0]])})
+    assert samples(tmp_path / "given")[0].record.sample.shadow == 0.0
+
+
+def test_values_disagree_when_they_are_unusually_far_apart(tmp_path):
+    model = Fake(Interpret("regression"), outputs=(TensorSpec("p", (None, 1), "float32"),))
+    dice = np.random.default_rng(0)
+    plan = Plan(quota_mb=1, window=1e9, random=NONE, disagreeing=Draw(50))
+    with opened(tmp_path, model=model, plan=plan) as capture:
+        for number in range(400):
+            value = {"p": np.array([[float(number)]])}
+            near = {"p": value["p"] + (50.0 if number % 50 == 49 else dice.normal())}
+            capture.offer({"x": np.zeros((1, 4), np.float32)}, value, shadow=near)
+    found = {read.record.sample.answer for read in samples(tmp_path)}
+    assert set(range(99, 400, 50)) <= found
+    assert len(found) < 60
+
+
+def test_what_is_redacted_is_never_written(tmp_path):
+    model = Fake()
+    drop = redact.drop_columns(("age",), ("height", "age", "weight", "shoe"))
+    with opened(tmp_path, model=model, redact=drop) as capture:
+        capture.offer(*answer(7.25))
+    (read,) = samples(tmp_path)
+    assert np.isnan(read.inputs["x"][1])
+    assert read.inputs["x"][0] == 7.25
+
+    def refuse(arrays):
+        raise RuntimeError("no")
+
+    for number, (hook, reason) in enumerate([(refuse, "redaction failed"), (lambda arrays: None, "withheld")]):
+        with opened(tmp_path / str(number), redact=hook) as capture:
+            capture.offer(*answer(7.25))
+            capture.flush()
+            assert capture.status()[reason] == 1
+            assert "kept" not in capture.status()
+        assert samples(tmp_path / str(number)) == []
+
+
+def test_faces_are_blurred_beyond_recognition():
+    dice = np.random.default_rng(0)
+    picture = dice.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    made = redact.blurred(picture, [(10.4, 5.0, 29.6, 25.0), (50, 30, 90, 90)], cells=2)
+    assert np.array_equal(made[26:30], picture[26:30])
+    assert np.array_equal(made[:, :10], picture[:, :10])
+    assert len(np.unique(made[5:25, 10:30].reshape(-1, 3), axis=0)) == 4
+    assert len(np.unique(made[30:, 50:].reshape(-1, 3), axis=0)) == 4
+    assert redact.blurred(picture, [(70, 5, 80, 9), (5, 5, 5, 9)]).tobytes() == picture.tobytes()
+    hook = redact.blur_boxes(lambda image: [(0, 0, image.shape[1], image.shape[0])], cells=1)
+    batch = hook({"x": np.stack([picture, picture]) / np.float32(255), "y": np.zeros(3)})
+    assert len(np.unique(batch["x"][0].reshape(-1, 3), axis=0)) == 1
+    channels_first = redact.blur_boxes(lambda image: [(0, 0, 60, 40)], cells=1, first=True, name="x")
+    assert np.ptp(channels_first({"x": np.moveaxis(picture, -1, 0)})["x"], axis=(1, 2)).tolist() == [0, 0, 0]
+    with pytest.raises(UsageError):
+        channels_first({"other": picture})
+    with pytest.raises(UsageError):
+        redact.drop_columns(("nose",), ("ear",))
+    with pytest.raises(UsageError):
+        redact.blurred(picture, [], cells=0)
+    integers = redact.drop_columns((0,))({"x": np.ones((2, 3), np.int64)})
+    assert integers["x"].tolist() == [[0, 1, 1]] * 2
+    assert redact.chain(redact.drop_columns((0,)), lambda arrays: None, hook)({"x": np.ones((1, 3))}) is None
+
+
+def test_batches_are_taken_apart(tmp_path):
+    plan = Plan(quota_mb=1, window=1e9, random=Draw(100))
+    with opened(tmp_path, plan=plan) as capture:
+        inputs = {"x": np.arange(12, dtype=np.float32).reshape(3, 4)}
+        capture.offer(inputs, {"p": np.eye(3, dtype=np.float32)}, keep={"photo": np.ones((3, 2, 2), np.uint8)})
+        capture.offer(inputs, {"p": np.eye(3, dtype=np.float32)})
+    found = samples(tmp_path)
+    assert [read.record.sample.answer for read in found] == [0, 1, 2, 0, 1, 2]
+    assert {name: array.shape for name, array in found[0].inputs.items()} == {"photo": (2, 2)}
+    assert found[4].inputs["x"].tolist() == [4, 5, 6, 7]
+    assert found[4].outputs["p"].tolist() == [0, 1, 0]
+    assert found[4].record.sample.uncertainty == 0.0
+
+
+def test_alarms_and_how_things_stand_go_along(tmp_path):
+    class Monitor:
+        def status(self):
+            return {"scale": {"short": 1.5}}
+
+    time = Time(step=1.0)
+    plan = Plan(quota_mb=1, window=10, status=300)
+    with opened(tmp_path, time, plan, monitor=Monitor()) as capture:
+        for number in range(900):
+            alarms = (
+                (Alarm("input-shift", "input x: age", 1.5, 700, "it moved", raised=number),) if number > 700 else ()
+            )
+            capture.offer(*answer(sure=0.75), verdict_of(2.0, 0.25, alarms))
+    found = captured(tmp_path / "case")
+    status = [read.record.about for read in found if read.record.kind == "status"]
+    alarms = [read.record.about["alarm"] for read in found if read.record.kind == "alarm"]
+    assert sum(one["seen"] for one in status) == 900
+    assert 6 <= len(status) <= 20
+    assert status[0]["monitor"] == {"scale": {"short": 1.5}}
+    assert status[0]["ood"] == pytest.approx(2.0)
+    assert status[0]["classes"] == {"1": status[0]["seen"]}
+    assert 1 <= len(alarms) <= 8
+    assert (alarms[-1]["kind"], alarms[-1]["raised"]) == ("input-shift", 899)
+
+
+def test_an_unset_clock_gives_no_times(tmp_path):
+    with opened(tmp_path, Time(now=100.0)) as capture:
+        capture.offer(*answer())
+    assert {read.record.at for read in captured(tmp_path / "case")} == {None}
+
+
+def test_a_closed_capture_is_quiet(tmp_path):
+    capture = opened(tmp_path)
+    with pytest.raises(TargetError):
+        opened(tmp_path)
+    capture.close()
+    capture.close()
+    capture.offer(*answer())
+    capture.flush()
+    opened(tmp_path).close()
+
+
+def test_nothing_is_written_but_into_its_folder(tmp_path):
+    time = Time(step=0.5)
+    with opened(tmp_path, time, Plan(quota_mb=0.07, window=5, retention_days=None, sync=1e9)) as capture:
+        dice = np.random.default_rng(0)
+        for _ in range(150):
+            capture.offer(
+                {"x": dice.normal(size=(1, 400))}, {"p": np.eye(3)[:1]}, verdict_of(dice.random(), dice.random())
+            )
+            assert taken(capture.folder) <= 70_000
+    assert [path.name for path in tmp_path.iterdir()] == ["case"]
+    assert {path.suffix for path in (tmp_path / "case").iterdir()} - {""} == {".segment"}
+    assert (tmp_path / "case" / LOCK).stat().st_size == 0
+
+
+def test_a_disk_that_refuses_does_not_stop_an_app(tmp_path, monkeypatch):
+    with opened(tmp_path) as capture:
+        capture.offer(*answer())
+
+        def fails(payload):
+            raise TargetError("capture-unwritable", "gone")
+
+        monkeypatch.setattr(capture._ring, "append", fails)
+        capture.flush()
+        assert capture.status()["failed: gone"] >= 1
+        monkeypatch.undo()
+
+
+def test_plans_that_make_no_sense():
+    for wrong in ({"window": 0}, {"shadow_share": 0.0}, {"status": -1.0}):
+        with pytest.raises(UsageError):
+            Plan(**wrong)
+    for wrong in ({"each": -1}, {"share": 0.0}):
+        with pytest.raises(UsageError):
+            Draw(**wrong)
+
+
+def test_a_name_that_is_none(tmp_path):
+    with pytest.raises(UsageError) as refused:
+        Capture("No Name", Fake(), root=tmp_path)
+    assert refused.value.code == "model-name"
+
+
+def test_answers_of_other_kinds(tmp_path):
+    from edgekit.monitor.answers import Answers
+
+    def read(values, how, shape=(None, 3)):
+        model = Fake(how, outputs=(TensorSpec("p", shape, "float32"),))
+        return Answers().read(model, {"p": np.asarray(values, np.float32)}, 0)
+
+    logits = read([[2.0, 0.0, 0.0]], Interpret("classification", labels=("cat", "dog", "cow")))
+    assert (logits.value, logits.label) == (0.0, "cat")
+    assert logits.score == pytest.approx(np.exp(2) / (np.exp(2) + 2))
+    assert read([[0.2, 0.7, 0.1]], Interpret("classification")).score == pytest.approx(0.7)
+    one = read([[0.2]], Interpret("classification", scores="probabilities"))
+    assert (one.value, one.score) == (0.0, pytest.approx(0.8))
+    assert read([[-3.0]], Interpret("classification")).score == pytest.approx(1 - 1 / (1 + np.exp(3)))
+    assert read([[3.5]], Interpret("regression")).value == 3.5
+    assert read(np.zeros((1, 4, 6)), Interpret("detection")).value is None
+    assert Answers().read(Fake(), {}, 0).value is None

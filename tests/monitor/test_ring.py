@@ -1,0 +1,343 @@
+"""Segments on disk: bounded, ordered, healed."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import numpy as np
+import pytest
+from capture_case import QUOTA, Time, fill, numbered, records, strays, taken, whole
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgekit.errors import ArtifactError, TargetError, UsageError
+from edgekit.monitor import sealing
+from edgekit.monitor.records import Record, Sample, pack, unpack
+from edgekit.monitor.ring import Bounds, Ring, listed
+from edgekit.monitor.segments import Header, payloads, scan
+
+DAY = 86400.0
+
+
+def ring(folder, quota=QUOTA, **known):
+    return Ring(folder, "case", Bounds(quota, **known.pop("bounds", {})), **known)
+
+
+def test_the_latest_records_stay_and_the_quota_holds(tmp_path):
+    writer = ring(tmp_path / "c")
+    for number in range(120):
+        assert writer.append(numbered(number, 1500))
+        assert taken(tmp_path / "c") <= QUOTA
+    writer.close()
+    found = records(tmp_path / "c")
+    assert found == list(range(found[0], 120))
+    assert len(found) > 25
+    assert taken(tmp_path / "c") > 0.8 * QUOTA
+
+
+def test_a_ring_goes_on_where_the_last_writer_ended(tmp_path):
+    for start in (0, 2, 4):
+        writer = ring(tmp_path)
+        for number in (start, start + 1):
+            writer.append(numbered(number, 100))
+        writer.close()
+    assert records(tmp_path) == list(range(6))
+    assert len(listed(tmp_path)) == 1
+    assert len({scan(path.read_bytes()).header.store for _, path in listed(tmp_path)}) == 1
+
+
+def test_one_process_writes(tmp_path):
+    writer = ring(tmp_path)
+    with pytest.raises(TargetError) as refused:
+        ring(tmp_path)
+    assert refused.value.code == "capture-busy"
+    writer.close()
+    writer.close()
+    ring(tmp_path).close()
+
+
+def test_what_is_too_large_is_not_written(tmp_path):
+    writer = ring(tmp_path)
+    assert not writer.append(numbered(0, QUOTA // 2))
+    assert writer.append(numbered(1, QUOTA // 3))
+    assert writer.append(numbered(2, QUOTA // 3))
+    assert taken(tmp_path) <= QUOTA
+    writer.close()
+    assert records(tmp_path)[-1] == 2
+
+
+def test_a_smaller_quota_is_met_at_once(tmp_path):
+    fill(tmp_path, 60)
+    assert taken(tmp_path) > 1.2 * (QUOTA - 8192) / 2
+    writer = ring(tmp_path, 1 << 20)
+    for number in range(100, 140):
+        writer.append(numbered(number, 9000))
+    writer.close()
+    assert taken(tmp_path) > 2 * QUOTA
+    ring(tmp_path).close()
+    assert taken(tmp_path) <= QUOTA
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_torn_tail_is_ignored_and_healed(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("torn")
+    writer = ring(folder, clock=Time().clock)
+    for number in range(8):
+        writer.append(numbered(number, 300))
+    writer.close()
+    (_, path) = listed(folder)[-1]
+    content = bytearray(path.read_bytes())
+    frames = scan(bytes(content)).frames
+    cut = data.draw(st.integers(1, len(content)))
+    kind = data.draw(st.sampled_from(["cut", "zeros", "noise", "flip"]))
+    if kind == "cut":
+        del content[-cut:]
+    elif kind == "zeros":
+        content[-cut:] = bytes(cut)
+    elif kind == "noise":
+        content[-cut:] = os.urandom(cut)
+    else:
+        content[-cut] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    before = records(folder)
+    assert before == list(range(len(before)))
+    untouched = len(content) if kind == "cut" else len(content) - cut
+    assert len(before) >= sum(end <= untouched for _, end in frames)
+    writer = ring(folder)
+    writer.append(numbered(50, 300))
+    writer.close()
+    assert records(folder) == [*before, 50]
+    assert strays(folder) == []
+
+
+def test_blocks_of_another_file_are_no_records(tmp_path):
+    """What a disk shows behind a torn end may be an old segment's, whole frames included."""
+    old, new = (Header("ab" * 8, number, f"{number:02x}" * 16, "case", "host") for number in (1, 2))
+    payload = numbered(7, 100)
+    data = new.start() + new.frame(0, payload, None) + old.frame(1, payload, None)
+    assert len(payloads(data)) == 1
+    assert len(payloads(new.start() + old.frame(0, payload, None))) == 0
+    assert len(payloads(new.start() + new.frame(1, payload, None))) == 0
+    assert payloads(b"") == payloads(new.start()[:40]) == []
+
+
+def test_a_later_edgekit_is_refused_by_name(tmp_path):
+    header = Header("ab" * 8, 1, "00" * 16, "case", "host", schema=2)
+    with pytest.raises(ArtifactError) as refused:
+        scan(header.start())
+    assert refused.value.code == "capture-newer"
+
+
+def test_what_is_old_goes(tmp_path):
+    time = Time()
+    writer = ring(tmp_path, bounds={"retention": 16 * DAY}, clock=time.clock)
+    for day in range(40):
+        assert writer.append(numbered(day, 100))
+        for _, path in listed(tmp_path):
+            if path == writer._current.path:
+                os.utime(path, (time.now, time.now))
+        time.now += DAY + 1
+        writer.expire()
+        found = records(tmp_path)
+        assert found == list(range(found[0], day + 1))
+        assert day + 1 - found[0] <= 16  # none is older than it may be
+        assert day + 1 - found[0] >= min(14, day + 1)  # and what goes early is a sixteenth
+    writer.close()
+
+
+def test_a_clock_that_was_never_set_removes_nothing_too_early(tmp_path):
+    early = Time(now=3600.0)
+    writer = ring(tmp_path, bounds={"retention": DAY}, clock=early.clock)
+    writer.append(numbered(0, 100))
+    writer.close()
+    (_, path) = listed(tmp_path)[0]
+    os.utime(path, (3600, 3600))
+    late = Time()
+    writer = ring(tmp_path, bounds={"retention": DAY}, clock=late.clock)
+    assert records(tmp_path) == [0]
+    late.now += DAY
+    writer.expire()
+    writer.close()
+    assert records(tmp_path) == []
+
+
+def test_a_full_disk_is_told_and_nothing_is_torn(tmp_path, monkeypatch):
+    writer = ring(tmp_path)
+    writer.append(numbered(0, 200))
+    real, left = os.write, [150]
+
+    def write(handle, data):
+        room = left[0]
+        if room <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left[0] -= len(data)
+        return real(handle, bytes(data)[:room])
+
+    monkeypatch.setattr(os, "write", write)
+    assert not writer.append(numbered(1, 200))
+    monkeypatch.undo()
+    assert records(tmp_path) == [0]
+    assert writer.append(numbered(2, 200))
+    writer.close()
+    assert records(tmp_path) == [0, 2]
+
+
+def test_a_disk_that_fails_is_an_error(tmp_path, monkeypatch):
+    writer = ring(tmp_path)
+
+    def write(handle, data):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(TargetError) as failed:
+        writer.append(numbered(1, 200))
+    assert failed.value.code == "capture-unwritable"
+    monkeypatch.undo()
+    assert strays(tmp_path) == []
+    assert writer.append(numbered(2, 200))
+    writer.close()
+    assert records(tmp_path) == [2]
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TargetError) as failed:
+        ring(tmp_path / "file" / "case")
+    assert failed.value.code == "capture-unwritable"
+
+
+def test_bounds_that_make_no_sense():
+    for wrong in ({"quota": 1000}, {"quota": QUOTA, "retention": 0.0}, {"quota": QUOTA, "sync": -1.0}):
+        with pytest.raises(UsageError):
+            Bounds(**wrong)
+
+
+# -- Encrypted -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seal(tmp_path):
+    pytest.importorskip("cryptography")
+    made = sealing.make(tmp_path / "capture.key")
+    found = sealing.find(tmp_path / "capture.key")
+    assert found.id == made
+    return found
+
+
+def test_an_encrypted_ring_is_read_with_its_key_alone(tmp_path, seal):
+    folder = tmp_path / "c"
+    writer = ring(folder, seal=seal)
+    text = pack(Record("alarm", about={"alarm": "a secret word"}))
+    for _ in range(3):
+        writer.append(text)
+    writer.close()
+    (_, path) = listed(folder)[0]
+    data = path.read_bytes()
+    assert b"secret" not in data
+    assert b"a secret word" in payloads(data, seal)[0]
+    for wrong in (None, sealing.Seal(bytes(32))):
+        with pytest.raises(ArtifactError) as refused:
+            payloads(data, wrong)
+        assert refused.value.code == "capture-key"
+
+
+def test_an_encrypted_record_can_be_neither_changed_nor_moved(seal):
+    header = Header("ab" * 8, 1, "00" * 16, "case", "host", key=seal.id)
+    content = seal.close(b"payload", header._bound(0))
+    assert header.open(0, content, seal) == b"payload"
+    for place, altered in ((1, content), (0, content[:-1] + bytes([content[-1] ^ 1])), (0, b"short")):
+        with pytest.raises(ArtifactError) as refused:
+            header.open(place, altered, seal)
+        assert refused.value.code == "capture-key"
+
+
+def test_another_key_begins_another_segment(tmp_path, seal):
+    for one in (None, seal, None):
+        writer = ring(tmp_path / "c", seal=one)
+        writer.append(numbered(1, 50))
+        writer.close()
+    keys = [scan(path.read_bytes()).header.key for _, path in listed(tmp_path / "c")]
+    assert keys == [None, seal.id, None]
+
+
+def test_keys_that_are_none(tmp_path, monkeypatch):
+    pytest.importorskip("cryptography")
+    (tmp_path / "short").write_text("AAAA\n")
+    (tmp_path / "text").write_text("not base 64!")
+    for name in ("short", "text"):
+        with pytest.raises(UsageError) as refused:
+            sealing.find(tmp_path / name)
+        assert refused.value.code == "key-invalid"
+    with pytest.raises(FileNotFoundError):
+        sealing.find(tmp_path / "none")
+    assert sealing.find() is None
+    sealing.make(tmp_path / "key")
+    with pytest.raises(UsageError):
+        sealing.make(tmp_path / "key")
+    assert (tmp_path / "key").stat().st_mode & 0o077 == 0
+    monkeypatch.setenv(sealing.ENVIRONMENT, (tmp_path / "key").read_text())
+    assert sealing.find().id == sealing.find(tmp_path / "key").id
+
+
+# -- Records ---------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_arrays_come_back_as_they_were(data):
+    dtype = data.draw(st.sampled_from(["float32", "float16", "float64", "uint8", "int8", "int64", "bool"]))
+    shape = data.draw(st.lists(st.integers(0, 5), max_size=4))
+    dice = np.random.default_rng(data.draw(st.integers(0, 99)))
+    values = dice.normal(size=shape) * data.draw(st.sampled_from([1, 100, 1e30])) if dtype[0] == "f" else None
+    with np.errstate(over="ignore"):
+        array = (np.rint(dice.random(shape) * 255) if values is None else values).astype(dtype)
+    if dtype == "float32" and data.draw(st.booleans()):
+        array = np.rint(np.abs(array) % 256).astype(dtype)
+    found = unpack(pack(Record("alarm"), {"a": array}, {"a": array[..., None]}))
+    assert found.inputs["a"].dtype == array.dtype
+    assert np.array_equal(found.inputs["a"], array, equal_nan=dtype[0] == "f")
+    assert found.outputs["a"].shape == (*array.shape, 1)
+
+
+def test_pixels_take_a_byte_each():
+    dice = np.random.default_rng(0)
+    pixels = dice.integers(0, 256, (32, 32, 3)).astype(np.float32)
+    assert len(pack(Record("alarm"), {"x": pixels})) < 3072 + 400
+    signed = np.array([-0.0, 1.0], np.float32)
+    assert np.signbit(unpack(pack(Record("alarm"), {"x": signed})).inputs["x"][0])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_forged_records_are_refused(data):
+    sample = Sample("a" * 64, 1, ("random",), {"random": 0.5}, 0.5)
+    payload = bytearray(pack(Record("sample", sample), {"x": np.arange(30, dtype=np.float32)}))
+    for _ in range(data.draw(st.integers(1, 4))):
+        payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    del payload[data.draw(st.integers(1, len(payload))) :]
+    try:
+        unpack(bytes(payload))
+    except ArtifactError as error:
+        assert error.code == "capture-damaged"
+
+
+def test_a_record_cannot_ask_for_all_memory():
+    huge = (
+        b'{"kind": "alarm", "arrays": [{"name": "x", "dtype": "float64", "shape": [60000000, 60], "stored": "uint8"}]}'
+    )
+    with pytest.raises(ArtifactError):
+        unpack(huge + b"\nz" + b"x")
+    small = b'{"kind": "alarm", "arrays": [{"name": "x", "dtype": "uint8", "shape": [10], "stored": "uint8"}]}'
+    import zlib
+
+    with pytest.raises(ArtifactError):
+        unpack(small + b"\nz" + zlib.compress(bytes(50 << 20)))
+
+
+def test_whole_means_whole():
+    with pytest.raises(AssertionError):
+        whole(
+            pack(Record("sample", Sample("a" * 64, 3, ("random",), {"random": 0.5}, 0.5)), {"x": np.zeros(9, np.uint8)})
+        )
