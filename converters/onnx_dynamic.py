@@ -40,14 +40,18 @@ _AXES = {"Conv": 0, "ConvTranspose": 1, "Gather": 0, "MatMul": -1}
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
 
-def quantize(model: Any) -> tuple[bool, tuple[str, ...]]:
+def quantize(model: Any, levels: int = 127) -> tuple[bool, tuple[str, ...]]:
     """Make the weights int8; the model (optimized) is changed in place.
+
+    Args:
+        model: The model.
+        levels: Largest integer of the weights that are multiplied as such.
 
     Returns:
         Whether any was, and for the user: what is computed how.
     """
     view = View(model)
-    work = _Work(model, view)
+    work = _Work(model, view, levels)
     constants = []
     for tensor in model.graph.initializer:
         value = view.array(tensor.name)
@@ -92,7 +96,8 @@ def _axis(node: Any, name: str, value: NDArray[np.float32]) -> tuple[int, ...] |
 class _Work:
     """The new constants and nodes."""
 
-    def __init__(self, model: Any, view: View) -> None:
+    def __init__(self, model: Any, view: View, levels: int) -> None:
+        self._levels = levels
         self.constants: list[Any] = []
         self._model = model
         self._view = view
@@ -127,7 +132,7 @@ class _Work:
             if not self.store(name, value, readers):
                 self.constants.append(onnx_graph.constant(name, value))
             return
-        integers, scale = _round(value.T if transposed[0] else value, (0,))
+        integers, scale = _round(value.T if transposed[0] else value, (0,), self._levels)
         self.constants += [
             onnx_graph.constant(f"{name}_int8", integers),
             onnx_graph.constant(f"{name}_scale", scale.reshape(-1)),
@@ -179,11 +184,11 @@ class _Work:
         return tuple(notes)
 
 
-def _round(value: NDArray[np.float32], axes: tuple[int, ...]) -> tuple[Any, NDArray[np.float32]]:
+def _round(value: NDArray[np.float32], axes: tuple[int, ...], levels: int = 127) -> tuple[Any, NDArray[np.float32]]:
     """Symmetric int8: real = scale * integer, a scale for each slice over `axes`; None if a number is not finite."""
     largest = np.abs(value).max(axis=axes, keepdims=True)
     # 2**-126 is the smallest normal float32: a slice of zeros divides by it instead of by zero.
-    scale = np.maximum(largest / np.float32(127), np.float32(2.0**-126)).astype(np.float32)
+    scale = np.maximum(largest / np.float32(levels), np.float32(2.0**-126)).astype(np.float32)
     if not np.isfinite(largest).all():
         return None, scale
-    return np.clip(np.rint(value / scale), -127, 127).astype(np.int8), scale
+    return np.clip(np.rint(value / scale), -levels, levels).astype(np.int8), scale

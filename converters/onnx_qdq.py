@@ -15,17 +15,16 @@ every tensor with two readers, that is on every residual block (1.32, ResNet-8: 
 instead of 9 of 9 and 90 us; its float takes 137). Weights are symmetric int8, a scale an output channel.
 
 The trap of u8 x s8 products: x86 without VNNI adds two of them in 16 bits, which saturate. Arm does not. Weights of 7
-bits (`reduce_range`) would avoid it at the cost of accuracy on every board, so they keep 8; see `saturates_here`.
+bits (`reduce_range`) avoid it at the cost of accuracy on every board, so they are for devices that need them
+(`edgekit.saturation`).
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +63,7 @@ def quantize(
     allow_float_ops: bool,
     observable: frozenset[str],
     lifted: Mapping[str, str] | None = None,
+    weight_bits: int = 8,
 ) -> tuple[Any, list[str]]:
     """Insert QuantizeLinear and DequantizeLinear.
 
@@ -75,6 +75,7 @@ def quantize(
         observable: The tensors of the float file. Others came to be while it was optimized (onnxruntime spells some
             ops out: HardSwish becomes HardSigmoid and Mul); nobody could observe them, they stay in float.
         lifted: Tensors whose nodes rules take to another precision; those stay floats here.
+        weight_bits: 8 or 7.
 
     Returns:
         The model, and what stayed in float because it is not quantizable: "LSTM (hidden)".
@@ -100,7 +101,7 @@ def quantize(
         )
     known = onnx_graph.propagate(model, ranges)
     _wrap_unobserved(model, view, kinds, known, observable)
-    quantizer = _quantizer(model, known, kinds, activations)
+    quantizer = _quantizer(model, known, kinds, activations, weight_bits)
     for name in _wrapped_tensors(model, view, kinds):
         if name in known:
             quantizer.quantize_activation_tensor(name)
@@ -162,7 +163,9 @@ def _wrap_unobserved(
         )
 
 
-def _quantizer(model: Any, ranges: Mapping[str, Range], kinds: Mapping[str, str], activations: str) -> Any:
+def _quantizer(
+    model: Any, ranges: Mapping[str, Range], kinds: Mapping[str, str], activations: str, weight_bits: int
+) -> Any:
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -174,7 +177,7 @@ def _quantizer(model: Any, ranges: Mapping[str, Range], kinds: Mapping[str, str]
         return QDQQuantizer(
             model,
             per_channel=True,
-            reduce_range=False,
+            reduce_range=weight_bits == 7,
             weight_qType=QuantType.QInt8,
             activation_qType={"uint8": QuantType.QUInt8, "int16": QuantType.QInt16}[activations],
             tensors_range=TensorsData(CalibrationMethod.MinMax, data),
@@ -258,15 +261,3 @@ def _quiet() -> Iterator[None]:
     finally:
         logging.disable(before)
         root.removeHandler(silent)
-
-
-def saturates_here() -> bool:
-    """Whether this processor adds u8 x s8 products in saturating 16 bits: x86 without VNNI."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    flags = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
-    return bool(flags) and not {"avx512_vnni", "avx_vnni"} & set(flags)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from edgekit import saturation
 from edgekit.converters import (
     onnx_dynamic,
     onnx_finish,
@@ -24,7 +25,7 @@ from edgekit.converters import (
     onnx_rewrite,
     onnx_slim,
 )
-from edgekit.converters.stages import Graph, QuantizeOptions, Ranges
+from edgekit.converters.stages import LEVELS, Graph, QuantizeOptions, Ranges
 from edgekit.errors import ConversionError
 from edgekit.precision import Precision
 
@@ -65,7 +66,7 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
     ways = {
         ("static", "int8", "int8"): lambda: _static(model, before, ranges, options, path, "uint8"),
         ("static", "int8", "int16"): lambda: _static(model, before, ranges, options, path, "int16"),
-        ("dynamic", "int8", "float32"): lambda: _dynamic(model, before, path),
+        ("dynamic", "int8", "float32"): lambda: _dynamic(model, before, options, path),
         ("float", "float16", "float32"): lambda: _float16(model, before, path),
     }
     way = ways.get((precision.kind, precision.weights, precision.activations))
@@ -99,6 +100,7 @@ def _static(
         allow_float_ops=options.allow_float_ops,
         observable=observable,
         lifted=lifted,
+        weight_bits=options.weight_bits,
     )
     onnx_lifts.finish(model, lifted, onnx_graph.propagate(model, ranges.tensors))
     inputs, outputs = graph.inputs, graph.outputs
@@ -115,7 +117,8 @@ def _static(
         onnx_finish.drop_zero_points(model)
         model = onnx_graph.infer_types(model)
         notes += _notes(
-            [op for op in onnx_finish.float_ops(model, path.parent) if op not in foreign and _tensor(op) not in lifted]
+            [op for op in onnx_finish.float_ops(model, path.parent) if op not in foreign and _tensor(op) not in lifted],
+            options.weight_bits,
         )
     if foreign:
         notes += (f"left in float: {_some(foreign)}",)
@@ -149,20 +152,28 @@ def _some(ops: Sequence[str]) -> str:
     return ", ".join(ops[:5]) + (f" and {len(ops) - 5} more" if len(ops) > 5 else "")
 
 
-def _notes(in_float: Sequence[str]) -> tuple[str, ...]:
+def _notes(in_float: Sequence[str], weight_bits: int) -> tuple[str, ...]:
     notes = []
     if in_float:
         notes.append(f"onnxruntime has no int8 kernels for, and computes in float: {_some(in_float)}")
-    if onnx_qdq.saturates_here():
+    if weight_bits == 7:
+        notes.append(_NARROW)
+    elif saturation.saturates_here():
         notes.append(
             "this processor has no VNNI: onnxruntime's int8 sums saturate here, so accuracy may be better on the device"
         )
     return tuple(notes)
 
 
-def _dynamic(model: Any, graph: Graph, path: Path) -> Graph:
+_NARROW = "weights have 7 bits, so that sums of products do not saturate on x86 without VNNI"
+
+
+def _dynamic(model: Any, graph: Graph, options: QuantizeOptions, path: Path) -> Graph:
     model, notes = onnx_graph.raise_opset(model, OPSET_INT8)
-    return _stored_smaller(model, graph, path, onnx_dynamic.quantize, notes)
+    levels = LEVELS[options.weight_bits]
+    if options.weight_bits == 7:
+        notes = (*notes, _NARROW)
+    return _stored_smaller(model, graph, path, lambda model: onnx_dynamic.quantize(model, levels), notes)
 
 
 def _float16(model: Any, graph: Graph, path: Path) -> Graph:

@@ -223,11 +223,18 @@ class QuantizeOptions:
         interface: "int8" or "float" inputs and outputs.
         allow_float_ops: Leave ops in float that cannot be quantized, listed by name, instead of refusing.
         rules: Layers of a static precision that compute in another one.
+        weight_bits: Of int8 weights; 7 where sums of 8-bit products would saturate.
     """
 
     interface: Literal["int8", "float"] = "float"
     allow_float_ops: bool = False
     rules: tuple[Rule, ...] = ()
+    weight_bits: Literal[7, 8] = 8
+
+
+LEVELS = {7: 64, 8: 127}
+"""Largest integer of a weight, by its bits; 7 bits are onnxruntime's `reduce_range`: two products of 64 and 255 are
+less than 2**15."""
 
 
 class Loader(Protocol):

@@ -36,6 +36,8 @@ _PRELOAD = {
     "tflite": ("numpy", "edgekit.converters.jobs", "ai_edge_litert.interpreter"),
     "onnx": ("numpy", "edgekit.converters.jobs", "onnxruntime"),
 }
+_MENDING = 0.4
+"""Share of a stage's time limit after which repairs take the best so far, rather than to be killed with nothing."""
 _QUANTIZERS = {"tflite": "ai_edge_quantizer.quantizer", "onnx": "onnxruntime.quantization"}
 
 
@@ -152,8 +154,9 @@ class Workshop:
     ) -> Mended:
         """Repair the float graph, on some of the calibration data."""
         request = mending.MendRequest(
-            graph, data, facts.inputs, wanted, precision, quantizing, observing, str(self.scratch)
-        )
+            graph, data, facts.inputs, wanted, precision, quantizing, observing, str(self.scratch),
+            _MENDING * self._limits.seconds,
+        )  # fmt: skip
         mended: Mended = self.engine.call(mending.mend, request, stage="repair", progress=self._tick)
         return mended
 

@@ -82,6 +82,7 @@ def about(
     recording: Recording,
     preprocess: Preprocess,
     options: Options,
+    repairs: tuple[Report, ...] = (),
 ) -> Manifest:
     """The manifest: what was made, from what and how, and what was proved."""
     from edgekit.formats import read_facts
@@ -116,6 +117,7 @@ def about(
         proof=verification.proof,
         float_ops=graph.float_ops,
         lifted=graph.lifted,
+        repaired={one.name: one.detail for one in repairs if one.kept},
     )
 
 

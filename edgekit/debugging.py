@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 Progress = Callable[[dict[str, Any]], None]
 
 _FLOAT = ("fp32",)
+_SCALING = {"equalize", "smooth"}
+"""Repairs that scale channels."""
 _RECORDED = ("layout", "model", "signature")
 
 
@@ -234,6 +236,8 @@ def _used(read: Artifact, precision: str) -> tuple[str, ...]:
 
 def _repaired(read: Artifact, precision: str) -> bool:
     """Whether repairs may have changed the scales of channels inside."""
+    if read.manifest and read.manifest.repaired is not None:
+        return bool(_SCALING & read.manifest.repaired.keys())
     recorded = read.manifest.provenance.options.get("repairs") if read.manifest else None
     known = precisions.get(precision) if precision in precisions else None
     return bool(recorded) and recorded != ["none"] and known is not None and known.calibrated

@@ -63,6 +63,7 @@ def default_folder() -> Path:
 def lift(
     shop: Workshop,
     graph: Graph,
+    unrounded: Graph,
     ranges: Ranges,
     options: QuantizeOptions,
     judge: Callable[[Graph], Verification],
@@ -72,24 +73,26 @@ def lift(
 ) -> tuple[Graph, QuantizeOptions]:
     """The stage: the float graph with a note of what was found, and options with the rules.
 
-    When nothing passes or the budget ends first, the rules are the best guess, which the verification behind this
-    stage then refuses.
+    Without a lifted layer it is `graph`, else `unrounded`: weights that were rounded for integers gain nothing in a
+    wider layer. When nothing passes or the budget ends first, the rules are the best guess, which the verification
+    behind this stage then refuses.
     """
     precision = precisions.get(said.precision)
     lifts = (said.lift,) if said.lift else precision.rules(graph.format).lifts
-    content = [files.sha256(Path(path)) for path in (graph.path, survey.proof.path)]
+    content = [files.sha256(Path(path)) for path in (graph.path, unrounded.path, survey.proof.path)]
     what = (content, graph.tools, facts.tools, ranges, options, replace(survey.proof, path=""), said.max_drop)
     memory = Memory(said.lift_cache or default_folder(), *what)
     found, note = find(
-        lambda: shop.probe(graph, facts, survey, ranges, options),
+        lambda: shop.probe(unrounded, facts, survey, ranges, options),
         options,
         lifts,
-        lambda tried: judge(shop.quantize(graph, ranges, precision.name, tried)),
+        lambda tried: judge(shop.quantize(graph if tried == options else unrounded, ranges, precision.name, tried)),
         memory,
         budget=said.lift_budget,
         tell=shop.tell,
     )
-    return replace(graph, notes=(*graph.notes, note)), found
+    chosen = graph if found == options else unrounded
+    return replace(chosen, notes=(*chosen.notes, note)), found
 
 
 def find(

@@ -103,7 +103,13 @@ class Needs:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole; see the module header."""
+    """The whole; see the module header.
+
+    Attributes:
+        float_ops: What computes in float in an integer precision. lifted: What rules took to another one.
+        repaired: Repairs that the artifact has, and what each did: "equalize" -> "channels scaled by up to 11.7 ...";
+            None where that was not recorded yet.
+    """
 
     schema: int
     format: str
@@ -119,6 +125,7 @@ class Manifest:
     proof: Proof | None = None
     float_ops: tuple[str, ...] = ()
     lifted: tuple[str, ...] = ()
+    repaired: dict[str, str] | None = None
 
     def to_json(self) -> str:
         """Text with a fixed order and layout: equal manifests are equal bytes."""

@@ -49,6 +49,7 @@ class Options:
             and is the only way to admit a pickle.
         interface: "int8" or "float" inputs and outputs; None for the precision's default.
         allow_float_ops: Leave what cannot be quantized in float.
+        weight_bits: Of int8 weights in ONNX, 7 or 8; None for 7 where the device's processor would saturate.
         lift: What a searched precision lifts layers to; None for the precision's own list.
         lift_budget: Verifications that its search may take; None for its forecast.
         lift_cache: Folder that keeps the search across kills; None for the user's.
@@ -89,6 +90,7 @@ class Options:
     trust: bool | str = False
     interface: str | None = None
     allow_float_ops: bool = False
+    weight_bits: int | None = None
     lift: LayerPrecision | None = None
     lift_budget: int | None = None
     lift_cache: Path | None = None
@@ -124,6 +126,8 @@ class Options:
             raise UsageError("option-value", f"layers cannot be lifted to {self.lift!r}; known: {known}")
         if self.lift_budget is not None and self.lift_budget < 1:
             raise UsageError("option-value", f"--lift-budget is {self.lift_budget}; at least one verification")
+        if self.weight_bits not in (None, 7, 8):
+            raise UsageError("option-value", f"--weight-bits is {self.weight_bits}; int8 weights have 7 or 8")
         if self.layout not in LAYOUTS:
             raise UsageError("option-value", f"there is no layout {self.layout!r}; known: {', '.join(LAYOUTS)}")
         if min(self.calibration_samples, 1 if self.evaluation_samples is None else self.evaluation_samples) < 1:
@@ -157,6 +161,7 @@ class Options:
             "precision": self.precision,
             "interface": self.interface,
             "allow_float_ops": self.allow_float_ops,
+            **({} if self.weight_bits in (None, 8) else {"weight_bits": self.weight_bits}),
             "lift": self.lift,
             "lift_budget": self.lift_budget,
             "rules": encode(rules.read(self.rules)),

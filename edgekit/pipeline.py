@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import artifact as artifacts
-from edgekit import data_given, lifting, metadata
+from edgekit import data_given, lifting, metadata, saturation
 from edgekit import rules as layer_rules
 from edgekit.artifact import Artifact
 from edgekit.child import Limits
 from edgekit.conversion import Conversion, about, unique
 from edgekit.converters import fold, loaders, repairs
-from edgekit.converters.repairs.mend import Wanted
-from edgekit.converters.repairs.repair import Report
+from edgekit.converters.repairs.mend import Mended, Wanted
 from edgekit.converters.sources import identify, identify_live, lowering_for
 from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Source
 from edgekit.converters.worker import Workshop
@@ -76,9 +75,12 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
     """The spine; see the module header."""
     precision = precisions.get(options.precision)
     rules = precision.rules(options.format)
-    quantizing, observing = _quantizing(options, rules, calibrated=precision.calibrated), _observing(options, precision)
-    profile, wanted = _profile(options), _wanted(options, precision)
-    said = metadata.read(options.metadata, options.labels, options.task)
+    options, profile = _for_device(options, precision)
+    wanted, observing = _wanted(options, precision), _observing(options, precision)
+    quantizing, said = (
+        _quantizing(options, precision, rules),
+        metadata.read(options.metadata, options.labels, options.task),
+    )
     with Workshop(Limits(options.time_limit, options.memory_limit), progress) as shop:
         with shop.stage("identify"):
             source = identified(model, options, shop.scratch)
@@ -103,9 +105,7 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
         shop.start_answering(facts, survey)
         with shop.stage("repair"):
             calibration = calibration if precision.calibrated else None
-            graph, quantizing, reports = _mend(
-                shop, graph, facts, calibration, wanted, precision, quantizing, observing
-            )
+            mended, graph, quantizing = _mend(shop, graph, facts, calibration, wanted, precision, quantizing, observing)
         with shop.stage("calibrate"):
             ranges = (
                 None
@@ -125,7 +125,9 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
         )
         if rules.lifts and ranges is not None:
             with shop.stage("lift"):
-                graph, quantizing = lifting.lift(shop, graph, ranges, quantizing, judge, options, survey, facts)
+                graph, quantizing = lifting.lift(
+                    shop, graph, mended.unrounded, ranges, quantizing, judge, options, survey, facts
+                )
         with shop.stage("quantize"):
             graph = shop.quantize(graph, ranges, precision.name, quantizing)
         with shop.stage("verify"):
@@ -137,7 +139,15 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
                 graph.format,
                 Path(graph.path).read_bytes(),
                 about(
-                    source, facts, graph, survey, verification, recording, fold.left(said.preprocess, graph), options
+                    source,
+                    facts,
+                    graph,
+                    survey,
+                    verification,
+                    recording,
+                    fold.left(said.preprocess, graph),
+                    options,
+                    mended.reports,
                 ),
                 recording.selftest,
             )
@@ -151,7 +161,7 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
     return Conversion(
         *(artifact, source, graph, verification, verdict, replayed, tuple(shop.seconds)),
         unique(chain(facts.notes, graph.notes, rules.notes, survey.warnings, verification.warnings, _advice(verdict))),
-        reports,
+        mended.reports,
     )
 
 
@@ -168,13 +178,13 @@ def _mend(
     precision: Precision,
     quantizing: QuantizeOptions,
     observing: CalibrationOptions,
-) -> tuple[Graph, QuantizeOptions, tuple[Report, ...]]:
+) -> tuple[Mended, Graph, QuantizeOptions]:
     # Answers of a size that only a run tells cannot be compared value by value.
     if calibration is None or not wanted.names or facts.ragged:
-        return graph, quantizing, ()
+        return Mended(graph, (), (), graph), graph, quantizing
     mended = shop.mend(graph, facts, calibration, wanted, precision.name, quantizing, observing)
-    graph = replace(mended.graph, notes=(*mended.graph.notes, *mended.notes))
-    return graph, replace(quantizing, rules=(*quantizing.rules, *mended.rules)), mended.reports
+    mended = mended.told()
+    return mended, mended.graph, replace(quantizing, rules=(*quantizing.rules, *mended.rules))
 
 
 def identified(model: Any, options: Options, scratch: Path) -> Source:
@@ -262,7 +272,7 @@ def _wanted(options: Options, precision: Precision) -> Wanted:
     return wanted
 
 
-def _quantizing(options: Options, rules: FormatRules, *, calibrated: bool) -> QuantizeOptions:
+def _quantizing(options: Options, precision: Precision, rules: FormatRules) -> QuantizeOptions:
     interface = options.interface or rules.interface
     if interface not in rules.interfaces:
         raise UsageError(
@@ -270,17 +280,19 @@ def _quantizing(options: Options, rules: FormatRules, *, calibrated: bool) -> Qu
             f"{options.precision} {options.format} has no {interface} interface; known: {', '.join(rules.interfaces)}",
         )
     lifts = layer_rules.read(options.rules)
-    if lifts and not calibrated:
+    if lifts and not precision.calibrated:
         raise UsageError(
             "rules-precision", f"rules change layers of int8 or int16x8; {options.precision} has none to change"
         )
-    return QuantizeOptions(interface, options.allow_float_ops, lifts)
+    return QuantizeOptions(interface, options.allow_float_ops, lifts, 7 if options.weight_bits == 7 else 8)
 
 
-def _profile(options: Options) -> Profile | None:
+def _for_device(options: Options, precision: Precision) -> tuple[Options, Profile | None]:
+    """The device's profile, and options with what follows from it."""
     from edgekit.device_profiles import load_profile
 
-    return load_profile(options.device) if options.device else None
+    profile = load_profile(options.device) if options.device else None
+    return replace(options, weight_bits=saturation.weight_bits(options, precision, profile)), profile
 
 
 def _gate(artifact: Artifact, profile: Profile) -> Verdict:

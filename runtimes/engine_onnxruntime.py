@@ -7,6 +7,7 @@ import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from edgekit import saturation
 from edgekit.artifact import Artifact
 from edgekit.errors import EngineError, EngineMissingError, FeedError
 from edgekit.runtimes.base import Array, Feeds, closed, version_of
@@ -39,12 +40,23 @@ class OnnxRuntime:
     def open(self, artifact: Artifact, threads: int | None) -> OnnxRuntimeSession:
         _engine()
         try:
-            return OnnxRuntimeSession(bare_session(artifact.data, threads, plain=self._plain), artifact)
+            session = bare_session(artifact.data, threads, plain=self._plain, exact=_exact(artifact))
+            return OnnxRuntimeSession(session, artifact)
         except _failures() as error:
             raise _refused(str(error), artifact) from error
 
 
-def bare_session(data: bytes, threads: int | None, *, plain: bool = False, profile: Path | None = None) -> Any:
+def _exact(artifact: Artifact) -> bool:
+    """Whether sums of its products would saturate here: see `edgekit.saturation`."""
+    made = artifact.manifest if saturation.saturates_here() else None
+    if made is None or made.precision in ("fp32", "fp16"):
+        return False
+    return made.provenance.options.get("weight_bits") != 7
+
+
+def bare_session(
+    data: bytes, threads: int | None, *, plain: bool = False, profile: Path | None = None, exact: bool = False
+) -> Any:
     """The engine's own session.
 
     Args:
@@ -52,6 +64,7 @@ def bare_session(data: bytes, threads: int | None, *, plain: bool = False, profi
         threads: None for its choice.
         plain: Without changes to the graph.
         profile: Start of the path that `end_profiling` writes.
+        exact: By kernels whose 8-bit products do not saturate, though they take longer.
     """
     ort = _engine()
     options = ort.SessionOptions()
@@ -59,6 +72,8 @@ def bare_session(data: bytes, threads: int | None, *, plain: bool = False, profi
     options.log_severity_level = _ERRORS_ONLY
     if plain:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if threads is not None:

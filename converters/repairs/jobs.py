@@ -29,6 +29,7 @@ class MendRequest:
     quantizing: QuantizeOptions
     observing: CalibrationOptions
     scratch: str
+    seconds: float
 
 
 def mend(request: MendRequest) -> Generator[dict[str, Any], None, Mended]:
@@ -48,5 +49,6 @@ def mend(request: MendRequest) -> Generator[dict[str, Any], None, Mended]:
         quantizing=request.quantizing,
         observing=request.observing,
         folder=folder,
+        seconds=request.seconds,
     )
     return mended

@@ -9,6 +9,7 @@ not help is taken back. A few samples do: rounded weights err alike on all of th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +21,9 @@ from edgekit.converters import range_choice
 from edgekit.converters.repairs import repairs as known
 from edgekit.converters.repairs.repair import Case, Change, Kind, Report
 from edgekit.converters.repairs.samples import Samples, answers
-from edgekit.converters.repairs.view import open_view
-from edgekit.converters.stages import CalibrationOptions, Feeds, Graph, QuantizeOptions, Ranges
+from edgekit.converters.repairs.trying import Set, eliminate, gain
+from edgekit.converters.repairs.view import View, open_view
+from edgekit.converters.stages import LEVELS, CalibrationOptions, Feeds, Graph, QuantizeOptions, Ranges
 from edgekit.errors import ConversionError
 from edgekit.precision import Precision
 from edgekit.rules import Rule
@@ -53,17 +55,26 @@ class Mended:
         graph: The float graph to calibrate and quantize.
         reports: One a repair that found something to do.
         rules: Further ones of mixed precision.
+        unrounded: The same without repairs of weights: where layers shall be lifted, theirs are not for integers.
+        late: Said when time ended before all was judged.
     """
 
     graph: Graph
-    reports: tuple[Report, ...] = ()
-    rules: tuple[Rule, ...] = ()
+    reports: tuple[Report, ...]
+    rules: tuple[Rule, ...]
+    unrounded: Graph
+    late: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """For the user: what changes the look of the artifact, or was asked for in vain."""
         plans = [one for one in self.reports if one.kept and one.gain_db is None]
-        return tuple(one.detail for one in plans)
+        return (*(one.detail for one in plans), *self.late)
+
+    def told(self) -> Mended:
+        """With its notes in both graphs."""
+        noted = [replace(graph, notes=(*graph.notes, *self.notes)) for graph in (self.graph, self.unrounded)]
+        return replace(self, graph=noted[0], unrounded=noted[1])
 
 
 @dataclass
@@ -84,6 +95,7 @@ def mend(
     quantizing: QuantizeOptions,
     observing: CalibrationOptions,
     folder: Path,
+    seconds: float = np.inf,
 ) -> Generator[dict[str, Any], None, Mended]:
     """Repair a float graph.
 
@@ -95,6 +107,7 @@ def mend(
         quantizing: How it will be quantized.
         observing: How it will be calibrated.
         folder: For files.
+        seconds: Judging ends then, with the best so far; the notes say so.
 
     Yields:
         `{"done", "total"}`, in steps.
@@ -107,12 +120,13 @@ def mend(
             whatever calibration and the quantizer refuse.
         DataError, EngineError: See `calibrate`.
     """
+    clock = _Clock(seconds)
     samples = Samples(batches, SAMPLES)
     bench = _Bench(graph, samples, precision, quantizing, observing, folder)
     plain = _Candidate(bench.case(graph))
     reference = answers(graph, samples, observing.threads)
     yield {"done": 1, "total": 5}
-    reports, rules = _plan(wanted, plain.case)
+    reports, rules, plain = _planned(bench, plain, _modules(wanted, "plan"), reference)
     bench.quantizing = replace(quantizing, rules=(*quantizing.rules, *rules))
     floats = _modules(wanted, "floats")
     based = yield from _floated(bench, plain, floats, wanted, reference)
@@ -122,18 +136,59 @@ def mend(
         bases = [based]
     weights = _modules(wanted, "weights")
     if not weights and len(bases) == 1:
-        return Mended(bases[0].case.graph, (*reports, *_kept(bases[0], {})), rules)
-    tried: dict[tuple[int, tuple[str, ...]], _Candidate] = {}
-    for number, base in enumerate(bases):
+        return Mended(bases[0].case.graph, (*reports, *_kept(bases[0], {})), rules, bases[0].case.graph)
+    tried: list[dict[Set, _Candidate]] = [{} for _ in bases]
+
+    def judge(number: int, chosen: Set) -> float | None:
+        if chosen not in tried[number]:
+            if not clock.allows():
+                return None
+            with clock:
+                made = bench.judge(bases[number], {name: weights[name] for name in chosen})
+            tried[number][chosen] = made
+        return tried[number][chosen].score
+
+    for number in range(len(bases)):
         for chosen in dict.fromkeys(((), tuple(weights))):
-            tried[number, chosen] = bench.judge(base, {name: weights[name] for name in chosen})
+            judge(number, chosen)
         yield {"done": 3 + number, "total": 5}
-    best = max(tried, key=lambda key: tried[key].score)[0]
-    for name in weights if len(weights) > 1 else ():
-        tried[best, (name,)] = bench.judge(bases[best], {name: weights[name]})
-    key = max((one for one in tried if one[0] == best), key=lambda key: tried[key].score)
+    best = max(range(len(bases)), key=lambda one: max((made.score for made in tried[one].values()), default=-np.inf))
+    scores = eliminate(tuple(weights), lambda chosen: judge(best, chosen))
     yield {"done": 5, "total": 5}
-    return Mended(tried[key].case.graph, (*reports, *_judged(bases, tried, key)), rules)
+    late = (clock.note,) if clock.late else ()
+    if not scores:
+        return Mended(bases[0].case.graph, (*reports, *_kept(bases[0], {})), rules, bases[0].case.graph, late)
+    chosen = max(scores, key=lambda one: scores[one])
+    reports += _judged(bases, tried, best, chosen, scores)
+    return Mended(tried[best][chosen].case.graph, tuple(reports), rules, bases[best].case.graph, late)
+
+
+class _Clock:
+    """Bounds the time of judging: nothing is begun that would end too late, going by the slowest so far."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._started = time.monotonic()
+        self._slowest = 0.0
+        self._begun = 0.0
+        self.late = False
+
+    def allows(self) -> bool:
+        self.late = time.monotonic() - self._started + self._slowest > self._seconds
+        return not self.late
+
+    @property
+    def note(self) -> str:
+        return (
+            f"repairs ended after {self._seconds:g} s, what was judged so far decided: how far they come depends on "
+            "this machine; --time-limit gives them more, --repair none does without"
+        )
+
+    def __enter__(self) -> None:
+        self._begun = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._slowest = max(self._slowest, time.monotonic() - self._begun)
 
 
 class _Bench:
@@ -170,11 +225,18 @@ class _Bench:
         ranges = Ranges(ranges.observer, ranges.samples, dict(first))
         lifted = open_view(graph).lifted(self.quantizing.rules) if self.quantizing.rules else frozenset()
         bits = 16 if self._precision.activations == "int16" else 8
-        return Case(graph, self.samples, ranges, bits, threads=self._observing.threads, lifted=lifted)
+        return Case(
+            graph, self.samples, ranges, bits, LEVELS[self.quantizing.weight_bits], self._observing.threads, lifted
+        )
 
     def file(self, graph: Graph, stem: str) -> Path:
         self._count += 1
         return self._folder / f"{stem}{self._count}.{graph.format}"
+
+    def written(self, graph: Graph, opened: View, stem: str) -> Graph:
+        path = self.file(graph, stem)
+        opened.write(path)
+        return replace(graph, path=str(path))
 
     def judge(self, base: _Candidate, modules: dict[str, Any]) -> _Candidate:
         """Apply repairs of weights to a graph, quantize it, and let it answer."""
@@ -184,9 +246,7 @@ class _Bench:
         if modules:
             opened = open_view(base.case.graph)
             made.done |= {name: module.apply(base.case, opened) for name, module in modules.items()}
-            path = self.file(base.case.graph, "weights")
-            opened.write(path)
-            made.case = replace(base.case, graph=replace(base.case.graph, path=str(path)))
+            made.case = replace(base.case, graph=self.written(base.case.graph, opened, "weights"))
         quantizer = quantizers.get(base.case.graph.format)
         options = replace(self.quantizing, interface="float")
         path = self.file(base.case.graph, "judged")
@@ -202,15 +262,26 @@ def _modules(wanted: Wanted, kind: Kind) -> dict[str, Any]:
     return dict(sorted(((n, m) for n, m in found.items() if kind == m.KIND), key=lambda item: item[1].ORDER))
 
 
-def _plan(wanted: Wanted, case: Case) -> tuple[list[Report], tuple[Rule, ...]]:
+def _planned(
+    bench: _Bench, plain: _Candidate, modules: dict[str, Any], reference: Sequence[Feeds]
+) -> tuple[list[Report], tuple[Rule, ...], _Candidate]:
+    """What is to be computed otherwise, and the graph that was rewritten for it where it had to be."""
     reports: list[Report] = []
     rules: tuple[Rule, ...] = ()
-    for name, module in _modules(wanted, "plan").items():
-        change = module.apply(case, open_view(case.graph))
+    for name, module in modules.items():
+        opened = open_view(plain.case.graph)
+        change = module.apply(plain.case, opened)
+        if change.rewrites:
+            repaired = bench.written(plain.case.graph, opened, "planned")
+            error = _difference(reference, answers(repaired, bench.samples, plain.case.threads))
+            if error > _SAME:
+                reports.append(_refused(name, change, error))
+                continue
+            plain = _Candidate(bench.case(repaired))
         rules += change.rules
         if change.changed:
             reports.append(Report(name, change.changed, kept=True, gain_db=None, detail=change.detail))
-    return reports, rules
+    return reports, rules, plain
 
 
 def _floated(
@@ -223,9 +294,7 @@ def _floated(
         change = module.apply(case, opened)
         if not change.changed:
             continue
-        path = bench.file(case.graph, "floats")
-        opened.write(path)
-        repaired = replace(case.graph, path=str(path))
+        repaired = bench.written(case.graph, opened, "floats")
         error = _difference(reference, answers(repaired, bench.samples, case.threads))
         if error > _SAME:
             if wanted.demanded:
@@ -234,13 +303,17 @@ def _floated(
                     f"{name} would change the float model's answers by {error:.2g} of their range",
                     repair=name,
                 )
-            detail = f"refused, it would change the float answers by {error:.2g} of their range: {change.detail}"
-            bench.refused.append(Report(name, change.changed, kept=False, gain_db=None, detail=detail))
+            bench.refused.append(_refused(name, change, error))
             continue
         case = bench.case(repaired)
         done[name] = change
     yield {"done": 2, "total": 5}
     return _Candidate(case, done=done) if done else None
+
+
+def _refused(name: str, change: Change, error: float) -> Report:
+    detail = f"refused, it would change the float answers by {error:.2g} of their range: {change.detail}"
+    return Report(name, change.changed, kept=False, gain_db=None, detail=detail)
 
 
 def _difference(reference: Sequence[Feeds], answered: Sequence[Feeds]) -> float:
@@ -262,21 +335,21 @@ def _kept(candidate: _Candidate, gains: dict[str, float]) -> Iterator[Report]:
 
 def _judged(
     bases: Sequence[_Candidate],
-    tried: dict[tuple[int, tuple[str, ...]], _Candidate],
-    chosen: tuple[int, tuple[str, ...]],
+    tried: Sequence[dict[Set, _Candidate]],
+    best: int,
+    chosen: Set,
+    scores: dict[Set, float],
 ) -> Iterator[Report]:
     """Reports of all repairs that were tried; what was taken back says so."""
-    best, names = chosen
-    bases_scores = [max(one.score for key, one in tried.items() if key[0] == number) for number in range(len(bases))]
+    tops = [max((made.score for made in one.values()), default=-np.inf) for one in tried]
     for name, change in bases[-1].done.items():
-        gain = bases_scores[-1] - bases_scores[0] if len(bases) > 1 else None
-        yield _report(name, change, kept=best == len(bases) - 1, gain=gain)
-    bare = tried[best, ()].score
-    for key, candidate in tried.items():
-        if key[0] == best and key[1] and (key == chosen or (len(key[1]) == 1 and key[1][0] not in names)):
-            for name in key[1]:
-                if candidate.done[name].changed:
-                    yield _report(name, candidate.done[name], kept=key == chosen, gain=candidate.score - bare)
+        known = len(bases) > 1 and np.isfinite(tops).all()
+        yield _report(name, change, kept=best == len(bases) - 1, gain=tops[-1] - tops[0] if known else None)
+    whole = max(tried[best], key=len)
+    for name in whole:
+        change = tried[best][whole].done[name]
+        if change.changed:
+            yield _report(name, change, kept=name in chosen, gain=gain(scores, name, chosen))
 
 
 def _report(name: str, change: Change, *, kept: bool, gain: float | None) -> Report:

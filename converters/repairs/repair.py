@@ -39,7 +39,7 @@ class Case:
     lifted: frozenset[str] = frozenset()
 
     @cached_property
-    def memory(self) -> dict[str, Any]:
+    def memory(self) -> dict[object, Any]:
         """What repairs worked out for this graph and would work out again."""
         return {}
 
@@ -65,11 +65,13 @@ class Change:
         changed: How many layers or tensors; 0 where there was nothing to repair.
         detail: In words.
         rules: Of mixed precision, for repairs of the kind "plan".
+        rewrites: One of the kind "plan" changed the graph as well, and not its answers.
     """
 
     changed: int = 0
     detail: str = ""
     rules: tuple[Rule, ...] = ()
+    rewrites: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ class Repair(Protocol):
 
     TITLE is one line for lists. KIND: "floats" leave the float answers as they are, which is checked; "weights" change
     weights and biases so that their integers serve better, which is measured; "plan" says which operators should
-    compute in another precision. ORDER: of those of a kind, the smaller first.
+    compute in another precision, and may rewrite the graph for that as "floats" do. ORDER: of those of a kind, the
+    smaller first.
     """
 
     TITLE: str

@@ -79,11 +79,14 @@ def apply(case: Case, opened: View) -> Change:
         covariance = case.moments[layer.name].covariance() if layer.name in case.moments else None
         if covariance is None:
             continue
-        known = case.memory.get(f"adapted {layer.name}")
-        if known is None:
-            known = _adapted(opened.kernel(layer), layer, covariance, case.levels)
-            case.memory[f"adapted {layer.name}"] = known
-        kernel, gain = known
+        kernel = opened.kernel(layer)
+        step = steps(
+            kernel.reshape(len(kernel), -1).astype(np.float64), per_channel=layer.per_channel, levels=case.levels
+        )
+        key = ("adapted", layer.name, step.tobytes())  # clipped or not
+        if key not in case.memory:
+            case.memory[key] = _adapted(case.kernels[layer.name], step, layer, covariance, case.levels)
+        kernel, gain = case.memory[key]
         if gain > 0:
             opened.set_kernel(layer, kernel)
             gains.append(gain)
@@ -94,10 +97,9 @@ def apply(case: Case, opened: View) -> Change:
     )
 
 
-def _adapted(kernel: Floats, layer: Layer, covariance: Doubles, levels: int) -> tuple[Floats, float]:
+def _adapted(kernel: Floats, step: Doubles, layer: Layer, covariance: Doubles, levels: int) -> tuple[Floats, float]:
     """The adapted kernel, and what it gains in dB; 0 where it must not be used."""
     flat = kernel.reshape(len(kernel), -1).astype(np.float64)
-    step = steps(flat, per_channel=layer.per_channel, levels=levels)
     nearest = rounded(flat, step, levels)
     stacked = (layer.groups, len(flat) // layer.groups, -1)
     wanted = flat.reshape(stacked)

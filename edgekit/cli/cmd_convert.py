@@ -119,6 +119,12 @@ the device (exit 6), and its self-test passes on the target (exit 5).
 )
 @click.option("--allow-float-ops", is_flag=True, help="Leave ops that cannot be quantized in float, listed by name.")
 @click.option(
+    "--weight-bits",
+    type=click.IntRange(7, 8),
+    metavar="7|8",
+    help="Of int8 weights in ONNX; by default 7 for a --device whose x86 processor lacks VNNI, where 8 would saturate.",
+)
+@click.option(
     "--lift",
     metavar="NAME",
     help="What --precision mixed lifts layers to: fp16, float, int16x8; default: fp16, else float.",

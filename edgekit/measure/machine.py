@@ -42,7 +42,7 @@ _ISA = {
     "avx2": ("avx2",),
     "fma": ("fma",),
     "f16c": ("f16c",),
-    "avx_vnni": ("avx_vnni",),
+    "avx_vnni": ("avx_vnni", "avx512_vnni"),
     "avx512": ("avx512f",),
 }
 """Features as device profiles call them -> as the kernel does."""

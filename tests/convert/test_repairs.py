@@ -13,8 +13,9 @@ import pytest
 from edgekit import cli
 from edgekit.converters import jobs, quantizers, repairs
 from edgekit.converters.calibrate import calibrate
-from edgekit.converters.repairs import channels, mend
+from edgekit.converters.repairs import channels, mend, trying
 from edgekit.converters.repairs import repair_adaptive_rounding as rounding
+from edgekit.converters.repairs import repair_clip_weights as clipping
 from edgekit.converters.repairs.grid import as_stored, rounded, steps
 from edgekit.converters.repairs.importance import channel_axes, importances
 from edgekit.converters.repairs.mend import Wanted
@@ -369,3 +370,87 @@ def test_importance_follows_the_weights(lowered):
     # Channels were spread a hundred times, so that their weights, squared, are apart by far.
     first = found[layers(opened)[0].name]
     assert first.max() / first.min() > 100
+
+
+# -- Weight clipping, 7 bits, and what is tried -----------------------------------------------------------------
+
+
+def test_a_range_of_least_squared_error_cuts_what_lies_far_out():
+    random = np.random.default_rng(6)
+    kernel = random.normal(size=(4, 2000))
+    kernel[0, 3] = 60.0  # cut, it costs more than it saves
+    kernel[1, :40] = 6.0
+    for levels in (7, 127):
+        ends, before, after = clipping.bounds(kernel, np.ones((4, 1)), per_channel=True, levels=levels)
+        full = np.abs(kernel).max(axis=1)
+        assert np.all(ends <= full + 1e-12)
+        step = ends / levels
+        error = np.square(rounded(kernel, step, levels) - kernel).sum()
+        assert after == pytest.approx(error)
+        assert error <= before
+        for share in np.linspace(0.3, 1, 15):  # none of the others is better by more than what is not worth it
+            other = np.square(rounded(kernel, full / levels * share, levels) - kernel).sum(axis=1)
+            mine = np.square(rounded(kernel, step, levels) - kernel).sum(axis=1)
+            assert np.all(mine <= other / 0.98 + 1e-9)
+    assert clipping.bounds(kernel, np.ones((4, 1)), per_channel=True, levels=7)[0][2] < 0.8 * np.abs(kernel[2]).max()
+    ends, _, _ = clipping.bounds(kernel, np.ones((4, 1)), per_channel=False)
+    assert np.ptp(ends) == 0
+
+
+def test_what_a_weight_multiplies_decides_whether_it_is_cut():
+    kernel = np.random.default_rng(7).normal(size=(1, 500))
+    kernel[0, 0] = 8.0
+    counts = np.ones((1, 500))
+    counts[0, 0] = 1e-6  # nothing comes through it
+    assert clipping.bounds(kernel, counts, per_channel=True, levels=7)[0][0] < 4
+    counts[0, 0] = 1e6
+    assert clipping.bounds(kernel, counts, per_channel=True, levels=7)[0][0] == 8.0
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_clipped_kernels_are_what_the_quantizer_takes_for_the_range(hard, lowered, tmp_path, kind):
+    data, graph = hard("spread_mobilenet")[0], lowered("spread_mobilenet", kind)
+    before = open_view(graph)
+    repaired(graph, data.calibration[:24], tmp_path, ("clip-weights",))
+    path = max((tmp_path / "repairs").glob(f"weights*.{kind}"))
+    after = open_view(replace(graph, path=str(path)))
+    cut = [
+        layer
+        for layer in layers(before)
+        if np.abs(after.kernel(layer)).max() < np.abs(before.kernel(layer)).max()
+        or not np.array_equal(after.kernel(layer), before.kernel(layer))
+    ]
+    assert cut
+    for layer in cut:
+        kernel, clipped = before.kernel(layer), after.kernel(layer)
+        ends = np.abs(clipped.reshape(len(clipped), -1)).max(axis=1).reshape(-1, *[1] * (kernel.ndim - 1))
+        assert np.allclose(np.clip(kernel, -ends, ends), clipped, rtol=1e-6)
+
+
+def test_repairs_that_serve_each_other_are_found_and_the_harmful_one_is_left_out():
+    judged = []
+
+    def judge(chosen):
+        judged.append(chosen)
+        return 10 + ("b" in chosen) * 2 + ("b" in chosen and "c" in chosen) * 3 - ("a" in chosen) * 1
+
+    scores = trying.eliminate(("a", "b", "c"), judge)
+    assert max(scores, key=lambda one: scores[one]) == ("b", "c")
+    assert trying.gain(scores, "a", ("b", "c")) == -1
+    assert trying.gain(scores, "c", ("b", "c")) == 3
+    assert len(judged) == len(set(judged)) <= 7
+
+
+def test_time_that_ends_leaves_the_best_so_far(hard, lowered, tmp_path):
+    scores = trying.eliminate(("a", "b"), lambda chosen: None if chosen else 1.0)
+    assert scores == {(): 1.0}
+    graph = lowered("detector", "onnx")
+    made = last(
+        mend.mend(
+            graph, iter([{"x": hard("detector")[0].calibration[:8]}]), Wanted(precisions.get("int8").repairs),
+            precision=precisions.get("int8"), quantizing=PLAIN, observing=OBSERVING, folder=tmp_path, seconds=0.0,
+        )
+    )  # fmt: skip
+    assert "--time-limit" in made.notes[-1]
+    assert [one.name for one in made.reports] == ["split-outputs"]
+    assert made.graph.path == graph.path

@@ -16,7 +16,8 @@ HEAVY = {"tensorflow", "keras", "tf_keras", "torch", "onnx", "onnxruntime", "ai_
 LEVELS = [
     {"errors", "codec", "tensors", "files", "registry", "child", "feeding", "reading"},
     {"precision", "interface", "manifest", "selftest", "artifact", "device_profiles", "formats", "gate", "memory",
-     "micro", "predict", "inspect", "options", "metadata", "data_ref", "rules", "store"},
+     "micro", "predict", "inspect", "options", "metadata", "data_ref", "rules", "store",
+     "saturation"},
     {"runtimes", "monitor"},
     {"data_columns", "data", "data_objects", "metrics", "targets", "measure", "doctor"},
     {"converters", "deploy"},
