@@ -1,0 +1,204 @@
+"""From samples and their answers to a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from edgekit.errors import DataError
+from edgekit.feeding import Preprocess
+from edgekit.monitor import bins
+from edgekit.monitor.columns import Array
+from edgekit.monitor.reference import VERSION, Header, Reference, distances, inverse, watched
+from edgekit.monitor.rows import Rows, confidence
+from edgekit.reading import Interpret
+from edgekit.tensors import TensorSpec
+
+LEAST = 20
+"""Samples without which there is no reference."""
+
+MOST = 60_000
+"""Samples that are looked at; counts are 16-bit numbers."""
+
+PROVEN = 100
+"""Evaluation samples from which on they alone describe the outputs: on what it was trained with, a model is surer."""
+
+_FOLDS = 5
+_EACH = 3
+"""Samples an input column that relations need: below, an inverse of their correlations is mostly noise."""
+
+
+class Builder:
+    """Takes samples with their answers, batch by batch; memory grows by a few hundred bytes a sample.
+
+    Args:
+        inputs, outputs: Of the model.
+        preprocess, interpret: Of its manifest.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        preprocess: Preprocess | None = None,
+        interpret: Interpret | None = None,
+    ) -> None:
+        how = interpret or Interpret()
+        self.rows = Rows(inputs, outputs, preprocess or Preprocess(), how)
+        self._labels = how.labels
+        self._seen: set[bytes] = set()
+        self._inputs: list[Array] = []
+        self._outputs: list[Array] = []
+        self._scores: list[Array] = []
+        self._proven: list[bool] = []
+
+    def add(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], *, proven: bool = True) -> None:
+        """A batch: arrays [n, ...] by name. Samples that were there already are passed over.
+
+        Args:
+            inputs: As the model takes them.
+            outputs: As it gives them.
+            proven: The model was not trained on these.
+        """
+        for sample in range(len(next(iter(inputs.values())))):
+            row = np.empty(len(self.rows.inputs))
+            self.rows.read_inputs(inputs, sample, row)
+            mark = row.tobytes()
+            if mark in self._seen or len(self._inputs) == MOST:
+                continue
+            self._seen.add(mark)
+            answer = np.empty(len(self.rows.outputs))
+            self.rows.read_outputs(outputs, sample, answer)
+            self._inputs.append(row)
+            self._outputs.append(answer)
+            self._proven.append(proven)
+            if self.rows.classes:
+                self._scores.append(self.rows.scores(outputs, sample))
+
+    def finish(self) -> Reference:
+        """The reference.
+
+        Raises:
+            DataError: `reference-samples`: too few different samples.
+        """
+        if len(self._inputs) < LEAST:
+            raise DataError("reference-samples", f"{len(self._inputs)} different samples tell no distribution")
+        table = np.stack(self._inputs)
+        mean, deviation = moments(table)
+        z = (np.where(np.isnan(table), mean, table) - mean) / deviation
+        correlation = _correlation(z)
+        relations = z.shape[1] > 1 and len(z) >= _EACH * z.shape[1]
+        shrink = shrinkage(correlation, len(z))
+        residuals, whole = _crossed(z, shrink if relations else 1.0)
+        proven = np.array(self._proven) if sum(self._proven) >= PROVEN else np.ones(len(z), bool)
+        parts = [table, np.stack(self._outputs)[proven]]
+        frequencies = np.zeros(self.rows.classes)
+        if relations:
+            parts.append(residuals)
+        if z.shape[1]:
+            parts.append(whole[:, None])
+        if self.rows.classes:
+            scores = np.stack(self._scores)[proven]
+            parts.append(confidence(scores))
+            frequencies += np.bincount(scores.argmax(axis=1), minlength=self.rows.classes)
+        columns = [column for part in parts for column in part.T]
+        return _described(
+            columns,
+            Header(
+                version=VERSION,
+                columns=(*self.rows.inputs, *self.rows.outputs),
+                samples=len(z),
+                proven=int(proven.sum()),
+                bins=1,
+                classes=self.rows.classes,
+                relations=relations,
+                shrink=shrink,
+                unfamiliar=_landmarks(whole),
+                labels=self._labels,
+            ),
+            correlation,
+            np.array([_ties(column) for column in table.T]),
+            frequencies,
+        )
+
+
+def _described(columns: list[Array], header: Header, correlation: Array, ties: Array, frequencies: Array) -> Reference:
+    """Bins of every column."""
+    stats = [moments(column[:, None]) for column in columns]
+    mean, deviation = (np.array([float(pair[place][0]) for pair in stats]) for place in (0, 1))
+    scaled = [(c[np.isfinite(c)] - m) / d for c, m, d in zip(columns, mean, deviation, strict=True)]
+    cuts = [bins.edges(column) for column in scaled]
+    number = max((cut.size for cut in cuts), default=0) + 1
+    inner = np.full((len(columns), number - 1), np.inf, np.float16)
+    counts = np.zeros((len(columns), number), np.uint16)
+    for place, (column, cut) in enumerate(zip(scaled, cuts, strict=True)):
+        inner[place, : cut.size] = cut
+        at = bins.index(column[:, None], inner[place][None])[:, 0]
+        counts[place] = np.bincount(at, minlength=number)
+    header = Header(**{**vars(header), "bins": number})
+    assert len(watched(header)) == len(columns)  # noqa: S101  the arrays follow the header
+    return Reference(header, mean, deviation, inner, counts, frequencies.astype(np.uint32), correlation, ties)
+
+
+def moments(table: Array) -> tuple[Array, Array]:
+    """Mean and deviation of each column [n, k]; a column that never changes has deviation 1, or what floats resolve."""
+    finite = np.where(np.isfinite(table), table, np.nan)
+    known = np.isfinite(finite).any(axis=0)
+    filled = np.where(known, finite, 0.0)
+    mean = np.nanmean(filled, axis=0)
+    deviation = np.nanstd(filled, axis=0)
+    still = deviation <= 1e-9 * np.maximum(np.abs(mean), 1e-9)
+    return mean, np.where(still, np.maximum(np.abs(mean) * 1e-3, 1e-6), deviation)
+
+
+def _correlation(z: Array) -> Array:
+    """Of numbers in deviations, those beyond eight of them cut; as it will be stored."""
+    clipped = np.clip(z, -8, 8)
+    clipped = clipped - clipped.mean(axis=0)
+    size = np.sqrt(np.square(clipped).mean(axis=0))
+    size[size < 1e-6] = np.inf
+    found = clipped.T @ clipped / len(z) / np.outer(size, size)
+    found = np.rint(np.clip(found, -1, 1) * 32767) / 32767
+    np.fill_diagonal(found, 1.0)
+    return np.asarray(found)
+
+
+def shrinkage(correlation: Array, samples: int) -> float:
+    """How far sampled correlations are best drawn towards none: the sum of their variances over that of their squares.
+
+    Source: J. Schaefer, K. Strimmer, "A shrinkage approach to large-scale covariance matrix estimation", Statistical
+    Applications in Genetics and Molecular Biology 4 (2005). At least 0.002, for sensors that say the same.
+    """
+    off = correlation[~np.eye(len(correlation), dtype=bool)]
+    power = float(np.square(off).sum())
+    if power <= 0:
+        return 1.0
+    noise = float(np.square(1 - np.square(off)).sum()) / max(1, samples - 1)
+    return float(min(1.0, max(0.002, noise / power)))
+
+
+def _crossed(z: Array, shrink: float) -> tuple[Array, Array]:
+    """Residuals and distances of samples by correlations of the others: of its own, a sample is never far."""
+    residuals, whole = np.zeros_like(z), np.zeros(len(z))
+    fold = np.arange(len(z)) % _FOLDS
+    for number in range(_FOLDS):
+        inside = fold == number
+        precision = inverse(_correlation(z[~inside]), shrink)
+        residuals[inside], whole[inside] = distances(z[inside], precision)
+    return residuals, whole
+
+
+def _landmarks(whole: Array) -> tuple[float, float]:
+    """Median and last hundredth of distances."""
+    if not whole.size:
+        return 0.0, 1.0
+    middle, far = np.quantile(whole, [0.5, 0.99])
+    return float(middle), float(max(far, middle + 1e-6))
+
+
+def _ties(column: Array) -> float:
+    """Chance that two samples have the same number."""
+    _, counts = np.unique(column[np.isfinite(column)], return_counts=True)
+    total = counts.sum()
+    return float((counts * (counts - 1)).sum() / max(1, total * (total - 1)))

@@ -1,0 +1,40 @@
+"""What is watched: each call becomes one row of numbers, and each number has its column."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+else:
+    Array = np.ndarray  # the typing module of numpy costs a device a millisecond
+
+Role = Literal["input", "relation", "output", "confidence", "class", "embedding", "unfamiliar"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of each sample.
+
+    Attributes:
+        name: Of the feature: "mean radius", "brightness", "band 3".
+        source: The tensor that it is taken from.
+        role: An "input"'s own feature; its "relation" to the others; a feature of an "output"; the "confidence" of the
+            answer; its "class"; a coordinate of an "embedding"; how "unfamiliar" the whole sample is.
+        noun: What the feature is, for messages about several: "feature", "picture", "band".
+    """
+
+    name: str
+    source: str
+    role: Role
+    noun: str = "feature"
+
+    @property
+    def where(self) -> str:
+        side = "output" if self.role in ("output", "confidence", "class") else "input"
+        return f"{side} {self.source}: {self.name}" if self.source else self.name

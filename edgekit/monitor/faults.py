@@ -1,0 +1,141 @@
+"""Faults of the data: what stands still, is missing, empty, or beyond anything seen.
+
+Each is an event that the reference calls rare. Runs of equal numbers are judged by the chance that samples tie, other
+events by the cumulative sum of their log likelihood ratio against a tenfold rate, whose mean time to a false alarm is
+at least exp(threshold): G. Lorden, "Procedures for reacting to a change in distribution", Annals of Mathematical
+Statistics 42 (1971).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from edgekit.monitor.columns import Array
+
+_TIES = 0.1
+"""Chance of a tie that is granted to every number: sensors are read faster than they measure now and then."""
+
+_TENFOLD = 10.0
+_OFTEN = 0.2
+"""An event that happens in a fifth of the samples is found as fast as can be."""
+
+
+class Fault(NamedTuple):
+    """One fault.
+
+    Attributes:
+        place: Column or event.
+        samples: How long a run is, or how often it happened since it began.
+        since: First sample of it.
+    """
+
+    place: int
+    samples: int
+    since: int
+
+
+class Runs:
+    """Numbers that stand still.
+
+    Args:
+        ties: [k]: chance that two samples of the reference have the same number; 1 for one that never changes.
+        rate: False alarms a sample, of all columns together.
+    """
+
+    def __init__(self, ties: Array, rate: float) -> None:
+        self._ties = np.maximum(ties.astype(np.float64), _TIES)
+        self._wanted = math.log(rate / max(1, ties.size))
+        self._before: Array | None = None
+        self._run = np.zeros(ties.size)
+        self._equal = np.zeros(ties.size)
+        self._seen = 0
+        self._limit = self._limits(self._ties)
+
+    def add(self, row: Array) -> bool:
+        """One sample [k]; whether anything stands still now."""
+        before = self._before
+        self._before = row
+        self._seen += 1
+        if before is None:
+            return False
+        equal = row == before
+        self._equal += equal
+        self._run += 1
+        self._run *= equal
+        return True in (self._run >= self._limit).tolist()
+
+    def settle(self) -> None:
+        """What this stream repeats by nature is no fault: limits follow its own ties, those of the present runs aside.
+        To be called now and then.
+        """
+        own = (self._equal - self._run + 1) / (self._seen - self._run + 20)
+        self._limit = self._limits(np.maximum(self._ties, np.minimum(1.0, 1.5 * own)))
+
+    def faults(self, sample: int) -> list[Fault]:
+        """Those of now; `sample` is the last one's number."""
+        return [
+            Fault(int(place), int(self._run[place]) + 1, sample - int(self._run[place]))
+            for place in np.flatnonzero(self._run >= self._limit)
+        ]
+
+    def _limits(self, ties: Array) -> Array:
+        with np.errstate(divide="ignore"):
+            return np.where(ties < 1, np.ceil(self._wanted / np.log(np.minimum(ties, 1 - 1e-12))), np.inf)
+
+    def state(self) -> dict[str, Array]:
+        return {"run": self._run, "equal": self._equal, "seen": np.array(self._seen)}
+
+    def restore(self, state: dict[str, Array]) -> None:
+        self._run, self._equal = state["run"].copy(), state["equal"].copy()
+        self._seen = int(state["seen"])
+        self.settle()
+
+
+class Events:
+    """Rare events, many kinds of them.
+
+    Args:
+        chance: [e]: of each, in a sample of the reference.
+        rate: False alarms a sample, of all of them together.
+    """
+
+    def __init__(self, chance: Array, rate: float) -> None:
+        usual = np.minimum(np.maximum(chance.astype(np.float64), 1e-9), 0.5)
+        often = np.maximum(np.minimum(usual * _TENFOLD, (1 + usual) / 2), _OFTEN)
+        often = np.where(often <= usual, (1 + usual) / 2, often)
+        self._hit = np.log(often / usual)
+        self._miss = np.log((1 - often) / (1 - usual))
+        self._limit = math.log(max(1, chance.size) / rate)
+        self._sum = np.zeros(chance.size)
+        self._at = np.zeros(chance.size, np.int64)
+        self._since = np.zeros(chance.size, np.int64)
+        self._count = np.zeros(chance.size, np.int64)
+
+    def hit(self, which: Array, sample: int) -> None:
+        """Events `which` (bool [e]) happened at this sample."""
+        places = np.flatnonzero(which)
+        waited = sample - self._at[places] - 1
+        left = np.maximum(0.0, self._sum[places] + self._miss[places] * np.maximum(waited, 0))
+        fresh = left <= 0
+        self._since[places[fresh]] = sample
+        self._count[places[fresh]] = 0
+        self._sum[places] = left + self._hit[places]
+        self._count[places] += 1
+        self._at[places] = sample
+
+    def faults(self, sample: int) -> list[Fault]:
+        """Those that happen too often by now."""
+        now = self._sum + self._miss * np.maximum(0, sample - self._at)
+        return [
+            Fault(int(place), int(self._count[place]), int(self._since[place]))
+            for place in np.flatnonzero(now > self._limit)
+        ]
+
+    def state(self) -> dict[str, Array]:
+        return {"sum": self._sum, "at": self._at, "since": self._since, "count": self._count}
+
+    def restore(self, state: dict[str, Array]) -> None:
+        self._sum, self._at, self._since, self._count = (state[name].copy() for name in self.state())

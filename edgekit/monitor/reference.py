@@ -1,0 +1,211 @@
+"""The reference: what the data of a conversion looked like, as distributions of a few numbers; part of the artifact.
+
+Kept are means, deviations, shares of bins and correlations, nothing of a single sample (see `edgekit.monitor.bins`).
+The statistics on the device take into account that it is itself a sample of `samples`: a hundred tell little.
+
+As bytes: a JSON header, its length before it in four bytes, then little-endian arrays in the order of `_ARRAYS`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from edgekit.codec import CodecError, decode, encode
+from edgekit.errors import ArtifactError
+from edgekit.monitor.columns import Array, Column
+
+LIMIT = 48 * 1024
+"""Bytes of a reference: in an ONNX file it is text, a third longer, and stays under 64 kB."""
+
+VERSION = 1
+_CLIP = 8.0
+"""Standard deviations beyond which a number counts as so many, so that one outlier does not rule a correlation."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands before the arrays.
+
+    Attributes:
+        version: Of this layout and of the features.
+        columns: Of the inputs, then of the outputs.
+        samples: Different samples that the inputs were seen of.
+        proven: Samples that the outputs were seen of: evaluation data where there was enough.
+        bins: Padded number of bins.
+        classes: Of the answer; 0 for a model without.
+        relations: Whether relations between inputs are watched: there were samples enough.
+        shrink: Weight of the identity in the correlations that are inverted.
+        unfamiliar: Distance of the middle sample, and the one that a hundredth pass.
+        labels: Names of classes.
+        estimator: Coefficients of the accuracy estimate; None without labels.
+    """
+
+    version: int
+    columns: tuple[Column, ...]
+    samples: int
+    proven: int
+    bins: int
+    classes: int
+    relations: bool
+    shrink: float
+    unfamiliar: tuple[float, float]
+    labels: tuple[str, ...] = ()
+    estimator: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.version != VERSION:
+            raise ValueError(f"version {self.version} is none of {VERSION}")
+        if not (0 < self.samples < 1 << 31 and 0 < self.proven < 1 << 31 and 0 < self.bins <= 256):
+            raise ValueError("samples and bins are positive numbers")
+        if not 0 <= self.classes <= 4096 or len(self.columns) > 1024:
+            raise ValueError("so many columns and classes are not watched")
+
+    @property
+    def inputs(self) -> int:
+        """Columns of the inputs."""
+        return sum(column.role == "input" for column in self.columns)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """See the module header. Arrays are of `columns`: those of the header, then relations, then the whole's distance,
+    then confidence.
+
+    Attributes:
+        header: What is not an array.
+        mean, deviation: [k] float64, of the numbers as they are.
+        inner: [k, bins - 1] float16, edges in deviations from the mean, ascending, padded with infinity.
+        counts: [k, bins]: samples in each bin.
+        frequencies: [classes]: how often each class was answered.
+        correlation: [inputs, inputs]: of the inputs' columns.
+        ties: [inputs]: chance that two samples have the same number there.
+    """
+
+    header: Header
+    mean: Array
+    deviation: Array
+    inner: Array
+    counts: Array
+    frequencies: Array
+    correlation: Array
+    ties: Array
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """All that is watched, in the order of the arrays."""
+        return watched(self.header)
+
+    @cached_property
+    def mass(self) -> Array:
+        """[k, bins]: shares of the bins."""
+        return np.asarray(self.counts / self.counts.sum(axis=1, keepdims=True))
+
+    @cached_property
+    def sizes(self) -> Array:
+        """[k]: samples behind each column."""
+        return np.asarray(self.counts.sum(axis=1))
+
+    @cached_property
+    def precision(self) -> Array:
+        """[inputs, inputs]: inverse of the shrunken correlations; the identity where relations are not watched."""
+        return inverse(self.correlation, self.header.shrink if self.header.relations else 1.0)
+
+    def to_bytes(self) -> bytes:
+        """Equal references give equal bytes."""
+        header = json.dumps(encode(self.header), separators=(",", ":"), sort_keys=True).encode()
+        upper = np.triu_indices(self.header.inputs, 1)
+        arrays = {**vars(self), "correlation": np.rint(self.correlation[upper] * 32767)}
+        parts = [np.ascontiguousarray(arrays[name], dtype).tobytes() for name, dtype in _ARRAYS.items()]
+        return struct.pack("<I", len(header)) + header + b"".join(parts)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Reference:
+        """Read one.
+
+        Raises:
+            ArtifactError: `reference-invalid`: these are not its bytes, or those of another version.
+        """
+        try:
+            (length,) = struct.unpack_from("<I", data)
+            header = decode(Header, json.loads(data[4 : 4 + length]))
+            arrays = dict(_read(header, data, 4 + length))
+        except (struct.error, ValueError, TypeError, RecursionError) as error:
+            raise ArtifactError("reference-invalid", f"the reference cannot be read: {error}") from error
+        return cls(header, **arrays)
+
+
+def watched(header: Header) -> tuple[Column, ...]:
+    """Columns of the arrays, from those of the header."""
+    inputs = [column for column in header.columns if column.role == "input"]
+    found = list(header.columns)
+    if header.relations:
+        found += [Column(column.name, column.source, "relation", column.noun) for column in inputs]
+    if inputs:
+        found.append(Column("distance from the reference", "", "unfamiliar", "sample"))
+    if header.classes:
+        found += [Column(name, "", "confidence", "answer") for name in ("confidence", "margin", "entropy")]
+    return tuple(found)
+
+
+_ARRAYS = {
+    "mean": "<f8", "deviation": "<f8", "inner": "<f2", "counts": "<u2", "frequencies": "<u4", "correlation": "<i2",
+    "ties": "<f4",
+}  # fmt: skip
+
+
+def _shapes(header: Header) -> dict[str, tuple[int, ...]]:
+    number, inputs = len(watched(header)), header.inputs
+    return {
+        "mean": (number,),
+        "deviation": (number,),
+        "inner": (number, header.bins - 1),
+        "counts": (number, header.bins),
+        "frequencies": (header.classes,),
+        "correlation": (inputs * (inputs - 1) // 2,),
+        "ties": (inputs,),
+    }
+
+
+def _read(header: Header, data: bytes, at: int) -> Iterator[tuple[str, Array]]:
+    for name, sizes in _shapes(header).items():
+        dtype = _ARRAYS[name]
+        array = np.frombuffer(data, dtype, math.prod(sizes), at).reshape(sizes)
+        at += array.nbytes
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise CodecError(f"{name} holds what is no number")
+        yield name, _square(array, header.inputs) if name == "correlation" else array
+    if at != len(data):
+        raise CodecError(f"{len(data) - at} bytes too many")
+
+
+def _square(upper: Array, size: int) -> Array:
+    full = np.eye(size)
+    full[np.triu_indices(size, 1)] = upper / 32767
+    return np.asarray(full + np.triu(full, 1).T)
+
+
+def inverse(correlation: Array, shrink: float) -> Array:
+    """Of (1 - shrink) R + shrink I."""
+    size = len(correlation)
+    return np.asarray(np.linalg.inv((1 - shrink) * correlation + shrink * np.eye(size)))
+
+
+def distances(z: Array, precision: Array) -> tuple[Array, Array]:
+    """What each number is beyond what the others let expect [n, k], and the whole's distance [n], from numbers in
+    deviations [n, k].
+
+    With P the inverse correlation, (Pz)_i / sqrt(P_ii) is the residual of number i given all others, in units of about
+    its own deviation; sqrt(z'Pz / k) is Mahalanobis' distance a column.
+    """
+    clipped = np.minimum(np.maximum(z, -_CLIP), _CLIP)
+    weighted = clipped @ precision
+    whole = np.sqrt(np.maximum((weighted * clipped).sum(axis=1), 0) / z.shape[1])
+    return weighted / np.sqrt(np.diag(precision)), whole

@@ -1,0 +1,213 @@
+"""The scan: has a number's mean moved, over any stretch of the past, since any moment?
+
+Every `BLOCK` samples the mean score of the last n samples is held against the reference, for some thirty lengths n from
+16 to 65,536 (the window-limited generalized likelihood ratio test: T. L. Lai, "Information bounds and quick detection
+of parameter changes", IEEE Transactions on Information Theory 44 (1998)). Scores are those of `bins.scores`, bounded
+and of a known distribution, so that the threshold of each length follows from large deviations and not from a normal
+approximation: a mean t of n scores has probability about exp(-n I(t)), I the Legendre transform of the logarithm of
+their moment generating function (Cramer). The reference's own error adds as it does in a test of two samples.
+
+Where a stream remembers (frames of a video), n samples tell as much as n / tau of independent ones, with
+tau = (1 + r) / (1 - r) and r after J. von Neumann, "Distribution of the ratio of the mean square successive difference
+to the variance", Annals of Mathematical Statistics 12 (1941): successive differences do not see a shift.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from edgekit.monitor import normal
+from edgekit.monitor.columns import Array
+
+BLOCK = 16
+"""Samples that are looked at together."""
+
+_RING = 64
+_STEP = 8
+_LENGTHS = (
+    (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64),
+    (12, 16, 24, 32, 48, 64),
+    (12, 16, 24, 32, 48, 64),
+)
+"""Lengths in blocks of each ring: of 16, 128 and 1024 samples."""
+
+_MEMORY = 4096
+_SLOWEST = 64.0
+"""Tau at most: a stream that remembers more is to be watched at fewer of its samples."""
+
+
+class Excess(NamedTuple):
+    """How far the scan is beyond its thresholds.
+
+    Attributes:
+        ratio: [s]: of the mean score to its threshold, the largest over lengths; above 1 is news.
+        length: [s]: samples of that length.
+    """
+
+    ratio: Array
+    length: Array
+
+
+class Scan:
+    """Scans streams of scores; see the module header.
+
+    Args:
+        tables: [s, bins]: score of each bin, mean 0 and variance 1 under `mass`.
+        mass: [s, bins]: shares in the reference.
+        sizes: [s]: samples of the reference.
+        floors: [s]: mean scores below which nothing is news.
+        extras: Further numbers a sample, whose means over the same stretches are kept.
+        rate: False alarms a sample, of all streams together.
+    """
+
+    def __init__(self, tables: Array, mass: Array, sizes: Array, floors: Array, *, extras: int, rate: float) -> None:
+        self.streams = len(tables)
+        self._tables = tables
+        self._rings = [np.zeros((_RING + 1, self.streams + extras)) for _ in _LENGTHS]
+        self._total = np.zeros(self.streams + extras)
+        self.blocks = 0
+        self.begun = np.zeros(self.streams, np.int64)
+        looks = sum(len(lengths) / (BLOCK * _STEP**level) for level, lengths in enumerate(_LENGTHS))
+        varying = max(1, int((np.abs(tables).max(axis=1, initial=0) > 0).sum()))
+        self.deviate = normal.upper(min(0.01, rate / looks / varying / 2))
+        # Their inverses, the lower ones negative: a ratio is then one product.
+        self._limits = [
+            _inverses(tables, mass, sizes, floors, np.array(lengths) * BLOCK * _STEP**level, self.deviate)
+            for level, lengths in enumerate(_LENGTHS)
+        ]
+        self._steps = np.zeros(self.streams)
+        self._stepped = 0.0
+        self._last: Array | None = None
+        kurtosis = (np.power(tables, 4) * mass).sum(axis=1)
+        self._noise = np.sqrt(0.75 * (kurtosis + 1))
+
+    def add(self, scores: Array, extras: Array) -> None:
+        """One block: scores [BLOCK, s] and further numbers [BLOCK, extras]."""
+        self._total[: self.streams] += scores.sum(axis=0)
+        self._total[self.streams :] += extras.sum(axis=0)
+        self._remember(scores)
+        self.blocks += 1
+        for level, ring in enumerate(self._rings):
+            every = _STEP**level
+            if self.blocks % every == 0:
+                ring[self.blocks // every % (_RING + 1)] = self._total
+
+    def look(self) -> Excess:
+        """Over all lengths that lie after the beginning."""
+        ratio, length = np.zeros(self.streams), np.zeros(self.streams, np.int64)
+        root = np.sqrt(self.memory())
+        for level, lengths in enumerate(_LENGTHS):
+            every = _STEP**level
+            if self.blocks % every:
+                break
+            number = sum(every * blocks <= self.blocks for blocks in lengths)
+            if not number:
+                continue
+            ratios = self._ratios(level, number)
+            if self.begun.any():
+                spans = every * np.array(lengths[:number])
+                ratios[spans[:, None] > self.blocks - self.begun] = 0
+            best = ratios.argmax(axis=0)
+            there = ratios[best, np.arange(self.streams)] / root
+            better = there > ratio
+            ratio[better] = there[better]
+            length[better] = np.array(lengths)[best[better]] * BLOCK * every
+        return Excess(ratio, length)
+
+    def mean(self, length: int) -> Array:
+        """Means [s + extras] over the last `length` samples, one of the scanned lengths."""
+        for level, lengths in enumerate(_LENGTHS):
+            every = BLOCK * _STEP**level
+            if length % every == 0 and length // every in lengths:
+                ring, now = self._rings[level], self.blocks // _STEP**level
+                then = ring[(now - length // every) % (_RING + 1)]
+                return np.asarray((ring[now % (_RING + 1)] - then) / length)
+        raise ValueError(f"{length} is none of the lengths")
+
+    def memory(self) -> Array:
+        """Tau of each stream."""
+        if self._stepped < 2:
+            return np.ones(self.streams)
+        likeness = 1 - self._steps / self._stepped
+        sure = likeness > 2 * self._noise / np.sqrt(self._stepped)
+        most = (_SLOWEST - 1) / (_SLOWEST + 1)
+        likeness = np.where(sure, np.minimum(likeness, most), 0.0)
+        return np.asarray((1 + likeness) / (1 - likeness))
+
+    def begin(self, which: Array) -> None:
+        """Forget what was of streams [n]: none of their lengths reaches back before now."""
+        self.begun[which] = self.blocks
+
+    def recent(self, length: int) -> Array:
+        """[s]: ratio over the last `length` samples, one of the shortest ring's lengths."""
+        place = _LENGTHS[0].index(length // BLOCK)
+        if length // BLOCK > self.blocks:
+            return np.full(self.streams, np.inf)
+        return np.asarray(self._ratios(0, place + 1)[place])
+
+    def _ratios(self, level: int, number: int) -> Array:
+        means = self._means(level, number)[:, : self.streams]
+        above, below = self._limits[level]
+        return np.asarray(np.maximum(means * above[:number], means * below[:number]))
+
+    def _means(self, level: int, number: int) -> Array:
+        ring, now = self._rings[level], self.blocks // _STEP**level
+        lengths = np.array(_LENGTHS[level][:number])
+        sums = ring[now % (_RING + 1)] - ring[(now - lengths) % (_RING + 1)]
+        return np.asarray(sums / (lengths * (BLOCK * _STEP**level))[:, None])
+
+    def _remember(self, scores: Array) -> None:
+        before = scores[:1] if self._last is None else self._last[None]
+        steps = np.diff(scores, axis=0, prepend=before)
+        number = len(scores) - (self._last is None)
+        self._last = scores[-1].copy()
+        fade = 1 - number / _MEMORY if self._stepped >= _MEMORY else 1.0
+        self._steps = self._steps * fade + np.square(steps).sum(axis=0) / 2
+        self._stepped = self._stepped * fade + number
+
+
+def _inverses(*arguments: Any) -> tuple[Array, Array]:
+    above, below = thresholds(*arguments)
+    return 1 / above, -1 / below
+
+
+def thresholds(
+    tables: Array, mass: Array, sizes: Array, floors: Array, lengths: Array, deviate: float
+) -> tuple[Array, Array]:
+    """Mean scores [lengths, s] that are news above, and below (both positive).
+
+    Args:
+        tables: As `Scan`'s, like the three that follow.
+        mass: [s, bins].
+        sizes: [s].
+        floors: [s].
+        lengths: [l].
+        deviate: A standard normal deviate of the wanted probability: a mean is as rare as that where
+            n I(t) = deviate^2 / 2.
+    """
+    wanted = deviate * deviate / (2 * lengths)
+    above, below = (_crossings(sign * tables, mass, wanted) for sign in (1.0, -1.0))
+    error = np.square(deviate) / sizes
+    high, low = (np.maximum(np.sqrt(np.square(side) + error), floors) for side in (above, below))
+    return high, low
+
+
+def _crossings(tables: Array, mass: Array, wanted: Array) -> Array:
+    """[l, s]: the t with I(t) = wanted; where no mean is as rare, more than any."""
+    slopes = np.geomspace(1e-3, 60, 160)
+    found = np.full((len(wanted), len(tables)), np.inf)
+    for place, (scores, shares) in enumerate(zip(tables, mass, strict=True)):
+        kept = shares > 0
+        if not np.any(scores[kept]):
+            continue
+        raised = slopes[:, None] * scores[kept]
+        top = raised.max(axis=1)
+        weights = shares[kept] * np.exp(raised - top[:, None])
+        total = weights.sum(axis=1)
+        mean = weights @ scores[kept] / total
+        rate = slopes * mean - (np.log(total) + top)
+        reached = np.interp(wanted, rate, mean)
+        found[:, place] = np.where(wanted > rate[-1], np.inf, reached)
+    return found

@@ -1,0 +1,79 @@
+"""Alarms in words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from edgekit.monitor.alarm import Kind
+from edgekit.monitor.columns import Column
+from edgekit.monitor.faults import Fault
+
+_NAMED = 3
+"""Moves that a message names; it counts the others."""
+
+
+class Move(NamedTuple):
+    """What one number did.
+
+    Attributes:
+        where: "input x: brightness", "class dog".
+        aspect: "middle", "spread" or "share".
+        amount: How far, in `unit`.
+        before, now: Mean, or share.
+        unit: "sigma" or "share".
+    """
+
+    where: str
+    aspect: str
+    amount: float
+    before: float
+    now: float
+    unit: str
+
+
+_OPENINGS: dict[Kind, str] = {
+    "input-shift": "The inputs have moved",
+    "input-spread": "The inputs vary otherwise than they did",
+    "input-relation": "Inputs do not go together as they did",
+    "output-shift": "The outputs have moved",
+    "confidence-shift": "The model is not as sure as it was",
+    "class-shift": "Classes are answered more or less often than they were",
+    "unfamiliar": "Samples lie elsewhere than those of the reference",
+    "embedding-shift": "The inner representation has moved",
+}
+
+
+def moved(kind: Kind, moves: list[Move], since: int) -> str:
+    """A sentence about moves, the largest first."""
+    told = "; ".join(_told(move, relation=kind == "input-relation") for move in moves[:_NAMED])
+    more = len(moves) - _NAMED
+    others = f"; and {more} more" if more > 0 else ""
+    return f"{_OPENINGS[kind]}: {told}{others}. Since about sample {since}."
+
+
+def _told(move: Move, *, relation: bool) -> str:
+    if move.aspect == "share":
+        return f"{move.where} {move.before:.1%} before, {move.now:.1%} now"
+    if move.aspect == "spread":
+        return f"{move.where} varies {'more' if move.amount > 0 else 'less'}"
+    direction = "higher" if move.amount > 0 else "lower"
+    if relation:
+        return f"{move.where} is {abs(move.amount):.2f} sigma {direction} than the others let expect"
+    return f"{move.where} is {abs(move.amount):.2f} sigma {direction} ({move.before:.4g} before, {move.now:.4g} now)"
+
+
+def fault(kind: Kind, column: Column, found: Fault, others: int, last: float) -> str:
+    """A sentence about a fault."""
+    where, since = column.where, f" Since sample {found.since}."
+    also = f" So do {others} more of its numbers." if others else ""
+    match kind:
+        case "stuck":
+            return f"{where} stands still: the same number {found.samples} times.{also}{since}"
+        case "missing":
+            return f"{where} is missing: {found.samples} times no number.{since}"
+        case "blank":
+            return f"{where} is as good as none in {found.samples} samples: black, silent or covered.{since}"
+        case "constant":
+            return f"{where} was always {last:.4g} and no longer is, in {found.samples} samples.{since}"
+        case _:
+            return f"{where} is far beyond anything seen before, in {found.samples} samples.{since}"

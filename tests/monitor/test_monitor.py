@@ -1,0 +1,187 @@
+"""The monitor on streams whose truth is known."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from edgekit.errors import ArtifactError, DataError, UsageError
+from edgekit.monitor.build import Builder
+from edgekit.monitor.monitor import Monitor
+from edgekit.monitor.reference import Reference
+from edgekit.reading import Interpret
+from edgekit.tensors import TensorSpec
+
+ROWS = (TensorSpec("x", (None, 6), "float32"),)
+SCORES = (TensorSpec("scores", (None, 3), "float32"),)
+HOW = Interpret(task="classification", scores="probabilities", labels=("a", "b", "c"))
+
+
+def stream(number: int, seed: int, mix: tuple[float, float, float] = (0.5, 0.3, 0.2)):
+    """Six numbers, two of which follow others, and scores of three classes."""
+    dice = np.random.default_rng(seed)
+    x = dice.normal(size=(number, 6))
+    x[:, 4] = x[:, 0] + 0.2 * x[:, 4]
+    x[:, 5] = np.exp(x[:, 5])  # skewed
+    classes = dice.choice(3, number, p=mix)
+    scores = np.full((number, 3), 0.05)
+    scores[np.arange(number), classes] = 0.9
+    return x.astype(np.float32), scores.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    builder = Builder(ROWS, SCORES, None, HOW)
+    x, scores = stream(500, 1)
+    builder.add({"x": x}, {"scores": scores})
+    return builder.finish()
+
+
+def watched(reference, x, scores, **options):
+    """Alarms over a stream, and the monitor."""
+    monitor = Monitor(reference, ROWS, SCORES, None, HOW, clock=lambda: 1e9, **options)
+    alarms = []
+    for at in range(len(x)):
+        alarms += monitor.observe({"x": x[at : at + 1]}, {"scores": scores[at : at + 1]}).alarms
+    return alarms, monitor
+
+
+def test_a_reference_as_bytes(reference):
+    data = reference.to_bytes()
+    again = Reference.from_bytes(data)
+    assert again.to_bytes() == data
+    assert len(data) < 8_000
+    assert again.columns == reference.columns
+    np.testing.assert_array_equal(again.counts, reference.counts)
+    np.testing.assert_allclose(again.precision, reference.precision, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cut", [0, 3, 40, -1])
+def test_a_damaged_reference_is_refused(reference, cut):
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        Reference.from_bytes(reference.to_bytes()[:cut])
+
+
+def test_too_few_samples_make_no_reference():
+    builder = Builder(ROWS, SCORES, None, HOW)
+    x, scores = stream(19, 1)
+    for _ in range(3):  # the same again tells nothing
+        builder.add({"x": x}, {"scores": scores})
+    with pytest.raises(DataError, match="19 different samples"):
+        builder.finish()
+
+
+def test_no_number_of_a_sample_stands_in_the_reference():
+    x, scores = stream(500, 1)
+    builder = Builder(ROWS, SCORES, None, HOW)
+    builder.add({"x": x}, {"scores": scores})
+    made = builder.finish()
+    for place in range(6):
+        edges = made.mean[place] + made.inner[place].astype(np.float64) * made.deviation[place]
+        assert x[:, place].min() < edges[0]
+        assert edges[np.isfinite(edges)][-1] < x[:, place].max()
+        assert made.counts[place][made.counts[place] > 0].min() >= 3
+
+
+def test_the_same_distribution_makes_no_alarm(reference):
+    alarms, monitor = watched(reference, *stream(20_000, 2))
+    assert alarms == []
+    assert monitor.status()["samples"] == 20_000
+    json.dumps(monitor.status())
+
+
+def test_a_shift_is_named_with_its_beginning(reference):
+    x, scores = stream(2500, 3)
+    x[2000:, 2] += 1.0
+    alarms, monitor = watched(reference, x, scores)
+    (alarm,) = [alarm for alarm in alarms if alarm.kind == "input-shift"]
+    assert alarm.where == "input x: value 2"
+    assert 2000 < alarm.raised < 2200
+    assert abs(alarm.since - 2000) <= 64
+    assert 0.6 < alarm.amount < 1.5
+    assert "value 2" in alarm.message
+    assert alarm in monitor.alarms
+
+
+def test_a_sensor_that_no_longer_follows_another_is_noticed_at_once(reference):
+    x, scores = stream(1200, 4)
+    x[1000:, 4] += 0.5  # half a deviation of itself, more than two of what the first number leaves open
+    alarms, _ = watched(reference, x, scores)
+    first = next(alarm for alarm in alarms if alarm.raised >= 1000)
+    assert first.kind == "input-relation"
+    assert first.raised < 1060
+
+
+def test_classes_that_are_answered_more_often(reference):
+    x, scores = stream(1000, 5)
+    later = stream(1000, 6, (0.2, 0.3, 0.5))
+    alarms, _ = watched(reference, np.concatenate([x, later[0]]), np.concatenate([scores, later[1]]))
+    (alarm,) = alarms
+    assert alarm.kind == "class-shift"
+    assert alarm.unit == "share"
+    assert "class c 2" in alarm.message or "class a 5" in alarm.message
+
+
+def test_a_number_that_stands_still(reference):
+    x, scores = stream(600, 7)
+    x[500:, 3] = x[500, 3]
+    alarms, _ = watched(reference, x, scores)
+    first = alarms[0]
+    assert (first.kind, first.where, first.since) == ("stuck", "input x: value 3", 500)
+    assert first.raised <= 520
+
+
+def test_missing_numbers(reference):
+    x, scores = stream(600, 8)
+    x[500::2, 1] = np.nan
+    alarms, _ = watched(reference, x, scores)
+    assert alarms[0].kind == "missing"
+    assert alarms[0].where == "input x: value 1"
+    assert 500 <= alarms[0].since < alarms[0].raised <= 540
+
+
+def test_an_alarm_ends_when_the_stream_is_as_before(reference):
+    x, scores = stream(6000, 9)
+    x[1000:2000, 2] += 1.0
+    alarms, monitor = watched(reference, x, scores)
+    assert "input-shift" in [alarm.kind for alarm in alarms]
+    assert all(1000 <= alarm.raised < 2000 for alarm in alarms)
+    assert monitor.alarms == ()
+    ended = monitor.status()["ended"]
+    assert len(ended) == len(alarms)
+    assert all(2000 < alarm["ended"] < 4000 for alarm in ended)
+
+
+def test_a_sample_far_from_all_others(reference):
+    x, scores = stream(2, 10)
+    x[1] = 6.0
+    monitor = Monitor(reference, ROWS, SCORES, None, HOW)
+    usual = monitor.observe({"x": x[:1]}, {"scores": scores[:1]})
+    strange = monitor.observe({"x": x[1:]}, {"scores": np.full((1, 3), 1 / 3, np.float32)})
+    assert usual.ood_score < 1.5
+    assert strange.ood_score > 3
+    assert usual.uncertainty == pytest.approx(0.1)
+    assert strange.uncertainty == pytest.approx(2 / 3)
+
+
+def test_batches_are_the_same_as_single_calls(reference):
+    x, scores = stream(700, 11)
+    x[300:, 0] += 1.5
+    alarms, single = watched(reference, x, scores)
+    monitor = Monitor(reference, ROWS, SCORES, None, HOW, clock=lambda: 1e9)
+    together = [
+        a
+        for at in range(0, 700, 7)
+        for a in monitor.observe({"x": x[at : at + 7]}, {"scores": scores[at : at + 7]}).alarms
+    ]
+    assert together == alarms
+    assert monitor.status()["samples"] == single.status()["samples"]
+
+
+def test_the_reference_of_another_model_is_refused(reference):
+    with pytest.raises(ArtifactError, match="other inputs or outputs"):
+        Monitor(reference, (TensorSpec("x", (None, 5), "float32"),), SCORES, None, HOW)
+    with pytest.raises(UsageError, match="between 0 and"):
+        Monitor(reference, ROWS, SCORES, None, HOW, rate=0.0)
