@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edgekit.converters import _onnx_aged, _onnx_sparse
+from edgekit.converters import _onnx_declared as declared
 from edgekit.errors import SourceError, UsageError
 
 OLDEST, TARGET = 7, 13
@@ -157,13 +158,16 @@ def modernize(model: Any, name: str) -> tuple[Any, tuple[str, ...]]:
         current = inliner.inline_local_functions(current)
     _one_opset_each(current)
     _order(current.graph, name)
-    _free_odd_sizes(current.graph)
+    declared.free_odd_sizes(current.graph)
     current.ir_version = max(current.ir_version, 4)  # from 4 on, weights need not be inputs
     if 0 < before < TARGET:
         current, note = _raise_opset(current)
         notes.append(note)
     _set_ir_version(current)
-    return _checked(current, name, notes)
+    doubted = declared.doubt_scalars(current.graph)
+    made, said = _checked(current, name, notes)
+    declared.settle_scalars(made.graph, doubted)
+    return made, said
 
 
 def tensors(model: Any) -> Iterator[Any]:
@@ -317,14 +321,6 @@ def _one_opset_each(model: Any) -> None:
     for node in all_nodes(model.graph):
         if node.domain in STANDARD:
             node.domain = ""
-
-
-def _free_odd_sizes(graph: Any) -> None:
-    """Some exporters write 0 or -1 for a free size."""
-    for value in (*graph.input, *graph.output):
-        for axis, size in enumerate(value.type.tensor_type.shape.dim):
-            if size.HasField("dim_value") and size.dim_value <= 0:
-                size.dim_param = f"{value.name}_{axis}"
 
 
 def _raise_opset(model: Any) -> tuple[Any, str]:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from edgekit.converters.answers import Answers, keep, read
+from edgekit.converters.answers import batches as answered
 from edgekit.converters.lint import Finding
 from edgekit.converters.stages import (
     Feeds,
@@ -101,19 +103,11 @@ class AnswerRequest:
     ragged: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Files of answers, batch by batch: `NNNNNN.npz`, an array an output, in the order of the data; edge cases too."""
-
-    folder: str
-    samples: int
-    edges: tuple[str, ...] = ()
-
-
 def answer(request: AnswerRequest) -> Generator[Event, None, Answers]:
     """Run the source over the data; the answers go to files, so that any number of samples fits."""
     import numpy as np
 
+    from edgekit.converters import probes
     from edgekit.data import open_data
 
     model = loaded()
@@ -125,20 +119,17 @@ def answer(request: AnswerRequest) -> Generator[Event, None, Answers]:
         np.savez(folder / f"{number:06}.npz", allow_pickle=False, **model.run(batch.feeds))
         done += _length(batch.feeds)
         yield {"done": done, "total": len(data)}
-    edges = []
+    edges, nudged = [], []
     if request.edges is not None:
         for number, feeds in enumerate(_edges(request.edges, request.ragged)):
-            edges.append(str(folder / f"edges{number}.npz"))
-            np.savez(edges[-1], allow_pickle=False, **model.run(feeds))
-    return Answers(str(folder), done, tuple(edges))
+            edges.append(keep(folder / f"edges{number}.npz", model.run(feeds)))
+            nudged.append(keep(folder / f"nudged{number}.npz", model.run(probes.nudged(feeds))))
+    return Answers(str(folder), done, tuple(edges), tuple(nudged))
 
 
 def _edges(path: str, ragged: tuple[str, ...]) -> Iterator[Feeds]:
     """Edge cases: together, or one by one where answers cannot be stacked."""
-    import numpy as np
-
-    with np.load(path, allow_pickle=False) as stored:
-        feeds = {name: stored[name] for name in stored.files}
+    feeds = read(path)
     size = 1 if ragged else _length(feeds)
     for start in range(0, _length(feeds), size):
         yield {name: array[start : start + size] for name, array in feeds.items()}
@@ -271,36 +262,37 @@ class CompareRequest:
     threads: int = 2
     calibration: DataRef | None = None
     ragged: tuple[str, ...] = ()
+    half: bool = False
+    squashed: tuple[str, ...] = ()
 
 
 def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
     """Measure and judge; nothing is written when the verdict is no."""
-    import numpy as np
-
     from edgekit.converters import verify
     from edgekit.data import open_data
 
     data = open_data(request.data, request.inputs, Path(request.scratch))
     comparison = verify.Comparison(
-        policy=_policy(request.graph.precision),
+        policy=_policy(request.graph.precision, half=request.half),
         interpret=request.interpret,
         declared=request.declared,
         max_drop=request.max_drop,
         labels=data.labels if request.proof_kind == "evaluation" else None,
         ragged=frozenset(request.ragged),
+        squashed=frozenset(request.squashed),
     )
     with opened(request.graph, request.threads) as model:
         done = 0
         batches = data.batches(batch_size(request.inputs, request.ragged))
-        for batch, reference in zip(batches, _answers(request.answers), strict=True):
+        for batch, reference in zip(batches, answered(request.answers), strict=True):
             count = _length(batch.feeds)
             comparison.add(request.graph.turn(reference), model.run(request.graph.turn(batch.feeds)), count)
             done += count
             yield {"done": done, "total": len(data)}
-        for feeds, expected in zip(_edges(request.edges, request.ragged), request.answers.edges, strict=False):
-            with np.load(expected, allow_pickle=False) as stored:
-                reference = {name: stored[name] for name in stored.files}
-            comparison.add_edges(request.graph.turn(reference), model.run(request.graph.turn(feeds)))
+        held = zip(request.answers.edges, request.answers.nudged, strict=True)
+        for feeds, files in zip(_edges(request.edges, request.ragged), held, strict=False):
+            reference, nudged = (request.graph.turn(read(file)) for file in files)
+            comparison.add_edges(reference, model.run(request.graph.turn(feeds)), nudged)
         if request.calibration is not None and request.proof_kind == "evaluation":
             some = replace(request.calibration, samples=min(GLANCE, request.calibration.samples or GLANCE))
             for batch in open_data(some, request.inputs).batches(batch_size(request.inputs, request.ragged)):
@@ -352,11 +344,17 @@ def record(request: RecordRequest) -> Recording:
         return Recording(selftest, model.engine, model.engine_version)
 
 
-def _policy(precision: str) -> str:
-    """Of a precision of ours; a foreign file's mixture of integers and floats is judged as quantized."""
+def _policy(precision: str, *, half: bool = False) -> str:
+    """Of a precision of ours; a foreign file's mixture of integers and floats is judged as quantized.
+
+    Args:
+        precision: Of the artifact.
+        half: The source itself computes in float16.
+    """
     from edgekit.precision import precisions
 
-    return precisions.get(precision).policy if precision in precisions else "quantized"
+    known = precisions.get(precision).policy if precision in precisions else "quantized"
+    return "fp16" if half and known == "fp32" else known
 
 
 def _arithmetic(precision: str) -> Any:
@@ -376,14 +374,6 @@ def opened(graph: Graph, threads: int) -> Any:
 
     opened = artifact.read(graph.path)
     return Model.from_artifact(opened, inputs=graph.inputs, outputs=graph.outputs, threads=threads)
-
-
-def _answers(answers: Answers) -> Iterator[Feeds]:
-    import numpy as np
-
-    for file in sorted(Path(answers.folder).glob("[0-9]*.npz")):
-        with np.load(file, allow_pickle=False) as stored:
-            yield {name: stored[name] for name in stored.files}
 
 
 def batch_size(inputs: tuple[TensorSpec, ...], ragged: tuple[str, ...] = ()) -> int:

@@ -18,6 +18,7 @@ from edgekit.converters import _onnx_current as current
 from edgekit.converters import _scan_onnx as scan
 from edgekit.converters._answering import Answering
 from edgekit.converters._onnx_ragged import ragged
+from edgekit.converters._onnx_rounding import half, squashed
 from edgekit.converters.stages import Feeds, LoadedFacts, LoadedModel, Source
 from edgekit.errors import ArtifactError, FeedError, SourceError
 from edgekit.tensors import INTEGER_RANGE, Layout, QuantParams, TensorSpec
@@ -127,6 +128,8 @@ def load(source: Source) -> LoadedModel:
         notes=notes,
         tools={"onnx": str(onnx.__version__), "onnxruntime": str(onnxruntime.__version__)},
         ragged=ragged(modern.graph),
+        half=half(modern.graph),
+        squashed=squashed(modern.graph),
     )
     return LoadedOnnx(facts, modern, precision, Answering(inputs, _caller(session, inputs, outputs)))
 
@@ -301,21 +304,28 @@ def _spec(value: Any, path: Path) -> TensorSpec:
 
 
 def _outputs(model: Any, session: Any, path: Path) -> tuple[TensorSpec, ...]:
-    """As declared; where the file says nothing of a shape, as the engine derived it."""
+    """As declared; where the file says nothing of a shape, or of other axes, as the engine derived it."""
     known = {value.name: value.shape for value in session.get_outputs()}
     found = []
     for value in model.graph.output:
-        if value.type.WhichOneof("value") == "tensor_type" and not value.type.tensor_type.HasField("shape"):
-            for size in known.get(value.name) or ():
+        derived = known.get(value.name) or ()
+        if value.type.WhichOneof("value") == "tensor_type" and _misses(value.type.tensor_type, len(derived)):
+            value.type.tensor_type.ClearField("shape")
+            for size in derived:
                 axis = value.type.tensor_type.shape.dim.add()
                 if isinstance(size, int) and size > 0:
                     axis.dim_value = size
         spec = _spec(value, path)
-        derived = [size if isinstance(size, int) and size > 0 else None for size in known.get(value.name) or ()]
         if len(derived) == len(spec.shape):
-            spec = replace(spec, shape=tuple(a or b for a, b in zip(spec.shape, derived, strict=True)))
+            sizes = [size if isinstance(size, int) and size > 0 else None for size in derived]
+            spec = replace(spec, shape=tuple(a or b for a, b in zip(spec.shape, sizes, strict=True)))
         found.append(spec)
     return tuple(found)
+
+
+def _misses(tensor: Any, axes: int) -> bool:
+    """Whether a declaration is no help beside so many axes; of 0, the engine may not know."""
+    return not tensor.HasField("shape") or (axes > 0 and len(tensor.shape.dim) != axes)
 
 
 def _precision(model: Any) -> str:

@@ -84,3 +84,18 @@ class OutputErrors:
         if self.signal == 0 or self.answer == 0:
             return 1.0 if self.signal == self.answer else 0.0
         return self.product / math.sqrt(self.signal * self.answer)
+
+
+def span(values: Array) -> float:
+    """Of the finite ones."""
+    sane = values[np.isfinite(values)]
+    return float(np.ptp(sane.astype(np.float64))) if sane.size else 0.0
+
+
+def apart(one: Array, other: Array) -> float:
+    """Largest difference, where both are finite; infinite where one of them is."""
+    one, other = np.atleast_1d(one, other)
+    sane = np.isfinite(one)
+    if (sane != np.isfinite(other)).any():
+        return math.inf
+    return float(np.abs(one[sane].astype(np.float64) - other[sane]).max(initial=0.0))

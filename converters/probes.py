@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.converters.stages import Array, Feeds
 from edgekit.data_ref import DataRef
-from edgekit.selftest import generate
+from edgekit.selftest import generate, noise
 from edgekit.tensors import INTEGER_RANGE, TensorSpec
 
 Bounds = dict[str, tuple[float, float]]
+
+NUDGE = 2.0**-20
+"""Eight steps of float32: what a layer or two make of a step by rounding."""
 
 RANDOM_SAMPLES = 16
 """Enough for the parity of a float graph, few enough for a large one."""
@@ -64,6 +68,23 @@ def write_edges(inputs: tuple[TensorSpec, ...], ranges: Bounds, path: Path) -> N
         dtype = _fed(spec).dtype
         arrays[spec.name] = (real if dtype.startswith("float") else np.rint(real)).astype(dtype)
     np.savez(path, allow_pickle=False, **arrays)
+
+
+def nudged(feeds: Feeds) -> Feeds:
+    """The same, each float up to `NUDGE` of its input's largest magnitude greater; other numbers stay.
+
+    Only greater, so that numbers which a source truncates to an index stay that index.
+    """
+    return {
+        name: _nudge(array, stream) if array.dtype.kind == "f" else array
+        for stream, (name, array) in enumerate(feeds.items())
+    }
+
+
+def _nudge(array: Array, stream: int) -> Array:
+    size = float(np.abs(array).max(initial=0.0)) or 1.0
+    unit = (noise(array.size, 0, stream) >> np.uint64(40)).astype(np.float64).reshape(array.shape) / float(1 << 24)
+    return (array + NUDGE * size * unit).astype(array.dtype)
 
 
 def _sample(spec: TensorSpec) -> tuple[int, ...]:

@@ -64,6 +64,8 @@ class LoadedFacts:
         classes: Names of the classes of a classifier, where the source knows them.
         answer: The output that holds the answer, where the source knows which of several does.
         ragged: Outputs that have another size for each sample; such a source is asked one sample at a time.
+        half: It computes in float16, and rounds more than float32 does.
+        squashed: Outputs that its own engine's sigmoid answers, which rounds as if they were near 1.
     """
 
     framework: str
@@ -75,6 +77,8 @@ class LoadedFacts:
     classes: tuple[str, ...] = ()
     answer: str | None = None
     ragged: tuple[str, ...] = ()
+    half: bool = False
+    squashed: tuple[str, ...] = ()
 
 
 class LoadedModel(Protocol):

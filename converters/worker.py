@@ -16,6 +16,7 @@ from typing import Any
 from edgekit import files
 from edgekit.child import Child, Limits, Spawned
 from edgekit.converters import jobs, mixed, observing, pace
+from edgekit.converters.answers import Answers
 from edgekit.converters.debugging import naming
 from edgekit.converters.debugging.examine import examine
 from edgekit.converters.debugging.pictures import ExamineRequest
@@ -50,7 +51,7 @@ class Workshop:
         self._progress = progress or (lambda _: None)
         self._stage = ""
         self._stack = ExitStack()
-        self._answers: jobs.Answers | None = None
+        self._answers: Answers | None = None
         self._framework: Child | None = None
         self._engine: Child | None = None
 
@@ -100,7 +101,7 @@ class Workshop:
         request = jobs.AnswerRequest(survey.proof, facts.inputs, folder, survey.edges, facts.ragged)
         self.framework.submit(jobs.answer, request, stage="answer")
 
-    def answer(self, facts: LoadedFacts, data: DataRef) -> jobs.Answers:
+    def answer(self, facts: LoadedFacts, data: DataRef) -> Answers:
         """The source's own answers, all of them."""
         request = jobs.AnswerRequest(data, facts.inputs, str(self.scratch / "answers"), None, facts.ragged)
         return self.framework.call(jobs.answer, request, stage="answer", progress=self._tick)
@@ -182,7 +183,7 @@ class Workshop:
         request = jobs.CompareRequest(
             graph, self._answers, survey.proof, survey.proof_kind, facts.inputs, survey.edges,
             said.interpret, said.declared, max_drop, str(self.scratch), threads, calibration,
-            facts.ragged,
+            facts.ragged, facts.half, facts.squashed,
         )  # fmt: skip
         return self.engine.call(jobs.compare, request, stage="verify", progress=self._tick)
 

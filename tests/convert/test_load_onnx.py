@@ -855,3 +855,33 @@ def test_real_models(file, shared, tmp_path):
     spec = model.facts.inputs[0]
     x = np.random.default_rng(0).uniform(0, 1, [size or 1 for size in spec.shape]).astype(np.float32)
     agrees(model, tmp_path, {spec.name: x}, tolerance=1e-4)
+
+
+def test_an_output_that_is_declared_with_other_axes_has_those_of_the_engine(tmp_path):
+    nodes = [helper.make_node("Relu", ["x"], ["y"])]
+    about = {"y": (FLOAT, [])}
+    loaded = load(model_of(nodes, {"x": (FLOAT, ["N", 3])}, about), tmp_path)
+    assert loaded.facts.outputs[0].shape == (None, 3)
+
+
+@pytest.mark.parametrize("computes", [True, False])
+def test_a_graph_that_computes_in_float16_is_told_from_one_that_stores_it(computes, tmp_path):
+    weights = {"w": np.ones((3, 2), np.float16)}
+    half = [
+        helper.make_node("Cast", ["x"], ["a"], to=TensorProto.FLOAT16),
+        helper.make_node("MatMul", ["a", "w"], ["b"]),
+        helper.make_node("Cast", ["b"], ["y"], to=FLOAT),
+    ]
+    stored = [helper.make_node("Cast", ["w"], ["v"], to=FLOAT), helper.make_node("MatMul", ["x", "v"], ["y"])]
+    model = model_of(half if computes else stored, {"x": (FLOAT, ["N", 3])}, {"y": (FLOAT, ["N", 2])}, weights)
+    assert load(model, tmp_path).facts.half is computes
+
+
+def test_outputs_of_a_sigmoid_are_known(tmp_path):
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["s"]),
+        helper.make_node("Transpose", ["s"], ["y"], perm=[0, 1]),
+        helper.make_node("Mul", ["s", "x"], ["z"]),
+    ]
+    shape = (FLOAT, ["N", 3])
+    assert load(model_of(nodes, {"x": shape}, {"y": shape, "z": shape}), tmp_path).facts.squashed == ("y",)

@@ -68,6 +68,47 @@ def test_edge_cases_count_for_parity_and_must_be_finite_always():
         assert "verify-nonfinite" not in codes(verdict(name, x, x, edges=(broken, x[:4])))
 
 
+def test_edge_cases_on_which_rounding_decides_are_checked_for_nan_only():
+    x = softmax(logits())
+    off, moved, broken = x[:4].copy(), x[:4].copy(), x[:4].copy()
+    off[1] += 0.05
+    moved[1] += 0.001
+    broken[1, 0] = np.nan
+
+    def seen(artifact, nudged):
+        comparison = Comparison("fp32", Interpret())
+        comparison.add({"out": x}, {"out": x})
+        comparison.add_edges({"out": x[:4]}, {"out": artifact}, {"out": nudged})
+        return comparison.finish("random")
+
+    assert codes(seen(off, x[:4])) == ["verify-parity"]
+    assert codes(seen(off[::-1], moved)) == ["verify-parity"], "another sample than the one that moves"
+    excused = seen(off, moved)
+    assert excused.passed
+    assert any("hang on rounding" in said for said in excused.warnings)
+    assert codes(seen(broken, moved)) == ["verify-nonfinite"]
+
+
+def test_what_the_sources_own_sigmoid_rounds_is_no_error_of_the_artifact():
+    source = DICE.uniform(0, 1e-5, size=(50, 40, 3)).astype(np.float32)
+    near = source + DICE.uniform(-1.5e-7, 1.5e-7, size=source.shape).astype(np.float32)
+
+    def seen(artifact, squashed):
+        comparison = Comparison("fp32", Interpret(), squashed=frozenset(squashed))
+        comparison.add({"out": source}, {"out": artifact})
+        return comparison.finish("random")
+
+    assert codes(seen(near, ())) == ["verify-parity"]
+    excused = seen(near, ("out",))
+    assert excused.passed
+    assert any("sigmoid" in said for said in excused.warnings)
+    assert excused.proof.relative_error > 0.01, "the figure stays what was measured"
+    assert codes(seen(source[::-1], ("out",))) == ["verify-parity"]
+    tiny = Comparison("fp32", Interpret(), squashed=frozenset({"out"}))
+    tiny.add({"out": source / 100}, {"out": source[::-1] / 100})
+    assert codes(tiny.finish("random")) == ["verify-parity"], "a constant would answer as well"
+
+
 @pytest.mark.parametrize("name", policies())
 def test_nan_in_the_artifact_fails_every_policy(name):
     x = softmax(logits())

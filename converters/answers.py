@@ -1,0 +1,43 @@
+"""Answers of a source, in files: any number of samples fits, and another process can read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.converters.stages import Feeds
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Files of answers, batch by batch: `NNNNNN.npz`, an array an output, in the order of the data; edge cases too,
+    as they are and nudged (see `probes.nudged`).
+    """
+
+    folder: str
+    samples: int
+    edges: tuple[str, ...] = ()
+    nudged: tuple[str, ...] = ()
+
+
+def keep(path: Path, answers: Feeds) -> str:
+    """Write a file; its path."""
+    import numpy as np
+
+    np.savez(path, allow_pickle=False, **answers)
+    return str(path)
+
+
+def read(path: str) -> Feeds:
+    """The answers of a file."""
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def batches(answers: Answers) -> Iterator[Feeds]:
+    """In the order of the data."""
+    for file in sorted(Path(answers.folder).glob("[0-9]*.npz")):
+        yield read(str(file))
