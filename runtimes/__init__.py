@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from edgekit.artifact import Artifact
 from edgekit.errors import UsageError
 from edgekit.registry import Registry
-from edgekit.runtimes.base import Backend, Session
+
+if TYPE_CHECKING:  # a server that only counts and schedules does without numpy
+    from edgekit.runtimes.base import Backend, Session
 
 PREFERRED = {"tflite": "litert", "onnx": "onnxruntime"}
 """Format -> the engine that runs it when none is named."""

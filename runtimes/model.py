@@ -148,6 +148,11 @@ class Model:
         return self.manifest.interpret if self.manifest else Interpret()
 
     @property
+    def takes_batches(self) -> bool:
+        """Whether the engine takes any number of samples in one call, where the batch is free."""
+        return self._session is not None and self._session.batches
+
+    @property
     def engine_version(self) -> str:
         """Version of the distribution that runs it."""
         return engines.get(self.engine).version()

@@ -42,14 +42,30 @@ def read_sound(path: Path) -> Sound:
     """
     try:
         with path.open("rb") as file:
-            kind, channels, rate, bits, data = _chunks(file)
+            return sound_of(file, str(path))
     except FileNotFoundError as error:
         raise MissingFileError("file-missing", f"there is no file {path}") from error
-    except (OSError, ValueError, struct.error) as error:
+    except OSError as error:
         raise DataError("data-unreadable", f"{path} is no PCM WAV file: {error}") from error
+
+
+def sound_of(file: BinaryIO, name: str) -> Sound:
+    """The same of an open file.
+
+    Args:
+        file: It.
+        name: What it is called in messages.
+
+    Raises:
+        DataError: `data-unreadable`.
+    """
+    try:
+        kind, channels, rate, bits, data = _chunks(file)
+    except (ValueError, struct.error) as error:
+        raise DataError("data-unreadable", f"{name} is no PCM WAV file: {error}") from error
     samples = _decoded(kind, bits, data)
     if samples is None:
-        raise DataError("data-unreadable", f"{path} has samples of {bits} bits in coding {kind}, which is not read")
+        raise DataError("data-unreadable", f"{name} has samples of {bits} bits in coding {kind}, which is not read")
     frames = samples[: len(samples) // channels * channels].reshape(-1, channels)
     mixed = frames[:, 0] if channels == 1 else frames.mean(axis=1, dtype=np.float32)
     return Sound(np.ascontiguousarray(mixed, np.float32), rate)

@@ -12,14 +12,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"tensorflow", "keras", "tf_keras", "torch", "onnx", "onnxruntime", "ai_edge_litert", "ai_edge_quantizer",
-         "tf2onnx", "sklearn", "PIL", "flatbuffers", "h5py"}  # fmt: skip
+         "tf2onnx", "sklearn", "PIL", "flatbuffers", "h5py", "httptools"}  # fmt: skip
 LEVELS = [
     {"errors", "codec", "tensors", "files", "registry", "child", "feeding", "reading"},
     {"precision", "interface", "manifest", "selftest", "artifact", "device_profiles", "formats", "gate", "memory",
      "micro", "predict", "inspect", "options", "metadata", "data_ref", "rules", "store",
      "saturation"},
     {"runtimes", "monitor"},
-    {"data_columns", "data", "data_objects", "metrics", "targets", "measure", "doctor"},
+    {"data_columns", "data", "data_objects", "metrics", "targets", "measure", "doctor", "serve"},
     {"converters", "deploy"},
     {"conversion", "data_given", "lifting"},
     {"pipeline", "profiling", "debugging", "testing", "report"},

@@ -29,8 +29,8 @@ def commands() -> list[str]:
 def test_the_commands_are_these():
     assert commands() == [
         "bench", "check", "convert", "debug", "deploy", "devices", "doctor", "emulator", "evaluate", "explain",
-        "history", "inspect", "keys", "profile", "prune", "rollback", "run", "status", "target", "tune", "unit",
-        "verify",
+        "history", "inspect", "keys", "profile", "prune", "rollback", "run", "serve", "status", "target", "tune",
+        "unit", "verify",
     ]  # fmt: skip
 
 

@@ -1,0 +1,95 @@
+"""From the bytes of a body to JSON: decompressed, measured, then parsed, each within its bound."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from typing import Any
+
+import numpy as np
+
+from edgekit.errors import FeedError, LimitError
+from edgekit.serve.settings import Bounds
+
+_FREE = 1 << 16
+"""Decompressed bytes that may come of any number of compressed ones: a small tensor of zeros shrinks a hundredfold."""
+_PIECE = 1 << 16
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STEP = np.zeros(256, np.int8)
+_STEP[list(b"[{")] = 1
+_STEP[list(b"]}")] = -1
+
+Data = bytes | bytearray | memoryview
+
+
+def inflated(body: Data, coding: int, bounds: Bounds) -> Data:
+    """The body without its coding.
+
+    Args:
+        body: As sent.
+        coding: 0 none, 1 gzip, 2 deflate (zlib's wrapper, or bare as some clients send it).
+        bounds: See `Bounds.body` and `Bounds.ratio`.
+
+    Raises:
+        LimitError: `body-ratio`, `body-limit`. FeedError: `body-json`: it is not compressed so.
+    """
+    if coding == 0:
+        return body
+    bare = coding == 2 and not _wrapped(body)
+    most = min(max(len(body) * bounds.ratio, _FREE), bounds.body)
+    reader = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | (16 if coding == 1 else 0))
+    try:
+        made = reader.decompress(body, most + 1)
+    except zlib.error as error:
+        raise FeedError("body-json", "the body is not compressed as its Content-Encoding says") from error
+    if len(made) > most:
+        if most == bounds.body:
+            raise LimitError("body-limit", f"the body has more than {bounds.body} bytes")
+        raise LimitError("body-ratio", f"the body grows more than {bounds.ratio} times")
+    if not reader.eof or reader.unused_data:
+        raise FeedError("body-json", "the compressed body is cut, or something follows it")
+    return made
+
+
+def _wrapped(body: Data) -> bool:
+    """RFC 1950: method 8, and a header that divides by 31."""
+    return len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
+
+
+def parsed(text: Data, bounds: Bounds) -> Any:
+    """JSON, strictly: no NaN, no infinity, no key twice, nothing nested or numerous beyond the bounds.
+
+    Raises:
+        FeedError: `body-json`, `body-depth`. LimitError: `body-numbers`.
+    """
+    text = bytes(text)
+    _measure(text, bounds)
+    try:
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise FeedError("body-json", f"the body is no JSON: {error}") from error
+
+
+def _measure(text: bytes, bounds: Bounds) -> None:
+    if text.count(b",") > bounds.numbers:
+        raise LimitError("body-numbers", f"the JSON holds more than {bounds.numbers} values: send them as bytes")
+    bare = _STRING.sub(b"", text) if b'"' in text else text
+    depth = 0
+    for start in range(0, len(bare), _PIECE):
+        steps = _STEP[np.frombuffer(bare, np.uint8, min(_PIECE, len(bare) - start), start)]
+        levels = np.cumsum(steps, dtype=np.int32)
+        if depth + int(levels.max()) > bounds.depth:
+            raise FeedError("body-depth", f"the JSON is nested more than {bounds.depth} deep")
+        depth += int(levels[-1])
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a key stands twice")
+    return made

@@ -1,0 +1,312 @@
+"""The workers of one version of a model, from the server's side: started, watched, and started again when they die."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from edgekit import errors
+from edgekit.codec import encode
+from edgekit.errors import EdgeKitError, EngineError
+from edgekit.serve.wire import ANSWER, FRAME, TELL, Opening, Told
+
+if TYPE_CHECKING:
+    from edgekit.serve.jobs import Job
+
+_GONE_SECONDS = 1.0
+"""A process whose socket closed has ended by then, or is ended."""
+_BACKOFF = (0.0, 0.2, 1.0, 5.0)
+"""Seconds before a worker that died without an answer since it started is started again."""
+
+
+class Batch(NamedTuple):
+    """What a worker was handed at once: those it has not answered, and how many there were."""
+
+    jobs: dict[int, Job]
+    size: int
+
+
+class Took(NamedTuple):
+    """How long a worker was at a batch, and of how many requests."""
+
+    seconds: float
+    size: int
+
+
+class Worker(asyncio.Protocol):
+    """One process.
+
+    Attributes:
+        batches: What it was handed and has not answered in full, in order; it works at the first.
+        until: When the first is overdue, by the loop's clock.
+        ready: It said hello, and was not asked to leave.
+    """
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+        self._data = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._hung = False
+        self.batches: list[Batch] = []
+        self._begun = 0.0
+        self.until = math.inf
+        self.ready = False
+        self.answered = 0
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    async def start(self, opening: Opening) -> None:
+        """Spawn it; it says hello when it is ready."""
+        mine, its = socket.socketpair()
+        with its:
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - a fork of some milliseconds, at starts alone
+                [sys.executable, "-P", "-m", "edgekit.serve.worker", str(its.fileno())],
+                stdin=subprocess.DEVNULL, pass_fds=(its.fileno(),), start_new_session=True,
+                env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
+            )  # fmt: skip
+        mine.setblocking(False)
+        loop = asyncio.get_running_loop()
+        self.until = loop.time() + self._crew.start_seconds
+        await loop.create_connection(lambda: self, sock=mine)
+        about = json.dumps(encode(opening)).encode()
+        self._send(FRAME.pack(0, len(about)) + about)
+
+    def hand(self, jobs: list[Job], seconds: float) -> None:
+        """Give it work; `seconds` is how long it may take."""
+        if not self.batches:
+            self._begun = asyncio.get_running_loop().time()
+            self.until = self._begun + seconds
+        self.batches.append(Batch({job.number: job for job in jobs}, len(jobs)))
+        parts = [part for job in jobs for part in (job.head(), job.request.body)]
+        self._send(b"".join([FRAME.pack(len(jobs), sum(map(len, parts))), *parts]))
+
+    def leave(self) -> None:
+        """Hang up: it ends after what it was handed."""
+        self.ready = False
+        if not self.batches:
+            self.close()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def overdue(self) -> None:
+        """It hangs: end it; what follows is as if it had died."""
+        self._hung = True
+        self.until = math.inf
+        if self._process is not None:
+            self._process.kill()
+
+    # -- The link ----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=1 << 30)
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        start = 0
+        while len(self._data) - start >= TELL.size:
+            kind, status, number, length, size, together, parse, run, write = TELL.unpack_from(self._data, start)
+            end = start + TELL.size + size
+            if len(self._data) < end:
+                break
+            body = bytes(memoryview(self._data)[start + TELL.size : end])
+            start = end
+            if kind == ANSWER:
+                self._tell(Told(number, status, length, body, together, parse, run, write))
+            else:
+                self._hello(json.loads(body))
+        del self._data[:start]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._transport = None
+        self.until = math.inf
+        asyncio.get_running_loop().create_task(self._bury())
+
+    def _tell(self, told: Told) -> None:
+        if not self.batches:
+            return
+        batch = self.batches[0]
+        job = batch.jobs.pop(told.number, None)
+        self.answered += 1
+        took = None
+        if not batch.jobs:
+            now = asyncio.get_running_loop().time()
+            took = Took(now - self._begun, batch.size)
+            del self.batches[0]
+            self._begun = now
+            self.until = now + self._crew.watchdog * self.batches[0].size if self.batches else math.inf
+        if job is not None:
+            self._crew.told(job, told, took)
+        if not self.batches and not self.ready:
+            self.close()
+
+    def _hello(self, about: dict[str, Any]) -> None:
+        self.until = math.inf
+        if "error" in about:
+            self._crew.refused(self, errors.from_dict(about["error"]))
+            return
+        self.ready = True
+        self._crew.began(self, about)
+
+    async def _bury(self) -> None:
+        """Wait for the process, and tell how it ended."""
+        process = self._process
+        if process is None:
+            return
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _GONE_SECONDS
+        while (code := process.poll()) is None and loop.time() < until:  # noqa: ASYNC110 - it ends, and nothing tells
+            await asyncio.sleep(0.005)
+        if code is None:
+            process.kill()
+            code = process.wait()
+        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        self._crew.lost(self, how, hung=self._hung)
+
+    def _send(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+
+class Crew:
+    """All workers of one version.
+
+    Args:
+        opening: What each opens.
+        size: How many.
+        start_seconds, watchdog: See `Serving`.
+        tell: Called with each answer: job, what was told, and with the last of a batch how long it took.
+        lose: Called with what a dead worker leaves: batches in order, and the error for those it was at work on.
+        change: Called when a worker is ready, or the crew broke.
+
+    Attributes:
+        about: What the first worker said of the model; empty before.
+        broken: Why none can be started; None where all is well.
+    """
+
+    def __init__(
+        self,
+        opening: Opening,
+        *,
+        size: int,
+        start_seconds: float,
+        watchdog: float,
+        tell: Callable[[Crew, Job, Told, Took | None], None],
+        lose: Callable[[Crew, list[list[Job]], EngineError], None],
+        change: Callable[[Crew], None],
+    ) -> None:
+        self.opening = opening
+        self.start_seconds, self.watchdog = start_seconds, watchdog
+        self.workers: list[Worker] = []
+        self.about: dict[str, Any] = {}
+        self.broken: EdgeKitError | None = None
+        self.leaving = False
+        self.restarts = 0
+        self._size = size
+        self._failures = 0
+        self._tell, self._lose, self._change = tell, lose, change
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def version(self) -> str:
+        return self.opening.version
+
+    @property
+    def ready(self) -> bool:
+        """Somebody is there to answer."""
+        return any(worker.ready for worker in self.workers)
+
+    @property
+    def busy(self) -> bool:
+        return any(worker.batches for worker in self.workers)
+
+    @property
+    def batches(self) -> bool:
+        return bool(self.about.get("batches"))
+
+    def start(self) -> None:
+        """Begin to start all workers."""
+        for _ in range(self._size):
+            self._spawn(0.0)
+
+    def leave(self) -> None:
+        """Answer what was handed over, then end."""
+        self.leaving = True
+        for task in self._tasks:
+            task.cancel()
+        for worker in list(self.workers):
+            worker.leave()
+
+    def sweep(self, now: float) -> None:
+        """End those that hang."""
+        for worker in self.workers:
+            if now > worker.until:
+                worker.overdue()
+
+    def told(self, job: Job, told: Told, took: Took | None) -> None:
+        self._failures = 0
+        self._tell(self, job, told, took)
+
+    def began(self, worker: Worker, about: dict[str, Any]) -> None:
+        del worker
+        self.about = self.about or about
+        self.broken = None
+        self._change(self)
+
+    def refused(self, worker: Worker, error: EdgeKitError) -> None:
+        """It cannot open its model: no other try would."""
+        self.broken = error
+        worker.close()
+
+    def lost(self, worker: Worker, how: str, *, hung: bool) -> None:
+        """It ended; what it leaves is told, and another is started."""
+        self.workers.remove(worker)
+        name = self.opening.name
+        if hung:
+            error = EngineError("engine-hung", f"{name} gave no answer in time; its worker was ended")
+        else:
+            error = EngineError("engine-died", f"the worker of {name} died: {how}", cause=f"it ended by {how}")
+        left = [list(batch.jobs.values()) for batch in worker.batches]
+        worker.batches = []
+        if not self.leaving and self.broken is None:
+            self.restarts += 1
+            if worker.answered:
+                self._failures = 0
+            if not self.about and self._failures >= len(_BACKOFF) - 1:
+                self.broken = error  # it never once came up
+            else:
+                self._spawn(_BACKOFF[min(self._failures, len(_BACKOFF) - 1)])
+                self._failures += 1
+        self._lose(self, left, error)
+        self._change(self)
+
+    def _spawn(self, seconds: float) -> None:
+        worker = Worker(self)
+        self.workers.append(worker)
+        task = asyncio.get_running_loop().create_task(self._started(worker, seconds))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _started(self, worker: Worker, seconds: float) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            if seconds:
+                await asyncio.sleep(seconds)
+            await worker.start(self.opening)
+            return
+        if worker.pid is None and worker in self.workers:
+            self.workers.remove(worker)

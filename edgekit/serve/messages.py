@@ -1,0 +1,139 @@
+"""What goes in and out of a connection: requests as they arrive, replies, and errors as clients see them.
+
+An error on the wire is its message and its code, nothing else: `{"error": "...", "code": "queue-full"}`. Messages of
+errors that may speak of files, engines or the system are replaced by the catalogue's title for their code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple
+
+from edgekit.errors import EdgeKitError, FeedError, explanations
+
+if TYPE_CHECKING:
+    from edgekit.serve.http import Connection
+
+STATUS = {
+    # What a client sent is wrong.
+    "http-malformed": 400, "http-host": 421, "http-origin": 403, "http-method": 405, "http-path": 404,
+    "http-media": 415, "http-slow": 408, "http-header": 400, "http-expect": 417, "http-coding": 415,
+    "api-key-wrong": 401,
+    "model-unknown": 404, "version-unknown": 404,
+    "body-json": 400, "body-field": 400, "body-tensor": 400, "body-binary": 400, "body-thing": 400,
+    # It is over a bound.
+    "http-head": 431, "http-chunks": 400, "http-pipelined": 429, "body-limit": 413, "body-ratio": 413,
+    "body-depth": 400, "body-numbers": 413, "body-tensors": 400, "body-pixels": 413,
+    # Not now.
+    "queue-full": 429, "client-busy": 429, "deadline-hopeless": 429, "deadline-passed": 408,
+    "server-full": 503, "server-stopping": 503, "model-starting": 503, "model-broken": 503,
+    "engine-died": 503, "engine-hung": 503,
+    "pillow-missing": 415,
+}  # fmt: skip
+"""Code -> status. Others follow from their class: what is wrong with a feed is the client's, the rest is ours."""
+
+_OURS = {"http-", "body-", "api-", "queue-", "client-", "deadline-", "server-", "model-", "version-"}
+_REASON = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+class Reply(NamedTuple):
+    """An answer.
+
+    Attributes:
+        headers: Lines with their ends, besides those that every answer has.
+        close: End the connection behind it.
+    """
+
+    status: int
+    body: bytes = b""
+    type: bytes = b"application/json"
+    headers: bytes = b""
+    close: bool = False
+
+    def rendered(self, *, alive: bool, head: bool = False) -> bytes:
+        """On the wire.
+
+        Args:
+            alive: The connection stays.
+            head: The request was HEAD: no body.
+        """
+        last = b"\r\n\r\n" if alive else b"\r\nconnection: close\r\n\r\n"
+        parts = (_REASON[self.status], b"content-type: ", self.type, b"\r\n", self.headers, b"content-length: ",
+                 b"%d" % len(self.body), last, b"" if head else self.body)  # fmt: skip
+        return b"".join(parts)
+
+
+class Request:
+    """One request; its body grows while it arrives."""
+
+    __slots__ = (
+        "_connection",
+        "alive",
+        "arrived",
+        "body",
+        "client",
+        "counted",
+        "done",
+        "gone",
+        "headers",
+        "method",
+        "path",
+        "route",
+    )
+
+    def __init__(self, connection: Connection, client: str, arrived: float) -> None:
+        self._connection = connection
+        self.client = client
+        self.arrived = arrived
+        self.method = b""
+        self.path = b""
+        self.headers: dict[bytes, bytes] = {}
+        self.body = bytearray()
+        self.alive = True
+        self.route: object = None
+        self.done = False
+        self.counted = False
+        self.gone: Callable[[], None] | None = None
+        """Called when the client went away before its answer."""
+
+    def answer(self, reply: Reply) -> None:
+        """Once; what comes later, or for a client that went away, is dropped."""
+        self._connection.answered(self, reply)
+
+
+def refusal(error: EdgeKitError, *, retry: float | None = None, close: bool = False, headers: bytes = b"") -> Reply:
+    """An error as a reply.
+
+    Args:
+        error: It.
+        retry: Seconds after which trying again makes sense.
+        close: End the connection.
+        headers: More of them.
+    """
+    if retry is not None:
+        headers += b"retry-after: %d\r\n" % max(1, round(retry + 0.5))
+    return Reply(status_of(error), document(error), headers=headers, close=close)
+
+
+def status_of(error: EdgeKitError) -> int:
+    found = STATUS.get(error.code)
+    return found or (400 if isinstance(error, FeedError) else 500)
+
+
+def document(error: EdgeKitError) -> bytes:
+    """The JSON of an error; see the module header."""
+    return json.dumps({"error": said(error), "code": error.code}).encode()
+
+
+def said(error: EdgeKitError) -> str:
+    """What may be told to a stranger."""
+    if isinstance(error, FeedError) or error.code.partition("-")[0] + "-" in _OURS:
+        return error.message
+    entry = explanations().get(error.code)
+    return entry.title if entry else "the server failed"
+
+
+def as_json(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,86 @@
+"""What can be asked of the server and its models besides answers: health, metadata, metrics, the API's description."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from edgekit import __version__
+from edgekit.errors import LimitError
+from edgekit.serve.messages import Reply, as_json, refusal
+from edgekit.serve.routes import Page, Route
+
+if TYPE_CHECKING:
+    from edgekit.serve.lane import Lane
+    from edgekit.serve.server import Server
+
+EXTENSIONS = ("binary_tensor_data", "predict", "deadline", "priority", "raw")
+_TEXT = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+_GAUGES: dict[str, Callable[[Lane], int]] = {
+    "queue": lambda lane: len(lane.queue),
+    "running": lambda lane: lane.running,
+    "ready": lambda lane: int(lane.ready),
+    "restarts": lambda lane: lane.restarts,
+}
+"""What is true of a model now."""
+
+
+class Pages:
+    """Of one server."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def paths(self) -> dict[bytes, Page]:
+        """Path -> what it shows."""
+        return {
+            b"/v2": self._about,
+            b"/v2/health/live": lambda: Reply(200, as_json({"live": True})),
+            b"/v2/health/ready": self._ready,
+            b"/v2/models": self._models,
+            b"/metrics": self._metrics,
+        }
+
+    def model(self, route: Route) -> Reply:
+        """Metadata or readiness of a model."""
+        lane = route.lane
+        assert lane is not None  # noqa: S101 - such a route names one
+        if route.verb == "ready":
+            if not lane.ready:
+                return refusal(LimitError("model-starting", f"{lane.name} is not ready"), retry=1.0)
+            return Reply(200, as_json({"name": lane.name, "ready": True}))
+        crew = lane.active
+        if crew is None or not crew.about:
+            return refusal(LimitError("model-starting", f"{lane.name} is not ready"), retry=1.0)
+        about = crew.about
+        known = {key: about[key] for key in ("platform", "inputs", "outputs")}
+        more = {key: about[key] for key in ("sha256", "engine", "engine_version", "task", "kind", "batches")}
+        return Reply(200, as_json({"name": lane.name, "versions": [crew.version], **known, "parameters": more}))
+
+    def _about(self) -> Reply:
+        return Reply(200, as_json({"name": "edgekit", "version": __version__, "extensions": list(EXTENSIONS)}))
+
+    def _ready(self) -> Reply:
+        server = self._server
+        if server.stopping or not server.ready or not all(lane.ready for lane in server.lanes.values()):
+            return refusal(LimitError("model-starting", "a model is not ready, or the server stops"), retry=1.0)
+        return Reply(200, as_json({"ready": True}))
+
+    def _models(self) -> Reply:
+        return Reply(200, as_json({"models": [_listed(lane) for lane in self._server.lanes.values()]}))
+
+    def _metrics(self) -> Reply:
+        server = self._server
+        lanes = server.lanes.values()
+        texts = [server.traffic.text(), *(lane.metrics.text() for lane in lanes)]
+        texts += [f"# TYPE edgekit_{name} gauge\nedgekit_{name} {value}\n" for name, value in server.load.items()]
+        for name, read in _GAUGES.items():
+            texts.append(f"# TYPE edgekit_{name} gauge\n")
+            texts += [f'edgekit_{name}{{model="{lane.name}"}} {read(lane)}\n' for lane in lanes]
+        return Reply(200, "".join(texts).encode(), _TEXT)
+
+
+def _listed(lane: Lane) -> dict[str, object]:
+    return {"name": lane.name, "version": lane.active.version if lane.active else None, "ready": lane.ready}

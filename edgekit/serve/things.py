@@ -1,0 +1,102 @@
+"""What `predict` takes over the wire, and how its answers become JSON."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+
+from edgekit.codec import encode
+from edgekit.errors import DataError, EngineMissingError, FeedError, LimitError
+from edgekit.runtimes.model import Model
+from edgekit.runtimes.preparation import sounds
+from edgekit.serve.bodies import Data, parsed
+from edgekit.serve.payload import listed
+from edgekit.serve.settings import Bounds
+from edgekit.serve.wire import Kind
+
+_PICTURES = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
+"""Formats of Pillow's that are decoded; its others read fonts, run Ghostscript, or are rare."""
+
+
+def thing(body: Data, kind: Kind, model: Model, bounds: Bounds) -> Any:
+    """What `Model.predict` takes, of a body.
+
+    Raises:
+        FeedError: `body-thing`, `body-json`, `body-depth`. LimitError: `body-pixels`, `body-numbers`.
+        EngineMissingError: `pillow-missing`.
+    """
+    if kind == "row":
+        return _row(parsed(body, bounds), model)
+    if kind == "sound":
+        try:
+            return sounds.sound_of(io.BytesIO(body), "the body")
+        except DataError as error:
+            raise FeedError("body-thing", error.message) from error
+    return _picture(body, bounds)
+
+
+def told(answer: Any) -> Any:
+    """JSON values of an answer of `Model.predict`."""
+    if hasattr(answer, "to_dict"):
+        return _plain(answer.to_dict())
+    return _plain(encode(answer))
+
+
+def _row(found: Any, model: Model) -> Any:
+    """A row of named values, a text, numbers for the only input, or numbers by input name."""
+    names = {spec.name for spec in model.inputs}
+    if isinstance(found, dict) and names and names == set(found):
+        return {name: _array(value) for name, value in found.items()}
+    if isinstance(found, str):
+        if model.preprocess.kind != "text":
+            raise FeedError("body-thing", "the model takes no text")
+        return found.encode()  # never taken for a path
+    if isinstance(found, dict):
+        return found
+    if isinstance(found, list):
+        return found if model.preprocess.kind == "table" else _array(found)
+    raise FeedError("body-thing", "the model takes no such value: a row of named values, a text or numbers")
+
+
+def _array(value: Any) -> Any:
+    try:
+        array = np.asarray(value)
+    except (ValueError, OverflowError) as error:
+        raise FeedError("body-thing", "the lists are of unequal length") from error
+    if array.dtype.kind not in "biufU" or not array.ndim:
+        raise FeedError("body-thing", "the lists hold something that is neither number nor text")
+    return array
+
+
+def _picture(body: Data, bounds: Bounds) -> Any:
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ModuleNotFoundError as error:
+        raise EngineMissingError("pillow-missing", "pictures are not decoded here: Pillow is missing") from error
+    try:
+        image = Image.open(io.BytesIO(body), formats=_PICTURES)
+        if image.width * image.height > bounds.pixels:
+            raise LimitError("body-pixels", f"the picture has more than {bounds.pixels} pixels")
+        image.load()
+    except Image.DecompressionBombError as error:
+        raise LimitError("body-pixels", f"the picture has more than {bounds.pixels} pixels") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:
+        # What Pillow's readers raise on broken files.
+        raise FeedError("body-thing", "the body is no picture that is read here") from error
+    return image
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return {"shape": list(value.shape), "data": listed(value)}
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,61 @@
+"""What crosses between the server and its workers: fixed headers, then bytes. Both ends are of one version.
+
+To a worker: FRAME (number of requests, bytes), then for each ASK and its body. From it: TELL and its body, the first
+with HELLO, one ANSWER for each request.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from edgekit.serve.settings import Bounds
+
+FRAME = struct.Struct("<II")
+ASK = struct.Struct("<IdBBiI")
+"""Number, deadline by the monotonic clock (which all processes share), kind, coding, bytes of the JSON (-1: all), bytes
+of the body.
+"""
+TELL = struct.Struct("<BHIIIHfff")
+"""Kind, status, number, bytes of the JSON before tensors (0: all is JSON), bytes of the body, requests answered by the
+same call, and seconds of parsing, running and writing.
+"""
+HELLO, ANSWER = 0, 1
+
+Kind = Literal["infer", "row", "image", "sound"]
+KINDS: tuple[Kind, ...] = ("infer", "row", "image", "sound")
+CODINGS = (b"", b"gzip", b"deflate")
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a worker is started with.
+
+    Attributes:
+        path: Of the artifact.
+        name, version: As answers name them.
+        sha256: What the file must be; None for whatever lies there.
+    """
+
+    path: str
+    name: str
+    version: str
+    threads: int
+    engine: str | None
+    watchdog: float
+    bounds: Bounds
+    sha256: str | None = None
+
+
+class Told(NamedTuple):
+    """An answer of a worker."""
+
+    number: int
+    status: int
+    json: int
+    body: bytes
+    together: int
+    parse: float
+    run: float
+    write: float

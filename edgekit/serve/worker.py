@@ -1,0 +1,111 @@
+"""A worker: a process that opens one model, proves it, and answers what the server hands over until it hangs up.
+
+    python -m edgekit.serve.worker SOCKET      (a descriptor)
+
+Whatever clients sent is parsed here and nowhere else. It knows nothing of HTTP but the status that an answer has.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+from edgekit import artifact as artifacts
+from edgekit.artifact import Artifact
+from edgekit.codec import decode, encode
+from edgekit.errors import ArtifactError, EdgeKitError, VerificationError
+from edgekit.runtimes.model import Model
+from edgekit.serve import answering
+from edgekit.serve.wire import ANSWER, FRAME, HELLO, TELL, Opening
+
+
+def main(descriptor: int) -> None:
+    """Open, say hello, answer."""
+    os.dup2(2, 1)  # what an engine prints is nobody's answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's interrupt is the server's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with socket.socket(fileno=descriptor) as link:
+        (size,) = FRAME.unpack(_exactly(link, FRAME.size))[1:]
+        opening = decode(Opening, json.loads(_exactly(link, size)))
+        try:
+            model = opened(opening)
+        except EdgeKitError as error:
+            _hello(link, {"error": error.to_dict()})
+            return
+        desk = answering.Desk(model, opening)
+        _hello(link, desk.about())
+        gc.collect()
+        gc.freeze()
+        while True:
+            count, size = FRAME.unpack(_exactly(link, FRAME.size))
+            asked = answering.unpacked(_exactly(link, size), count)
+            # Whoever started it may die while the engine hangs; then nobody else would end it.
+            signal.setitimer(signal.ITIMER_REAL, 2 * opening.watchdog * count + 5)
+            for number, answer in desk.answers(asked):
+                head = TELL.pack(ANSWER, answer.status, number, answer.json, len(answer.body), answer.together,
+                                 answer.parse, answer.run, answer.write)  # fmt: skip
+                link.sendall(head + answer.body)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def opened(opening: Opening) -> Model:
+    """The model, proved by its self-test (a foreign file: by answering zeros) and warm.
+
+    Raises:
+        VerificationError: `selftest-failed`. ArtifactError: `artifact-damaged`: it is not the file that was meant.
+        Others as `edgekit.load`.
+    """
+    found = artifacts.read(opening.path)
+    if opening.sha256 is not None and found.sha256 != opening.sha256:
+        raise ArtifactError("artifact-damaged", f"the file of {opening.name} is not the one that was received")
+    model = Model.from_artifact(found, threads=opening.threads, engine=opening.engine)
+    try:
+        _prove(model, found)
+        model.warm_up()
+    except EdgeKitError:
+        model.close()
+        raise
+    return model
+
+
+def _prove(model: Model, found: Artifact) -> None:
+    if found.selftest is None or model.engine == "null":
+        return
+    from edgekit.runtimes.replay import replay
+
+    seen = replay(model)
+    if not seen.passed:
+        raise VerificationError("selftest-failed", f"{found.path}: {'; '.join(seen.failures)}")
+
+
+def _hello(link: socket.socket, about: dict[str, Any]) -> None:
+    body = json.dumps(encode(about)).encode()
+    link.sendall(TELL.pack(HELLO, 0, 0, 0, len(body), 0, 0.0, 0.0, 0.0) + body)
+
+
+def _exactly(link: socket.socket, size: int) -> bytearray:
+    """So many bytes.
+
+    Raises:
+        EOFError: The server hung up.
+    """
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        got = link.recv_into(view)
+        if not got:
+            raise EOFError
+        view = view[got:]
+    return data
+
+
+if __name__ == "__main__":
+    try:
+        main(int(sys.argv[1]))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        sys.exit(0)

@@ -1,0 +1,111 @@
+"""A served folder of tiny models, and a client without any library's opinions."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("httptools", reason="needs the extra serve")
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class Serving:
+    """`edgekit serve` in a process of its own."""
+
+    def __init__(self, *arguments: object, env: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "edgekit", "--debug", "serve", "--json", "--port", "0", *map(str, arguments)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})},
+        )  # fmt: skip
+        said = ""
+        while not said.rstrip().endswith("\n}") and (line := self.process.stdout.readline()):
+            said += line
+        if self.process.poll() is not None or not said:
+            pytest.fail(f"the server ended: {said} {self.process.stderr.read()}")
+        self.about = json.loads(said)
+        self.port = int(next((a for a in self.about["addresses"] if "://" in a), ":0").rpartition(":")[2])
+
+    def ask(self, method, path, body=None, headers=None):
+        """Status, headers and body."""
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        with contextlib.closing(link):
+            link.request(method, path, body, headers or {})
+            answer = link.getresponse()
+            return answer.status, answer.headers, answer.read()
+
+    def json(self, method, path, body=None, headers=None):
+        status, _, answer = self.ask(method, path, None if body is None else json.dumps(body), headers)
+        return status, json.loads(answer)
+
+    def raw(self, data, *, end=True):
+        """Bytes out, and all that comes back until the server hangs up."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as link:
+            link.sendall(data)
+            if end:
+                link.shutdown(socket.SHUT_WR)
+            return b"".join(iter(lambda: link.recv(1 << 16), b""))
+
+    def stop(self, number=signal.SIGTERM):
+        """Exit code and what it logged."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        _, said = self.process.communicate(timeout=30)
+        return self.process.returncode, said
+
+
+@pytest.fixture(scope="session")
+def served(artifacts, tmp_path_factory):
+    """A folder: `int8` (TFLite) and `many` (ONNX, any batch)."""
+    folder = tmp_path_factory.mktemp("served")
+    shutil.copy(artifacts["int8.tflite"], folder / "int8.tflite")
+    shutil.copy(artifacts["int8.onnx"], folder / "many.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def serve():
+    """Start servers; those that still run are ended with the module."""
+    started: list[Serving] = []
+
+    def start(*arguments, **options):
+        started.append(Serving(*arguments, **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def server(serve, served):
+    return serve(served, "--threads", 1)
+
+
+@pytest.fixture(scope="session")
+def tensor():
+    """An input of the protocol from an array, as JSON or as bytes."""
+
+    def make(array, name="image", *, binary=False, datatype="FP32"):
+        about = {"name": name, "shape": list(array.shape), "datatype": datatype}
+        if binary:
+            return {**about, "parameters": {"binary_data_size": array.nbytes}}
+        return {**about, "data": array.ravel().tolist()}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def image():
+    return lambda seed=0, shape=(1, 8, 8, 2): np.random.default_rng(seed).random(shape, np.float32)

@@ -1,0 +1,279 @@
+"""Workers that die, versions that change, servers that stop: what was accepted is answered."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import shutil
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import edgekit
+from edgekit.errors import EngineError
+from edgekit.store import Shelf
+
+# An engine from outside: sleeps so many milliseconds as the first value says, and dies of 1e6.
+SLOW = """
+import ctypes, time
+from edgekit.tensors import TensorSpec
+
+class Slow:
+    name, formats = "slow", ("tflite", "onnx")
+    def version(self): return "1"
+    def open(self, artifact, threads): return Session()
+
+class Session:
+    concurrent, batches = False, True
+    inputs = (TensorSpec("image", (None, 8, 8, 2), "float32"),)
+    outputs = (TensorSpec("probs", (None, 5), "float32"),)
+    def run(self, feeds):
+        image = feeds["image"]
+        first = float(image.flat[0])
+        if (image == 1e6).any(): ctypes.string_at(0)
+        if first > 0: time.sleep(min(first, 60000) / 1000)
+        return {"probs": image.reshape(len(image), -1)[:, :5] * 2}
+    def close(self): pass
+
+BACKEND = Slow()
+"""
+
+
+@pytest.fixture(scope="module")
+def slow_engine(tmp_path_factory):
+    """Environment in which the engine `slow` is installed."""
+    folder = tmp_path_factory.mktemp("slow")
+    about = folder / "slow_engine-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: slow-engine\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[edgekit.engines]\nslow = slow_engine:BACKEND\n")
+    (folder / "slow_engine.py").write_text(SLOW)
+    return {"PYTHONPATH": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_files, tmp_path_factory):
+    """A foreign file: no self-test."""
+    path = tmp_path_factory.mktemp("plain") / "slow.tflite"
+    shutil.copy(tiny_files["tflite"], path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def slow(serve, plain, slow_engine, tmp_path_factory):
+    config = tmp_path_factory.mktemp("config") / "serve.toml"
+    config.write_text('[serving]\nengine = "slow"\nqueue = 4\nwatchdog = 1.5\nbatch = 1\n')
+    return serve(plain, "--config", config, env=slow_engine)
+
+
+def wish(first, *, samples=1):
+    """A request whose call takes `first` milliseconds."""
+    given = np.zeros((samples, 8, 8, 2), np.float32)
+    given[0, 0, 0, 0] = first
+    return {
+        "inputs": [{"name": "image", "datatype": "FP32", "shape": list(given.shape), "data": given.ravel().tolist()}]
+    }
+
+
+class Asking(threading.Thread):
+    """A request in a thread of its own; the answer is left in `status` and `answer`."""
+
+    def __init__(self, server, body, headers=None):
+        super().__init__()
+        self._server, self._body, self._headers = server, body, headers
+        self.status = self.answer = None
+        self.start()
+
+    def run(self):
+        self.begun = time.monotonic()
+        self.status, self.answer = self._server.json("POST", "/v2/models/slow/infer", self._body, self._headers)
+        self.ended = time.monotonic()
+
+
+def waiting(server, count):
+    """Until the model works at one and so many wait."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        if f'edgekit_queue{{model="slow"}} {count}\n' in server.ask("GET", "/metrics")[2].decode():
+            return
+    pytest.fail("the queue did not fill")
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_again(slow):
+    first = Asking(slow, wish(600))
+    waiting(slow, 0)
+    rest = [Asking(slow, wish(0)) for _ in range(4)]
+    waiting(slow, 4)
+    status, headers, said = slow.ask("POST", "/v2/models/slow/infer", json.dumps(wish(0)))
+    assert (status, json.loads(said)["code"]) == (429, "queue-full")
+    assert int(headers["Retry-After"]) >= 1
+    assert slow.ask("GET", "/v2/health/live")[0] == 200
+    high = Asking(slow, wish(0), {"Edgekit-Priority": "high"})
+    for one in (first, *rest, high):
+        one.join()
+    assert (first.status, high.status) == (200, 200)
+    assert sorted(one.status for one in rest) == [200, 200, 200, 429]  # one gave way
+
+
+def test_deadlines_hold_before_and_in_the_queue(slow):
+    first = Asking(slow, wish(500), {"Edgekit-Deadline-Ms": "200"})
+    waiting(slow, 0)
+    second = Asking(slow, wish(0), {"Edgekit-Deadline-Ms": "150"})
+    third = Asking(slow, {**wish(0), "parameters": {"timeout": 150_000}})
+    for one in (first, second, third):
+        one.join()
+    assert [(one.status, one.answer["code"]) for one in (first, second)] == [(408, "deadline-passed")] * 2
+    assert second.ended - second.begun < 0.45  # long before the model was free
+    assert third.status == 200  # the worker's clock began when it read the request
+
+
+def test_a_worker_that_dies_takes_its_request_and_nothing_else(slow):
+    died = Asking(slow, wish(1e6))
+    died.join()
+    assert (died.status, died.answer["code"]) == (503, "engine-died")
+    assert "Traceback" not in json.dumps(died.answer)
+    assert slow.ask("GET", "/v2/health/live")[0] == 200
+    until = time.monotonic() + 20
+    while slow.ask("GET", "/v2/health/ready")[0] != 200 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert slow.json("POST", "/v2/models/slow/infer", wish(0))[0] == 200
+
+
+def test_a_worker_that_hangs_is_ended(slow):
+    hung = Asking(slow, wish(60000))
+    hung.join()
+    assert (hung.status, hung.answer["code"]) == (503, "engine-hung")
+    until = time.monotonic() + 20
+    while slow.json("POST", "/v2/models/slow/infer", wish(0))[0] != 200 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert slow.json("POST", "/v2/models/slow/infer", wish(0))[0] == 200
+
+
+def test_one_that_kills_does_not_take_its_batch_along(serve, plain, slow_engine, tmp_path):
+    config = tmp_path / "serve.toml"
+    config.write_text('[serving]\nengine = "slow"\nbatch = 8\n')
+    server = serve(plain, "--config", config, env=slow_engine)
+    first = Asking(server, wish(400))
+    waiting(server, 0)
+    good = [Asking(server, wish(0)) for _ in range(3)]
+    bad = Asking(server, wish(1e6))
+    for one in (first, *good, bad):
+        one.join()
+    assert first.status == 200
+    assert [one.status for one in good] == [200] * 3
+    assert (bad.status, bad.answer["code"]) == (503, "engine-died")
+
+
+def test_requests_that_wait_go_together(serve, plain, slow_engine, tmp_path):
+    config = tmp_path / "serve.toml"
+    config.write_text('[serving]\nengine = "slow"\nbatch = 8\n')
+    server = serve(plain, "--config", config, env=slow_engine)
+    first = Asking(server, wish(400))
+    waiting(server, 0)
+    bodies = [wish(-number) for number in range(1, 7)]
+    rest = [Asking(server, body) for body in bodies]
+    for one in (first, *rest):
+        one.join()
+    for number, one in enumerate(rest, 1):
+        assert one.status == 200
+        assert one.answer["outputs"][0]["data"][0] == -2 * number
+    assert 'edgekit_batched_total{model="slow",kind="6"} 6' in server.ask("GET", "/metrics")[2].decode()
+
+
+def test_stopping_answers_what_was_accepted(serve, plain, slow_engine, tmp_path):
+    config = tmp_path / "serve.toml"
+    config.write_text('[serving]\nengine = "slow"\n')
+    server = serve(plain, "--config", config, env=slow_engine)
+    asked = [Asking(server, wish(300)) for _ in range(4)]
+    waiting(server, 3)
+    idle = http.client.HTTPConnection("127.0.0.1", server.port)
+    idle.request("GET", "/v2/health/live")
+    idle.getresponse().read()
+    server.process.send_signal(signal.SIGTERM)
+    for one in asked:
+        one.join()
+        assert one.status == 200
+    code, said = server.stop()
+    idle.close()
+    assert code == 0
+    assert "Traceback" not in said
+
+
+def test_a_model_that_is_no_model_is_an_error_at_the_start(served, tmp_path):
+    from edgekit.serve.settings import Settings
+    from edgekit.serve.start import start
+
+    shutil.copy(served / "int8.tflite", tmp_path / "bad.tflite")
+    data = bytearray((tmp_path / "bad.tflite").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "bad.tflite").write_bytes(data)
+    with pytest.raises(edgekit.EdgeKitError) as caught:
+        start((str(tmp_path),), Settings(port=0), announce=print)
+    assert caught.value.code == "artifact-damaged"
+
+
+def deploy(store, path):
+    """Make a file the active version, as a deployment does."""
+    shelf = Shelf("people", store)
+    artifact = edgekit.load(path).artifact
+    with shelf.changing():
+        shelf.receive(io.BytesIO(artifact.data), artifact.sha256, len(artifact.data))
+        for stage in ("verified", "tested") if shelf.record().version(artifact.sha256).stage == "received" else ():
+            shelf.change(lambda record, stage=stage: record.advance(artifact.sha256, stage))
+        shelf.change(lambda record: record.switch(artifact.sha256, 60.0))
+        shelf.change(lambda record: record.commit())
+    return artifact.sha256
+
+
+def test_versions_are_exchanged_under_load_and_named_by_who_answered(serve, artifacts, tmp_path, image, tensor):
+    store = tmp_path / "store"
+    files = [artifacts["int8.tflite"], artifacts["fp32.tflite"]]
+    deploy(store, files[0])
+    server = serve("people", "--store", store, "--threads", 1)
+    given = image(9)
+    known = {}
+    for version, path in zip("12", files, strict=True):
+        with edgekit.load(path, threads=1) as model:
+            known[version] = model.run({"image": given})["probs"].ravel()
+    assert not np.array_equal(known["1"], known["2"])
+    body = json.dumps({"inputs": [tensor(given)]})
+    over, wrong, seen = threading.Event(), [], set()
+
+    def ask():
+        link = http.client.HTTPConnection("127.0.0.1", server.port)
+        while not over.is_set():
+            link.request("POST", "/v2/models/people/infer", body)
+            answer = link.getresponse()
+            found = json.loads(answer.read())
+            version = found.get("model_version")
+            seen.add(version)
+            if answer.status != 200 or not np.array_equal(np.float32(found["outputs"][0]["data"]), known[version]):
+                wrong.append(found)
+        link.close()
+
+    clients = [threading.Thread(target=ask) for _ in range(2)]
+    for client in clients:
+        client.start()
+    for version, path in (("2", files[1]), ("1", files[0])):
+        deploy(store, path)
+        until = time.monotonic() + 20
+        while server.json("GET", "/v2/models/people")[1]["versions"] != [version] and time.monotonic() < until:
+            time.sleep(0.02)
+        assert server.json("GET", "/v2/models/people")[1]["versions"] == [version]
+    over.set()
+    for client in clients:
+        client.join()
+    assert wrong == []
+    assert seen == {"1", "2"}
+
+
+def test_an_engine_error_is_an_engine_error():
+    from edgekit.serve.messages import document, status_of
+
+    error = EngineError("engine-failed", "LiteRT failed while running /home/pi/secret.tflite")
+    assert status_of(error) == 500
+    assert b"secret" not in document(error)
