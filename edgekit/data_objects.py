@@ -115,13 +115,13 @@ def _stream(samples: Iterable[Any], inputs: tuple[TensorSpec, ...], label: str, 
     labelled: bool | None = None
     count = 0
     names = [spec.name for spec in inputs]
-    writer: _Writer | None = None
+    writer: ArrayWriter | None = None
     try:
         for sample in samples:
             rows, labels = _rows(sample, inputs, label)
             if writer is None:
                 labelled = labels is not None
-                writer = _Writer(target, [*names, label] if labelled else names)
+                writer = ArrayWriter(target, [*names, label] if labelled else names)
                 writer.__enter__()
             if (labels is not None) != labelled:
                 raise DataError("data-length", f"only some samples have labels: sample {count} differs from the first")
@@ -161,7 +161,7 @@ def _rows(sample: Any, inputs: tuple[TensorSpec, ...], label: str) -> tuple[list
     return arrays, labels
 
 
-class _Writer:
+class ArrayWriter:
     """An `.npz` written sample by sample, never held whole. Use in `with`; `count` is the number written."""
 
     def __init__(self, path: Path, names: list[str]) -> None:
@@ -186,7 +186,7 @@ class _Writer:
             file.write(array.tobytes())
         self.count += 1
 
-    def __enter__(self) -> _Writer:
+    def __enter__(self) -> ArrayWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

@@ -13,7 +13,10 @@ from edgekit.cli.options import device_argument, model_argument, store_option
 
 @click.group(name="keys")
 def command() -> None:
-    """Keys and signatures (Ed25519): made at the desk, checked on the device before anything is installed."""
+    """Keys and signatures (Ed25519): made at the desk, checked on the device before anything is installed.
+
+    `secret` makes another kind of key, with which a device encrypts what it captures.
+    """
 
 
 @command.command(epilog="\b\nExample:\n  edgekit keys make release.key")
@@ -28,6 +31,20 @@ def make(path: Path, *, as_json: bool) -> None:
         output.document({"key": made, "private": str(path), "public": str(signature.public_path(path))})
         return
     output.facts(f"key {made}", [("private", f"{path}: keep it secret"), ("public", signature.public_path(path))])
+
+
+@command.command(epilog="\b\nExample:\n  edgekit keys secret capture.key")
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+@output.json_option
+def secret(path: Path, *, as_json: bool) -> None:
+    """Make a key for encrypted captures under PATH: the board and the desk need the same one."""
+    from edgekit.monitor import sealing
+
+    made = sealing.make(path)
+    if as_json:
+        output.document({"key": made, "secret": str(path)})
+        return
+    output.facts(f"key {made}", [("secret", f"{path}: keep it so, or put its text into {sealing.ENVIRONMENT}")])
 
 
 @command.command(

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from edgekit.codec import encode
 from edgekit.errors import EdgeKitError, TargetError, UsageError
+from edgekit.feeding import Preprocess
 from edgekit.monitor.alarm import Alarm, Verdict
 from edgekit.monitor.answers import Answer, Answers
 from edgekit.monitor.records import Record, Sample, Stratum, pack
@@ -42,6 +43,8 @@ _OUTPUTS = 4096
 """Bytes up to which a sample's outputs are kept beside it."""
 _CLASSES = 100
 _STATUS = 8192
+_LABELS = 2048
+_PLAIN = encode(Preprocess())
 
 
 class Watching(Protocol):
@@ -158,14 +161,14 @@ class Capture:
     ) -> None:
         self.plan = plan or Plan()
         self.folder = places.captures(root) / places.checked(name)
-        self.model = model
+        self._model = model
         self._answers = Answers()
         self._redact, self._shadow, self._monitor = redact, shadow, monitor
         self._clock = clock or Clock()
         self._dice = np.random.default_rng(seed)
         self._high = {stratum: High(draw) for stratum, draw in self.plan.draws.items()}
         self._lock = threading.Lock()
-        self._ring = Ring(self.folder, name, self.plan.bounds, _seal(key), self._clock)
+        self._ring = Ring(self.folder, name, self.plan.bounds, _seal(key), _about(model), self._clock)
         self._each = {stratum: draw.each for stratum, draw in self.plan.draws.items()}
         self._window: Window[_Waiting] = Window(self._each, self._dice)
         self._ends = self._clock.steady() + self.plan.window
@@ -174,6 +177,20 @@ class Capture:
         self._alarms: dict[tuple[str, str], Alarm] = {}
         self._counts: Counter[str] = Counter()
         self._closed = False
+
+    @property
+    def model(self) -> Model:
+        """The model that answers."""
+        return self._model
+
+    @model.setter
+    def model(self, model: Model) -> None:
+        with self._lock:
+            if model.artifact.sha256 != self._model.artifact.sha256:
+                self._end()
+                self._tell()
+                self._guarded(lambda: self._ring.describe(_about(model)))
+            self._model = model
 
     def offer(
         self,
@@ -238,7 +255,7 @@ class Capture:
         self, row: int, rows: int, inputs: Arrays, outputs: Arrays, verdict: Verdict | None, keep: Arrays | None,
         shadow: Arrays | None,
     ) -> None:  # fmt: skip
-        answer = self._answers.read(self.model, outputs, row)
+        answer = self._answers.read(self._model, outputs, row)
         ood = None if verdict is None else float(verdict.ood_score)
         uncertainty = answer.uncertainty if verdict is None else float(verdict.uncertainty)
         other, examined = self._other(row, rows, inputs, shadow)
@@ -251,7 +268,7 @@ class Capture:
             small = sum(array.nbytes for array in outputs.values()) / rows <= _OUTPUTS
             waiting = _Waiting(
                 self._counts["seen"], _row(keep or inputs, row, rows), _row(outputs, row, rows) if small else {},
-                scores, self.model.artifact.sha256, self._now(),
+                scores, self._model.artifact.sha256, self._now(),
             )  # fmt: skip
             self._window.keep(waiting, belongs, wanted)
 
@@ -278,7 +295,7 @@ class Capture:
     def _other(self, row: int, rows: int, inputs: Arrays, given: Arrays | None) -> tuple[Answer | None, float]:
         """What the second model says, and the probability that it was asked."""
         if given is not None:
-            return self._answers.read(self._shadow or self.model, given, row), 1.0
+            return self._answers.read(self._shadow or self._model, given, row), 1.0
         if self._shadow is None or not self._each["disagreeing"] or self._dice.random() >= self.plan.shadow_share:
             return None, 1.0
         try:
@@ -348,7 +365,7 @@ class Capture:
         if not sums.seen:
             return
         about: dict[str, Any] = {
-            "version": self.model.artifact.sha256, "seen": sums.seen, "ood": sums.ood / sums.seen,
+            "version": self._model.artifact.sha256, "seen": sums.seen, "ood": sums.ood / sums.seen,
             "uncertainty": sums.uncertainty / sums.seen, "strata": dict(sums.strata), "kept": dict(sums.kept),
             "classes": dict(sums.classes), "counts": dict(self._counts),
         }  # fmt: skip
@@ -375,6 +392,13 @@ class Capture:
     def _now(self) -> float | None:
         now = self._clock.wall()
         return now if now >= CLOCK_SET else None
+
+
+def _about(model: Model) -> dict[str, Any]:
+    """What makes pictures, sounds and named rows of a model's input arrays again."""
+    preprocess = {key: value for key, value in encode(model.preprocess).items() if value != _PLAIN.get(key)}
+    labels = list(model.interpret.labels)
+    return {"preprocess": preprocess, **({"labels": labels} if len(str(labels)) <= _LABELS else {})}
 
 
 def _seal(key: str | Path | Seal | None) -> Seal | None:

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekit import files
 from edgekit.errors import TargetError, UsageError
@@ -97,6 +97,7 @@ class Ring:
         name: What the model is called.
         bounds: Of the folder.
         seal: Encrypts; None for plain records.
+        about: Goes into the header of each segment.
         clock: Of this device.
 
     Raises:
@@ -109,12 +110,14 @@ class Ring:
         name: str,
         bounds: Bounds,
         seal: Seal | None = None,
+        about: dict[str, Any] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.folder = folder
         self.bounds = bounds
         self._name = name
         self._seal = seal
+        self._about = about or {}
         self._clock = clock or Clock()
         self._current: _Current | None = None
         self._unsynced: float | None = None
@@ -158,6 +161,17 @@ class Ring:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 return False
             raise _failed(self.folder, error) from error
+
+    def describe(self, about: dict[str, Any]) -> None:
+        """Say from now on something else of the model; a new segment begins if that is new.
+
+        Raises:
+            TargetError: `capture-unwritable`.
+        """
+        if about != self._about:
+            self._about = about
+            with self._mapped():
+                self._finish()
 
     def expire(self) -> None:
         """Remove what is older than the retention.
@@ -234,7 +248,7 @@ class Ring:
         number, now = self._last + 1, self._clock.wall()
         header = Header(
             self._store, number, secrets.token_hex(16), self._name, platform.node(),
-            self._seal.id if self._seal else None, now if now >= CLOCK_SET else None,
+            self._seal.id if self._seal else None, now if now >= CLOCK_SET else None, self._about,
         )  # fmt: skip
         start, path = header.start(), self._path(number)
         if not self._make_room(self._blocks(len(start))):
@@ -312,7 +326,12 @@ class Ring:
         age = self._clock.wall() - self._dated(number, self._clock.wall())
         young = self.bounds.retention is None or 0 <= age < self.bounds.retention / _PARTS
         wanted = self._seal.id if self._seal else None
-        if header is None or header.key != wanted or header.name != self._name or not young:
+        if (
+            header is None
+            or (header.key, header.about) != (wanted, self._about)
+            or header.name != self._name
+            or not young
+        ):
             return
         if header.created is not None and self.bounds.retention is not None:
             age = max(age, self._clock.wall() - header.created)

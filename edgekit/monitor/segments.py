@@ -14,8 +14,8 @@ import hashlib
 import hmac
 import json
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from edgekit.codec import CodecError, decode, encode
 from edgekit.errors import ArtifactError
@@ -40,6 +40,7 @@ class Header:
         host: The device's own name.
         key: Id of the key that opens its records; None for plain ones.
         created: Seconds since 1970; None where the clock was not set.
+        about: What readers must know of the model: `preprocess`, and `labels` unless they are many.
     """
 
     store: str
@@ -49,6 +50,7 @@ class Header:
     host: str
     key: str | None = None
     created: float | None = None
+    about: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def start(self) -> bytes:

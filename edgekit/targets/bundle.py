@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PACKAGES = (
-    "edgekit", "edgekit.deploy", "edgekit.device_profiles", "edgekit.formats", "edgekit.measure", "edgekit.runtimes",
-    "edgekit.store", "edgekit.targets",
+    "edgekit", "edgekit.deploy", "edgekit.device_profiles", "edgekit.formats", "edgekit.measure", "edgekit.monitor",
+    "edgekit.runtimes", "edgekit.store", "edgekit.targets",
 )  # fmt: skip
 """Modules and data in these, and in packages below all but the first; converters, commands and reports stay here."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.feeding import Preprocess
 from edgekit.manifest import Interpret
 from edgekit.monitor.records import Record, Sample, pack, unpack
 from edgekit.monitor.ring import LOCK, Bounds, Clock, Ring, listed
@@ -42,6 +43,7 @@ class Fake:
     """What a capture asks of a model."""
 
     interpret: Interpret = field(default_factory=lambda: Interpret("classification", scores="probabilities"))
+    preprocess: Preprocess = field(default_factory=Preprocess)
     inputs: tuple[TensorSpec, ...] = (TensorSpec("x", (None, 4), "float32"),)
     outputs: tuple[TensorSpec, ...] = (TensorSpec("p", (None, 3), "float32"),)
     artifact: Any = field(default_factory=lambda: SimpleNamespace(sha256="a" * 64))

@@ -20,7 +20,7 @@ LEVELS = [
      "saturation"},
     {"runtimes", "monitor"},
     {"data_columns", "data", "data_objects", "metrics", "targets", "measure", "doctor", "serve"},
-    {"converters", "deploy"},
+    {"converters", "deploy", "collect"},
     {"conversion", "data_given", "lifting"},
     {"pipeline", "profiling", "debugging", "testing", "report"},
     {"tune"},

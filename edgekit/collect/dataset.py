@@ -1,0 +1,256 @@
+"""A dataset folder: its manifest, its segments, and what they hold once repetitions are told apart."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgekit import files
+from edgekit.codec import CodecError, decode, encode
+from edgekit.errors import ArtifactError, UsageError
+from edgekit.monitor.records import Read, Sample, unpack
+from edgekit.monitor.sealing import Seal
+from edgekit.monitor.segments import Header, scan
+
+MANIFEST, LABELS, STATUS, LOCK, SEGMENTS = "manifest.json", "labels.json", "status.jsonl", ".lock", "segments"
+SCHEMA = 1
+_NAME = re.compile(r"([0-9a-f]{16})-(\d{8,12})\.segment\Z")
+
+
+@dataclass(frozen=True)
+class Board:
+    """Where samples came from.
+
+    Attributes:
+        store: Tells boards apart, whatever they are called.
+        target: As it was named when it was last collected from.
+        host: What it calls itself.
+        samples: That it captured, with repetitions.
+        first, last: Times of its samples, seconds since 1970.
+    """
+
+    store: str
+    target: str = ""
+    host: str = ""
+    samples: int = 0
+    first: float | None = None
+    last: float | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sample.
+
+    Attributes:
+        id: SHA-256 of its inputs.
+        count: How often it was captured.
+        weight: So many samples of the boards it stands for: the sum over its captures.
+        boards: Stores that captured it.
+        strata: That drew it.
+        label: What it is; None where nobody said.
+        files: Below the dataset folder.
+        exact: Its file gives the captured values back; else data.npz alone does.
+    """
+
+    id: str
+    count: int
+    weight: float
+    boards: tuple[str, ...]
+    strata: tuple[str, ...]
+    version: str
+    label: str | None = None
+    at: float | None = None
+    ood: float | None = None
+    uncertainty: float | None = None
+    answer: str | None = None
+    score: float | None = None
+    shadow: str | None = None
+    files: tuple[str, ...] = ()
+    exact: bool = True
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A segment that was fetched."""
+
+    store: str
+    number: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole.
+
+    Attributes:
+        name: Of the model.
+        form: What its samples are.
+        classes: Labels that are given, sorted as the model has them.
+        about: What the boards say of the model: `preprocess`, `labels`.
+        ragged: Samples that are left out of data.npz, because their shape is not that of the others.
+        damaged: Records that could not be read.
+    """
+
+    name: str
+    form: str = "arrays"
+    classes: tuple[str, ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
+    boards: tuple[Board, ...] = ()
+    segments: tuple[Kept, ...] = ()
+    samples: tuple[Entry, ...] = ()
+    ragged: int = 0
+    damaged: int = 0
+    schema: int = SCHEMA
+
+
+@dataclass
+class Found:
+    """A sample, and all that was said of it wherever it was captured."""
+
+    id: str
+    inputs: dict[str, NDArray[Any]]
+    outputs: dict[str, NDArray[Any]]
+    seen: list[tuple[str, Sample]]
+
+
+@dataclass
+class Content:
+    """What the segments hold.
+
+    Attributes:
+        samples: Each once, in the order of their first capture.
+        status: Lines of status.jsonl.
+    """
+
+    name: str = ""
+    about: dict[str, Any] = field(default_factory=dict)
+    hosts: dict[str, str] = field(default_factory=dict)
+    samples: dict[str, Found] = field(default_factory=dict)
+    status: list[dict[str, Any]] = field(default_factory=list)
+    segments: list[Kept] = field(default_factory=list)
+    damaged: int = 0
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process changes a dataset at a time; the folder is made, or must be a dataset already.
+
+    Raises:
+        UsageError: `dataset-busy`, `dataset-other`: it holds something else; `output-unwritable`.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / SEGMENTS).is_dir():
+        raise UsageError("dataset-other", f"{folder} holds something else than captures")
+    try:
+        (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise UsageError("output-unwritable", f"{folder} cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        files.sweep(folder / SEGMENTS)
+        yield
+    except BlockingIOError as error:
+        raise UsageError("dataset-busy", f"another process collects into {folder}") from error
+    finally:
+        os.close(lock)
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of a dataset.
+
+    Raises:
+        UsageError: `dataset-other`: there is none. ArtifactError: `dataset-damaged`.
+    """
+    try:
+        return decode(Manifest, json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise UsageError("dataset-other", f"{folder} is no dataset: it has no {MANIFEST}") from error
+    except (OSError, ValueError, CodecError) as error:
+        raise ArtifactError("dataset-damaged", f"{folder / MANIFEST} cannot be read: {error}") from error
+
+
+def write(folder: Path, manifest: Manifest) -> None:
+    """Put a manifest in place of the old one.
+
+    Raises:
+        UsageError: `output-unwritable`.
+    """
+    files.replace(folder / MANIFEST, json.dumps(encode(manifest), indent=1).encode() + b"\n")
+
+
+def statuses(folder: Path) -> list[dict[str, Any]]:
+    """Lines of status.jsonl.
+
+    Raises:
+        ArtifactError: `dataset-damaged`.
+    """
+    path = folder / STATUS
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise ArtifactError("dataset-damaged", f"{path} cannot be read: {error}") from error
+
+
+def path_of(folder: Path, header: Header) -> Path:
+    """Where a segment is kept."""
+    return folder / SEGMENTS / f"{header.store}-{header.number:08d}.segment"
+
+
+def stored(folder: Path) -> list[Path]:
+    """The segments that were fetched, each store's in order."""
+    return sorted(path for path in (folder / SEGMENTS).iterdir() if _NAME.match(path.name))
+
+
+def content(folder: Path, seal: Seal | None) -> Content:
+    """Read all segments.
+
+    Args:
+        folder: The dataset.
+        seal: Opens those that are encrypted.
+
+    Raises:
+        ArtifactError: `capture-key`, `capture-newer`; `dataset-damaged`: a segment is no longer what was fetched.
+    """
+    found = Content()
+    for path in stored(folder):
+        data = path.read_bytes()
+        seen = scan(data)
+        if seen.header is None or seen.end != len(data):
+            raise ArtifactError("dataset-damaged", f"{path} is not what was fetched", next_step=f"Remove {path}.")
+        header = seen.header
+        found.segments.append(Kept(header.store, header.number, len(data), hashlib.sha256(data).hexdigest()))
+        found.hosts[header.store] = header.host
+        found.name, found.about = header.name, {**found.about, **header.about}
+        for place, (begin, end) in enumerate(seen.frames):
+            try:
+                record = unpack(header.open(place, data[begin:end], seal))
+            except ArtifactError as error:
+                if error.code != "capture-damaged":
+                    raise
+                found.damaged += 1
+                continue
+            _add(found, header, record)
+    return found
+
+
+def _add(found: Content, header: Header, read: Read) -> None:
+    sample = read.record.sample
+    if sample is None:
+        line = {"store": header.store, "host": header.host, "kind": read.record.kind, "at": read.record.at}
+        found.status.append({**line, **read.record.about})
+        return
+    key = read.digest
+    if key not in found.samples:
+        found.samples[key] = Found(key, read.inputs, read.outputs, [])
+    found.samples[key].seen.append((header.store, sample))

@@ -1,0 +1,65 @@
+"""Label Studio (https://labelstud.io): a task a sample, what the model answered as its prediction, and the form.
+
+Pictures and sounds are served from the dataset folder (local file serving: LOCAL_FILES_SERVING_ENABLED=true and
+LOCAL_FILES_DOCUMENT_ROOT set to the dataset); rows travel inside their tasks. What is exported afterwards, `edgekit
+collect --labels` reads.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+from edgekit.collect.dataset import Entry, Found, Manifest
+
+TASKS, FORM = "label-studio.json", "label-studio.xml"
+_FIELDS = {"images": ("image", "Image"), "sounds": ("audio", "Audio"), "table": ("row", "Table")}
+
+
+def texts(manifest: Manifest, samples: Mapping[str, Found], names: tuple[str, ...]) -> dict[str, str]:
+    """File name -> text; nothing for arrays, which people cannot read."""
+    if manifest.form not in _FIELDS:
+        return {}
+    choices = names or tuple(sorted({*manifest.classes, *(e.answer for e in manifest.samples if e.answer)}))
+    shown = [entry for entry in manifest.samples if entry.files or manifest.form == "table"]
+    tasks = [_task(entry, samples[entry.id], manifest) for entry in shown]
+    return {TASKS: json.dumps(tasks, indent=1) + "\n", FORM: _form(manifest, choices)}
+
+
+def _task(entry: Entry, found: Found, manifest: Manifest) -> dict[str, Any]:
+    field, _ = _FIELDS[manifest.form]
+    shown: Any = f"/data/local-files/?d={entry.files[0]}" if entry.files else _row(found, manifest)
+    data = {field: shown, "sample": entry.id, "strata": ", ".join(entry.strata), "boards": ", ".join(entry.boards)}
+    task: dict[str, Any] = {"data": data}
+    if entry.answer is not None:
+        task["predictions"] = [
+            {"model_version": entry.version[:12], "score": entry.score, "result": [_result(field, entry.answer)]}
+        ]
+    if entry.label is not None:
+        task["annotations"] = [{"result": [_result(field, entry.label)]}]
+    return task
+
+
+def _result(field: str, label: str) -> dict[str, Any]:
+    return {"from_name": "label", "to_name": field, "type": "choices", "value": {"choices": [label]}}
+
+
+def _row(found: Found, manifest: Manifest) -> dict[str, float | None]:
+    (array,) = found.inputs.values()
+    table = manifest.about.get("preprocess", {}).get("table") or {}
+    names = table.get("columns") or [f"feature_{number}" for number in range(array.size)]
+    pairs = zip(names, array.tolist(), strict=False)
+    return {str(name): float(value) if math.isfinite(value) else None for name, value in pairs}
+
+
+def _form(manifest: Manifest, choices: tuple[str, ...]) -> str:
+    field, tag = _FIELDS[manifest.form]
+    offered = "\n".join(f"    <Choice value={quoteattr(name)}/>" for name in choices)
+    return (
+        f'<View>\n  <{tag} name="{field}" value="${field}"/>\n'
+        f'  <Choices name="label" toName="{field}" choice="single" showInline="true">\n{offered}\n  </Choices>\n'
+        "</View>\n"
+    )

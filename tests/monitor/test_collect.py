@@ -1,0 +1,407 @@
+"""From boards to one dataset: nothing twice, nothing torn, and readable by who trains."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from capture_case import Fake, Time, numbered
+
+from edgekit import cli
+from edgekit.collect import collect, dataset, read_labels
+from edgekit.collect.fetch import _pieces
+from edgekit.data import open_data
+from edgekit.data_ref import DataRef
+from edgekit.errors import ArtifactError, DataError, EdgeKitError, MissingFileError, TargetError, UsageError
+from edgekit.feeding import AudioSteps, ImageSteps, Preprocess, TableSteps
+from edgekit.manifest import Interpret
+from edgekit.monitor import export
+from edgekit.monitor.alarm import Alarm, Verdict
+from edgekit.monitor.capture import Capture, Plan
+from edgekit.monitor.ring import Bounds, Ring, listed
+from edgekit.monitor.strata import Draw
+from edgekit.targets.local import Local
+from edgekit.tensors import TensorSpec
+
+ALL = Plan(quota_mb=2, window=1e9, random=Draw(1000), status=1.0)
+NAMES = ("cat", "dog", "cow")
+
+
+def pictures(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 8, 6, 3), dtype=np.uint8)
+
+
+def captured(root, arrays, model, name="pets", plan=ALL, **known):
+    """A board that met these."""
+    with Capture(name, model, plan, root=root, seed=0, clock=Time().clock, **known) as capture:
+        for number, array in enumerate(arrays):
+            sure = np.eye(3, dtype=np.float32)[None, number % 3] * 0.6 + 0.2 * (1 - np.eye(3)[number % 3])
+            alarms = (Alarm("blank", "input x", 1.0, 0, "all black", raised=number),) if number == 1 else ()
+            capture.offer({"x": array[None]}, {"p": sure}, Verdict(0.5, 0.4, alarms))
+    return root
+
+
+def photographer(**known):
+    how = Preprocess("image", scale=1 / 255, mean=(0.5,), std=(0.5,), image=ImageSteps())
+    return Fake(Interpret("classification", labels=NAMES), how, **known)
+
+
+def as_fed(picture):
+    return (picture.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+
+
+@pytest.fixture
+def boards(tmp_path):
+    """Two boards that met partly the same pictures."""
+    shown = pictures(12)
+    first = captured(tmp_path / "kitchen", [as_fed(one) for one in shown[:8]], photographer())
+    second = captured(tmp_path / "hall", [as_fed(one) for one in shown[5:]], photographer())
+    return [str(first), str(second)]
+
+
+def test_two_boards_become_one_dataset(boards, tmp_path):
+    out = tmp_path / "data"
+    done = collect(boards, out)
+    assert (done.name, done.form, done.samples, done.added, done.repeated) == ("pets", "images", 12, 12, 3)
+    assert [board.error for board in done.boards] == [None, None]
+    about = dataset.read(out)
+    assert [board.target for board in about.boards] == [boards[0], boards[1]] or len(about.boards) == 2
+    assert {board.samples for board in about.boards} == {8, 7}
+    twice = [entry for entry in about.samples if entry.count == 2]
+    assert len(twice) == 3
+    assert all(len(entry.boards) == 2 and entry.weight == pytest.approx(2.0) for entry in twice)
+    assert {entry.answer for entry in about.samples} == set(NAMES)
+    # Again: nothing new, nothing fetched, the same bytes.
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    again = collect(boards, out)
+    assert (again.samples, again.added) == (12, 0)
+    assert [board.segments for board in again.boards] == [0, 0]
+    after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert {path.name for path in before if before[path] != after.get(path)} <= {"data.npz"}  # a zip holds the time
+    assert set(before) == set(after)
+
+
+def test_pictures_are_those_that_were_fed(boards, tmp_path):
+    from PIL import Image
+
+    out = tmp_path / "data"
+    collect(boards, out)
+    found = sorted((out / "unlabelled" / "images" / "unknown").glob("*.png"))
+    seen = {np.asarray(Image.open(path)).tobytes() for path in found}
+    assert seen == {one.tobytes() for one in pictures(12)}
+    assert all(entry.exact for entry in dataset.read(out).samples)
+    with np.load(out / "unlabelled" / "data.npz") as stored:
+        assert stored["x"].shape == (12, 8, 6, 3)
+        assert {one.tobytes() for one in stored["x"]} == {as_fed(one).tobytes() for one in pictures(12)}
+        assert stored["weight"].shape == (12,)
+    model = photographer()
+    spec = (TensorSpec("x", (None, 8, 6, 3), "float32"),)
+    data = open_data(DataRef(str(out / "unlabelled" / "images"), preprocess=model.preprocess), spec)
+    (batch,) = data.batches(100)
+    fed = np.stack([as_fed(one) for one in pictures(12)])
+    assert np.abs(np.sort(batch.feeds["x"].ravel()) - np.sort(fed.ravel())).max() < 1e-5
+
+
+def test_labels_move_samples_and_stay(boards, tmp_path):
+    out = tmp_path / "data"
+    collect(boards, out)
+    ids = [entry.id for entry in dataset.read(out).samples]
+    labels = {key: NAMES[number % 3] for number, key in enumerate(ids[:7])}
+    done = collect([], out, labels=labels)
+    assert (done.samples, done.labelled) == (12, 7)
+    assert sorted(path.name for path in (out / "labelled" / "images").iterdir()) == sorted(NAMES)
+    assert len(list((out / "unlabelled" / "images").rglob("*.png"))) == 5
+    with np.load(out / "labelled" / "data.npz") as stored:
+        given = dict(zip(stored["id"].tolist(), stored["y"].tolist(), strict=True))
+    assert given == {key: NAMES.index(label) for key, label in labels.items()}
+    assert dataset.read(out).classes == NAMES
+    # Collecting again keeps them; another label moves a picture; an empty one takes it back.
+    collect(boards, out)
+    done = collect([], out, labels={ids[0]: "cow", ids[1]: ""})
+    assert done.labelled == 6
+    assert (out / "labelled" / "images" / "cow" / f"{ids[0][:16]}.png").exists()
+    assert not (out / "labelled" / "images" / "cat" / f"{ids[0][:16]}.png").exists()
+    for key in ids:
+        collect([], out, labels={key: "cat"})
+    assert not (out / "unlabelled" / "data.npz").exists()
+    assert not (out / "unlabelled" / "images").exists() or not any((out / "unlabelled" / "images").iterdir())
+
+
+def test_label_studio_gets_tasks_and_gives_labels(boards, tmp_path):
+    out = tmp_path / "data"
+    collect(boards, out)
+    tasks = json.loads((out / "label-studio.json").read_text())
+    assert len(tasks) == 12
+    for task in tasks:
+        place = task["data"]["image"].removeprefix("/data/local-files/?d=")
+        assert (out / place).is_file()
+        assert task["predictions"][0]["result"][0]["value"]["choices"][0] in NAMES
+    form = (out / "label-studio.xml").read_text()
+    assert form.count("<Choice ") == 3
+    assert '<Image name="image" value="$image"/>' in form
+    for number, task in enumerate(tasks):
+        task["id"] = number
+        result = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": ["dog"]}}
+        task["annotations"] = [{"result": [result], "was_cancelled": number == 0}]
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    assert collect([], out, labels=tmp_path / "export.json").labelled == 11
+    small = [{"id": 1, "image": "x", "sample": tasks[0]["data"]["sample"], "label": "cow"}, {"id": 2, "sample": "b"}]
+    (tmp_path / "min.json").write_text(json.dumps(small))
+    assert read_labels(tmp_path / "min.json") == {tasks[0]["data"]["sample"]: "cow"}
+
+
+def test_rows_become_tables(tmp_path):
+    how = Preprocess("table", table=TableSteps(("age", "height", "weight")))
+    model = Fake(preprocess=how, interpret=Interpret("regression"))
+    rows = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    rows[2, 1] = np.nan
+    root = captured(tmp_path / "c", rows, model)
+    out = tmp_path / "data"
+    assert collect([str(root)], out).form == "table"
+    text = (out / "unlabelled" / "table.csv").read_text().splitlines()
+    assert text[0] == "age,height,weight"
+    read = np.array([[float(cell or "nan") for cell in line.split(",")] for line in text[1:]], np.float32)
+    assert np.array_equal(read, rows, equal_nan=True)
+    tasks = json.loads((out / "label-studio.json").read_text())
+    assert set(tasks[0]["data"]["row"]) == {"age", "height", "weight"}
+    assert tasks[2]["data"]["row"]["height"] is None
+    entries = dataset.read(out).samples
+    collect([], out, labels={entry.id: str(number / 2) for number, entry in enumerate(entries)})
+    spec = (TensorSpec("x", (None, 3), "float32"),)
+    for name in ("table.csv", "data.npz"):
+        data = open_data(DataRef(str(out / "labelled" / name)), spec)
+        (batch,) = data.batches(100)
+        assert np.array_equal(batch.feeds["x"], rows, equal_nan=True)
+        assert batch.labels.tolist() == [number / 2 for number in range(9)]
+
+
+def test_sounds_become_wav_files(tmp_path):
+    how = Preprocess("waveform", audio=AudioSteps(rate=8000))
+    waves = np.random.default_rng(0).integers(-32768, 32768, (4, 400)).astype(np.float32) / 32768
+    root = captured(tmp_path / "c", waves, Fake(preprocess=how))
+    out = tmp_path / "data"
+    assert collect([str(root)], out).form == "sounds"
+    assert all(entry.exact for entry in dataset.read(out).samples)
+    entries = dataset.read(out).samples
+    collect([], out, labels={entry.id: f"word {number}" for number, entry in enumerate(entries)})
+    data = open_data(
+        DataRef(str(out / "labelled" / "sounds"), preprocess=how), (TensorSpec("x", (None, 400), "float32"),)
+    )
+    assert data.class_names == ("word 0", "word 1", "word 2", "word 3")
+    (batch,) = data.batches(10)
+    assert np.array_equal(np.sort(batch.feeds["x"].ravel()), np.sort(waves.ravel()))
+    assert '<Audio name="audio" value="$audio"/>' in (out / "label-studio.xml").read_text()
+
+
+def test_several_inputs_and_shapes_are_arrays(tmp_path):
+    with Capture("pets", Fake(), ALL, root=tmp_path / "c", clock=Time().clock) as capture:
+        for number in range(3):
+            fed = {"a": np.full((1, 2), number, np.float32), "b": np.full((1, 3, 3), number, np.int64)}
+            capture.offer(fed, {"p": np.eye(3, dtype=np.float32)[None, 0]})
+        capture.offer({"a": np.zeros((1, 7), np.float32), "b": np.ones((1, 3, 3))}, {"p": np.eye(3)[None, 0]})
+    out = tmp_path / "data"
+    assert collect([str(tmp_path / "c")], out).form == "arrays"
+    with np.load(out / "unlabelled" / "data.npz") as stored:
+        assert stored["a"].tolist() == [[0, 0], [1, 1], [2, 2]]
+        assert stored["b"].dtype == np.int64
+    assert dataset.read(out).ragged == 1
+    assert not (out / "label-studio.json").exists()
+
+
+def test_labels_lead_nowhere_else(boards, tmp_path):
+    out = tmp_path / "data"
+    collect(boards, out)
+    wicked = ["../../escape", "/etc", "..", ".hidden", "a/b", "ordinary (1)", "ü"]
+    ids = [entry.id for entry in dataset.read(out).samples]
+    collect([], out, labels=dict(zip(ids, wicked, strict=False)))
+    folders = list((out / "labelled" / "images").iterdir())
+    assert len(folders) == len(wicked)
+    assert all(path.parent == out / "labelled" / "images" and not path.name.startswith(".") for path in folders)
+    assert len(list((out / "labelled").rglob("*.png"))) == len(wicked)
+    assert not list(tmp_path.glob("*escape*"))
+
+
+def test_status_and_alarms_are_kept(boards, tmp_path):
+    out = tmp_path / "data"
+    collect(boards, out)
+    lines = dataset.statuses(out)
+    assert sum(line["seen"] for line in lines if line["kind"] == "status") == 15
+    alarms = [line["alarm"]["message"] for line in lines if line["kind"] == "alarm"]
+    assert alarms == ["all black", "all black"]
+
+
+# -- Many, broken, hostile -------------------------------------------------------------------------------------
+
+
+def test_a_board_that_is_gone_does_not_stop_the_others(boards, tmp_path):
+    done = collect([boards[0], "nowhere:1", boards[1]], tmp_path / "data")
+    assert [board.error and board.error["code"] for board in done.boards] == [None, "unknown-target", None]
+    assert done.samples == 12
+
+
+def test_a_cut_link_costs_a_piece(boards, tmp_path, monkeypatch):
+    out = tmp_path / "data"
+    ring = Ring(Path(boards[0]) / "pets", "pets", Bounds(2_000_000))
+    for number in range(8):  # several segments
+        ring.append(numbered(number, 60_000))
+    ring.close()
+    count = len(listed(Path(boards[0]) / "pets"))
+    assert count > 3
+    monkeypatch.setattr("edgekit.collect.fetch._PIECE", 1)
+    real, calls = Local.get, []
+
+    def get(self, there, here):
+        calls.append(there)
+        if len(calls) == 3:
+            raise TargetError("target-link-lost", "cut")
+        real(self, there, here)
+
+    monkeypatch.setattr(Local, "get", get)
+    done = collect(boards[:1], out)
+    assert done.boards[0].error["code"] == "target-link-lost"
+    assert (done.boards[0].segments, len(dataset.stored(out))) == (2, 2)
+    done = collect(boards[:1], out)
+    assert done.boards[0].error is None
+    assert done.boards[0].segments == count - 2
+    assert done.samples == 8 + 8
+
+
+def test_bytes_that_changed_on_the_way_are_refused(boards, tmp_path, monkeypatch):
+    real = Local.get
+
+    def get(self, there, here):
+        real(self, there, here)
+        data = bytearray(here.read_bytes())
+        data[-1] ^= 1
+        here.write_bytes(data)
+
+    monkeypatch.setattr(Local, "get", get)
+    done = collect(boards[:1], tmp_path / "data")
+    assert done.boards[0].error["code"] == "target-digest"
+    assert dataset.stored(tmp_path / "data") == []
+
+
+def test_what_grows_is_fetched_again_and_what_is_safe_may_go(boards, tmp_path):
+    out, folder = tmp_path / "data", Path(boards[0]) / "pets"
+    collect(boards[:1], out)
+    ring = Ring(folder, "pets", Bounds(2_000_000))
+    for number in range(12):
+        ring.append(numbered(number, 60_000))
+    there = len(listed(folder))
+    done = collect(boards[:1], out, remove=True)  # while somebody writes
+    left = [number for number, _ in listed(folder)]
+    assert (done.samples, len(left)) == (20, 1)
+    assert done.boards[0].removed == there - 1
+    ring.append(numbered(12, 60_000))
+    ring.close()
+    assert collect(boards[:1], out).samples == 21
+
+
+def test_encrypted_captures_need_their_key(tmp_path):
+    pytest.importorskip("cryptography")
+    assert cli.run(["keys", "secret", str(tmp_path / "key"), "--json"]) == 0
+    root = captured(tmp_path / "c", [as_fed(one) for one in pictures(3)], photographer(), key=tmp_path / "key")
+    out = tmp_path / "data"
+    with pytest.raises(ArtifactError) as refused:
+        collect([str(root)], out)
+    assert refused.value.code == "capture-key"
+    assert len(dataset.stored(out)) == 1  # fetched, and not fetched again
+    assert collect([str(root)], out, key=tmp_path / "key").samples == 3
+
+
+def test_a_damaged_dataset_says_which_file(boards, tmp_path):
+    out = tmp_path / "data"
+    collect(boards, out)
+    path = dataset.stored(out)[0]
+    path.write_bytes(path.read_bytes()[:-3] + b"abc")
+    with pytest.raises(ArtifactError) as refused:
+        collect([], out, labels={})
+    assert refused.value.code == "dataset-damaged"
+    assert path.name in refused.value.message
+    path.unlink()
+    assert collect(boards, out).samples == 12
+    (out / "manifest.json").write_text("{")
+    with pytest.raises(ArtifactError):
+        dataset.read(out)
+
+
+def test_what_makes_no_sense_is_refused(boards, tmp_path):
+    captured(Path(boards[0]), [np.zeros(4, np.float32)], Fake(), name="other")
+    done = collect(boards[:1], tmp_path / "data", name="pets")
+    assert done.samples == 8
+    with pytest.raises(UsageError) as refused:
+        collect(boards[:1], tmp_path / "two")
+    assert refused.value.code == "collect-names"
+    with pytest.raises(UsageError) as refused:
+        collect(boards[:1], tmp_path / "data", name="other")
+    assert refused.value.code == "collect-names"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(UsageError) as refused:
+        collect(boards, tmp_path / "mine")
+    assert refused.value.code == "dataset-other"
+    with pytest.raises(UsageError):
+        dataset.read(tmp_path / "mine")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(MissingFileError) as refused:
+        collect([str(tmp_path / "none")], tmp_path / "empty")
+    assert refused.value.code == "captures-none"
+    with dataset.locked(tmp_path / "data"), pytest.raises(UsageError) as refused:
+        collect(boards, tmp_path / "data", name="pets")
+    assert refused.value.code == "dataset-busy"
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "3", '[{"data": {}, "annotations": [{"result": [{}]}]}]'])
+def test_labels_that_are_none(tmp_path, text):
+    (tmp_path / "labels.json").write_text(text)
+    with pytest.raises(DataError) as refused:
+        read_labels(tmp_path / "labels.json")
+    assert refused.value.code == "labels-invalid"
+
+
+def test_labels_of_a_table(tmp_path):
+    (tmp_path / "labels.csv").write_text("\ufeffid,note,label\nab,x,cat\ncd,,dog\n")
+    assert read_labels(tmp_path / "labels.csv") == {"ab": "cat", "cd": "dog"}
+    (tmp_path / "labels.csv").write_text("name,label\nab,cat\n")
+    with pytest.raises(DataError):
+        read_labels(tmp_path / "labels.csv")
+    with pytest.raises(MissingFileError):
+        read_labels(tmp_path / "none.csv")
+
+
+def test_the_board_s_part_survives_what_vanishes(boards, tmp_path):
+    seen = export.survey(export.SurveyRequest(boards[0])).segments
+    paths = tuple(one.path for one in seen)
+    shutil.rmtree(boards[0])
+    (part,) = export.export(export.ExportRequest(paths, str(tmp_path / "out"))).parts
+    assert part.bytes == 0
+    assert export.remove(export.RemoveRequest(paths)).count == 0
+    assert export.survey(export.SurveyRequest(boards[0])).segments == ()
+    assert [len(piece) for piece in _pieces([*seen, *seen])] == [2]
+
+
+def test_the_command(boards, tmp_path, capsys):
+    (tmp_path / "hosts").write_text(f"{boards[1]}  # the second\n")
+    out = str(tmp_path / "data")
+    assert cli.run(["collect", boards[0], "--to", str(tmp_path / "hosts"), "-o", out, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["samples"], said["added"], len(said["boards"])) == (12, 12, 2)
+    assert cli.run(["collect", boards[0], "nowhere:1", "-o", out]) == 2
+    assert "12 samples of pets" in capsys.readouterr().out
+    assert cli.run(["collect", "-o", out]) == 2
+    (tmp_path / "labels.csv").write_text("id,label\n" + f"{dataset.read(Path(out)).samples[0].id},cat\n")
+    assert cli.run(["collect", "-o", out, "--labels", str(tmp_path / "labels.csv"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["labelled"] == 1
+
+
+def test_an_emulated_board_gives_what_it_captured(boards, tmp_path):
+    from edgekit.targets import open_target
+
+    try:
+        open_target("emulator:raspberry-pi-4b").close()
+    except EdgeKitError as error:
+        pytest.skip(f"{error.message}: {error.next_step}")
+    assert collect(["emulator:raspberry-pi-4b"], tmp_path / "data", captures=boards[0]).samples == 8
