@@ -42,7 +42,11 @@ class Session(Protocol):
         ...
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Raw arrays of the tensors' own dtypes in and out; the answers belong to the caller."""
+        """Raw arrays of the tensors' own dtypes in and out; the answers belong to the caller, as the feeds do again.
+
+        What a session may have besides, for those who look: `run_some(names, feeds)`, for these outputs alone;
+        `run_into(feeds, buffers)`, some answers into given arrays.
+        """
         ...
 
     def close(self) -> None: ...

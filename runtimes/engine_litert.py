@@ -92,35 +92,37 @@ class LiteRTSession:
         self._view = interpreter.tensor
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        if self._interpreter is None:
-            raise closed()
+        return self._answers(self._fetch, feeds)
+
+    def run_some(self, names: list[str], feeds: Feeds) -> dict[str, Array]:
+        """`run`, for these outputs."""
+        return self._answers([(name, index) for name, index in self._fetch if name in names], feeds)
+
+    def _answers(self, fetched: list[tuple[str, int]], feeds: Feeds) -> dict[str, Array]:
         try:
-            if self._free:
-                self._resize(feeds)
-            if self._stateful:
-                self._interpreter.reset_all_variables()
-            for name, index in self._feed:
-                self._set(index, feeds[name])
-            self._invoke()
+            self._compute(feeds)
             answers = {}  # a loop, because a comprehension costs a call
-            for name, index in self._fetch:
+            for name, index in fetched:
                 answers[name] = self._get(index)
             return answers
         except (ValueError, RuntimeError) as error:
             raise _failed(str(error), self._artifact) from error
 
-    def run_into(self, feeds: Feeds, buffers: Feeds) -> None:
-        """The same, some answers into given arrays; the engine's own memory is looked into, and let go at once."""
+    def _compute(self, feeds: Feeds) -> None:
         if self._interpreter is None:
             raise closed()
+        if self._free:
+            self._resize(feeds)
+        if self._stateful:
+            self._interpreter.reset_all_variables()
+        for name, index in self._feed:
+            self._set(index, feeds[name])
+        self._invoke()
+
+    def run_into(self, feeds: Feeds, buffers: Feeds) -> None:
+        """The same, some answers into given arrays; the engine's own memory is looked into, and let go at once."""
         try:
-            if self._free:
-                self._resize(feeds)
-            if self._stateful:
-                self._interpreter.reset_all_variables()
-            for name, index in self._feed:
-                self._set(index, feeds[name])
-            self._invoke()
+            self._compute(feeds)
             for name, index in self._fetch:
                 if name in buffers:
                     view, buffer = self._view(index)(), buffers[name]

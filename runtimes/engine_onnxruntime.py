@@ -97,11 +97,17 @@ class OnnxRuntimeSession:
         self._run = session.run
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
+        return self.run_some(self._names, feeds)
+
+    def run_some(self, names: list[str], feeds: Feeds) -> dict[str, Array]:
+        """`run`, for these outputs."""
         run = self._run  # another thread may close meanwhile; a call that has begun holds the session
         if run is None:
             raise closed()
         try:
-            return dict(zip(self._names, run(self._names, feeds), strict=True))
+            if len(names) == 1:
+                return {names[0]: run(names, feeds)[0]}
+            return dict(zip(names, run(names, feeds), strict=True))
         except self._failures as error:
             said = " ".join(str(error).split())
             raise EngineError(

@@ -5,7 +5,7 @@ What a task needs is imported when the first answer of it is read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from edgekit.errors import UsageError
 from edgekit.reading import Interpret
 from edgekit.runtimes.base import Array
-from edgekit.runtimes.interpretation.classes import classification, multi_label
+from edgekit.runtimes.interpretation.classes import classification, few, multi_label
 from edgekit.runtimes.interpretation.results import (
     Answer,
     Classification,
@@ -30,6 +30,50 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Classification", "MultiLabel", "Raw", "Regression", "Score", "interpret"]
 
 _PLAIN = ("multi-label", "regression", "embedding", "wake-word")
+
+
+Reader = Callable[[Mapping[str, Array], int, "Placement | None", "Array | None"], Answer]
+"""Outputs, sample, placement and what was given, as `interpret` has them."""
+
+
+def reader(how: Interpret, size: tuple[int, int] | None = None) -> Reader:
+    """`interpret` of one manifest and one size of pictures."""
+    if how.task != "classification":
+        return lambda outputs, sample, placement, given: interpret(
+            outputs, how, sample=sample, size=size, placement=placement, given=given
+        )
+    quick, key = few(how), how.output
+
+    def classify(
+        outputs: Mapping[str, Array], sample: int, placement: Placement | None, given: Array | None
+    ) -> Classification:
+        del placement, given
+        values = outputs.get(key) if key is not None else next(iter(outputs.values()), None)
+        if type(values) is np.ndarray and values.ndim == 2 and values.size and values.dtype.kind == "f":
+            scores: list[float] = values.tolist()[0] if len(values) == 1 else values[sample].tolist()
+            answer = quick(scores)
+            if answer is not None:
+                return answer
+        row = _sample(outputs, how, sample)
+        if row.size == 1 and row.dtype.kind in "iu":  # the class itself, where the model ends in an arg max
+            index = int(row.reshape(-1)[0])
+            return Classification((Score(index, name(index, how.labels), 1.0),))
+        return classification(row.reshape(-1).astype(np.float64), how)
+
+    return classify
+
+
+def read_of(how: Interpret, outputs: tuple[str, ...]) -> tuple[str, ...]:
+    """The outputs that a reading looks at, of all; the others need not be fetched."""
+    names: tuple[str | None, ...] = (how.output,)
+    if how.task in ("detection", "other"):
+        about = how.detection
+        if about is not None and about.family != "yolo":
+            names = (about.boxes, about.scores, about.classes, about.count)
+        if about is None or not any(names):  # by their places
+            return outputs
+    named = {*names, how.output} - {None} or set(outputs[:1])
+    return tuple(one for one in outputs if one in named) if named <= set(outputs) else outputs
 
 
 def interpret(
@@ -55,8 +99,9 @@ def interpret(
         UsageError: `output-unknown`: `how` names an output that is not there; `output-unreadable`: there is none, or it
             does not hold such an answer.
     """
-    if how.output is not None and how.output not in outputs:
-        raise UsageError("output-unknown", f"there is no output {how.output}; known: {', '.join(outputs)}")
+    if how.task == "classification":
+        return reader(how)(outputs, sample, placement, given)
+    _check_output(outputs, how)
     if how.task == "detection":
         if how.detection is None:
             return Raw(outputs)
@@ -66,11 +111,6 @@ def interpret(
     if how.task == "other":
         return Raw(outputs)
     values = _sample(outputs, how, sample)
-    if how.task == "classification":
-        if values.dtype.kind in "iu" and values.size == 1:  # the class itself, where the model ends in an arg max
-            index = int(values.reshape(-1)[0])
-            return Classification((Score(index, name(index, how.labels), 1.0),))
-        return classification(values.reshape(-1).astype(np.float64), how)
     return _plain(values, how) if how.task in _PLAIN else _shaped(values, how, size, placement, given)
 
 
@@ -111,7 +151,13 @@ def _shaped(
     return sequence(values.astype(np.float64), how)
 
 
+def _check_output(outputs: Mapping[str, Array], how: Interpret) -> None:
+    if how.output is not None and how.output not in outputs:
+        raise UsageError("output-unknown", f"there is no output {how.output}; known: {', '.join(outputs)}")
+
+
 def _sample(outputs: Mapping[str, Array], how: Interpret, sample: int) -> Array:
+    _check_output(outputs, how)
     if not outputs:
         raise UsageError("output-unreadable", f"the model gives no output to read a {how.task} from")
     key = how.output or next(iter(outputs))

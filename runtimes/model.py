@@ -11,10 +11,11 @@ whatever an import would add to the start of an app: `_thread` has the lock that
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from _thread import allocate_lock
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -264,20 +265,26 @@ class Model:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _straight(self, session: Session, *, raw: bool, ready: bool = False) -> Straight:
+    def _straight(
+        self, session: Session, *, raw: bool, ready: bool = False, wanted: Container[str] | None = None
+    ) -> Straight:
+        """The way for exact feeds: to all outputs, or to those that are wanted."""
         inputs = list(zip(self.inputs, self._keys, strict=True))
-        outputs = [(spec, key) for key, spec in self._answers]
+        outputs = [(spec, key) for key, spec in self._answers if wanted is None or spec.name in wanted]
         return Straight(session, inputs, outputs, self._lock, raw=raw, ready=ready)
 
     def _prepare(self) -> Predictor:
         """Only apps that predict pay for what it takes."""
+        from edgekit.runtimes.interpret import read_of
         from edgekit.runtimes.prediction import Predictor
 
         session = self._session
         if session is None:
             raise closed()
-        ready = self._straight(session, raw=False, ready=True)
-        self._predictor = Predictor(self, ready, whole=session.batches)
+        wanted = read_of(self.interpret, tuple(spec.name for spec in self.outputs))
+        real, ready = (self._straight(session, raw=False, ready=ready, wanted=wanted) for ready in (False, True))
+        general = functools.partial(self._general, session)
+        self._predictor = Predictor(self, real, ready, general, whole=session.batches)
         return self._predictor
 
     def _answer(self, session: Session, feeds: Any, raw: bool, out: Mapping[str, Array] | None) -> dict[str, Array]:
@@ -285,7 +292,9 @@ class Model:
         answers = (self._raw if raw else self._real)(feeds, out) if type(feeds) is dict else None
         return self._general(session, feeds, raw, out) if answers is None else answers
 
-    def _general(self, session: Session, feeds: Any, raw: bool, out: Mapping[str, Array] | None) -> dict[str, Array]:
+    def _general(
+        self, session: Session, feeds: Any, raw: bool, out: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
         """Names, dtypes, shapes, then piece by piece."""
         from edgekit.runtimes.pieces import calls, join  # most apps feed what is exact, and never come here
 
@@ -328,14 +337,21 @@ class Model:
 
 
 @contextmanager
-def timed(metrics: Metrics, name: str) -> Iterator[None]:
-    """Measure what happens inside; an error is counted by its code."""
-    begun = time.perf_counter()
+def errors_of(metrics: Metrics) -> Iterator[None]:
+    """An error inside is counted by its code."""
     try:
         yield
     except EdgeKitError as error:
         metrics.count("errors", error.code)
         raise
+
+
+@contextmanager
+def timed(metrics: Metrics, name: str) -> Iterator[None]:
+    """Measure what happens inside; an error is counted by its code."""
+    begun = time.perf_counter()
+    with errors_of(metrics):
+        yield
     metrics.observe(name, time.perf_counter() - begun)
 
 

@@ -2,48 +2,70 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgekit.errors import FeedError
 from edgekit.runtimes.base import Array, dequantize
-from edgekit.runtimes.interpret import interpret
-from edgekit.runtimes.model import timed
+from edgekit.runtimes.interpret import reader
+from edgekit.runtimes.model import errors_of, timed
 from edgekit.runtimes.preparation.pictures import geometry
 from edgekit.runtimes.preprocess import Prepared, Preparer
 from edgekit.runtimes.straight import Straight
 from edgekit.tensors import TensorSpec
 
 if TYPE_CHECKING:
+    from edgekit.runtimes.flow.metrics import Metrics
     from edgekit.runtimes.model import Model
 
 
 class Predictor:
-    """The steps of `Model.predict`.
+    """The steps of `Model.predict`, made once: what prepares, the way through the engine to the outputs that are read,
+    and what reads them.
 
     Args:
         model: Whose.
-        ready: Takes the tensors' own integers and gives real values.
+        real, ready: The ways for exact feeds, of real values and of the tensors' own.
+        general: The way for any feeds, raw or not.
         whole: The engine takes any number of samples at once.
     """
 
-    def __init__(self, model: Model, ready: Straight, *, whole: bool) -> None:
+    def __init__(
+        self, model: Model, real: Straight, ready: Straight, general: Callable[..., dict[str, Array]], *, whole: bool
+    ) -> None:
         self._model = model
+        self._real, self._ready, self._general = real, ready, general
         self._preparer = Preparer(model.inputs, model.preprocess)
+        self._exact = self._preparer.exact
         self._how = model.interpret
-        self._ready = ready
-        self._size = picture_size(model.inputs)
+        self._reader = reader(self._how, picture_size(model.inputs))
+        self._given = self._how.task == "anomaly"
         self._whole = whole and all(spec.shape and spec.shape[0] is None for spec in model.inputs)
 
     def __call__(self, thing: Any, colors: str | None) -> Any:
-        metrics = self._model.metrics
-        if metrics is None:
+        if self._model.metrics is not None:
+            return self._counted(self._model.metrics, thing, colors)
+        prepared = self._preparer(thing, colors)
+        given = self._input(prepared) if self._given else None
+        answer = self._reader(self._answers(prepared), 0, prepared.placement, given)
+        if prepared.lent is not None:
+            self._preparer.take_back(prepared)
+        return answer
+
+    def _counted(self, metrics: Metrics, thing: Any, colors: str | None) -> Any:
+        """The same; the run has a time of its own, in that of the whole, and counts its own errors."""
+        begun = time.perf_counter()
+        with errors_of(metrics):
             prepared = self._preparer(thing, colors)
-            return self._read(self.run(prepared), prepared)
-        with timed(metrics, "predict_seconds"):
-            prepared = self._preparer(thing, colors)
-            return self._read(self.run(prepared), prepared)
+        outputs = self.run(prepared)
+        with errors_of(metrics):
+            answer = self._read(outputs, prepared)
+        self._preparer.take_back(prepared)
+        metrics.observe("predict_seconds", time.perf_counter() - begun)
+        return answer
 
     def seen(self, thing: Any) -> tuple[Any, dict[str, Array]]:
         """The answer, and the outputs in real values that it was read from."""
@@ -54,21 +76,27 @@ class Predictor:
     def batch(self, things: list[Any], colors: str | None) -> list[Any]:
         """Answers in the order of the things."""
         prepared = [self._preparer(thing, colors) for thing in things]
+        answers = self._answered(prepared)
+        for one in prepared:
+            self._preparer.take_back(one)
+        return answers
+
+    def _answered(self, prepared: list[Prepared]) -> list[Any]:
+        """By one call of the engine where they go together."""
         together = _together(prepared, self._model.inputs) if len(prepared) > 1 and self._whole else None
         if together is None:
             return [self._read(self.run(one), one) for one in prepared]
         outputs = self.run(together)
-        if any(array.shape[:1] != (len(things),) for array in outputs.values()):
+        if any(array.shape[:1] != (len(prepared),) for array in outputs.values()):
             return [self._read(self.run(one), one) for one in prepared]  # an output that is not one a sample
         return [self._read(outputs, one, place) for place, one in enumerate(prepared)]
 
-    def _read(self, outputs: dict[str, Array], prepared: Prepared, sample: int = 0) -> Any:
-        given = self._given(prepared) if self._how.task == "anomaly" else None
-        placement = prepared.placement
-        return interpret(outputs, self._how, sample=sample, size=self._size, placement=placement, given=given)
+    def _read(self, outputs: Mapping[str, Array], prepared: Prepared, sample: int = 0) -> Any:
+        given = self._input(prepared) if self._given else None
+        return self._reader(outputs, sample, prepared.placement, given)
 
-    def _given(self, prepared: Prepared) -> Array | None:
-        """The input in real values, for reconstructions."""
+    def _input(self, prepared: Prepared) -> Array | None:
+        """In real values, for reconstructions."""
         (spec, *others) = self._model.inputs
         array = prepared.feeds.get(spec.name)
         if others or array is None:
@@ -76,12 +104,23 @@ class Predictor:
         return dequantize(array, spec) if prepared.ready else np.asarray(array)
 
     def run(self, prepared: Prepared) -> dict[str, Array]:
-        """Outputs in real values."""
-        if not prepared.ready:
-            return self._model.run(prepared.feeds)
+        """Outputs in real values: those that are read, at least."""
+        metrics = self._model.metrics
+        if metrics is None:
+            return self._answers(prepared)
+        with timed(metrics, "run_seconds"):
+            return self._answers(prepared)
+
+    def _answers(self, prepared: Prepared) -> dict[str, Array]:
         self._model.check_usable()
-        answers = self._ready(prepared.feeds)
-        return self._model.restore(self._model.run(prepared.feeds, raw=True)) if answers is None else answers
+        feeds, ready = prepared.feeds, prepared.ready
+        if ready and self._exact:
+            return self._ready.exact(feeds)
+        answers = (self._ready if ready else self._real)(feeds) if type(feeds) is dict else None
+        if answers is not None:
+            return answers
+        answers = self._general(feeds, ready)
+        return self._model.restore(answers) if ready else answers
 
 
 def zeros(inputs: tuple[TensorSpec, ...]) -> dict[str, Array]:

@@ -6,9 +6,9 @@ and text are read here. `Preparer` is made once a model; what a kind needs is im
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,33 +16,17 @@ from edgekit.errors import DataError, FeedError, MissingFileError
 from edgekit.feeding import ImageSteps, Preprocess
 from edgekit.runtimes.base import Array
 from edgekit.runtimes.preparation import audio, pictures, sounds
-from edgekit.runtimes.preparation.numbers import Fast, fast, normalize
+from edgekit.runtimes.preparation.numbers import normalize
 from edgekit.runtimes.preparation.pictures import open_image
+from edgekit.runtimes.preparation.quick import Pictures, Prepared, Rows, Waves, quick_of
 from edgekit.runtimes.preparation.sounds import fit_wave, read_wav
 from edgekit.tensors import TensorSpec
-
-if TYPE_CHECKING:
-    from edgekit.runtimes.preparation.pictures import Placement
 
 __all__ = ["IMAGES", "SOUNDS", "Prepared", "Preparer", "decode", "fit_wave", "image_array", "normalize", "open_image"]
 __all__ += ["prepare", "read_wav"]
 
 SOUNDS = sounds.SUFFIXES
 IMAGES = pictures.SUFFIXES
-
-
-class Prepared(NamedTuple):
-    """A feed.
-
-    Attributes:
-        feeds: Array by input name.
-        ready: They are the tensors' own values, with a batch axis, and finite: nothing is left to do or to check.
-        placement: Where a picture lies in the input; None for other things.
-    """
-
-    feeds: dict[str, Any]
-    ready: bool = False
-    placement: Placement | None = None
 
 
 def prepare(thing: Any, inputs: tuple[TensorSpec, ...], how: Preprocess) -> dict[str, Any]:
@@ -70,31 +54,17 @@ class Preparer:
     Args:
         inputs: Of the model; things other than dicts by input name need exactly one.
         how: The manifest's.
+
+    Attributes:
+        exact: What is `ready` also has the very shape that the input takes.
     """
 
     def __init__(self, inputs: tuple[TensorSpec, ...], how: Preprocess) -> None:
         self._inputs = inputs
         self._how = how
         self._names = {spec.name for spec in inputs}
-        self._wanted: pictures.Geometry | None = None
-        self._fast: Fast | None = None
-        self._ready = False
-        # A picture of the very size, and where it lies.
-        self._exact: tuple[int, ...] = ()
-        self._whole: Placement | None = None
-        self._name = inputs[0].name if inputs else ""
-        self._scaled = _scaled_row(how, inputs[0]) if how.table is not None and len(inputs) == 1 else None
-        if how.kind == "image" and len(inputs) == 1:
-            (spec,) = inputs
-            try:
-                self._wanted, self._fast = pictures.geometry(spec), fast(how, spec)
-            except FeedError:
-                self._wanted = None  # an input that takes no pictures: said when one comes
-            self._ready = self._fast is not None
-            if self._wanted is not None:
-                size = (self._wanted.height, self._wanted.width)
-                self._exact = (*size, self._wanted.channels)
-                self._whole = pictures.Placement(size, size, (1.0, 1.0), (0.0, 0.0))
+        self._quick = quick_of(inputs, how)
+        self.exact = self._quick is not None and self._quick.exact
 
     def __call__(self, thing: Any, colors: str | None = None) -> Prepared:
         """The feed for a thing: for bytes of pictures by a table, where there is one.
@@ -108,20 +78,25 @@ class Preparer:
             FeedError: `feed-name`, `feed-shape`, `feed-dtype`, `feed-missing`, `feed-category`.
             MissingFileError: `file-missing`. DataError: `data-unreadable`. EngineMissingError: `pillow-missing`.
         """
-        if self._scaled is not None and type(thing) is dict and self._names.isdisjoint(thing):
-            return Prepared({self._name: self._scaled(thing)})
-        if self._wanted is None or self._fast is None:
-            return self.real(thing, colors)
-        if type(thing) is np.ndarray and thing.shape == self._exact and thing.dtype == np.uint8 and colors is None:
-            return Prepared({self._name: self._fast(thing)}, self._ready, self._whole)
-        picture = self._picture(thing, colors, self._wanted)
-        if picture is None:
-            return self.real(thing, colors)
-        made, placement = pictures.fit(picture, self._wanted, self._how.image or ImageSteps())
-        return Prepared({self._name: self._fast(made)}, self._ready, placement)
+        if self._quick is not None and (prepared := self._quick(thing, colors)) is not None:
+            return prepared
+        return self._sample(self.real(thing, colors), thing)
+
+    def take_back(self, prepared: Prepared) -> None:
+        """Nobody looks at this feed any more: its memory is the next one's."""
+        if prepared.lent is not None and isinstance(self._quick, Pictures):
+            self._quick.take_back(prepared.lent)
+
+    def _sample(self, prepared: Prepared, thing: Any) -> Prepared:
+        """With a batch axis, so that nothing is left to do where the feed is exact; a dict stays what it is."""
+        if prepared.feeds is thing or len(self._inputs) != 1:
+            return prepared
+        (spec,) = self._inputs
+        array = prepared.feeds[spec.name]
+        return prepared._replace(feeds={spec.name: array[None]}) if array.ndim == len(spec.shape) - 1 else prepared
 
     def real(self, thing: Any, colors: str | None = None) -> Prepared:
-        """The same in real values always, without a batch axis where the thing has none."""
+        """The same in real values always; without a batch axis where the thing has none, but for rows."""
         if isinstance(thing, dict) and (self._how.kind != "table" or not self._names.isdisjoint(thing)):
             return Prepared(thing)
         if len(self._inputs) != 1:
@@ -133,14 +108,15 @@ class Preparer:
         if isinstance(thing, (str, Path)):
             thing = self._read(Path(thing))
         if kind == "table" and not isinstance(thing, np.ndarray):
-            return Prepared({spec.name: self._row(thing, spec)})
+            return Prepared({spec.name: self._rows(thing, spec)})
         if hasattr(thing, "convert") and hasattr(thing, "resize"):
             return self._image(pictures.pixels(thing, self._how, pictures.geometry(spec).channels), spec)
         if isinstance(thing, sounds.Sound) or (kind == "waveform" and self._is_sound(thing)):
             return Prepared({spec.name: self._sound(thing, spec)})
-        if self._wanted is not None and (picture := self._picture(thing, colors, self._wanted)) is not None:
-            if picture.shape == (self._wanted.height, self._wanted.width, self._wanted.channels):
-                _, placement = pictures.fit(picture, self._wanted, ImageSteps())
+        quick = self._quick
+        if isinstance(quick, Pictures) and (picture := quick.picture(thing, colors)) is not None:
+            if picture.shape == (quick.wanted.height, quick.wanted.width, quick.wanted.channels):
+                _, placement = pictures.fit(picture, quick.wanted, ImageSteps())
                 return Prepared({spec.name: normalize(picture, self._how, spec)}, placement=placement)  # in its layout
             return self._image(picture, spec)
         try:
@@ -150,21 +126,6 @@ class Preparer:
         if kind == "array" or (array.dtype.kind == "f" and kind == "image"):
             return Prepared({spec.name: array})
         return Prepared({spec.name: normalize(array, self._how, spec)})
-
-    def _picture(self, thing: Any, colors: str | None, wanted: pictures.Geometry) -> Array | None:
-        """uint8 [H,W,C] in the model's colors; None for what is no single picture of bytes."""
-        if isinstance(thing, (str, Path)) and Path(thing).suffix.lower() in IMAGES:
-            thing = open_image(Path(thing))
-        if isinstance(thing, np.ndarray):
-            own = (wanted.channels, wanted.height, wanted.width)
-            if thing.dtype != np.uint8 or (wanted.first and thing.shape == own) or not thing.size:
-                return None
-            if (thing.ndim == 2 and wanted.channels == 1) or (thing.ndim == 3 and thing.shape[2] in (1, 3, 4)):
-                return pictures.recolor(thing, colors, self._how, wanted.channels)
-            return None
-        if hasattr(thing, "convert") and hasattr(thing, "resize"):
-            return pictures.pixels(thing, self._how, wanted.channels)
-        return None
 
     def _image(self, picture: Array, spec: TensorSpec) -> Prepared:
         wanted = pictures.geometry(spec)
@@ -177,6 +138,8 @@ class Preparer:
         return self._how.audio is not None and np.ndim(thing) == 1
 
     def _sound(self, thing: Any, spec: TensorSpec) -> Array:
+        if isinstance(self._quick, Waves):
+            return self._quick.tensor(thing)
         return normalize(audio.sound_array(sounds.as_sound(thing, spec), spec, self._how), self._how, spec)
 
     def _text(self, thing: str | bytes, spec: TensorSpec) -> Array:
@@ -185,14 +148,21 @@ class Preparer:
 
         return normalize(text_array(thing, self._how.text or TextSteps(), spec), self._how, spec)
 
-    def _row(self, thing: Any, spec: TensorSpec) -> Array:
-        from edgekit.runtimes.preparation.rows import row_array, table_array
+    def _rows(self, thing: Any, spec: TensorSpec) -> Array:
+        """[n, width] of a row or of several."""
+        from edgekit.runtimes.preparation.rows import row_array
 
         steps = self._how.table
         if steps is None or not isinstance(thing, (Mapping, list, tuple)):
             raise FeedError("feed-dtype", f"{spec.name} takes a row of named values, got {type(thing).__name__}")
-        rows = row_array(thing, steps, spec)[None] if isinstance(thing, Mapping) else table_array(thing, steps, spec)
-        return normalize(rows, self._how, spec)
+        plan = self._quick.plan if isinstance(self._quick, Rows) else None
+        made = []
+        for row in [thing] if isinstance(thing, Mapping) else thing:
+            if not isinstance(row, Mapping):
+                raise FeedError("feed-dtype", f"{spec.name} takes rows of named values, got {type(row).__name__}")
+            plain = plan(row) if plan is not None else None
+            made.append(normalize(row_array(row, steps, spec)[None], self._how, spec) if plain is None else plain)
+        return np.concatenate(made) if made else np.zeros((0, steps.width), np.float32)
 
     def _read(self, path: Path) -> Any:
         if path.suffix.lower() in SOUNDS:
@@ -200,25 +170,6 @@ class Preparer:
         if path.suffix.lower() == ".npy":
             return _read_array(path)
         return open_image(path)
-
-
-def _scaled_row(how: Preprocess, spec: TensorSpec) -> Callable[[Mapping[str, Any]], Array] | None:
-    """What `real` does to a single row, without asking what it is; None where scale, mean and std do not fit it."""
-    from edgekit.runtimes.preparation.rows import row_array
-
-    steps = how.table
-    if steps is None or any(len(values) not in (1, steps.width) for values in (how.mean, how.std)):
-        return None  # said when a row comes
-    mean, std = np.asarray(how.mean, np.float32), np.asarray(how.std, np.float32)
-    scale, identity = np.float32(how.scale), how.identity
-
-    def scaled(row: Mapping[str, Any]) -> Array:
-        values = row_array(row, steps, spec)
-        if not identity:
-            values = (values * scale - mean) / std
-        return values[None]
-
-    return scaled
 
 
 def _read_array(path: Path) -> Array:

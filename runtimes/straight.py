@@ -7,6 +7,7 @@ are kept, which with the check costs no more than plain numpy expressions cost a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import FeedError
-from edgekit.runtimes.base import Array, Session, dequantize, quantize
+from edgekit.runtimes.base import Array, Feeds, Session, dequantize, quantize
 from edgekit.tensors import INTEGER_RANGE, TensorSpec
 
 Convert = Callable[[Array], "Array | None"]
@@ -22,7 +23,16 @@ Restore = Callable[..., Array]
 
 
 class Straight:
-    """One way: raw or real values, or raw ones in (`ready`) and real ones out. Call it with a dict of feeds."""
+    """One way: raw or real values, or raw ones in (`ready`) and real ones out. Call it with a dict of feeds.
+
+    Args:
+        session: Of the engine.
+        inputs: What the model takes, and the session's names.
+        outputs: What is asked for, and the session's names.
+        lock: Held while the engine runs; not where that is concurrent.
+        raw: Both ways are raw.
+        ready: Feeds are raw, and finite.
+    """
 
     def __init__(
         self,
@@ -34,18 +44,22 @@ class Straight:
         raw: bool,
         ready: bool = False,
     ) -> None:
-        self._run = session.run
-        self._lock = lock
+        self._run: Callable[[Feeds], dict[str, Array]] = session.run
+        keys, given = [key for _, key in outputs], [spec.name for spec in session.outputs]
+        if len(keys) < len(given) and (some := getattr(session, "run_some", None)) is not None:
+            self._run, given = functools.partial(some, keys), keys
         # Kept buffers are safe only behind a real lock.
         kept = not session.concurrent
+        self._lock = lock if kept else None
         self._inputs = [_entry(spec, key, session, raw=raw or ready, kept=kept, checked=ready) for spec, key in inputs]
         self._outputs = [
             (spec.name, key, None if raw or spec.quant is None else _restorer(spec)) for spec, key in outputs
         ]
-        self._as_they_are = [key for spec, key in outputs] == [spec.name for spec in session.outputs] and all(
+        self._as_they_are = keys == given and all(
             name == key and restore is None for name, key, restore in self._outputs
         )
         self._size = len(inputs)
+        self._renamed = any(spec.name != key for spec, key in inputs)
         self._run_into = getattr(session, "run_into", None)
         self._dtypes = {spec.name: "object" if spec.dtype == "string" else spec.dtype for spec in session.outputs}
         self._kept: dict[str, Array] = {}
@@ -55,31 +69,58 @@ class Straight:
         """The outputs by public name, or None: the feed is not exact."""
         if len(feeds) != self._size:
             return None
-        ready = {}
-        batch = None
-        with self._lock:
-            for name, key, dtype, fixed, tail, convert in self._inputs:
-                array = feeds.get(name)
-                if type(array) is not np.ndarray or array.dtype != dtype:
-                    return None
-                shape = array.shape
-                if shape != fixed:
-                    if tail is None or not shape or shape[1:] != tail or not shape[0] or batch not in (None, shape[0]):
-                        return None
-                    batch = shape[0]
-                if convert is not None and (array := convert(array)) is None:
-                    return None
-                ready[key] = array
+        if self._lock is None:
+            ready = self._exact(feeds)
+            if ready is None:
+                return None
             if out is not None:
                 return self._into(ready, out)
             answers = self._run(ready)
-        if self._as_they_are:
-            return answers
+        else:
+            with self._lock:
+                ready = self._exact(feeds)
+                if ready is None:
+                    return None
+                if out is not None:
+                    return self._into(ready, out)
+                answers = self._run(ready)
+        return answers if self._as_they_are else self._restored(answers)
+
+    def exact(self, ready: dict[str, Array]) -> dict[str, Array]:
+        """The same for what is known to be exact, and needs nothing done to it."""
+        if self._renamed:
+            ready = {key: ready[name] for name, key, *_ in self._inputs}
+        if self._lock is None:
+            answers = self._run(ready)
+        else:
+            with self._lock:
+                answers = self._run(ready)
+        return answers if self._as_they_are else self._restored(answers)
+
+    def _restored(self, answers: Mapping[str, Array]) -> dict[str, Array]:
         restored = {}  # a loop, because a comprehension costs a call
         for name, key, restore in self._outputs:
             answer = answers[key]
             restored[name] = answer if restore is None else restore(answer)
         return restored
+
+    def _exact(self, feeds: Mapping[str, Any]) -> dict[str, Array] | None:
+        """What the session is fed with."""
+        ready = {}
+        batch = None
+        for name, key, dtype, fixed, tail, convert in self._inputs:
+            array = feeds.get(name)
+            if type(array) is not np.ndarray or array.dtype != dtype:
+                return None
+            shape = array.shape
+            if shape != fixed:
+                if tail is None or not shape or shape[1:] != tail or not shape[0] or batch not in (None, shape[0]):
+                    return None
+                batch = shape[0]
+            if convert is not None and (array := convert(array)) is None:
+                return None
+            ready[key] = array
+        return ready
 
     def _into(self, ready: dict[str, Array], out: Mapping[str, Array]) -> dict[str, Array]:
         """Answers into the caller's arrays. Behind the lock: integers that become reals pass through kept arrays."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from edgekit.reading import Interpret
@@ -9,6 +11,9 @@ from edgekit.runtimes.base import Array
 from edgekit.runtimes.interpretation.results import Classification, MultiLabel, Score
 
 LABEL_THRESHOLD = 0.5
+
+_FEW = 16
+"""Up to so many classes, Python sorts them before numpy has begun."""
 
 
 def classification(sample: Array, how: Interpret) -> Classification:
@@ -21,6 +26,27 @@ def classification(sample: Array, how: Interpret) -> Classification:
     else:
         order = np.argsort(-scores, kind="stable")[:count]
     return Classification(_scores(scores, order, how, how.threshold or 0.0))
+
+
+def few(how: Interpret) -> Callable[[list[float]], Classification | None]:
+    """`classification` of one manifest, for a list of few probabilities; None for what it must look at itself."""
+    least, labels, count = how.threshold or 0.0, how.labels, max(how.top_k, 0)
+    most = _FEW if how.scores == "probabilities" else 0
+    new = tuple.__new__  # half of what the call of a named tuple takes
+
+    def read(scores: list[float]) -> Classification | None:
+        total = sum(scores)
+        if not 1 < len(scores) <= most or total - total != 0.0:  # what is not a number has no order
+            return None
+        made = []
+        # Ties keep their order.
+        for index in sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:count]:
+            score = scores[index]
+            if score >= least:
+                made.append(new(Score, (index, labels[index] if index < len(labels) else str(index), score)))
+        return Classification(tuple(made))
+
+    return read
 
 
 def multi_label(sample: Array, how: Interpret) -> MultiLabel:

@@ -17,26 +17,50 @@ from edgekit.runtimes.base import Array
 from edgekit.runtimes.preparation.numbers import normalize
 from edgekit.runtimes.preparation.resampling import Resampler, resample
 from edgekit.runtimes.preparation.sounds import Sound, as_real, fit_length, fit_wave
-from edgekit.runtimes.preparation.spectra import frames_of, samples_of, spectrum, streaming
+from edgekit.runtimes.preparation.spectra import Spectrum, features_of, frames_of, samples_of
 from edgekit.tensors import TensorSpec
 
 
-def sound_array(sound: Sound, spec: TensorSpec, how: Preprocess) -> Array:
-    """What the input takes of a sound, without the batch axis; scale, mean and std are not applied yet.
+class SoundPlan:
+    """From sounds to what one input takes of them; what can be looked up before the first one is. Threads may share it.
 
-    Raises:
-        FeedError: `feed-shape`: the features do not have the input's shape.
+    Args:
+        spec: The model's input.
+        how: The manifest's.
     """
-    steps = how.audio or AudioSteps()
-    samples = sound.samples
-    if steps.rate is not None and sound.rate is not None:
-        samples = resample(samples, sound.rate, steps.rate)
-    if steps.features == "wave":
-        return fit_wave(samples if steps.samples is None else fit_length(samples, steps.samples), spec)
-    length = steps.samples or _asked(spec, steps)
-    if length is not None:
-        samples = fit_length(samples, length)
-    return shaped(spectrum(samples, steps), spec, steps)
+
+    def __init__(self, spec: TensorSpec, how: Preprocess) -> None:
+        self._spec = spec
+        self._steps = steps = how.audio or AudioSteps()
+        self._features = None if steps.features == "wave" else features_of(steps)
+        self._length = steps.samples if self._features is None else steps.samples or _asked(spec, steps)
+        self._shape: list[int] | None = None
+        if self._features is not None and self._length is not None:
+            frames = frames_of(self._length, steps), self._features.width
+            self._shape = _fitting(frames if steps.axes == "time-bands" else frames[::-1], spec)
+
+    def __call__(self, sound: Sound) -> Array:
+        """Without the batch axis; scale, mean and std are not applied yet.
+
+        Raises:
+            FeedError: `feed-shape`: the features do not have the input's shape.
+        """
+        steps, samples = self._steps, sound.samples
+        if steps.rate is not None and sound.rate is not None:
+            samples = resample(samples, sound.rate, steps.rate)
+        if self._length is not None:
+            samples = fit_length(samples, self._length)
+        if self._features is None:
+            return fit_wave(samples, self._spec)
+        made = self._features.whole(samples)
+        if self._shape is None:
+            return shaped(made, self._spec, steps)
+        return (made if steps.axes == "time-bands" else made.T).reshape(self._shape)
+
+
+def sound_array(sound: Sound, spec: TensorSpec, how: Preprocess) -> Array:
+    """What the input takes of one sound; see `SoundPlan`."""
+    return SoundPlan(spec, how)(sound)
 
 
 def shaped(features: Array, spec: TensorSpec, steps: AudioSteps) -> Array:
@@ -46,19 +70,24 @@ def shaped(features: Array, spec: TensorSpec, steps: AudioSteps) -> Array:
         FeedError: `feed-shape`.
     """
     turned = features if steps.axes == "time-bands" else features.T
+    shape = _fitting(turned.shape, spec)
+    if shape is None:
+        raise FeedError(
+            "feed-shape",
+            f"{steps.features} has {len(turned)} by {turned.shape[1]} values ({steps.axes}): {spec.describe()}",
+        )
+    return np.ascontiguousarray(turned).reshape(shape)
+
+
+def _fitting(given: tuple[int, ...], spec: TensorSpec) -> list[int] | None:
+    """The input's shape without the batch axis, for a table of features; None where it does not take it."""
     wanted = spec.shape[1:]
-    sizes = [size for size in wanted if size != 1]
-    if len(sizes) <= 2 and len(sizes) == len([size for size in turned.shape if size != 1]):
-        fits = all(want in (None, size) for want, size in zip(sizes, (s for s in turned.shape if s != 1), strict=True))
-        if fits:
-            it = iter(size for size in turned.shape if size != 1)
-            return np.ascontiguousarray(turned).reshape([1 if want == 1 else next(it) for want in wanted])
-    if None not in wanted and int(np.prod([w or 1 for w in wanted])) == turned.size and len(wanted) == 1:
-        return np.ascontiguousarray(turned).reshape(-1)
-    raise FeedError(
-        "feed-shape",
-        f"{steps.features} has {len(turned)} by {turned.shape[1]} values ({steps.axes}): {spec.describe()}",
-    )
+    long, sizes = [size for size in given if size != 1], [size for size in wanted if size != 1]
+    if len(sizes) == len(long) and all(want in (None, size) for want, size in zip(sizes, long, strict=True)):
+        rest = iter(long)
+        return [1 if want == 1 else next(rest) for want in wanted]
+    flat = int(np.prod(given))
+    return [flat] if len(wanted) == 1 and wanted[0] == flat else None
 
 
 def _asked(spec: TensorSpec, steps: AudioSteps) -> int | None:
@@ -96,7 +125,7 @@ class Listener:
             raise UsageError("stream-whole", "a stream needs the rate and the length of a clip (samples)")
         own = steps.rate or rate or 1
         self._resampler = Resampler(rate, own) if rate is not None and rate != own else None
-        self._spectrum = None if steps.features == "wave" else streaming(steps)
+        self._spectrum = None if steps.features == "wave" else Spectrum(steps)
         unit = 1 if self._spectrum is None else steps.hop
         self._size = length if self._spectrum is None else frames_of(length, steps)
         self._step = max(round(every * own / unit + 0.499999), 1)

@@ -19,8 +19,9 @@ from edgekit.runtimes.base import Array, quantize
 from edgekit.runtimes.preparation.pictures import Geometry, geometry
 from edgekit.tensors import TensorSpec
 
-Fast = Callable[[Array], Array]
-"""uint8 [H,W,C] -> the input's own dtype and layout, with a batch axis."""
+Fast = Callable[..., Array]
+"""uint8 [H,W,C] -> the input's own dtype and layout, with a batch axis; into `out` where that is given, or
+the picture itself where nothing has to be done to it."""
 
 
 def normalize(raw: Array, how: Preprocess, spec: TensorSpec) -> Array:
@@ -72,19 +73,22 @@ def _looked_up(table: Array, *, first: bool) -> Fast:
         if np.array_equal(table[0], counted):
             return layout
         if np.array_equal(table[0], counted - 128):
-            return lambda picture: np.bitwise_xor(layout(picture), np.uint8(0x80)).view(np.int8)
+            return functools.partial(_signed, layout)
         one = table[0].tobytes()
 
-        def translated(picture: Array) -> Array:
+        def translated(picture: Array, out: Array | None = None) -> Array:
             turned = layout(picture)
-            return np.frombuffer(bytearray(turned.tobytes().translate(one)), table.dtype).reshape(turned.shape)
+            made = np.empty(turned.shape, table.dtype) if out is None else out
+            made[...] = np.frombuffer(turned.tobytes().translate(one), table.dtype).reshape(turned.shape)
+            return made
 
         return translated
     columns = [column.tobytes() for column in table]
 
-    def each(picture: Array) -> Array:
+    def each(picture: Array, out: Array | None = None) -> Array:
         height, width, channels = picture.shape
-        made = np.empty((1, channels, height, width) if first else (1, height, width, channels), table.dtype)
+        shape = (1, channels, height, width) if first else (1, height, width, channels)
+        made = np.empty(shape, table.dtype) if out is None else out
         for channel, column in enumerate(columns):
             plane = np.frombuffer(picture[..., channel].tobytes().translate(column), table.dtype)
             made[(0, channel) if first else (0, ..., channel)] = plane.reshape(height, width)
@@ -93,11 +97,19 @@ def _looked_up(table: Array, *, first: bool) -> Fast:
     return each
 
 
+def _signed(layout: Fast, picture: Array, out: Array | None = None) -> Array:
+    """Bytes less 128."""
+    turned = layout(picture)
+    made = np.empty(turned.shape, np.int8) if out is None else out
+    np.bitwise_xor(turned, np.uint8(0x80), out=made.view(np.uint8))
+    return made
+
+
 def _scaled(how: Preprocess, spec: TensorSpec, wanted: Geometry) -> Fast | None:
     """Bytes to floats: byte * factor + offset."""
     layout = _layout(wanted.first)
     if how.identity:
-        return lambda picture: layout(picture).astype(np.float32)
+        return functools.partial(_widened, layout)
     mean, std = (np.broadcast_to(np.asarray(v, np.float64), (wanted.channels,)) for v in (how.mean, how.std))
     factor, offset = (how.scale / std).astype(np.float32), (-mean / std).astype(np.float32)
     exact = _table(how, spec, wanted.channels)
@@ -109,19 +121,28 @@ def _scaled(how: Preprocess, spec: TensorSpec, wanted: Geometry) -> Fast | None:
     else:  # a whole row at once
         factor, offset = np.tile(factor, wanted.width), np.tile(offset, wanted.width)
 
-    def scaled(picture: Array) -> Array:
+    def scaled(picture: Array, out: Array | None = None) -> Array:
         turned = layout(picture)
-        real = np.multiply(turned if wanted.first else turned.reshape(1, wanted.height, -1), factor, dtype=np.float32)
-        real += offset
-        return real.reshape(turned.shape)
+        made = np.empty(turned.shape, np.float32) if out is None else out
+        rows = made if wanted.first else made.reshape(1, wanted.height, -1)
+        np.multiply(turned.reshape(rows.shape), factor, dtype=np.float32, out=rows)
+        rows += offset
+        return made
 
     return scaled
 
 
+def _widened(layout: Fast, picture: Array, out: Array | None = None) -> Array:
+    turned = layout(picture)
+    made = np.empty(turned.shape, np.float32) if out is None else out
+    made[...] = turned
+    return made
+
+
 def _layout(first: bool) -> Fast:
     if first:
-        return lambda picture: np.ascontiguousarray(picture.transpose(2, 0, 1))[None]
-    return lambda picture: np.ascontiguousarray(picture)[None]
+        return lambda picture, out=None: np.ascontiguousarray(picture.transpose(2, 0, 1))[None]  # noqa: ARG005
+    return lambda picture, out=None: np.ascontiguousarray(picture)[None]  # noqa: ARG005
 
 
 @functools.lru_cache(maxsize=64)

@@ -5,15 +5,70 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from edgekit.errors import FeedError
-from edgekit.feeding import TableSteps
+from edgekit.feeding import Preprocess, TableSteps
 from edgekit.runtimes.base import Array
 from edgekit.tensors import TensorSpec
+
+
+def row_plan(how: Preprocess) -> Callable[[Mapping[str, Any]], Array | None] | None:
+    """From a row in which nothing is missing or strange straight to float32 [1, width], scale, mean and std applied; it
+    answers None for others, which `row_array` fills or refuses. None where mean and std do not fit rows.
+    """
+    steps = how.table
+    if steps is None or any(len(values) not in (1, steps.width) for values in (how.mean, how.std)):
+        return None
+    values = _encoder(steps) if steps.categories else _picker(steps.columns)
+    pack = struct.Struct(f"{steps.width}f").pack  # rounds like numpy, and takes nothing that is no number
+    mean, std, scale = np.asarray(how.mean, np.float32), np.asarray(how.std, np.float32), np.float32(how.scale)
+    scaled, identity = how.scale != 1.0, how.identity
+    isfinite, frombuffer = np.isfinite, np.frombuffer
+
+    def straight(row: Mapping[str, Any]) -> Array | None:
+        try:
+            made: Array = frombuffer(pack(*values(row)), np.float32)
+        except (KeyError, TypeError, OverflowError, struct.error):
+            return None
+        if not identity:
+            if scaled:
+                made = made * scale
+            made = made - mean
+            made /= std
+        return None if 0 in isfinite(made).tobytes() else made[None]
+
+    return straight
+
+
+def _encoder(steps: TableSteps) -> Callable[[Mapping[str, Any]], list[Any]]:
+    """The values of a row in order, categories as numbers.
+
+    Raises:
+        KeyError: A column or a category that is not there.
+    """
+    codes: list[tuple[str, dict[str, list[float]] | None]] = []
+    for column in steps.columns:
+        known = steps.categories.get(column)
+        # What may mean that there is no value is left to `row_array`.
+        texts = [text for text in known or () if text.strip() and text not in ("None", "nan")]
+        code = None if known is None else {text: _category(text, column, known, steps) for text in texts}
+        codes.append((column, code))
+
+    def encoded(row: Mapping[str, Any]) -> list[Any]:
+        made: list[Any] = []
+        for column, code in codes:
+            if code is None:
+                made.append(row[column])
+            else:
+                made += code[str(row[column])]
+        return made
+
+    return encoded
 
 
 def row_array(row: Mapping[str, Any], steps: TableSteps, spec: TensorSpec) -> Array:
@@ -23,12 +78,6 @@ def row_array(row: Mapping[str, Any], steps: TableSteps, spec: TensorSpec) -> Ar
         FeedError: `feed-missing`: a value is missing and nothing stands in for it; `feed-category`: a category is not
             known; `feed-dtype`: a value is no number.
     """
-    try:  # most rows hold a number a column
-        plain = np.array(_picker(steps.columns)(row), np.float32) if not steps.categories else None
-    except (KeyError, ValueError, TypeError):
-        plain = None  # something is missing, or no number: said or filled below
-    if plain is not None and plain.ndim == 1 and not np.isnan(plain).any():
-        return plain
     made: list[float] = []
     for column in steps.columns:
         value = row.get(column)
@@ -47,11 +96,6 @@ def _picker(columns: tuple[str, ...]) -> Callable[[Mapping[str, Any]], tuple[Any
     if len(columns) == 1:
         return lambda row: (row[columns[0]],)
     return operator.itemgetter(*columns)
-
-
-def table_array(rows: Any, steps: TableSteps, spec: TensorSpec) -> Array:
-    """float32 [n, width] of a list of rows."""
-    return np.stack([row_array(row, steps, spec) for row in rows])
 
 
 def _absent(value: Any) -> bool:

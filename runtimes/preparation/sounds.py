@@ -118,7 +118,9 @@ def fit_wave(samples: Array, spec: TensorSpec) -> Array:
 
 
 def fit_length(samples: Array, length: int) -> Array:
-    """Cut, or padded with silence."""
+    """Cut, or padded with silence; itself where it has the length."""
+    if len(samples) == length and samples.dtype == np.float32:
+        return samples
     fitted = np.zeros(length, np.float32)
     fitted[: min(length, len(samples))] = samples[:length]
     return fitted

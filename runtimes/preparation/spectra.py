@@ -15,6 +15,108 @@ import numpy as np
 from edgekit.errors import UsageError
 from edgekit.feeding import AudioSteps, Convention
 from edgekit.runtimes.base import Array
+from edgekit.runtimes.preparation.scratch import Spare
+
+_BLOCK = 1 << 18
+"""Bytes of spectra that are made at once: with what becomes of them, they stay in a processor's second cache."""
+
+_SINGLE = int(np.__version__.partition(".")[0]) >= 2
+"""Numpy 1 transforms in double, and not into a given array."""
+
+
+class Features:
+    """What is made of frames, each by itself; see `features_of`. Threads may share it.
+
+    Args:
+        steps: What is made; `features` other than "wave".
+    """
+
+    def __init__(self, steps: AudioSteps) -> None:
+        self.steps = steps
+        self.fft = transform_length(steps)
+        self._window = _window(steps.window, steps.frame)
+        if steps.convention == "librosa" and self.fft > steps.frame:  # it pads the window, at both sides
+            left = (self.fft - steps.frame) // 2
+            self._window = np.pad(self._window, (left, self.fft - steps.frame - left))
+        power = steps.power if steps.power is not None else (2.0 if steps.convention == "librosa" else 1.0)
+        self._power = np.float32(power)
+        self._mel = Bands(steps) if steps.features != "spectrogram" else None
+        self._bins = slice(None) if self._mel is None else self._mel.heard
+        self._cosines: Array | None = None
+        self._late: Array | None = None  # after all frames
+        if steps.features == "mfcc":
+            cosines = _cosines(steps.coefficients, steps.bands, steps.convention)
+            self._cosines, self._late = (cosines, None) if steps.top_db is None else (None, cosines)
+        self._block = max(_BLOCK // (8 * (self.fft // 2 + 1)), 1)
+        self._scratch = Spare(self._arrays)
+        self.silence = np.zeros(self.fft // 2 if steps.center else 0, np.float32)
+
+    @property
+    def width(self) -> int:
+        """Features of one frame."""
+        if self.steps.features == "mfcc":
+            return self.steps.coefficients
+        return self.fft // 2 + 1 if self._mel is None else self._mel.width
+
+    def of(self, samples: Array) -> Array:
+        """Of all frames that lie in float32 [n]: float32 [t, width]."""
+        hop, frame = self.steps.hop, len(self._window)
+        count = 1 + (len(samples) - frame) // hop if len(samples) >= frame else 0
+        made = np.empty((count, self.width if self._late is None else self.steps.bands), np.float32)
+        samples = np.ascontiguousarray(samples)
+        (step,) = samples.strides
+        size = -(-count // -(-count // self._block)) if count else 1
+        scratch = self._scratch.take()
+        for start in range(0, count, size):
+            part = made[start : start + size]
+            frames: Array = np.ndarray(
+                (len(part), frame), samples.dtype, samples.data, start * hop * step, (hop * step, step)
+            )
+            self._fill(part, frames, *(array[: len(part)] for array in scratch))
+        self._scratch.give(scratch)
+        return made
+
+    def _arrays(self) -> tuple[Array, Array, Array, Array]:
+        """Windowed frames, their transforms, the squares of both parts of the bins that are heard, and their sums."""
+        real, bins = np.float32 if _SINGLE else np.float64, self.fft // 2 + 1
+        heard = len(range(*self._bins.indices(bins)))
+        return (
+            np.empty((self._block, len(self._window)), np.float32),
+            np.empty((self._block, bins), np.complex64 if _SINGLE else np.complex128),
+            np.empty((self._block, 2 * heard), real),
+            np.empty((self._block, heard), real),
+        )
+
+    def _fill(self, made: Array, frames: Array, windowed: Array, whole: Array, parts: Array, squares: Array) -> None:
+        np.multiply(frames, self._window, out=windowed)
+        if _SINGLE:
+            np.fft.rfft(windowed, self.fft, out=whole)
+        else:
+            whole = np.fft.rfft(windowed, self.fft)
+        # Not np.abs: its vector code and its scalar code round differently.
+        np.square(whole[:, self._bins].view(parts.dtype), out=parts)
+        np.add(parts[:, 0::2], parts[:, 1::2], out=squares)
+        bins = squares.astype(np.float32, copy=False)
+        if self._power != 2:
+            np.sqrt(bins, out=bins)
+            if self._power != 1:
+                bins **= self._power
+        if self._mel is not None:
+            bins = self._mel(bins)
+            if self.steps.features != "mel":
+                bins = _logarithm(bins, self.steps)
+            if self._cosines is not None:
+                bins = _rows(bins, self._cosines)
+        made[...] = bins
+
+    def whole(self, samples: Array) -> Array:
+        """Of a whole sound: float32 [t, width]."""
+        made = self.of(np.concatenate([self.silence, samples, self.silence]) if self.steps.center else samples)
+        if self.steps.top_db is not None and self.steps.features in ("log-mel", "mfcc") and made.size:
+            made = np.maximum(made, made.max() - np.float32(self.steps.top_db))
+            if self._late is not None:
+                return _rows(made, self._late)
+        return made
 
 
 class Spectrum:
@@ -22,97 +124,43 @@ class Spectrum:
 
     Args:
         steps: What is made; `features` other than "wave".
-    """
-
-    def __init__(self, steps: AudioSteps) -> None:
-        self._steps = steps
-        self._fft = transform_length(steps)
-        self._window = _window(steps.window, steps.frame)
-        if steps.convention == "librosa" and self._fft > steps.frame:  # it pads the window, at both sides
-            left = (self._fft - steps.frame) // 2
-            self._window = np.pad(self._window, (left, self._fft - steps.frame - left))
-        self._frame = len(self._window)
-        power = steps.power if steps.power is not None else (2.0 if steps.convention == "librosa" else 1.0)
-        self._power = np.float32(power)
-        self._mel: Array | None = None
-        self._bins = slice(None)
-        if steps.features != "spectrogram":
-            self._mel, self._bins = _banded(steps)
-        self._cosines = (
-            _cosines(steps.coefficients, steps.bands, steps.convention) if steps.features == "mfcc" else None
-        )
-        self._kept = np.zeros(self._fft // 2 if steps.center else 0, np.float32)
-
-    @property
-    def width(self) -> int:
-        """Features of one frame."""
-        if self._cosines is not None:
-            return int(self._cosines.shape[1])
-        return int(self._mel.shape[1]) if self._mel is not None else self._fft // 2 + 1
-
-    def push(self, samples: Array) -> Array:
-        """The frames that these samples complete: float32 [t, width]; samples are float32 [n]."""
-        self._kept = np.concatenate([self._kept, samples])
-        count = 1 + (len(self._kept) - self._frame) // self._steps.hop if len(self._kept) >= self._frame else 0
-        if not count:
-            return np.zeros((0, self.width), np.float32)
-        strides = self._kept.strides[0]
-        frames = np.lib.stride_tricks.as_strided(
-            self._kept, (count, self._frame), (self._steps.hop * strides, strides), writeable=False
-        )
-        made = self._features(frames)
-        self._kept = self._kept[count * self._steps.hop :].copy()
-        return made
-
-    def finish(self) -> Array:
-        """What is left: the frames that reach into the silence behind a centered sound."""
-        return self.push(np.zeros(self._fft // 2 if self._steps.center else 0, np.float32))
-
-    def _features(self, frames: Array) -> Array:
-        transformed = np.fft.rfft(frames * self._window, self._fft, axis=-1)
-        # Not np.abs: its vector code and its scalar code round differently.
-        heard = transformed[:, self._bins]
-        squared = (heard.real**2 + heard.imag**2).astype(np.float32, copy=False)
-        if self._power == 2:
-            bins = squared
-        else:
-            bins = np.sqrt(squared)
-            if self._power != 1:
-                bins **= self._power
-        if self._mel is None:
-            return np.asarray(bins)
-        mel = _each(bins, self._mel)
-        if self._steps.features == "mel":
-            return mel
-        logarithms = _logarithm(mel, self._steps)
-        if self._cosines is None or self._steps.top_db is not None:
-            return logarithms
-        return _each(logarithms, self._cosines)
-
-    def whole(self, frames: Array) -> Array:
-        """What needs all frames at once: librosa's `top_db`, which looks for the loudest, and the MFCCs of that."""
-        if self._steps.top_db is not None and self._steps.features in ("log-mel", "mfcc") and frames.size:
-            frames = np.maximum(frames, frames.max() - np.float32(self._steps.top_db))
-            if self._cosines is not None:
-                return _each(frames, self._cosines)
-        return frames
-
-
-def spectrum(samples: Array, steps: AudioSteps) -> Array:
-    """Features of a whole sound: float32 [frames, width]."""
-    made = Spectrum(steps)
-    return made.whole(np.concatenate([made.push(samples), made.finish()]))
-
-
-def streaming(steps: AudioSteps) -> Spectrum:
-    """The same for chunks.
 
     Raises:
         UsageError: `stream-whole`: something that only the whole sound tells is asked for.
     """
-    if steps.top_db is not None:
-        raise UsageError("stream-whole", "top_db is measured from the loudest frame of the whole sound")
-    return Spectrum(steps)
+
+    def __init__(self, steps: AudioSteps) -> None:
+        if steps.top_db is not None:
+            raise UsageError("stream-whole", "top_db is measured from the loudest frame of the whole sound")
+        self._features = features_of(steps)
+        self._kept = self._features.silence
+
+    @property
+    def width(self) -> int:
+        """Features of one frame."""
+        return self._features.width
+
+    def push(self, samples: Array) -> Array:
+        """The frames that these samples complete: float32 [t, width]; samples are float32 [n]."""
+        self._kept = np.concatenate([self._kept, samples])
+        made = self._features.of(self._kept)
+        self._kept = self._kept[len(made) * self._features.steps.hop :].copy()
+        return made
+
+    def finish(self) -> Array:
+        """What is left: the frames that reach into the silence behind a centered sound."""
+        return self.push(self._features.silence)
+
+
+@functools.lru_cache(maxsize=8)
+def features_of(steps: AudioSteps) -> Features:
+    """Made once for each way to listen."""
+    return Features(steps)
+
+
+def spectrum(samples: Array, steps: AudioSteps) -> Array:
+    """Features of a whole sound, float32 [n]: float32 [frames, width]."""
+    return features_of(steps).whole(samples)
 
 
 def transform_length(steps: AudioSteps) -> int:
@@ -137,13 +185,36 @@ def samples_of(frames: int, steps: AudioSteps) -> int:
     return max((frames - 1) * steps.hop + frame - (2 * (length // 2) if steps.center else 0), 1)
 
 
-@functools.lru_cache(maxsize=8)
-def _banded(steps: AudioSteps) -> tuple[Array, slice]:
-    """The mel matrix without the bins that no band hears, and which do."""
-    whole = mel_matrix(steps)
-    heard = np.flatnonzero(whole.any(axis=1))
-    kept = slice(int(heard[0]), int(heard[-1]) + 1) if heard.size else slice(0, 1)
-    return np.ascontiguousarray(whole[kept]), kept
+class Bands:
+    """The mel matrix in two parts, low bands and high ones, each without the bins that none of its bands hears.
+
+    That is half the work. Products are made row by row.
+    """
+
+    def __init__(self, steps: AudioSteps) -> None:
+        whole = mel_matrix(steps)
+        self.width = whole.shape[1]
+        self.heard = _heard(whole)
+        half = -(-self.width // 16) * 8  # eight bands are one step of a vector unit
+        self._parts: list[tuple[slice, slice, Array]] = []
+        for bands in (slice(0, half), slice(half, self.width)):
+            if whole[:, bands].any():
+                bins = _heard(whole[:, bands])
+                inside = slice(bins.start - self.heard.start, bins.stop - self.heard.start)
+                self._parts.append((bands, inside, np.ascontiguousarray(whole[bins, bands])))
+
+    def __call__(self, bins: Array) -> Array:
+        """[t, bands] of the bins that are heard, [t, bins]."""
+        made = np.zeros((len(bins), self.width), np.float32)
+        for bands, inside, matrix in self._parts:
+            np.matmul(bins[:, None, inside], matrix, out=made[:, None, bands])
+        return made
+
+
+def _heard(matrix: Array) -> slice:
+    """From the first to the last bin that any band hears; one bin where none does."""
+    heard = np.flatnonzero(matrix.any(axis=1))
+    return slice(int(heard[0]), int(heard[-1]) + 1) if heard.size else slice(0, 1)
 
 
 def mel_matrix(steps: AudioSteps) -> Array:
@@ -216,9 +287,6 @@ def _logarithm(mel: Array, steps: AudioSteps) -> Array:
     return np.asarray(np.log(mel + np.float32(1e-6 if steps.floor is None else steps.floor)))
 
 
-def _each(rows: Array, matrix: Array) -> Array:
-    """Rows @ matrix, row by row."""
-    made = np.empty((len(rows), matrix.shape[1]), np.float32)
-    for row, answer in zip(np.ascontiguousarray(rows), made, strict=True):
-        np.dot(row, matrix, out=answer)
-    return made
+def _rows(rows: Array, matrix: Array) -> Array:
+    """Rows @ matrix, one product a row: numpy calls BLAS for each matrix of a stack, here of one row."""
+    return np.asarray(np.matmul(rows[:, None, :], matrix)[:, 0])
