@@ -107,6 +107,8 @@ def install(request: InstallRequest) -> Generator[Event, None, Installed]:
         with _source(shelf, request) as source:
             record = shelf.receive(source, request.sha256, request.size)
         if record.active == request.sha256:
+            if record.version(request.sha256).release != admission.release:  # signed anew
+                record = shelf.change(lambda record: _noted(record, request.sha256, admission))
             return _installed(shelf, record, changed=False)
         yield {"stage": "self-test"}
         bounds = _proved(shelf, record, request)

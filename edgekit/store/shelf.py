@@ -211,7 +211,7 @@ class Shelf:
                     raise ArtifactError("store-digest", f"{self.name}: {found[:12]} came in place of {sha256[:12]}")
                 self._made(self.folder / VERSIONS)
                 part.rename(target)
-                files.sync_folder(target.parent)
+            files.sync_folder(target.parent)  # also of a file that a killed predecessor had renamed
         return self.change(lambda record: record.receive(sha256, size))
 
     def arrived(self, sha256: str) -> int:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
+from edgekit import files
+from edgekit.deploy import install
 from edgekit.store import Record, Shelf
 
 NAME = "people-counter"
@@ -38,32 +43,74 @@ def bring(shelf: Shelf, data: bytes) -> None:
 
 
 def change(root: Path) -> None:
-    """What the crash tests interrupt: receive, switch, commit, roll back, switch again, prune."""
-    shelf = Shelf(NAME, root)
-    with shelf.changing():
-        shelf.recover()
-        bring(shelf, NEW)
-        shelf.change(lambda record: record.roll_back("test"))
-    with shelf.changing():
-        bring(shelf, NEW)
-        shelf.prune(len(NEW) + len(OLD))
+    """What the crash tests interrupt: receive, install (verify, test, switch, trial, commit), roll back, prune."""
+    install_new(root)
+    install.roll_back(install.ShelfRequest(NAME, str(root), "test"))
+    install_new(root)
+    install.prune(install.ShelfRequest(NAME, str(root), keep_mb=(len(NEW) + len(OLD)) / 1e6))
 
 
-def script(root: Path) -> list[str]:
-    """A process that does `change`; everything before the marker is Python's start."""
+def install_new(root: Path) -> None:
+    """NEW is no model, and stands for a good one: what looks at it in processes of its own is left out."""
+    source = root.parent / "arrived"
+    source.write_bytes(NEW)
+    good = SimpleNamespace(format="tflite", selftest=True)
+    with (
+        patch.object(install, "artifacts", SimpleNamespace(read=lambda _: good)),
+        patch.object(install, "seen_of", lambda *_: None),
+        patch.object(install, "fault_of", lambda *_: ""),
+    ):
+        for _ in install.install(
+            install.InstallRequest(NAME, str(source), digest(NEW), len(NEW), None, str(root), seconds=1e-9)
+        ):
+            pass
+
+
+def script(root: Path, what: str = "change", without: str = "") -> list[str]:
+    """A process that does `change` or `install_new`; everything before the marker is Python's start.
+
+    Args:
+        root: Folder of all models.
+        what: Name of the function.
+        without: The site (see `site`) whose fsync is left out; "" for none.
+    """
     code = (
         f"import sys, os; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import store_case, shutil, json, errno, fcntl, secrets, tempfile, datetime\n"
         "store_case.Shelf('x', '/nowhere').record()\n"
+        f"store_case.lose_syncs({without!r})\n"
         f"os.path.exists({MARKER!r})\n"
-        f"store_case.change(store_case.Path({str(root)!r}))\n"
+        f"store_case.{what}(store_case.Path({str(root)!r}))\n"
     )
     return [sys.executable, "-c", code]
 
 
-def healthy(root: Path) -> bytes:
-    """The active version's bytes, from a store that must be in order."""
-    data, record = Shelf(NAME, root).read_active()
+def site() -> str:
+    """Who calls os.fsync: the function, and whether it syncs a file or a folder."""
+    caller = sys._getframe(2)
+    if caller.f_code.co_name == "sync_folder":
+        assert caller.f_back is not None
+        return f"{caller.f_back.f_code.co_name} folder"
+    return f"{caller.f_code.co_name} file"
+
+
+def lose_syncs(where: str) -> None:
+    """Leave the fsync of one site out, for the rest of this process."""
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if site() != where:
+            real(handle)
+
+    os.fsync = fsync
+
+
+def healthy(root: Path) -> bytes | None:
+    """The active version's bytes, None before there is one, from a store that must be in order."""
+    shelf = Shelf(NAME, root)
+    if shelf.settled().active is None:
+        return None
+    data, record = shelf.read_active()
     assert record.trial is None
     assert data in (OLD, NEW)
     return data
@@ -79,3 +126,10 @@ def leftovers(root: Path) -> list[str]:
         for path in found
         if path.name not in ("record.json", "lock") and not (path.parent.name == "versions" and path.name in known)
     )
+
+
+def lost(root: Path) -> list[str]:
+    """Versions that the record names and that are not there, or not whole."""
+    shelf = Shelf(NAME, root)
+    named = [version.sha256 for version in shelf.record().versions]
+    return [sha256 for sha256 in named if not shelf.path(sha256).exists() or files.sha256(shelf.path(sha256)) != sha256]

@@ -15,7 +15,7 @@ from edgekit.store import Shelf
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 _SYSCALL = re.compile(r"^(?:\d+ +)?([a-z0-9_]+)\(")
-_EVERY = 23
+_EVERY = 53
 """In an ordinary run each n-th point; all of them with --run-stress."""
 
 
@@ -57,4 +57,5 @@ def test_whoever_is_killed_leaves_the_old_version_or_the_new(root, tmp_path, eff
         assert leftovers(copy) == [], (name, which)
         assert not Shelf(NAME, copy).busy()
         shutil.rmtree(copy)
+    print(f"{killed.total()} of {len(points)} points")
     assert killed[-9] + killed[137] >= 0.95 * killed.total(), killed

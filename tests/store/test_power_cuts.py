@@ -1,239 +1,113 @@
-"""The power goes: from a recorded trace of system calls, the states that a disk may be left in.
+"""The power goes: from recorded traces of system calls, the states that a disk may be left in.
 
-What was written but not synced may be there, or not, or in part; a name that was made, changed or removed in a folder
-that was not synced since may be so or not, each for itself. From every such state the active version must be the old
-one or the new one, whole. A trace with any one of its fsyncs taken out must fail this test, or it proves nothing.
+From every such state the active version must be the old one or the new one, whole. A build that leaves any one of its
+fsyncs out must fail this test, or it proves nothing.
 """
 
 from __future__ import annotations
 
-import itertools
-import random
+import ast
+import os
 import re
 import shutil
-import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from store_case import MARKER, NAME, NEW, OLD, change, healthy, leftovers, script
+from disk_case import Step, disk_of, looked_at, record
+from store_case import NAME, change, healthy, install_new, site
 
-from edgekit.errors import EdgeKitError
+from edgekit import files
+from edgekit.store import shelf
 
 pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-TRACED = "openat,write,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,ftruncate"
-_FD = r"(\d+)<([^>]*)>"
-_TEXT = r'"((?:\\x[0-9a-f]{2})*)"'
+HOW = ("again", "first", "resumed")
+SITES = {
+    "_copied file": "again",
+    "put file": "again",
+    "put folder": "again",
+    "receive folder": "again",
+    "_sweep folder": "again",
+    "_made folder": "first",
+    "changing folder": "resumed",
+}
+"""Every fsync -> the way in which it matters."""
 
 
-@dataclass(frozen=True)
-class Step:
-    """One system call, as the disk sees it."""
+def ways(root: Path, folder: Path, how: str, without: str = "", kill: str = "") -> tuple[Path, Path, list[Step]]:
+    """(the store before, where the trace was recorded, the trace)
 
-    kind: str
-    path: str
-    data: bytes = b""
-    other: str = ""
-
-
-@dataclass
-class Disk:
-    """What is surely on the disk, and what is on its way there.
-
-    Attributes:
-        names: Path -> inode, as synced. data: Inode -> bytes, as synced.
-        live_names, live_data: The same, as a running system sees it.
-        pending: Changes of names that were not synced: (folder, path, inode or None).
+    `again`: a store with versions gets another; `first`: there is no store; `resumed`: whoever did it was killed, and
+    the next one goes on.
     """
-
-    names: dict[str, int] = field(default_factory=dict)
-    data: dict[int, bytes] = field(default_factory=dict)
-    live_names: dict[str, int] = field(default_factory=dict)
-    live_data: dict[int, bytes] = field(default_factory=dict)
-    pending: list[tuple[str, str, int | None]] = field(default_factory=list)
-    count: itertools.count = field(default_factory=itertools.count)
-
-    def take(self, step: Step) -> None:
-        match step.kind:
-            case "create":
-                if step.path not in self.live_names:
-                    self._name(step.path, next(self.count))
-                    self.live_data[self.live_names[step.path]] = b""
-            case "write":
-                self.live_data[self.live_names[step.path]] += step.data
-            case "truncate":
-                self.live_data[self.live_names[step.path]] = b""
-            case "rename":
-                inode = self.live_names[step.path]
-                self._name(step.other, inode)
-                self._name(step.path, None)
-            case "unlink":
-                self._name(step.path, None)
-            case "sync":
-                if step.path in self.live_names:
-                    inode = self.live_names[step.path]
-                    self.data[inode] = self.live_data[inode]
-                for folder, path, inode in [p for p in self.pending if p[0] == step.path]:
-                    self._settle(path, inode)
-                    self.pending.remove((folder, path, inode))
-
-    def _name(self, path: str, inode: int | None) -> None:
-        self.pending.append((str(Path(path).parent), path, inode))
-        if inode is None:
-            self.live_names.pop(path, None)
-        else:
-            self.live_names[path] = inode
-
-    def _settle(self, path: str, inode: int | None) -> None:
-        if inode is None:
-            self.names.pop(path, None)
-        else:
-            self.names[path] = inode
-
-    def after_a_cut(self, dice: random.Random) -> dict[str, bytes]:
-        """Path -> bytes of one state that the disk may be in."""
-        names = dict(self.names)
-        for _, path, inode in self.pending:
-            if dice.random() < 0.5:
-                if inode is None:
-                    names.pop(path, None)
-                else:
-                    names[path] = inode
-        state = {}
-        for path, inode in names.items():
-            synced, live = self.data.get(inode, b""), self.live_data[inode]
-            state[path] = synced if synced == live else dice.choice(_torn(synced, live, dice))
-        return state
+    before, at = folder / "before", folder / "at"
+    for made in (before, at):
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir(parents=True)
+        if how != "first":
+            shutil.copytree(root, made, dirs_exist_ok=True)
+    if how != "resumed":
+        return before, at, record(at, folder / "log", "change" if how == "again" else "install_new", without)
+    begun = record(at, folder / "log", "change", without, kill)
+    return before, at, begun + record(at, folder / "log", "install_new", without)
 
 
-def _torn(synced: bytes, live: bytes, dice: random.Random) -> list[bytes]:
-    """Not written, written in part, the last block full of zeros, written."""
-    cut = dice.randrange(len(live) + 1)
-    return [synced, live[:cut], live[:cut] + b"\0" * (len(live) - cut), b"\0" * len(live), live]
-
-
-def steps(log: Path, root: Path) -> list[Step]:
-    """What happened below `root` behind the marker."""
-    text = log.read_text().splitlines()
-    begin = next(number for number, line in enumerate(text) if MARKER.encode().hex(" ").replace(" ", "\\x") in line)
-    found: list[Step] = []
-    for line in text[begin:]:
-        if (step := _step(line)) is not None and step.path.startswith(str(root)):
-            found.append(step)
-    return found
-
-
-def _step(line: str) -> Step | None:
-    line = re.sub(r"^\d+ +", "", line)
-    if " = -1 " in line:
-        return None
-    if match := re.match(rf"openat\([^,]*, {_TEXT}, ([A-Z_|]+)", line):
-        return Step("create", _plain(match[1])) if "O_CREAT" in match[2] else None
-    if match := re.match(rf"write\({_FD}, {_TEXT}", line):
-        return Step("write", _plain(match[2]), _bytes(match[3]))
-    if match := re.match(rf"f(?:data)?sync\({_FD}\)", line):
-        return Step("sync", _plain(match[2]))
-    if match := re.match(rf"ftruncate\({_FD}, 0\)", line):
-        return Step("truncate", _plain(match[2]))
-    if match := re.match(rf"rename\({_TEXT}, {_TEXT}\)", line):
-        return Step("rename", _plain(match[1]), other=_plain(match[2]))
-    if match := re.match(rf"(?:unlink|mkdir)\({_TEXT}", line):
-        return Step("unlink", _plain(match[1])) if line.startswith("unlink") else None
-    if line.startswith(("+++", "---", "stat", "newfstatat")) or MARKER.encode().hex(" ").replace(" ", "\\x") in line:
-        return None
-    raise AssertionError(f"not understood: {line[:200]}")
-
-
-def _bytes(text: str) -> bytes:
-    return bytes.fromhex(text.replace("\\x", ""))
-
-
-def _plain(text: str) -> str:
-    return _bytes(text).decode()
-
-
-@pytest.fixture
-def traced(root, tmp_path):
-    """(the store before, the steps, the path that they were recorded at)"""
-    copy, log = tmp_path / "traced", tmp_path / "log"
+def kills(root: Path, folder: Path, without: str = "") -> list[str]:
+    """Each fsync of a change, as a place to be killed at: right before it the most is on its way."""
+    copy = folder / "counted"
     shutil.copytree(root, copy)
-    command = ["strace", "-f", "-o", log, "-y", "-xx", "-s", "10000000", f"--trace={TRACED},?stat,?newfstatat"]
-    subprocess.run([*command, *script(copy)], check=True, capture_output=True)
-    return root, steps(log, copy), copy
+    record(copy, folder / "log", without=without)
+    count = len(re.findall(r"^\d+ +fsync\(", (folder / "log").read_text(), re.MULTILINE))
+    return [f"fsync:signal=KILL:when={number}" for number in range(1, count + 1)]
 
 
-def disk_of(root: Path, at: Path) -> Disk:
-    """A disk that surely holds what lies below `root`."""
-    disk = Disk()
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        inode = next(disk.count)
-        name = str(at / path.relative_to(root))
-        disk.names[name] = disk.live_names[name] = inode
-        disk.data[inode] = disk.live_data[inode] = path.read_bytes()
-    return disk
-
-
-def looked_at(root: Path, trace: list[Step], at: Path, place: Path, per_step: int, heal_every: int) -> Iterator[bool]:
-    """For each state, laid out at `place`: whether it holds what it must."""
-    disk, dice = disk_of(root, at), random.Random(1)
+def test_no_power_cut_leaves_half_a_version(root, tmp_path, effort):
+    many = effort > 1
     seen = 0
-    for number, step in enumerate(trace, 1):
-        disk.take(step)
-        for _ in range(per_step if number < len(trace) else 20):
-            shutil.rmtree(place, ignore_errors=True)
-            (place / NAME).mkdir(parents=True)
-            for path, data in disk.after_a_cut(dice).items():
-                target = place / Path(path).relative_to(at)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(data)
-            seen += 1
-            try:
-                found = healthy(place)
-                assert found == NEW or number < len(trace)  # what was told to be done stays done
-                if seen % heal_every == 0:
-                    change(place)
-                    assert healthy(place) == NEW
-                    assert leftovers(place) == []
-            except (EdgeKitError, AssertionError):
-                yield False
-            else:
-                yield True
+    for how in ("again", "first"):
+        before, at, trace = ways(root, tmp_path / how, how)
+        kinds = {step.kind for step in trace}
+        assert kinds == {"create", "write", "sync", "rename", "unlink"} | ({"mkdir"} if how == "first" else set())
+        wrong = list(looked_at(disk_of(before, at), trace, at, tmp_path / "cut", 40 if many else 1, heal_every=29))
+        assert not any(wrong), next(filter(None, wrong))
+        seen += len(wrong)
+    points = kills(root, tmp_path)
+    for kill in points if many else points[-2:-1]:
+        before, at, trace = ways(root, tmp_path / "resumed", "resumed", kill=kill)
+        wrong = list(looked_at(disk_of(before, at), trace, at, tmp_path / "cut", 3 if many else 1, heal_every=29))
+        assert not any(wrong), (kill, next(filter(None, wrong)))
+        seen += len(wrong)
+    print(f"{seen} states")
+    assert seen > (5000 if many else 150)
 
 
-def test_no_power_cut_leaves_half_a_version(traced, tmp_path, effort):
-    root, trace, at = traced
-    assert {step.kind for step in trace} == {"create", "write", "sync", "rename", "unlink"}
-    right = list(looked_at(root, trace, at, tmp_path / "cut", per_step=3 if effort == 1 else 40, heal_every=29))
-    assert all(right)
-    assert len(right) > (2000 if effort > 1 else 200)
+@pytest.mark.parametrize("where", SITES)
+def test_a_missing_fsync_is_noticed(root, tmp_path, where):
+    how = SITES[where]
+    for kill in kills(root, tmp_path, where)[-2:] if how == "resumed" else [""]:
+        before, at, trace = ways(root, tmp_path / "way", how, where, kill)
+        if any(looked_at(disk_of(before, at), trace, at, tmp_path / "cut", per_step=2, heal_every=10**9)):
+            return
+    pytest.fail(f"without the fsync of {where} nothing was noticed")
 
 
-def test_a_missing_fsync_is_noticed(traced, tmp_path):
-    """Taking out the syncs of one file, or of one folder, makes states that are neither old nor new."""
-    root, trace, at = traced
-    synced = sorted({_role(step.path, at) for step in trace if step.kind == "sync"})
-    assert synced == ["incoming file", "model folder", "record", "versions folder"]
-    for role in synced:
-        less = [step for step in trace if not (step.kind == "sync" and _role(step.path, at) == role)]
-        right = looked_at(root, less, at, tmp_path / "cut", per_step=6, heal_every=10**9)
-        assert not all(right), f"without the fsync of {role} nothing was noticed"
-
-
-def _role(path: str, at: Path) -> str:
-    relative = Path(path).relative_to(at)
-    if relative == Path(NAME):
-        return "model folder"
-    if relative.name == "versions":
-        return "versions folder"
-    return (
-        "incoming file"
-        if relative.parent.name == "incoming"
-        else "record"
-        if "record" in relative.name
-        else str(relative)
-    )
+def test_these_are_all_fsyncs(root, tmp_path, monkeypatch):
+    """Those that run, and those that stand in the source."""
+    met: set[str] = set()
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (met.add(site()), real(handle)))
+    change(root)
+    (tmp_path / "fresh").mkdir()
+    install_new(tmp_path / "fresh" / "models")
+    assert met == set(SITES)
+    written = 0
+    for module in (files, shelf):
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
+            called = node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
+            called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else called
+            written += called in ("fsync", "sync_folder")
+    assert written == len(SITES) + 1  # and the one inside `sync_folder`
 
 
 def test_the_old_version_is_what_the_test_began_with(root):
-    assert healthy(root) == OLD
+    assert healthy(root) == b"old model " * 900
+    assert (root / NAME).is_dir()
