@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.errors import SourceError, UnsafeSourceError
+from edgekit.errors import SourceError, UnsafeSourceError, some
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGIC = b"PK\x03\x04"
@@ -155,17 +155,19 @@ def refuse(path: Path, findings: tuple[Finding, ...], *, trusted: bool) -> None:
     if code and not trusted:
         raise UnsafeSourceError(
             "source-unsafe-code",
-            f"{path.name} would run code of its own when it is loaded: {_some(code)}",
+            f"{path.name} would run code of its own when it is loaded: {some(code, 4, '; ')}",
             findings=code,
         )
     if custom and trusted:
         raise SourceError(
-            "source-custom-class", f"{path.name} needs code that is not in the file: {_some(custom)}", findings=custom
+            "source-custom-class",
+            f"{path.name} needs code that is not in the file: {some(custom, 4, '; ')}",
+            findings=custom,
         )
     if custom:
         raise UnsafeSourceError(
             "source-unsafe-code",
-            f"{path.name} needs code that is not part of Keras: {_some(custom)}",
+            f"{path.name} needs code that is not part of Keras: {some(custom, 4, '; ')}",
             next_step="Export it with its code traced into the graph, model.export(FOLDER), and convert that folder; "
             "or hand the live model object to edgekit.convert.",
             findings=custom,
@@ -237,11 +239,6 @@ def _label(item: dict[str, Any]) -> str:
     config = item.get("config")
     name = config.get("name") if isinstance(config, dict) else config if isinstance(config, str) else None
     return f"{item['class_name']} {name!r}" if isinstance(name, str) and name else str(item["class_name"])
-
-
-def _some(items: list[str], limit: int = 4) -> str:
-    more = f"; and {len(items) - limit} more" if len(items) > limit else ""
-    return "; ".join(items[:limit]) + more
 
 
 # -- Containers ------------------------------------------------------------------------------------------------

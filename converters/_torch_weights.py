@@ -7,12 +7,12 @@ it, because the weights alone can always be saved from where the model is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgekit.converters import _torch_files as scan
-from edgekit.errors import SourceError, UnsafeSourceError
+from edgekit.errors import SourceError, UnsafeSourceError, some
 
 _HOLDERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 """Where checkpoints keep the weights, in the order of looking."""
@@ -40,12 +40,12 @@ def read(path: Path) -> dict[str, Any]:
         if isinstance(found, Mapping) and not _is_weights(found) and isinstance(found.get(holder), Mapping):
             found = found[holder]
     if not isinstance(found, Mapping) or not _is_weights(found):
-        inside = f"; it holds {_some(map(str, found))}" if isinstance(found, Mapping) else f" but a {type(found)}"
+        inside = f"; it holds {some(found, _SHOWN)}" if isinstance(found, Mapping) else f" but a {type(found)}"
         raise SourceError("torch-no-weights", f"{path.name} holds no named tensors{inside}")
     weights = {str(name): value for name, value in found.items() if isinstance(value, torch.Tensor)}
     packed = [name for name, value in weights.items() if value.is_quantized or value.is_sparse]
     if packed:
-        raise SourceError("torch-no-weights", f"{path.name}: {_some(packed)} are quantized or sparse tensors")
+        raise SourceError("torch-no-weights", f"{path.name}: {some(packed, _SHOWN)} are quantized or sparse tensors")
     return weights
 
 
@@ -66,8 +66,8 @@ def fit(weights: Mapping[str, Any], module: Any, name: str) -> None:
     missing = [key for key in wanted if key not in weights and not key.endswith(_LATE)]
     extra = [key for key in weights if key not in wanted]
     if missing or extra:
-        parts = [f"the file lacks {_some(missing)}"] if missing else []
-        parts += [f"the network has no {_some(extra)}"] if extra else []
+        parts = [f"the file lacks {some(missing, _SHOWN)}"] if missing else []
+        parts += [f"the network has no {some(extra, _SHOWN)}"] if extra else []
         raise SourceError(
             "torch-weights-differ",
             f"the weights in {name} are not those of the network: {'; '.join(parts)}",
@@ -79,7 +79,7 @@ def fit(weights: Mapping[str, Any], module: Any, name: str) -> None:
         shown = [f"{key} is {list(weights[key].shape)}, not {list(wanted[key].shape)}" for key in reshaped]
         raise SourceError(
             "torch-weights-differ",
-            f"the weights in {name} have other shapes than the network's: {_some(shown)}",
+            f"the weights in {name} have other shapes than the network's: {some(shown, _SHOWN)}",
             reshaped=reshaped,
         )
     module.load_state_dict(weights, strict=False)
@@ -153,13 +153,6 @@ def _tie(weights: dict[str, Any], wanted: Mapping[str, Any]) -> None:
         if stored and wanted[stored[0]].numel():
             for key in keys:
                 weights.setdefault(key, weights[stored[0]])
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first of them, and how many more."""
-    listed = list(names)
-    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + more
 
 
 def _line(error: BaseException) -> str:

@@ -110,7 +110,7 @@ def lint(calibration: Dataset | None, evaluation: Dataset | None, inputs: tuple[
     for name, data in (("calibration", calibration), ("evaluation", evaluation)):
         if data is not None:
             surveys[name] = _survey(data, inputs)
-            findings += _alone(name, surveys[name])
+            findings += [*_alone(name, surveys[name]), *_left_out(name, data)]
     if calibration is not None:
         findings += _enough(calibration)
     if calibration is not None and evaluation is not None:
@@ -161,6 +161,13 @@ def _alone(name: str, survey: _Survey) -> list[Finding]:
         message = f"only {len(survey.digests)} of {survey.samples} {name} samples are different."
         findings.append(Finding("warning", "data-duplicates", message, "Drop the duplicates: they teach nothing."))
     return findings
+
+
+def _left_out(name: str, data: Dataset) -> list[Finding]:
+    if not data.left_out:
+        return []
+    message = f"the last {data.left_out} {name} samples are left out: the model takes {data.step} at once."
+    return [Finding("warning", "data-batch", message, "Export the model with a free batch, or give a multiple of it.")]
 
 
 def _enough(calibration: Dataset) -> list[Finding]:

@@ -32,7 +32,7 @@ import numpy as np
 from edgekit.converters import onnx_graph
 from edgekit.converters.onnx_graph import BYSTANDERS, FLOAT32, FLOATS, View, has_subgraph
 from edgekit.converters.stages import Range
-from edgekit.errors import ConversionError
+from edgekit.errors import ConversionError, some
 
 INTEGER = frozenset({
     "Conv", "Gemm", "MatMul", "Add", "Mul", "AveragePool", "GlobalAveragePool", "MaxPool", "Concat", "Relu", "Clip",
@@ -97,7 +97,7 @@ def quantize(
     foreign = [describe(node) for node in model.graph.node if kinds[node.name] == "foreign"]
     if foreign and not allow_float_ops:
         raise ConversionError(
-            "op-not-quantizable", f"{len(foreign)} ops cannot be quantized: {', '.join(foreign)}", ops=foreign
+            "op-not-quantizable", f"{len(foreign)} ops cannot be quantized: {some(foreign, 8)}", ops=foreign
         )
     known = onnx_graph.propagate(model, ranges)
     _wrap_unobserved(model, view, kinds, known, observable)
@@ -128,9 +128,24 @@ def classify(node: Any, view: View) -> str:
         return "idle"
     if kinds != {FLOAT32}:
         return "foreign"
+    if all(_counted(name, view) for name in node.input if name) and all(_whole(name, view) for name in node.output):
+        return "idle"
     if node.op_type in INTEGER and _safe(node, view):
         return "integer"
     return "wrapped" if node.op_type in WRAPPED else "foreign"
+
+
+def _counted(name: str, view: View) -> bool:
+    """Whether a tensor is a constant or holds integers, perhaps as floats: exporters compare indices that way."""
+    maker = view.producer.get(name)
+    if maker is not None and maker.op_type == "Cast":
+        return _whole(maker.input[0], view)
+    return name in view.constants or _whole(name, view)
+
+
+def _whole(name: str, view: View) -> bool:
+    """Whether a tensor is known to hold something else than floats."""
+    return view.type(name) not in {0, *FLOATS}
 
 
 def describe(node: Any) -> str:

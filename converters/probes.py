@@ -15,7 +15,7 @@ import numpy as np
 from edgekit.converters.stages import Array, Feeds
 from edgekit.data_ref import DataRef
 from edgekit.selftest import generate, noise
-from edgekit.tensors import INTEGER_RANGE, TensorSpec
+from edgekit.tensors import INTEGER_RANGE, TensorSpec, fixed_batch
 
 Bounds = dict[str, tuple[float, float]]
 
@@ -49,8 +49,10 @@ def input_ranges(inputs: tuple[TensorSpec, ...], observed: Mapping[str, tuple[fl
 
 def write_random(inputs: tuple[TensorSpec, ...], ranges: Bounds, seed: int, path: Path) -> DataRef:
     """Seeded samples, evenly spread over the ranges, as a data file."""
+    step = fixed_batch(inputs)
+    count = max(1, RANDOM_SAMPLES // step) * step
     arrays = {
-        spec.name: generate(_fed(spec), (RANDOM_SAMPLES, *_sample(spec)), ranges[spec.name], seed, stream)
+        spec.name: generate(_fed(spec), (count, *_sample(spec)), ranges[spec.name], seed, stream)
         for stream, spec in enumerate(inputs)
     }
     np.savez(path, allow_pickle=False, **arrays)
@@ -58,13 +60,18 @@ def write_random(inputs: tuple[TensorSpec, ...], ranges: Bounds, seed: int, path
 
 
 def write_edges(inputs: tuple[TensorSpec, ...], ranges: Bounds, path: Path) -> None:
-    """Four samples: zeros, the lowest, the highest, and both in turn."""
+    """Four samples, again and again until they fill the batches of the model: zeros, the lowest, the highest, and both
+    in turn.
+    """
+    step = fixed_batch(inputs)
+    count = -(-4 // step) * step
     arrays: dict[str, Any] = {}
     for spec in inputs:
         low, high = ranges[spec.name]
         shape = _sample(spec)
         turns = np.where(np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape) % 2, high, low)
         real = np.stack([np.full(shape, min(max(0.0, low), high)), np.full(shape, low), np.full(shape, high), turns])
+        real = np.resize(real, (count, *shape))
         dtype = _fed(spec).dtype
         arrays[spec.name] = (real if dtype.startswith("float") else np.rint(real)).astype(dtype)
     np.savez(path, allow_pickle=False, **arrays)

@@ -26,7 +26,7 @@ from edgekit.converters import (
     onnx_slim,
 )
 from edgekit.converters.stages import LEVELS, Graph, QuantizeOptions, Ranges
-from edgekit.errors import ConversionError
+from edgekit.errors import ConversionError, some
 from edgekit.precision import Precision
 
 FORMAT: Literal["tflite", "onnx"] = "onnx"
@@ -121,7 +121,7 @@ def _static(
             options.weight_bits,
         )
     if foreign:
-        notes += (f"left in float: {_some(foreign)}",)
+        notes += (f"left in float: {some(foreign)}",)
     onnx_slim.slim(model, ranges.tensors)
     onnx_graph.write(model, path)
     before, after = Path(graph.path).stat().st_size, path.stat().st_size
@@ -148,14 +148,10 @@ def _tensor(op: str) -> str:
     return op.partition(" (")[2].removesuffix(")")
 
 
-def _some(ops: Sequence[str]) -> str:
-    return ", ".join(ops[:5]) + (f" and {len(ops) - 5} more" if len(ops) > 5 else "")
-
-
 def _notes(in_float: Sequence[str], weight_bits: int) -> tuple[str, ...]:
     notes = []
     if in_float:
-        notes.append(f"onnxruntime has no int8 kernels for, and computes in float: {_some(in_float)}")
+        notes.append(f"onnxruntime has no int8 kernels for, and computes in float: {some(in_float)}")
     if weight_bits == 7:
         notes.append(_NARROW)
     elif saturation.saturates_here():

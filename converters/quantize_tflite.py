@@ -42,7 +42,7 @@ from edgekit.converters.tflite_decisions import decisions
 from edgekit.converters.tflite_graph import ModelT, TensorT
 from edgekit.converters.tflite_plan import Plan
 from edgekit.converters.tflite_write import write
-from edgekit.errors import ConversionError, EngineMissingError
+from edgekit.errors import ConversionError, EngineMissingError, some
 from edgekit.precision import Precision
 from edgekit.tensors import QuantParams, TensorSpec
 
@@ -234,25 +234,20 @@ def _float_operators(model: ModelT) -> list[str]:
 
 
 def _refusal(left: list[str], precision: Precision) -> ConversionError:
-    shown = _some(left)
     instead = "--precision dynamic or " if precision.kind == "static" else ""
     return ConversionError(
         "op-not-quantizable",
-        f"{precision.name} cannot be had for {shown}",
+        f"{precision.name} cannot be had for {some(left, 8)}",
         cause=_CAUSES.get(precision.kind, _CAUSES["static"]),
         next_step=f"Use {instead}--allow-float-ops, which leaves these operators in float and lists them.",
         ops=left,
     )
 
 
-def _some(ops: list[str]) -> str:
-    return ", ".join(ops[:8]) + (f" and {len(ops) - 8} more" if len(ops) > 8 else "")
-
-
 def _undecided(ops: list[str]) -> ConversionError:
     return ConversionError(
         "op-not-quantizable",
-        f"integers would change what {_some(ops)} decide",
+        f"integers would change what {some(ops, 8)} decide",
         cause="Trees compare floats with thresholds; a rounded value takes another way to another leaf.",
         next_step="Use --precision dynamic or fp16, which keep every decision as it is, or fp32.",
         ops=ops,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.data_ref import DataRef
 from edgekit.errors import DataError, MissingFileError
 from edgekit.selftest import noise
-from edgekit.tensors import TensorSpec
+from edgekit.tensors import TensorSpec, fixed_batch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,6 +40,8 @@ class Dataset:
         inputs: What it feeds.
         labels: One a sample, or None.
         class_names: From folder names or text labels, in the order of their indices; or empty.
+        step: How many samples the model takes at once, if it was exported with a fixed batch; else 1.
+        left_out: Samples at the end that fill no batch of that size.
     """
 
     def __init__(
@@ -55,7 +57,12 @@ class Dataset:
         self.inputs = inputs
         self.class_names = class_names
         self._columns = columns
-        self._chosen = draw(total, ref.samples, ref.seed)
+        self.step = fixed_batch(inputs)
+        chosen = draw(total, ref.samples if ref.samples is None else max(ref.samples, self.step), ref.seed)
+        self.left_out = len(chosen) % self.step
+        self._chosen = chosen[: len(chosen) - self.left_out]
+        if not len(self._chosen):
+            raise DataError("data-batch", f"{ref.path} holds {total} samples, the model takes {self.step} at once")
         self.labels = None if labels is None else labels[self._chosen]
 
     def __len__(self) -> int:
@@ -66,7 +73,8 @@ class Dataset:
         return self.labels is not None
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """All samples in the data's own order, at most `size` at a time."""
+        """All samples in the data's own order, at most `size` at a time, but never a part of a fixed batch."""
+        size = max(self.step, size // self.step * self.step)
         for start in range(0, len(self), size):
             rows = self._chosen[start : start + size]
             feeds = {spec.name: _typed(self._columns[spec.name].read(rows), spec) for spec in self.inputs}
@@ -109,7 +117,7 @@ def open_data(ref: DataRef, inputs: tuple[TensorSpec, ...], scratch: Path | None
     Raises:
         MissingFileError: `file-missing`.
         DataError: `data-unreadable`, `data-unknown`, `data-names`, `data-shape`, `data-dtype`, `data-length`,
-            `data-empty`, `data-labels`.
+            `data-empty`, `data-labels`, `data-batch`.
     """
     from edgekit import data_columns
 

@@ -25,7 +25,7 @@ happened, and `edgekit explain CODE` tells its cause, its fix and an example. Th
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 
@@ -196,6 +196,13 @@ def from_dict(data: Mapping[str, Any]) -> EdgeKitError:
 
 
 _revive = from_dict
+
+
+def some(items: Iterable[object], shown: int = 5, between: str = ", ") -> str:
+    """A list for a message: the first `shown` items, and how many more there are."""
+    listed = [str(item) for item in items]
+    more = f"{between if ';' in between else ' '}and {len(listed) - shown} more" if len(listed) > shown else ""
+    return between.join(listed[:shown]) + more
 
 
 def _descendants(kind: type[EdgeKitError]) -> list[type[EdgeKitError]]:

@@ -284,7 +284,12 @@ def _quantizing(options: Options, precision: Precision, rules: FormatRules) -> Q
         raise UsageError(
             "rules-precision", f"rules change layers of int8 or int16x8; {options.precision} has none to change"
         )
-    return QuantizeOptions(interface, options.allow_float_ops, lifts, 7 if options.weight_bits == 7 else 8)
+    return QuantizeOptions(
+        interface,
+        options.allow_float_ops or precision.float_ops == "listed",
+        lifts,
+        7 if options.weight_bits == 7 else 8,
+    )
 
 
 def _for_device(options: Options, precision: Precision) -> tuple[Options, Profile | None]:

@@ -54,6 +54,8 @@ class Precision:
         policy: The section of the verification policy that judges it.
         observer: How calibration decides on ranges unless `--observer` says otherwise.
         repairs: What `--repair auto` tries (see `edgekit.converters.repairs`); static precisions only.
+        float_ops: What happens to ops that have no integer kernel: they are "refused" unless `--allow-float-ops` is
+            given, or stay in float and are "listed", where a precision mixes floats in anyway.
         formats: The formats it exists for.
     """
 
@@ -66,6 +68,7 @@ class Precision:
     formats: dict[str, FormatRules]
     observer: str = "minmax"
     repairs: tuple[str, ...] = ()
+    float_ops: Literal["refused", "listed"] = "refused"
 
     @property
     def calibrated(self) -> bool:

@@ -103,6 +103,12 @@ class TensorSpec:
         return f"{self.name} {self.dtype} [{sizes}]"
 
 
+def fixed_batch(specs: tuple[TensorSpec, ...]) -> int:
+    """How many samples one call must take: the first size of all tensors where it is fixed and the same, else 1."""
+    firsts = {spec.shape[0] if spec.shape else None for spec in specs}
+    return (firsts.pop() or 1) if len(firsts) == 1 else 1
+
+
 def batched(specs: tuple[TensorSpec, ...]) -> bool:
     """Whether the first axis of every tensor is a batch axis: free, or of size 1 throughout."""
     return bool(specs) and all(spec.shape and spec.shape[0] in (None, 1) for spec in specs)

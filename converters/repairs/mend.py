@@ -27,6 +27,7 @@ from edgekit.converters.stages import LEVELS, CalibrationOptions, Feeds, Graph, 
 from edgekit.errors import ConversionError
 from edgekit.precision import Precision
 from edgekit.rules import Rule
+from edgekit.tensors import fixed_batch
 
 SAMPLES = 96
 """Calibration samples that repairs see."""
@@ -121,7 +122,7 @@ def mend(
         DataError, EngineError: See `calibrate`.
     """
     clock = _Clock(seconds)
-    samples = Samples(batches, SAMPLES)
+    samples = Samples(batches, SAMPLES, fixed_batch(graph.inputs))
     bench = _Bench(graph, samples, precision, quantizing, observing, folder)
     plain = _Candidate(bench.case(graph))
     reference = answers(graph, samples, observing.threads)

@@ -25,16 +25,17 @@ class Samples:
     Args:
         batches: Arrays [n, ...] by input name.
         most: Samples to keep.
+        step: Samples that a model with a fixed batch takes at once; n is a multiple of it.
     """
 
-    def __init__(self, batches: Iterable[Feeds], most: int) -> None:
+    def __init__(self, batches: Iterable[Feeds], most: int, step: int = 1) -> None:
         kept: list[Feeds] = []
         held = 0
         for batch in batches:
-            for place in range(len(next(iter(batch.values())))):
-                one = {name: np.array(array[place : place + 1]) for name, array in batch.items()}
+            for place in range(0, len(next(iter(batch.values()))), step):
+                one = {name: np.array(array[place : place + step]) for name, array in batch.items()}
                 held += sum(array.nbytes for array in one.values())
-                if len(kept) >= most or (held > _BYTES and len(kept) >= _FEWEST):
+                if len(kept) * step >= most or (held > _BYTES and len(kept) >= _FEWEST):
                     break
                 kept.append(one)
             else:

@@ -9,6 +9,7 @@ import click
 
 from edgekit.cli import output
 from edgekit.cli.options import input_sizes, model_argument, report_option
+from edgekit.errors import some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,8 +133,7 @@ def _show(found: Debugged, layers: Sequence[Layer]) -> None:
         if options:
             click.echo(f"   Try {' or '.join(options[:3])}.")
     if seen.unpaired:
-        more = f" and {len(seen.unpaired) - 6} more" if len(seen.unpaired) > 6 else ""
-        click.echo(f"Not compared, without a counterpart in the float graph: {', '.join(seen.unpaired[:6])}{more}.")
+        click.echo(f"Not compared, without a counterpart in the float graph: {some(seen.unpaired, 6)}.")
     outputs = [
         (item.name, _db(item.sqnr_db), _db(item.lowered_sqnr_db), output.number(item.relative_error, 3))
         for item in seen.outputs

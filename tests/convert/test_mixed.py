@@ -239,6 +239,32 @@ def test_mixed_holds_the_drop_with_few_layers(format, tmp_path):
     assert "after 0 verifications" in " ".join(again.warnings)
 
 
+@pytest.mark.parametrize(("format", "op"), [("tflite", "Sin"), ("onnx", "Det")])
+def test_what_has_no_integer_kernel_stays_in_float_and_is_listed(format, op, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    random = np.random.default_rng(0)
+    make, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    nodes = [
+        make("MatMul", ["x", "w"], ["hidden"]),
+        make(op, ["hidden"], ["middle"]),
+        make("Reshape", ["middle", "rows"], ["flat"]),
+        make("MatMul", ["flat", "p"], ["y"]),
+    ]
+    wide = 1 if op == "Det" else 16
+    weights = {"w": random.normal(0, 0.4, (4, 4)), "p": random.normal(0, 0.4, (wide, 3))}
+    stored = [onnx.numpy_helper.from_array(array.astype("f4"), name) for name, array in weights.items()]
+    stored.append(onnx.numpy_helper.from_array(np.array([-1, wide]), "rows"))
+    graph = onnx.helper.make_graph(nodes, "net", [value("x", 1, ["n", 4, 4])], [value("y", 1, ["n", 3])], stored)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "net.onnx")
+    samples = random.normal(0, 1, (40, 4, 4)).astype("f4")
+    said: dict[str, Any] = {"to": format, "calibration": samples, "evaluation": samples, "max_drop": 50}
+    done = run(tmp_path / "net.onnx", Options(precision="mixed", **said))
+    assert [one.split(" ")[0].lower() for one in done.graph.float_ops] == [op.lower()]
+    with pytest.raises(ConversionError, match="(?i)" + op):
+        run(tmp_path / "net.onnx", Options(precision="int8", **said))
+
+
 def test_lifting_to_something_else_is_refused():
     with pytest.raises(UsageError, match="int4"):
         Options(to="onnx", lift="int4")  # type: ignore[arg-type]

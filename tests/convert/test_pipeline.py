@@ -127,6 +127,36 @@ def test_without_data_random_inputs_prove_parity(case):
     assert proof.relative_error < 1e-4
 
 
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_model_with_a_fixed_batch_converts_on_whole_batches(format, precision, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    make, value, random = onnx.helper.make_node, onnx.helper.make_tensor_value_info, np.random.default_rng(0)
+    nodes = [
+        make("Conv", ["x", "w"], ["maps"], pads=[1] * 4),
+        make("Relu", ["maps"], ["active"]),
+        make("GlobalAveragePool", ["active"], ["means"]),
+        make("Flatten", ["means"], ["flat"]),
+        make("MatMul", ["flat", "p"], ["y"]),
+    ]
+    stored = [
+        onnx.numpy_helper.from_array(random.normal(0, 0.3, shape).astype("f4"), name)
+        for name, shape in {"w": (8, 3, 3, 3), "p": (8, 5)}.items()
+    ]
+    graph = onnx.helper.make_graph(nodes, "net", [value("x", 1, [6, 3, 8, 8])], [value("y", 1, [6, 5])], stored)
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8),
+        tmp_path / "n.onnx",
+    )
+    samples = random.normal(size=(64, 3, 8, 8)).astype("f4")
+    done = run(tmp_path / "n.onnx", Options(to=format, precision=precision, calibration=samples, evaluation=samples))
+    assert done.verification.proof.samples == 60
+    assert sum("the last 4" in warning for warning in done.warnings) == 2  # of each data set
+    # Without data as well: random samples and edge cases fill the batch.
+    if precision == "fp32":
+        assert run(tmp_path / "n.onnx", Options(to=format)).verification.passed
+
+
 def test_impossible_requests_are_refused(case, tmp_path):
     with pytest.raises(errors.UsageError, match="known: dynamic"):
         run(case["source"], options(case, precision="int4"))

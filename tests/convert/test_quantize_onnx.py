@@ -459,6 +459,41 @@ def test_allowed_float_ops_are_listed(tmp_path):
     assert compare(before, after, samples(before, seed=2)) >= 30
 
 
+def test_many_refused_ops_are_counted_and_the_first_named(tmp_path):
+    net = Net({"x": (1, 8)})
+    at = "x"
+    for _ in range(12):
+        at = str(net.op("Det", net.op("Reshape", at, net.constant([2, 2, 2], np.int64))))
+        at = str(
+            net.op("Expand", net.op("Reshape", at, net.constant([1, 2], np.int64)), net.constant([4, 2], np.int64))
+        )
+    before = saved(net.model(net.op("Relu", net.op("Reshape", at, net.constant([1, 8], np.int64)))), tmp_path)
+    with pytest.raises(ConversionError, match=r"12 ops cannot be quantized: Det .* and 4 more") as refusal:
+        convert(before, tmp_path)
+    assert len(refusal.value.details["ops"]) == 12
+
+
+def test_indices_that_are_compared_as_floats_are_not_quantized(tmp_path):
+    """As tf2onnx writes the wrap-around of an embedding's negative indices."""
+    net = Net({"x": (1, 8)})
+    index = net.op("ArgMax", net.op("Relu", "x"), axis=1, keepdims=0)
+    low = net.op("Less", net.op("Cast", index, to=FLOAT), net.constant([4.0]))
+    row = net.op("Where", low, net.op("Add", index, net.constant([2], np.int64)), index)
+    before = saved(net.model(net.op("MatMul", net.op("Gather", net.weight(8, 16), row), net.weight(16, 4))), tmp_path)
+    after = convert(before, tmp_path)
+    assert after.float_ops == ()
+    assert compare(before, after, samples(before, seed=2)) >= 30
+
+
+def test_comparisons_of_values_are_refused(tmp_path):
+    net = Net({"x": (1, 8)})
+    hidden = net.op("MatMul", "x", net.weight(8, 8))
+    chosen = net.op("Where", net.op("Less", hidden, net.constant([0.1])), hidden, "x")
+    before = saved(net.model(net.op("MatMul", chosen, net.weight(8, 4))), tmp_path)
+    with pytest.raises(ConversionError, match="Less"):
+        convert(before, tmp_path)
+
+
 def test_foreign_domain_is_refused(tmp_path):
     net = Net({"x": (1, 8)})
     model = net.model(net.op("QuickGelu", net.op("Relu", "x"), domain="com.microsoft", alpha=1.7))

@@ -100,6 +100,25 @@ def test_drawn_samples_keep_their_labels(tmp_path):
     np.testing.assert_array_equal(feeds["rows"], x[labels])
 
 
+@settings(deadline=None)
+@given(total=st.integers(1, 40), step=st.integers(2, 9), size=st.integers(1, 20), drawn=st.none() | st.integers(1, 40))
+def test_fixed_batches_are_always_filled(tmp_path_factory, total, step, size, drawn):
+    path = tmp_path_factory.getbasetemp() / "filled.npz"
+    np.savez(path, x=np.arange(total * 3, dtype=np.float32).reshape(total, 3), y=np.arange(total))
+    inputs = (TensorSpec("rows", (step, 3), "float32"),)
+    reference = DataRef(str(path), samples=drawn)
+    if total < step:
+        assert code_of(reference, inputs) == "data-batch"
+        return
+    data = open_data(reference, inputs)
+    sizes = [len(batch.feeds["rows"]) for batch in data.batches(size)]
+    assert all(count % step == 0 and count <= max(step, size) for count in sizes)
+    assert sum(sizes) == len(data)
+    assert len(data) + data.left_out == min(total, max(step, drawn or total))
+    feeds, labels = collect(data, size)
+    np.testing.assert_array_equal(feeds["rows"][:, 0], 3 * labels)
+
+
 def test_the_digest_is_of_the_samples_used(tmp_path):
     x = np.random.default_rng(0).random((9, 3)).astype(np.float32)
     np.savez(tmp_path / "a.npz", x=x)
