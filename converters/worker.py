@@ -15,7 +15,7 @@ from typing import Any
 
 from edgekit import files
 from edgekit.child import Child, Limits, Spawned
-from edgekit.converters import jobs, mixed, observing, pace
+from edgekit.converters import describing, jobs, mixed, observing, pace
 from edgekit.converters.answers import Answers
 from edgekit.converters.debugging import naming
 from edgekit.converters.debugging.examine import examine
@@ -28,6 +28,7 @@ from edgekit.converters.verify import Verification
 from edgekit.data_ref import DataRef
 from edgekit.errors import InternalError
 from edgekit.feeding import Preprocess
+from edgekit.manifest import Interpret
 from edgekit.metadata import Metadata
 from edgekit.precision import precisions
 
@@ -197,6 +198,20 @@ class Workshop:
         request = pace.PaceRequest(before, after, survey.proof, facts.inputs, str(self.scratch))
         found = self.engine.call(pace.pace, request, stage="verify")
         return replace(verification, warnings=(*verification.warnings, *pace.advice(found, after)))
+
+    def describe_data(
+        self,
+        graph: Graph,
+        facts: LoadedFacts,
+        evaluation: DataRef | None,
+        calibration: DataRef | None,
+        reading: tuple[Preprocess, Interpret],
+    ) -> describing.Described:
+        """The reference of the data, for monitors."""
+        request = describing.DescribeRequest(
+            graph, evaluation, calibration, facts.inputs, *reading, facts.ragged, str(self.scratch)
+        )
+        return self.engine.call(describing.describe, request, stage="describe", progress=self._tick)
 
     def record(self, graph: Graph, facts: LoadedFacts, survey: jobs.Survey, seed: int) -> jobs.Recording:
         request = jobs.RecordRequest(graph, survey.ranges, survey.proof, facts.inputs, seed, str(self.scratch))

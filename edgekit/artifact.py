@@ -1,7 +1,8 @@
 """An artifact: a plain `.tflite` or `.onnx` with its manifest and self-test inside.
 
 Three members travel with the model: `edgekit.json` (the manifest), `edgekit.selftest.json` and `edgekit.sha256`, the
-digest of model bytes, manifest and self-test together, so that one changed byte anywhere is noticed.
+digest of model bytes and members together, so that one changed byte anywhere is noticed; and `edgekit.reference`, what
+the data looked like (`edgekit.monitor.reference`), where there was data; in ONNX in base64, for metadata is text.
 TFLite: members are an appended zip, as the TFLite metadata convention packs associated files.
 ONNX: members are `metadata_props` of the ModelProto (field 14), appended behind the model's own fields.
 Either way the model's own bytes come first and are untouched, and any other tool opens the file.
@@ -15,6 +16,7 @@ onnx.proto (ModelProto.metadata_props = 14, StringStringEntryProto.key = 1, .val
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 import stat
 import struct
@@ -29,7 +31,9 @@ from edgekit import interface
 from edgekit.errors import ArtifactError, MissingFileError
 
 MANIFEST, SELFTEST, DIGEST = "edgekit.json", "edgekit.selftest.json", "edgekit.sha256"
+REFERENCE = "edgekit.reference"
 _MEMBERS = (MANIFEST, SELFTEST, DIGEST)
+_ORDER = (MANIFEST, SELFTEST, REFERENCE, DIGEST)
 _METADATA_PROPS = 14
 FILE_LIMIT = (2 << 30) - 1
 """Both formats end here: offsets of a flatbuffer and lengths of a protobuf message are signed 32-bit numbers."""
@@ -88,6 +92,12 @@ class Artifact:
         return parse(self.members[SELFTEST]) if SELFTEST in self.members else None
 
     @property
+    def reference(self) -> bytes | None:
+        """What the data of the conversion looked like; None where nothing was kept of it."""
+        kept = self.members.get(REFERENCE)
+        return kept if kept is None or self.format == "tflite" else binascii.a2b_base64(kept)
+
+    @property
     def model(self) -> bytes:
         """The model without our members."""
         return self.data[: self.model_bytes]
@@ -110,7 +120,7 @@ class Artifact:
             raise ArtifactError("artifact-damaged", f"{self.path or 'the artifact'} lacks {', '.join(missing)}")
         model = memoryview(self.data)[: self.model_bytes]
         whole = self.data[self.model_bytes :] == _tail(self.format, model, self.members)
-        if not whole or self.members[DIGEST] != _digest(model, self.members[MANIFEST], self.members[SELFTEST]):
+        if not whole or self.members[DIGEST] != _digest(model, self.members):
             raise ArtifactError("artifact-damaged", f"{self.path or 'the artifact'} was changed after it was written")
 
     def write(self, path: str | Path) -> Artifact:
@@ -166,14 +176,18 @@ def from_bytes(data: bytes, *, path: Path | None = None, verify: bool = True) ->
     return artifact
 
 
-def assemble(format: Format, model: bytes, about: Manifest, selftest: SelfTest) -> Artifact:
-    """Put manifest and self-test into `model`; equal arguments give equal bytes.
+def assemble(
+    format: Format, model: bytes, about: Manifest, selftest: SelfTest, reference: bytes | None = None
+) -> Artifact:
+    """Put manifest, self-test and reference into `model`; equal arguments give equal bytes.
 
     Members that `model` brings along from an earlier conversion are taken off first.
     """
     model = model[: _split(format, model)[0]]
     members = {MANIFEST: about.to_json().encode(), SELFTEST: selftest.to_json().encode()}
-    members[DIGEST] = _digest(model, members[MANIFEST], members[SELFTEST])
+    if reference is not None:
+        members[REFERENCE] = reference if format == "tflite" else binascii.b2a_base64(reference, newline=False)
+    members[DIGEST] = _digest(model, members)
     return Artifact(format, model + _tail(format, model, members), len(model), members)
 
 
@@ -250,9 +264,9 @@ def varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     raise ValueError(f"no varint at byte {at}")
 
 
-def _digest(model: bytes | memoryview, about: bytes, selftest: bytes) -> bytes:
+def _digest(model: bytes | memoryview, members: dict[str, bytes]) -> bytes:
     whole = hashlib.sha256()
-    for part in (model, about, selftest):
+    for part in (model, *(members[name] for name in _ORDER if name in members and name != DIGEST)):
         whole.update(len(part).to_bytes(8, "little"))
         whole.update(part)
     return whole.hexdigest().encode()
@@ -264,14 +278,14 @@ def _split(format: Format, data: bytes) -> tuple[int, dict[str, bytes]]:
     Of a file cut within the model's own part nothing of ours is left to tell: the format's reader notices it.
     """
     size, members = (_split_tflite if format == "tflite" else _split_onnx)(data)
-    if not members and any(data.find(name.encode()) >= 0 for name in _MEMBERS):
+    if not members and any(data.find(name.encode()) >= 0 for name in _ORDER):
         return len(data), {MANIFEST: b""}
     return size, members
 
 
 def _tail(format: Format, model: bytes | memoryview, members: dict[str, bytes]) -> bytes:
     """What stands behind the model's own bytes."""
-    ordered = {name: members[name] for name in _MEMBERS}
+    ordered = {name: members[name] for name in _ORDER if name in members}
     return _zip(model, ordered) if format == "tflite" else _metadata(ordered)
 
 
@@ -324,7 +338,7 @@ def _split_tflite(data: bytes) -> tuple[int, dict[str, bytes]]:
     size, members = len(data), {}
     for raw, begin, _, offset in _central_directory(data):
         name = raw.decode("utf-8", "replace")
-        if name not in _MEMBERS or name in members or offset + _LOCAL.size > len(data):
+        if name not in _ORDER or name in members or offset + _LOCAL.size > len(data):
             continue
         content = offset + _LOCAL.size + len(raw)
         members[name] = data[content : content + _CENTRAL.unpack_from(data, begin)[9]]
@@ -364,7 +378,7 @@ def _split_onnx(data: bytes) -> tuple[int, dict[str, bytes]]:
             continue
         entry = {n: data[b:e] for n, w, b, e in fields(data, begin, end, limit=8) if w == 2}
         name = entry.get(1, b"").decode("utf-8", "replace")
-        if name in _MEMBERS:
+        if name in _ORDER:
             members[name] = entry.get(2, b"")
             size = min(size, begin - 1 - len(_varint(end - begin)))
     return size, members

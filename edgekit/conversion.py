@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit import artifact as artifacts
 from edgekit.artifact import Artifact
 from edgekit.codec import encode
+from edgekit.converters.describing import Described
 from edgekit.converters.repairs.repair import Report
 from edgekit.converters.stages import Graph, LoadedFacts, Source
 from edgekit.interface import SCHEMA
@@ -37,6 +38,7 @@ class Conversion:
     stages: tuple[tuple[str, float], ...]
     warnings: tuple[str, ...]
     repairs: tuple[Report, ...] = ()
+    described: Described | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document of `edgekit convert --json`."""
@@ -61,6 +63,8 @@ class Conversion:
             "stages": [{"name": name, "seconds": round(seconds, 4)} for name, seconds in self.stages],
             "warnings": list(self.warnings),
         }
+        if self.artifact.reference is not None and self.described is not None:
+            document["reference"] = {"samples": self.described.samples, "bytes": len(self.artifact.reference)}
         if self.verdict is not None:
             seen = self.verdict.to_dict()
             document["device"] = {"name": seen.pop("device"), **seen}

@@ -64,6 +64,7 @@ class Options:
         calibration_memory: Bound on the growth of the calibrating process, in MiB.
         resume: Go on where a calibration of the same model, data and options was killed; it is found in the user's
             cache folder.
+        reference: Store what the data looked like in the artifact, for `Model.monitor`.
         seed: Of every draw.
         threads: Of the engine while observing and verifying.
         time_limit: Seconds a stage may take. memory_limit: MiB a child process may use.
@@ -102,6 +103,7 @@ class Options:
     percentile: float = 99.999
     calibration_memory: int = 256
     resume: bool = True
+    reference: bool = True
     seed: int = 0
     threads: int = 2
     time_limit: float = 900.0
@@ -168,6 +170,7 @@ class Options:
             "repairs": [self.repairs] if isinstance(self.repairs, str) else list(self.repairs),
             "layout": self.layout,
             **({"fold_preprocess": True} if self.fold_preprocess else {}),
+            **({} if self.reference else {"reference": False}),
             "observer": self.observer,
             "percentile": self.percentile,
             "calibration_samples": self.calibration_samples,

@@ -25,16 +25,19 @@ from edgekit.artifact import Artifact
 from edgekit.child import Limits
 from edgekit.conversion import Conversion, about, unique
 from edgekit.converters import fold, loaders, repairs
+from edgekit.converters.describing import Described
 from edgekit.converters.repairs.mend import Mended, Wanted
 from edgekit.converters.sources import identify, identify_live, lowering_for
 from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Source
 from edgekit.converters.worker import Workshop
 from edgekit.data_ref import DataRef
 from edgekit.errors import ConversionError, UnsafeSourceError, UsageError
+from edgekit.manifest import Interpret, Preprocess
 from edgekit.options import Options
 from edgekit.precision import FormatRules, Precision, precisions
 
 if TYPE_CHECKING:
+    from edgekit.converters.jobs import Recording, Survey
     from edgekit.device_profiles import Profile
     from edgekit.gate import Verdict
     from edgekit.targets.agent import Replayed
@@ -104,7 +107,7 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
             lowered = graph = shop.lower(lowering, options.format, options.layout, options.folded(said.preprocess))
         shop.start_answering(facts, survey)
         with shop.stage("repair"):
-            calibration = calibration if precision.calibrated else None
+            given, calibration = calibration, calibration if precision.calibrated else None
             mended, graph, quantizing = _mend(shop, graph, facts, calibration, wanted, precision, quantizing, observing)
         with shop.stage("calibrate"):
             ranges = (
@@ -134,7 +137,9 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
             verification = shop.paced(judge(graph), lowered, graph, facts, survey)
             verification.enforce(survey.warnings)
         with shop.stage("assemble"):
-            recording = shop.record(graph, facts, survey, options.seed)
+            recording, described = _recorded(
+                shop, graph, facts, survey, (evaluation, given), said.preprocess, verification.interpret, options
+            )
             artifact = artifacts.assemble(
                 graph.format,
                 Path(graph.path).read_bytes(),
@@ -150,6 +155,7 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
                     mended.reports,
                 ),
                 recording.selftest,
+                described.content if described else None,
             )
         with shop.stage("gate"):
             verdict = None if profile is None else _gate(artifact, profile)
@@ -162,7 +168,25 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
         *(artifact, source, graph, verification, verdict, replayed, tuple(shop.seconds)),
         unique(chain(facts.notes, graph.notes, rules.notes, survey.warnings, verification.warnings, _advice(verdict))),
         mended.reports,
+        described,
     )
+
+
+def _recorded(
+    shop: Workshop,
+    graph: Graph,
+    facts: LoadedFacts,
+    survey: Survey,
+    data: tuple[DataRef | None, DataRef | None],
+    preprocess: Preprocess,
+    interpret: Interpret,
+    options: Options,
+) -> tuple[Recording, Described | None]:
+    """The self-test, and what evaluation and calibration data looked like, where there is any and it is wanted."""
+    recording = shop.record(graph, facts, survey, options.seed)
+    if not options.reference or data == (None, None):
+        return recording, None
+    return recording, shop.describe_data(graph, facts, *data, (fold.left(preprocess, graph), interpret))
 
 
 def _advice(verdict: Verdict | None) -> tuple[str, ...]:

@@ -32,6 +32,8 @@ from edgekit.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from edgekit.manifest import Interpret, Manifest, Preprocess
+    from edgekit.monitor.monitor import Monitor
+    from edgekit.monitor.watch import Taker, Watch
     from edgekit.runtimes.flow.metrics import Metrics
     from edgekit.runtimes.prediction import Predictor
 
@@ -111,6 +113,7 @@ class Model:
         self._answers = list(zip(answers, outputs, strict=True))
         self._real, self._raw = (self._straight(session, raw=raw) for raw in (False, True))
         self._predictor: Predictor | None = None
+        self._watch: Watch | None = None
 
     @classmethod
     def from_artifact(
@@ -185,9 +188,9 @@ class Model:
         session = self._session
         if session is None or self._pid != os.getpid():
             raise self._unusable()
-        if self.metrics is not None:
-            with timed(self.metrics, "run_seconds"):
-                return self._answer(session, feeds, raw, out)
+        if self.metrics is not None or self._watch is not None:
+            with nullcontext() if self.metrics is None else timed(self.metrics, "run_seconds"):
+                return self.watched(feeds, raw=raw, out=out)
         if type(feeds) is dict:
             answers = (self._raw if raw else self._real)(feeds, out)
             if answers is not None:
@@ -247,6 +250,47 @@ class Model:
         """
         if self._session is None or self._pid != os.getpid():
             raise self._unusable()
+
+    def monitor(
+        self, folder: str | Path | None = None, *, capture: Taker | None = None, rate: float | None = None
+    ) -> Monitor:
+        """Hold every `run` and `predict` from now on against what the model was proved on.
+
+        Args:
+            folder: Where its state is kept across restarts; made if it is not there. None: in memory alone.
+            capture: Is offered every call with its verdict.
+            rate: False alarms a sample that are accepted; None for one in a million.
+
+        Returns:
+            The monitor: `status()`, `alarms`, `snapshot()`.
+
+        Raises:
+            ArtifactError: `reference-missing`: the artifact says nothing of its data; `reference-invalid`.
+            UsageError: `option-value`; `output-unwritable`: the folder cannot be written.
+        """
+        from edgekit.monitor.watch import Watch, opened
+
+        made = opened(self.artifact, folder, self.inputs, self.outputs, self.preprocess, self.interpret, rate)
+        self._watch = Watch(made, self.inputs, self.outputs, capture)
+        return made
+
+    @property
+    def watch(self) -> Watch | None:
+        """What hands calls to the monitor; None without one."""
+        return self._watch
+
+    def watched(
+        self, feeds: Mapping[str, Any] | Any, *, raw: bool = False, out: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
+        """`run` for whoever counts it himself: the monitor sees it, the metrics do not."""
+        session = self._session
+        if session is None:
+            raise closed()
+        begun = time.perf_counter()
+        answers = self._answer(session, feeds, raw, out)
+        if self._watch is not None:
+            self._watch.run(feeds, answers, time.perf_counter() - begun, raw=raw)
+        return answers
 
     def restore(self, answers: Mapping[str, Array]) -> dict[str, Array]:
         """Real values of the outputs that `run(..., raw=True)` gave."""

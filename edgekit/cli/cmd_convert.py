@@ -169,6 +169,12 @@ the device (exit 6), and its self-test passes on the target (exit 5).
     help="Go on where a calibration of the same model and data was killed.",
 )
 @click.option(
+    "--reference/--no-reference",
+    default=True,
+    show_default=True,
+    help="Store what the data looked like (distributions, no sample) in the artifact, for the monitor on the device.",
+)
+@click.option(
     "--trust",
     is_flag=False,
     flag_value="",
@@ -235,6 +241,9 @@ def _show(conversion: Conversion) -> None:
     kept = [f"{repair['name']} ({repair['changed']})" for repair in document["repairs"] if repair["kept"]]
     if kept:
         lines.append(("repaired", ", ".join(kept)))
+    if "reference" in document:
+        about = document["reference"]
+        lines.append(("reference", f"{about['samples']} samples, {output.size(about['bytes'])}"))
     if document["float_ops"]:
         lines.append(("float ops", ", ".join(document["float_ops"])))
     if document["lifted"]:

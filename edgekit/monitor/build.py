@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from edgekit.errors import DataError
 from edgekit.feeding import Preprocess
 from edgekit.monitor import bins
 from edgekit.monitor.columns import Array
-from edgekit.monitor.reference import VERSION, Header, Reference, distances, inverse, watched
+from edgekit.monitor.reference import VERSION, Header, Reference, distances, grouped, inverse, watched
 from edgekit.monitor.rows import Rows, confidence
 from edgekit.reading import Interpret
 from edgekit.tensors import TensorSpec
@@ -52,6 +53,11 @@ class Builder:
         self._outputs: list[Array] = []
         self._scores: list[Array] = []
         self._proven: list[bool] = []
+
+    @property
+    def samples(self) -> int:
+        """Different ones that were seen."""
+        return len(self._inputs)
 
     def add(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], *, proven: bool = True) -> None:
         """A batch: arrays [n, ...] by name. Samples that were there already are passed over.
@@ -107,7 +113,7 @@ class Builder:
             columns,
             Header(
                 version=VERSION,
-                columns=(*self.rows.inputs, *self.rows.outputs),
+                groups=grouped((*self.rows.inputs, *self.rows.outputs)),
                 samples=len(z),
                 proven=int(proven.sum()),
                 bins=1,
@@ -136,7 +142,7 @@ def _described(columns: list[Array], header: Header, correlation: Array, ties: A
         inner[place, : cut.size] = cut
         at = bins.index(column[:, None], inner[place][None])[:, 0]
         counts[place] = np.bincount(at, minlength=number)
-    header = Header(**{**vars(header), "bins": number})
+    header = replace(header, bins=number, narrow=bool(counts.max(initial=0) < 256))
     assert len(watched(header)) == len(columns)  # noqa: S101  the arrays follow the header
     return Reference(header, mean, deviation, inner, counts, frequencies.astype(np.uint32), correlation, ties)
 
@@ -201,4 +207,4 @@ def _ties(column: Array) -> float:
     """Chance that two samples have the same number."""
     _, counts = np.unique(column[np.isfinite(column)], return_counts=True)
     total = counts.sum()
-    return float((counts * (counts - 1)).sum() / max(1, total * (total - 1)))
+    return float(np.float16((counts * (counts - 1)).sum() / max(1, total * (total - 1))))

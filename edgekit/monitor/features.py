@@ -30,6 +30,8 @@ SPAN = 4096
 """Elements of a longer signal that are looked at: those in its middle."""
 
 _TINY = 1e-12
+_CORNERS = (0, 1, 2, 4, 5, 6, 8, 9, 10)
+"""Cells of a 4 x 4 grid that have a neighbor to the right and below."""
 
 
 class Extractor(Protocol):
@@ -148,12 +150,10 @@ class Picture:
         self._channels = channels
         self._pools: dict[tuple[int, int], tuple[Array, Array]] = {}
         colors = ("red", "green", "blue", "alpha")[:channels] if channels > 1 else ()
-        grid = tuple(
-            f"brightness in row {row + 1}, column {column + 1} of 4" for row in range(4) for column in range(4)
-        )
+        grid = tuple(f"brightness at {row + 1}, {column + 1} of 4" for row in range(4) for column in range(4))
         self.names = (
             "brightness", "contrast", *colors, *grid,
-            "edges", "fine detail", "direction of edges", "slant of edges", "coarse detail", "darkest", "brightest",
+            "edges", "fine detail", "direction of edges", "slant of edges", "coarse detail",
         )  # fmt: skip
 
     def into(self, sample: Array, row: Array) -> None:
@@ -172,19 +172,18 @@ class Picture:
         pools = self._pools.get(wide.shape)
         if pools is None:
             pools = self._pools[wide.shape] = (_pool(wide.shape[0]), _pool(wide.shape[1]).T.copy())
-        coarse = pools[0] @ wide @ pools[1]  # [8, 8]
+        grid = (pools[0] @ wide @ pools[1]).reshape(-1).tolist()
         corner = near[:-1, :-1]
         right, below = (near[:-1, 1:] - corner).reshape(-1), (near[1:, :-1] - corner).reshape(-1)
         square = wide.reshape(-1)
-        mean = float(coarse.sum()) / 64
+        mean = sum(grid) / 16
         across_2, below_2, both = float(right.dot(right)), float(below.dot(below)), float(right.dot(below))
         edges = across_2 + below_2
         # The difference of differences along a diagonal: none of a slope, all of grain.
         fine = (near[1:, 1:] - near[:-1, 1:]).reshape(-1) - below
         grain = float(fine.dot(fine))
         spread = float(square.dot(square)) / square.size - mean * mean
-        blocks = coarse[:, 1:] - coarse[:, :-1]
-        rough = float(np.vdot(blocks, blocks))
+        rough = sum((grid[at + 1] - grid[at]) ** 2 + (grid[at + 4] - grid[at]) ** 2 for at in _CORNERS)
         tiny = _TINY * (mean * mean + 1)
         log = math.log
         numbers = [mean, log(max(spread, 0.0) + tiny) / 2]
@@ -192,24 +191,22 @@ class Picture:
             colors = sample[::down, ::across].reshape(-1, self._channels)
             sums = _ones(colors.shape[0]) @ real(colors)
             numbers += (sums / colors.shape[0] - mean).tolist()
-        numbers += coarse.reshape(4, 2, 4, 2).sum((1, 3)).reshape(-1).tolist()
+        numbers += grid
         numbers += [
             log(edges / right.size + tiny),
             log((grain + tiny) / (edges + tiny)),
             (across_2 - below_2) / (edges + tiny),
             both / (edges + tiny),
             log(rough + tiny),
-            float(square.min()),
-            float(square.max()),
         ]
         row[:] = numbers
 
 
 def _pool(size: int) -> Array:
-    """[8, size]: means of eight stretches of an axis."""
-    ends = np.linspace(0, size, 9).round().astype(int)
-    pool = np.zeros((8, size), np.float32)
-    for place in range(8):
+    """[4, size]: means of four stretches of an axis."""
+    ends = np.linspace(0, size, 5).round().astype(int)
+    pool = np.zeros((4, size), np.float32)
+    for place in range(4):
         begin, end = ends[place], max(ends[place + 1], ends[place] + 1)
         pool[place, begin:end] = 1 / (end - begin)
     return pool

@@ -4,7 +4,7 @@
     monitor.status()["alarms"]
 
 What a single sample shows (how far it lies from the reference, how unsure its answer is, whether a sensor stands
-still) is known at once; distributions are looked at every sixteen samples, all columns together, which is what makes it
+still) is known at once; distributions are looked at every 32 samples, all columns together, which is what makes it
 cheap.
 """
 
@@ -37,7 +37,7 @@ _SHARES = {"scan": 0.7, "runs": 0.05, "events": 0.05}
 """Parts of the rate that the detectors may spend."""
 
 _CLIP = 8.0
-_RECENT = 32 * BLOCK
+_RECENT = 16 * BLOCK
 """Samples over which an alarm must have gone quiet to end."""
 
 _QUIET = 0.6
@@ -85,6 +85,7 @@ class Monitor:
         self._lock = allocate_lock()
         self.samples = 0
         self.calls = 0
+        self.passed_over = 0
         self._alarms: dict[tuple[str, str], Alarm] = {}
         self._ended: list[dict[str, Any]] = []
         self._prepare()
@@ -147,6 +148,12 @@ class Monitor:
                 score, uncertainty = max(score, far), max(uncertainty, unsure)
         return Verdict(float(score), float(uncertainty), tuple(alarms))
 
+    def pass_over(self) -> None:
+        """Count a call that cannot be judged."""
+        with self._lock:
+            self.calls += 1
+            self.passed_over += 1
+
     def _take(
         self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], sample: int, alarms: list[Alarm]
     ) -> tuple[float, float]:
@@ -172,7 +179,7 @@ class Monitor:
         far **= 0.5
         if z.size:
             row[self._far] = far
-        if self._runs.add(row[self._own].copy()):
+        if self._runs.add(row[self._own]):
             self._stuck(alarms)
         self.samples += 1
         self._filled += 1
@@ -188,7 +195,7 @@ class Monitor:
         self._events.hit(np.concatenate([np.zeros_like(missing), missing]), self.samples)
         return float(z @ self._precision @ z)
 
-    # -- Every sixteen samples ------------------------------------------------------------------------------------
+    # -- Every block ------------------------------------------------------------------------------------
 
     def _flush(self, alarms: list[Alarm]) -> None:
         self._filled = 0
@@ -316,6 +323,7 @@ class Monitor:
             return {
                 "samples": self.samples,
                 "calls": self.calls,
+                "passed_over": self.passed_over,
                 "reference": {"samples": self.reference.header.samples, "proven": self.reference.header.proven},
                 "alarms": [alarm.to_dict() for alarm in self._alarms.values()],
                 "ended": list(self._ended),

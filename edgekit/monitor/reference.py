@@ -3,7 +3,7 @@
 Kept are means, deviations, shares of bins and correlations, nothing of a single sample (see `edgekit.monitor.bins`).
 The statistics on the device take into account that it is itself a sample of `samples`: a hundred tell little.
 
-As bytes: a JSON header, its length before it in four bytes, then little-endian arrays in the order of `_ARRAYS`.
+As bytes: a JSON header, its length before it in four bytes, then little-endian arrays in the order of `_dtypes`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from edgekit.codec import CodecError, decode, encode
 from edgekit.errors import ArtifactError
-from edgekit.monitor.columns import Array, Column
+from edgekit.monitor.columns import Array, Column, Role
 
 LIMIT = 48 * 1024
 """Bytes of a reference: in an ONNX file it is text, a third longer, and stays under 64 kB."""
@@ -31,12 +32,30 @@ _CLIP = 8.0
 
 
 @dataclass(frozen=True)
+class Group:
+    """Columns of one tensor, as they are stored."""
+
+    source: str
+    role: Role
+    noun: str
+    names: tuple[str, ...]
+
+
+def grouped(columns: Iterable[Column]) -> tuple[Group, ...]:
+    """Columns by tensor."""
+    return tuple(
+        Group(*key, tuple(column.name for column in found))
+        for key, found in groupby(columns, lambda column: (column.source, column.role, column.noun))
+    )
+
+
+@dataclass(frozen=True)
 class Header:
     """What stands before the arrays.
 
     Attributes:
         version: Of this layout and of the features.
-        columns: Of the inputs, then of the outputs.
+        groups: Columns of the inputs, then of the outputs, those of one tensor together.
         samples: Different samples that the inputs were seen of.
         proven: Samples that the outputs were seen of: evaluation data where there was enough.
         bins: Padded number of bins.
@@ -45,11 +64,12 @@ class Header:
         shrink: Weight of the identity in the correlations that are inverted.
         unfamiliar: Distance of the middle sample, and the one that a hundredth pass.
         labels: Names of classes.
+        narrow: Counts are stored in one byte each, otherwise in two.
         estimator: Coefficients of the accuracy estimate; None without labels.
     """
 
     version: int
-    columns: tuple[Column, ...]
+    groups: tuple[Group, ...]
     samples: int
     proven: int
     bins: int
@@ -58,6 +78,7 @@ class Header:
     shrink: float
     unfamiliar: tuple[float, float]
     labels: tuple[str, ...] = ()
+    narrow: bool = False
     estimator: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -65,13 +86,20 @@ class Header:
             raise ValueError(f"version {self.version} is none of {VERSION}")
         if not (0 < self.samples < 1 << 31 and 0 < self.proven < 1 << 31 and 0 < self.bins <= 256):
             raise ValueError("samples and bins are positive numbers")
-        if not 0 <= self.classes <= 4096 or len(self.columns) > 1024:
+        if not 0 <= self.classes <= 4096 or sum(len(group.names) for group in self.groups) > 1024:
             raise ValueError("so many columns and classes are not watched")
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Of all groups."""
+        return tuple(
+            Column(name, group.source, group.role, group.noun) for group in self.groups for name in group.names
+        )
 
     @property
     def inputs(self) -> int:
         """Columns of the inputs."""
-        return sum(column.role == "input" for column in self.columns)
+        return sum(len(group.names) for group in self.groups if group.role == "input")
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +151,7 @@ class Reference:
         header = json.dumps(encode(self.header), separators=(",", ":"), sort_keys=True).encode()
         upper = np.triu_indices(self.header.inputs, 1)
         arrays = {**vars(self), "correlation": np.rint(self.correlation[upper] * 32767)}
-        parts = [np.ascontiguousarray(arrays[name], dtype).tobytes() for name, dtype in _ARRAYS.items()]
+        parts = [np.ascontiguousarray(arrays[name], dtype).tobytes() for name, dtype in _dtypes(self.header).items()]
         return struct.pack("<I", len(header)) + header + b"".join(parts)
 
     @classmethod
@@ -155,10 +183,12 @@ def watched(header: Header) -> tuple[Column, ...]:
     return tuple(found)
 
 
-_ARRAYS = {
-    "mean": "<f8", "deviation": "<f8", "inner": "<f2", "counts": "<u2", "frequencies": "<u4", "correlation": "<i2",
-    "ties": "<f4",
-}  # fmt: skip
+def _dtypes(header: Header) -> dict[str, str]:
+    counts = "<u1" if header.narrow else "<u2"
+    return {
+        "mean": "<f8", "deviation": "<f8", "inner": "<f2", "counts": counts, "frequencies": "<u4",
+        "correlation": "<i2", "ties": "<f2",
+    }  # fmt: skip
 
 
 def _shapes(header: Header) -> dict[str, tuple[int, ...]]:
@@ -175,8 +205,9 @@ def _shapes(header: Header) -> dict[str, tuple[int, ...]]:
 
 
 def _read(header: Header, data: bytes, at: int) -> Iterator[tuple[str, Array]]:
+    dtypes = _dtypes(header)
     for name, sizes in _shapes(header).items():
-        dtype = _ARRAYS[name]
+        dtype = dtypes[name]
         array = np.frombuffer(data, dtype, math.prod(sizes), at).reshape(sizes)
         at += array.nbytes
         if array.dtype.kind == "f" and np.isnan(array).any():

@@ -1,7 +1,7 @@
 """The scan: has a number's mean moved, over any stretch of the past, since any moment?
 
-Every `BLOCK` samples the mean score of the last n samples is held against the reference, for some thirty lengths n from
-16 to 65,536 (the window-limited generalized likelihood ratio test: T. L. Lai, "Information bounds and quick detection
+Every `BLOCK` samples the mean score of the last n samples is held against the reference, for thirty lengths n from
+32 to 131,072 (the window-limited generalized likelihood ratio test: T. L. Lai, "Information bounds and quick detection
 of parameter changes", IEEE Transactions on Information Theory 44 (1998)). Scores are those of `bins.scores`, bounded
 and of a known distribution, so that the threshold of each length follows from large deviations and not from a normal
 approximation: a mean t of n scores has probability about exp(-n I(t)), I the Legendre transform of the logarithm of
@@ -21,7 +21,7 @@ import numpy as np
 from edgekit.monitor import normal
 from edgekit.monitor.columns import Array
 
-BLOCK = 16
+BLOCK = 32
 """Samples that are looked at together."""
 
 _RING = 64
@@ -31,7 +31,7 @@ _LENGTHS = (
     (12, 16, 24, 32, 48, 64),
     (12, 16, 24, 32, 48, 64),
 )
-"""Lengths in blocks of each ring: of 16, 128 and 1024 samples."""
+"""Lengths in blocks of each ring: of 32, 256 and 2048 samples."""
 
 _MEMORY = 4096
 _SLOWEST = 64.0

@@ -100,7 +100,7 @@ def test_a_shift_is_named_with_its_beginning(reference):
     assert alarm.where == "input x: value 2"
     assert 2000 < alarm.raised < 2200
     assert abs(alarm.since - 2000) <= 64
-    assert 0.6 < alarm.amount < 1.5
+    assert 0.6 < alarm.amount < 1.8  # the moment of the alarm is one of a large shift
     assert "value 2" in alarm.message
     assert alarm in monitor.alarms
 

@@ -1,0 +1,94 @@
+"""Between a model and its monitor: what goes through `run` and `predict` is observed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgekit.artifact import Artifact
+from edgekit.errors import ArtifactError
+from edgekit.feeding import Preprocess
+from edgekit.monitor.alarm import Verdict
+from edgekit.monitor.columns import Array
+from edgekit.monitor.monitor import RATE, Monitor
+from edgekit.monitor.reference import Reference
+from edgekit.reading import Interpret
+from edgekit.tensors import TensorSpec
+
+
+class Taker(Protocol):
+    """Whoever is offered the calls with their verdicts: a capture."""
+
+    def offer(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], verdict: Verdict) -> object: ...
+
+
+def reference_of(artifact: Artifact) -> Reference:
+    """The one inside an artifact.
+
+    Raises:
+        ArtifactError: `reference-missing`, `reference-invalid`.
+    """
+    content = artifact.reference
+    if content is None:
+        raise ArtifactError("reference-missing", f"{artifact.path or 'the artifact'} says nothing of its data")
+    return Reference.from_bytes(content)
+
+
+def opened(
+    artifact: Artifact,
+    folder: str | Path | None,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    preprocess: Preprocess,
+    interpret: Interpret,
+    rate: float | None,
+) -> Monitor:
+    """A monitor of an artifact; of one that was watched before, it goes on from its last snapshot."""
+    del folder
+    return Monitor(reference_of(artifact), inputs, outputs, preprocess, interpret, rate=RATE if rate is None else rate)
+
+
+class Watch:
+    """Hands the calls of a model to its monitor, and to whoever takes samples.
+
+    Attributes:
+        monitor: It.
+        verdict: Of the last call.
+    """
+
+    def __init__(
+        self, monitor: Monitor, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], taker: Taker | None
+    ) -> None:
+        self.monitor = monitor
+        self.verdict: Verdict | None = None
+        self._inputs = tuple(inputs)
+        self._answers = len(outputs)
+        self._taker = taker
+
+    def run(self, feeds: Any, answers: Mapping[str, Array], seconds: float, *, raw: bool) -> None:
+        """A call has been answered. One that did not fetch all outputs cannot be judged, and is only counted."""
+        if len(answers) < self._answers:
+            self.monitor.pass_over()
+            return
+        if not isinstance(feeds, Mapping):
+            feeds = {self._inputs[0].name: feeds}
+        fed = {spec.name: _fed(feeds[spec.name], spec, raw=raw) for spec in self._inputs}
+        verdict = self.monitor.observe(fed, answers, seconds=seconds)
+        self.verdict = verdict
+        if self._taker is not None:
+            self._taker.offer(fed, answers, verdict)
+
+
+def _fed(array: Any, spec: TensorSpec, *, raw: bool) -> Array:
+    """The array as the model took it: with its batch axis, its axes in the model's order."""
+    if type(array) is np.ndarray:
+        given, wanted = array.shape, spec.shape
+        if len(given) == len(wanted) and all(a == b or b is None for a, b in zip(given[1:], wanted[1:], strict=True)):
+            return array
+    from edgekit.runtimes.base import as_dtype
+    from edgekit.runtimes.pieces import shaped
+
+    return shaped(as_dtype(array, spec, raw=raw), spec)
