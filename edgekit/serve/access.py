@@ -56,6 +56,11 @@ class Access:
         self._local = not exposed and not self._keys and not certified
         self._host = settings.host
 
+    @property
+    def keyed(self) -> bool:
+        """Requests show a key."""
+        return bool(self._keys)
+
     def check(self, request: Request) -> None:
         """Refuse who may not ask; a request that shows a key is counted for it.
 

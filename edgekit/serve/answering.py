@@ -22,8 +22,8 @@ from edgekit.runtimes.model import Model
 from edgekit.serve import payload, things
 from edgekit.serve.bodies import Data, inflated
 from edgekit.serve.messages import as_json, document, status_of
-from edgekit.serve.payload import DATATYPES, Asked
-from edgekit.serve.wire import ASK, KINDS, Kind, Opening
+from edgekit.serve.payload import Asked
+from edgekit.serve.wire import ASK, DATATYPES, KINDS, Kind, Opening
 from edgekit.tensors import INTEGER_RANGE, TensorSpec
 
 _SAME = 1e-5

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgekit import __version__
 from edgekit.errors import LimitError
+from edgekit.serve import openapi
 from edgekit.serve.messages import Reply, as_json, refusal
 from edgekit.serve.routes import Page, Route
 
@@ -41,6 +42,7 @@ class Pages:
             b"/v2/health/ready": self._ready,
             b"/v2/models": self._models,
             b"/metrics": self._metrics,
+            b"/openapi.json": self._described,
         }
 
     def model(self, route: Route) -> Reply:
@@ -70,6 +72,11 @@ class Pages:
 
     def _models(self) -> Reply:
         return Reply(200, as_json({"models": [_listed(lane) for lane in self._server.lanes.values()]}))
+
+    def _described(self) -> Reply:
+        server = self._server
+        lanes = server.lanes.values()
+        return Reply(200, as_json(openapi.document(lanes, server.bounds, keyed=server.access.keyed)))
 
     def _metrics(self) -> Reply:
         server = self._server

@@ -19,14 +19,9 @@ from edgekit.errors import FeedError
 from edgekit.runtimes.base import Array
 from edgekit.serve.bodies import Data, parsed
 from edgekit.serve.settings import Bounds
+from edgekit.serve.wire import DATATYPES
 from edgekit.tensors import TensorSpec
 
-DATATYPES = {
-    "bool": "BOOL", "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64", "uint8": "UINT8",
-    "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "float16": "FP16", "float32": "FP32",
-    "float64": "FP64", "string": "BYTES", "int4": "INT8",
-}  # fmt: skip
-"""Element type -> the protocol's name; complex numbers have none."""
 _DTYPES = {said: np.dtype(dtype) for dtype, said in DATATYPES.items() if dtype not in ("string", "int4")}
 _RANK = 16
 _ID = 256

@@ -27,6 +27,13 @@ Kind = Literal["infer", "row", "image", "sound"]
 KINDS: tuple[Kind, ...] = ("infer", "row", "image", "sound")
 CODINGS = (b"", b"gzip", b"deflate")
 
+DATATYPES = {
+    "bool": "BOOL", "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64", "uint8": "UINT8",
+    "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "float16": "FP16", "float32": "FP32",
+    "float64": "FP64", "string": "BYTES", "int4": "INT8",
+}  # fmt: skip
+"""Element type -> the protocol's name; complex numbers have none."""
+
 
 @dataclass(frozen=True)
 class Opening:

@@ -267,3 +267,19 @@ def test_every_element_type_there_and_back(dtype):
             body = json.dumps({"inputs": [{**about, "data": [0, 0, 0, beyond]}]}).encode()
             with pytest.raises(ValueError, match="input x"):
                 payload.ask(body, -1, (spec,), (spec,), Bounds())
+
+
+def test_the_description_names_what_there_is(server):
+    status, found = server.json("GET", "/openapi.json")
+    assert status == 200
+    assert found["openapi"].startswith("3.1")
+    text = json.dumps(found)
+    for name in {part.partition('"')[0] for part in text.split("#/components/schemas/")[1:]}:
+        assert name in found["components"]["schemas"]
+    for path, operations in found["paths"].items():
+        real = path.replace("{model}", "int8").replace("{version}", "1")
+        for method, operation in operations.items():
+            status, headers, _ = server.ask(method.upper(), real, b"{}" if method == "post" else None)
+            assert str(status) in operation["responses"], path
+            assert status == (400 if method == "post" else 200)
+            assert headers["Content-Type"].partition(";")[0] in operation["responses"][str(status)]["content"]
