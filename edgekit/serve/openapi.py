@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _JSON, _BYTES = "application/json", "application/octet-stream"
 _REFUSED = {
-    "400": "Something in the request is wrong.", "401": "A key is missing or wrong.", 
+    "400": "Something in the request is wrong.", "401": "A key is missing or wrong.",
     "403": "A page of another site asks.",
     "404": "There is no such model, version or path.", "405": "The path takes another method.",
     "408": "The deadline passed, or the request came too slowly.", "413": "The body is over a bound.",
