@@ -66,7 +66,8 @@ CASES = (
 
 
 HARD = tuple(
-    Case(f"hard_{name}", "", f"hard_{name}") for name in ("spread_mobilenet", "silu", "hardswish", "vit", "detector")
+    Case(f"hard_{name}", "", f"hard_{name}")
+    for name in ("spread_mobilenet", "silu", "hardswish", "vit", "detector", "one_head")
 )
 """Networks that plain int8 has trouble with, trained here in seconds: `tests/convert/hard_nets.py`."""
 

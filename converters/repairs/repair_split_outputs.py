@@ -1,29 +1,65 @@
-"""Outputs that join parts of very different size, such as boxes in pixels and scores up to one, keep a scale a part.
+"""Outputs that mix parts of very different size, such as boxes in pixels and scores up to one, keep a scale a part.
 
-An integer concatenation has one scale: boxes up to 640 leave steps of 2.5, and every score up to one becomes zero.
-The parts stay integers with scales of their own, and only the joining, and what moves values behind it, is done in
-floats: a copy. The output is then a float one, as the source's is.
+An integer tensor has one scale: boxes up to 640 leave steps of 2.5, and every score up to one becomes zero. It comes
+in two forms.
+
+Joined: a concatenation at an output. The parts stay integers with scales of their own, and only the joining, and what
+moves values behind it, is done in floats: a copy.
+
+Made by one layer: a head whose channels are boxes and scores. Its small channels are made larger by powers of two, so
+that all span about the same, and the division by these, and what moves values behind it, is done in
+floats. Weights have a scale a channel, so the layer loses nothing by it.
+
+Either way the output is then a float one, as the source's is.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.converters.repairs.repair import Case, Change, Kind
-from edgekit.converters.repairs.view import Op, View
+from edgekit.converters.repairs.scaling import Seen, observe
+from edgekit.converters.repairs.view import Layer, Op, View
 from edgekit.converters.stages import Range
 from edgekit.rules import Rule
 
-TITLE = "outputs that join parts of very different size are joined in floats, each part with its own scale"
+TITLE = "outputs that mix parts of very different size keep a scale for each part"
 KIND: Kind = "plan"
 ORDER = 10
 
+Doubles = NDArray[np.float64]
+
 APART = 8.0
 """Ratio of two parts' ranges from which one scale costs the smaller 3 of its 8 bits."""
+_DEAD = 1e-6
+"""Of the largest span: a channel that spans less says nothing."""
+_FURTHEST = 2.0**20
+_SUMMED = ("Gemm", "MatMul", "Add")
+"""onnxruntime gives these at an output as floats, from the sums themselves: there is no scale to share."""
+
+
+@dataclass(frozen=True)
+class _Head:
+    """A layer at an output: the last tensor before values are only moved, its channel axis, and what moves them.
+
+    Attributes:
+        constants: Added in between, an element a channel.
+    """
+
+    layer: Layer
+    name: str
+    axis: int
+    constants: tuple[str, ...]
+    behind: tuple[Op, ...]
 
 
 def apply(case: Case, opened: View) -> Change:
-    """Find the concatenations at outputs; the graph stays as it is."""
+    """Find both forms; the graph is changed for the second alone."""
     readers: dict[str, list[Op]] = {}
     for op in opened.ops:
         for name in op.inputs:
@@ -33,12 +69,24 @@ def apply(case: Case, opened: View) -> Change:
         behind = _moves_to_output(op, readers, opened.outputs)
         if op.kind == "concat" and behind is not None and _apart(op, case.ranges.tensors):
             chosen += [one for one in (op, *behind) if one not in chosen]
-    if not chosen:
-        return Change()
+    joined = [_short(op.outputs[0]) for op in chosen if op.kind == "concat"]
+    heads = [head for head in _heads(opened, readers) if head.layer.name not in case.lifted]
+    spread = _spread(case, opened, heads)
+    quotients = [_scale(opened, head, factors) for head, factors in spread]
+    for head, _ in spread:
+        chosen += [one for one in head.behind if one not in chosen]
     # Joinings of joinings are one: what lies between two that stay in floats must not be rounded in between.
-    rules = tuple(Rule("float", f"re:^{re.escape(op.outputs[0])}$", op.title) for op in chosen)
-    joined = [op.outputs[0].split(";", 1)[0] for op in chosen if op.kind == "concat"]
-    return Change(len(joined), f"joined in floats, its parts keep their own scales: {', '.join(joined)}", rules)
+    rules = (*quotients, *(Rule("float", f"re:^{re.escape(op.outputs[0])}$", op.title) for op in chosen))
+    said = [f"joined in floats, its parts keep their own scales: {', '.join(joined)}"] if joined else []
+    if spread:
+        names = ", ".join(_short(head.name) for head, _ in spread)
+        furthest = max(float(factors.max()) for _, factors in spread)
+        said.append(f"its channels keep scales up to {furthest:g} times apart, given back in floats: {names}")
+    return Change(len(joined) + len(spread), "; ".join(said), rules, rewrites=bool(spread))
+
+
+def _short(name: str) -> str:
+    return name.split(";", 1)[0]
 
 
 def _moves_to_output(op: Op, readers: dict[str, list[Op]], outputs: frozenset[str]) -> list[Op] | None:
@@ -63,3 +111,64 @@ def _apart(op: Op, ranges: dict[str, Range]) -> bool:
 
 def _span(seen: Range) -> float:
     return max(seen.max, 0.0) - min(seen.min, 0.0)
+
+
+def _heads(opened: View, readers: dict[str, list[Op]]) -> Iterator[_Head]:
+    """Layers with nothing but sums, Relus and moves between them and outputs."""
+    for op in opened.ops:
+        layer = op.layer
+        if layer is None or not layer.homogeneous:
+            continue
+        last: Op | None = op
+        constants: list[str] = []
+        while last is not None:
+            behind = _moves_to_output(last, readers, opened.outputs)
+            if behind is not None:
+                if not behind and last.title in _SUMMED:
+                    break
+                yield _Head(layer, last.outputs[0], layer.made_axis, tuple(constants), tuple(behind))
+                break
+            last = _next(opened, last, readers, layer.made_axis)
+            constants += () if last is None else last.constants
+
+
+def _next(opened: View, op: Op, readers: dict[str, list[Op]], axis: int) -> Op | None:
+    """The only reader, where a channel made larger comes out of it larger by as much."""
+    name = op.outputs[0]
+    found = readers.get(name, [])
+    if len(op.outputs) > 1 or len(found) != 1 or name in opened.outputs or len(found[0].outputs) > 1:
+        return None
+    after = found[0]
+    alike = len(opened.shape(name) or ()) == len(opened.shape(after.outputs[0]) or ())
+    shifted = after.kind == "shift" and after.axis == axis
+    same = after.kind == "same" and not after.moves and len(after.inputs) == 1 and after.turn(axis) == axis
+    return after if alike and (shifted or same) else None
+
+
+def _spread(case: Case, opened: View, heads: Iterable[_Head]) -> list[tuple[_Head, Doubles]]:
+    """Heads whose channels span very different ranges, and by what power of two each channel is made larger."""
+    axes = {head.name: head.axis for head in heads}
+    seen = observe(case, opened, axes) if axes else {}
+    found = [(head, _factors(seen[head.name])) for head in heads if head.name in seen]
+    return [(head, factors) for head, factors in found if factors.max() >= APART]
+
+
+def _factors(seen: Seen) -> Doubles:
+    span = seen.high - seen.low
+    largest = float(span.max(initial=0.0))
+    real = np.where(span > _DEAD * largest, span, largest)
+    ratio = np.where(real > 0, largest / np.where(real > 0, real, 1), 1)
+    return np.asarray(np.minimum(2.0 ** np.floor(np.log2(ratio)), _FURTHEST))
+
+
+def _scale(opened: View, head: _Head, factors: Doubles) -> Rule:
+    """Make the channels of a head larger, and give that back behind it; powers of two change no bit of the answers."""
+    layer = head.layer
+    kernel, bias = opened.kernel(layer), opened.bias(layer)
+    opened.set_kernel(layer, (kernel * factors.reshape(-1, *[1] * (kernel.ndim - 1))).astype(np.float32))
+    if bias is not None:
+        opened.set_bias(layer, (bias * factors).astype(np.float32))
+    for name in head.constants:
+        opened.set_constant(name, (opened.constant(name) * factors).astype(np.float32))
+    title = opened.divide(head.name, factors.astype(np.float32), head.axis)
+    return Rule("float", f"re:^{re.escape(head.name)}$", title)

@@ -98,4 +98,11 @@ def answers(graph: Graph, samples: Samples, threads: int) -> list[Feeds]:
 
     opened = artifact.read(graph.path)
     with Model.from_artifact(opened, inputs=graph.inputs, outputs=graph.outputs, threads=threads) as model:
-        return [model.run(graph.turn(sample)) for sample in samples]
+        return [model.run(graph.turn(_filled(sample, graph))) for sample in samples]
+
+
+def _filled(sample: Feeds, graph: Graph) -> Feeds:
+    """A sample as often as a graph of a fixed batch takes it."""
+    fixed = {spec.shape[0] for spec in graph.inputs if spec.shape}
+    batch = fixed.pop() if len(fixed) == 1 else None
+    return sample if batch is None else {name: np.repeat(array, batch, axis=0) for name, array in sample.items()}

@@ -35,8 +35,8 @@ _WEIGHT_STEPS = 127
 
 
 @dataclass
-class _Seen:
-    """A tensor's channels on data; arrays of one element a channel."""
+class Seen:
+    """A tensor's channels on data; arrays of one element a channel, low at most and high at least 0."""
 
     low: Doubles
     high: Doubles
@@ -44,8 +44,8 @@ class _Seen:
     count: int = 0
 
     @staticmethod
-    def of(channels: int) -> _Seen:
-        return _Seen(np.zeros(channels), np.zeros(channels), np.zeros(channels))
+    def of(channels: int) -> Seen:
+        return Seen(np.zeros(channels), np.zeros(channels), np.zeros(channels))
 
     def add(self, values: Array, axis: int) -> None:
         others = tuple(place for place in range(values.ndim) if place != axis)
@@ -74,7 +74,7 @@ class _Reading:
 
     kernel: Doubles
     channel: NDArray[np.intp]
-    seen: _Seen
+    seen: Seen
     importance: Doubles
 
     def relative(self, channels: int) -> Doubles:
@@ -114,7 +114,7 @@ def change(case: Case, opened: View, *, normalized: bool) -> Change:
     axes = channel_axes(opened)
     stored = [[name for name in group.tensors if name not in opened.fused] for group in found]
     axes |= {name: group.tensors[name] for group, names in zip(found, stored, strict=True) for name in names}
-    seen = _observe(case, opened, axes)
+    seen = observe(case, opened, axes)
     counts = importances(opened, {name: one.power for name, one in seen.items()})
     gains, furthest = [], 1.0
     for group, names in zip(found, stored, strict=True):
@@ -130,18 +130,18 @@ def change(case: Case, opened: View, *, normalized: bool) -> Change:
     return Change(len(gains), f"{detail}: {np.mean(gains):.1f} dB less noise expected there")
 
 
-def _observe(case: Case, opened: View, axes: dict[str, int]) -> dict[str, _Seen]:
-    """Channels of what layers read, of the answers and of the groups' tensors."""
+def observe(case: Case, opened: View, axes: dict[str, int]) -> dict[str, Seen]:
+    """Channels of tensors on the calibration data; `axes` tells the channels' axis of each."""
     sizes = {
         name: (opened.shape(name) or ())[axis] for name, axis in axes.items() if len(opened.shape(name) or ()) > axis
     }
-    seen = {name: _Seen.of(size) for name, size in sizes.items() if size > 0 and name not in opened.fused}
+    seen = {name: Seen.of(size) for name, size in sizes.items() if size > 0 and name not in opened.fused}
     show = lambda _, name, values: seen[name].add(values, axes[name])  # noqa: E731
     look(case.graph, case.samples, list(seen), show, case.threads)
     return seen
 
 
-def _factors(readings: list[_Reading], stored: list[_Seen], bits: int) -> tuple[Doubles | None, float]:
+def _factors(readings: list[_Reading], stored: list[Seen], bits: int) -> tuple[Doubles | None, float]:
     """The factor of each channel, None where none pays, and the expected gain in dB."""
     bound = np.max([reading.seen.bound for reading in readings], axis=0)
     if not bound.max() > 0:
@@ -167,7 +167,7 @@ def _centered(factors: Doubles) -> Doubles:
     return np.asarray(np.clip(factors / np.exp(np.log(factors).mean()), 1 / root, root))
 
 
-def _reading(opened: View, layer: Layer, seen: _Seen, importance: Doubles) -> _Reading:
+def _reading(opened: View, layer: Layer, seen: Seen, importance: Doubles) -> _Reading:
     kernel = opened.kernel(layer).astype(np.float64)
     outs, ins = kernel.shape[:2]
     first = np.arange(outs) // (outs // layer.groups) * ins

@@ -130,6 +130,19 @@ class View(Protocol):
         """New values, flat."""
         ...
 
+    def divide(self, name: str, divisors: Floats, axis: int) -> str:
+        """Divide a tensor by powers of two, one a channel: `name` is the quotient from now on, for all that read it.
+
+        Args:
+            name: Of what an operator makes.
+            divisors: An element a channel.
+            axis: Of the channels; the last one in TFLite.
+
+        Returns:
+            The title of the operator that does it.
+        """
+        ...
+
     def lifted(self, rules: Sequence[Rule]) -> frozenset[str]:
         """Tensors that layers make which rules take to another precision.
 

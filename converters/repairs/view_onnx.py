@@ -73,6 +73,19 @@ class OnnxView:
     def set_constant(self, name: str, values: Floats) -> None:
         self._set(name, values.astype(np.float32).reshape(self._array(name).shape))
 
+    def divide(self, name: str, divisors: Floats, axis: int) -> str:
+        from onnx import helper
+
+        place, maker = next((n, node) for n, node in enumerate(self._model.graph.node) if name in node.output)
+        before = self._free(f"{name}_apart")
+        maker.output[list(maker.output).index(name)] = before
+        # A product would be put back into the convolution by onnxruntime.
+        shaped = divisors.astype(np.float32).reshape(-1, *[1] * (len(self.shape(name) or ()) - 1 - axis))
+        tensor = onnx_graph.constant(self._free(f"{name}_divisors"), shaped)
+        self._model.graph.initializer.append(tensor)
+        self._model.graph.node.insert(place + 1, helper.make_node("Div", [before, tensor.name], [name]))
+        return "Div"
+
     def lifted(self, rules: Sequence[Rule]) -> frozenset[str]:
         return frozenset(matching.assign(onnx_lifts.layers(self._model), rules))
 

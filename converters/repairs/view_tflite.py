@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,26 @@ class TFLiteView:
     def set_constant(self, name: str, values: Floats) -> None:
         tensor = self._graph.tensors[self._index[name]]
         files.set_constant(self._model, tensor, values.astype(np.float32).reshape(tensor.shape))
+
+    def divide(self, name: str, divisors: Floats, axis: int) -> str:
+        if axis != self._rank(self._index[name]) - 1:
+            raise AssertionError(name)
+        after, before = self._index[name], len(self._graph.tensors)
+        title = self._free(f"{name}_apart")
+        self._graph.tensors.append(copy(self._graph.tensors[after]))
+        self._graph.tensors[before].name = title.encode()
+        operators = self._graph.operators
+        place, maker = next((n, op) for n, op in enumerate(operators) if after in [int(i) for i in op.outputs])
+        maker.outputs = np.array([before if int(i) == after else int(i) for i in maker.outputs], np.int32)
+        values = (1 / divisors).astype(np.float32)
+        constant = files.add_constant(self._model, self._graph, values, self._free(f"{name}_divisors"))
+        schema = files.schema()
+        product = schema.OperatorT()
+        product.opcodeIndex = files.use_op_code(self._model, schema.BuiltinOperator.MUL, 1)
+        product.inputs, product.outputs = np.array([before, constant], np.int32), np.array([after], np.int32)
+        product.builtinOptionsType, product.builtinOptions = schema.BuiltinOptions.MulOptions, schema.MulOptionsT()
+        operators.insert(place + 1, product)
+        return "MUL"
 
     def lifted(self, rules: Sequence[Rule]) -> frozenset[str]:
         return frozenset(matching.assign(self._called, rules))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from edgekit.cli import output
-from edgekit.cli.options import label_option, report_option
+from edgekit.cli.options import input_sizes, label_option, report_option
 from edgekit.errors import UsageError
+from edgekit.reading import Task
 
 if TYPE_CHECKING:
     from edgekit.tune.tuner import Tuned
@@ -22,6 +23,7 @@ Examples:
       --goal size --max-drop 0.5 --latency-ms 20 --report front.html
   edgekit tune net.onnx --target local --eval test.npz --budget 20
   edgekit tune net.onnx --target local --eval test.npz --budget 600s
+  edgekit tune weights.pth --model nets:resnet20 --input image=N,3,32,32 --device intel-n100 --eval test.npz
   edgekit tune net.onnx --target local --eval test.npz --scheduler tcp://desk:8786
 
 \b
@@ -83,7 +85,12 @@ def _counts(_: object, __: object, value: str | None) -> tuple[int, ...] | None:
 @label_option
 @click.option("--metadata", type=click.Path(path_type=Path), metavar="FILE.toml", help="As for convert.")
 @click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line.")
+@click.option(
+    "--input", "inputs", multiple=True, callback=input_sizes, metavar="NAME=SHAPE[:TYPE]", help="As for convert."
+)
 @click.option("--model", metavar="MODULE:FACTORY", help="As for convert.")
+@click.option("--signature", metavar="NAME", help="As for convert.")
+@click.option("--task", type=click.Choice(get_args(Task)), help="As for convert.")
 @click.option("--allow-float-ops", is_flag=True, help="As for convert.")
 @click.option(
     "--trust", is_flag=False, flag_value="", metavar="[SHA256]", help="As for convert.",
@@ -94,6 +101,7 @@ def _counts(_: object, __: object, value: str | None) -> tuple[int, ...] | None:
 def command(
     source: Path,
     *,
+    inputs: dict[str, Any],
     target: str | None,
     goal: Any,
     latency_ms: float | None,
@@ -123,8 +131,10 @@ def command(
         Wanted(goal, latency_ms, size_mb), target, formats, precisions, observers, threads, seconds,
         budget[0], budget[1], cache, scheduler,
     )  # fmt: skip
+    shapes = {name: sizes for name, (sizes, _) in inputs.items()}
+    dtypes = {name: dtype for name, (_, dtype) in inputs.items() if dtype}
     with output.Progress() as progress:
-        tuned = tune(source, Options(output=output_path, **options), plan, progress)
+        tuned = tune(source, Options(output=output_path, shapes=shapes, dtypes=dtypes, **options), plan, progress)
     if report is not None:
         from edgekit import report as pages
 

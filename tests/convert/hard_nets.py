@@ -189,6 +189,23 @@ class Detector(nn.Module):
         return torch.cat([boxes, torch.sigmoid(self.scores(x))], 1).flatten(2).transpose(1, 2)
 
 
+class OneHead(Detector):
+    """The same by one convolution of five channels: corners in pixels of the picture, and a score.
+
+    Its body also sees where it is, so that the head can tell.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = self.boxes = None
+        self.head = nn.Conv2d(26, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.body(x)
+        places = 8 * self.centers[:, :2] + 0 * seen[:, :2]
+        return self.head(torch.cat([seen, places], 1)).flatten(2).transpose(1, 2)
+
+
 def squares(count: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Noisy images with one to three bright squares: [count, 1, 24, 24], and [count, cells, 5] of what is there."""
     random = np.random.default_rng(seed)
@@ -219,6 +236,27 @@ def detector() -> Hard:
     return Hard(net, squares(100, 1)[0], squares(200, 2)[0])
 
 
+def one_head() -> Hard:
+    """Boxes 0..640 and scores about 0..1, channels of one layer."""
+    net = OneHead()
+    x, y = (torch.from_numpy(part) for part in squares(800, 0))
+
+    def loss(pick: Tensor) -> Tensor:
+        made, truth = net(x[pick]), y[pick]
+        there = truth[..., 4:]
+        boxes = (F.smooth_l1_loss(made[..., :4], truth[..., :4], reduction="none") * there).sum() / there.sum()
+        weight = 1 + 4 * truth[..., 4]
+        return 5 * boxes + F.binary_cross_entropy_with_logits(made[..., 4], truth[..., 4], weight=weight)
+
+    _train(net, loss, len(x), 500)
+    with torch.no_grad():
+        factors = torch.tensor([PIXELS] * 4 + [1 / 20])
+        net.head.weight *= factors[:, None, None, None]
+        net.head.bias *= factors
+        net.head.bias[4] += 0.5
+    return Hard(net, squares(100, 1)[0], squares(200, 2)[0])
+
+
 def kept(
     reference: NDArray[np.float32], answered: NDArray[np.float32], least: float = 0.5, overlap: float = 0.5
 ) -> float:
@@ -236,6 +274,7 @@ NETS: dict[str, Callable[[], Hard]] = {
     "hardswish": hardswish,
     "vit": vit,
     "detector": detector,
+    "one_head": one_head,
 }
 
 

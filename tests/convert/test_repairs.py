@@ -13,9 +13,10 @@ import pytest
 from edgekit import cli
 from edgekit.converters import jobs, quantizers, repairs
 from edgekit.converters.calibrate import calibrate
-from edgekit.converters.repairs import channels, mend, trying
+from edgekit.converters.repairs import channels, mend, scaling, trying
 from edgekit.converters.repairs import repair_adaptive_rounding as rounding
 from edgekit.converters.repairs import repair_clip_weights as clipping
+from edgekit.converters.repairs import repair_split_outputs as splitting
 from edgekit.converters.repairs.grid import as_stored, rounded, steps
 from edgekit.converters.repairs.importance import channel_axes, importances
 from edgekit.converters.repairs.mend import Wanted
@@ -136,19 +137,20 @@ def _floats(tmp_path: Path, kind: str) -> str:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_detector_keeps_its_scores(hard, lowered, tmp_path, kind):
-    data = hard("detector")[0]
+@pytest.mark.parametrize("name", ["detector", "one_head"])
+def test_a_detector_keeps_its_scores(hard, lowered, tmp_path, name, kind):
+    data = hard(name)[0]
     np.savez(tmp_path / "calibration.npz", x=data.calibration)
     np.savez(tmp_path / "evaluation.npz", x=data.evaluation[:60])
     target = tmp_path / f"model.{kind}"
     made = run(
-        hard("detector")[1],
+        hard(name)[1],
         Options(
             output=target, precision="int8", calibration=tmp_path / "calibration.npz",
             evaluation=tmp_path / "evaluation.npz",
         ),
     )  # fmt: skip
-    graph = lowered("detector", kind)
+    graph = lowered(name, kind)
     reference = answered(graph, data.evaluation)
     plain = answered(quantized(graph, data.calibration, tmp_path / f"plain.{kind}"), data.evaluation)
     ours = answered(replace(graph, path=str(target), outputs=made.artifact.manifest.outputs,
@@ -454,3 +456,76 @@ def test_time_that_ends_leaves_the_best_so_far(hard, lowered, tmp_path):
     assert "--time-limit" in made.notes[-1]
     assert [one.name for one in made.reports] == ["split-outputs"]
     assert made.graph.path == graph.path
+
+
+# -- Heads whose channels mix ranges ------------------------------------------------------------------------------
+
+
+def _rows(folder, kind, spans, batch="N", behind=()):
+    """A dense layer with a bias whose outputs span `spans`, and what follows it; as a float graph."""
+    onnx = pytest.importorskip("onnx")
+    helper, constant = onnx.helper, onnx.numpy_helper.from_array
+    random = np.random.default_rng(8)
+    weights = random.normal(size=(16, len(spans))) * np.array(spans)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"]),
+        helper.make_node("Add", ["m", "b"], ["last" if behind else "y"]),
+    ]
+    nodes += [helper.make_node(name, ["last"], ["y"]) for name in behind]
+    graph = helper.make_graph(
+        nodes, "rows",
+        [helper.make_tensor_value_info("x", 1, [batch, 16])],
+        [helper.make_tensor_value_info("y", 1, [batch, len(spans)])],
+        [constant(weights.astype(np.float32), "w"), constant(np.array(spans, np.float32), "b")],
+    )  # fmt: skip
+    path = folder / "rows.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    source = identify(path, signature=None, shapes={}, trusted=False, dtypes={}, model=None)
+    jobs.load(source)
+    return jobs.lower(jobs.LowerRequest(lowering_for(source.kind, kind), str(folder / f"rows.{kind}")))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("batch", ["N", 2])
+def test_rows_of_mixed_units_keep_a_scale_each_and_their_float_answers(tmp_path, kind, batch):
+    spans = [500.0, 0.5, 500.0, 0.02]
+    graph = _rows(tmp_path, kind, spans, batch, behind=("Relu",) if kind == "onnx" else ())
+    data = np.random.default_rng(9).normal(size=(40, 16)).astype(np.float32)
+    made = repaired(graph, data, tmp_path, ("split-outputs",), demanded=True)
+    (report,) = made.reports
+    assert (report.name, report.changed, report.kept) == ("split-outputs", 1, True)
+    assert len(made.rules) == 1
+    count = 2 if batch == 2 else 1
+    samples = Samples([{"x": data}], 20)
+    float_answers = [np.concatenate([one["y"][:count] for one in answers(which, samples, 1)])
+                     for which in (graph, made.graph)]  # fmt: skip
+    assert np.array_equal(*float_answers)  # powers of two change no bit
+    noise = {}
+    for name, which, rules in (("plain", graph, ()), ("ours", made.graph, made.rules)):
+        found = quantized(which, data, tmp_path / f"{name}.{kind}", rules)
+        quantized_answers = np.concatenate([one["y"][:count] for one in answers(found, samples, 1)])
+        noise[name] = [sqnr(float_answers[0][:, c], quantized_answers[:, c]) for c in range(len(spans))]
+    assert min(noise["plain"]) < 10
+    assert min(noise["ours"]) > 28
+
+
+def test_sums_that_are_given_as_floats_have_no_scale_to_share(tmp_path):
+    graph = _rows(tmp_path, "onnx", [500.0, 0.5])
+    data = np.random.default_rng(9).normal(size=(40, 16)).astype(np.float32)
+    assert repaired(graph, data, tmp_path, ("split-outputs",), demanded=True).graph == graph
+    reference, ours = answered(graph, data), answered(quantized(graph, data, tmp_path / "made.onnx"), data)
+    assert sqnr(reference[:, 1], ours[:, 1]) > 28
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_classes_of_one_size_and_squashed_ones_stay_integers(tmp_path, kind):
+    data = np.random.default_rng(9).normal(size=(40, 16)).astype(np.float32)
+    for spans, behind in (([5.0, 1.0, 3.0], ()), ([500.0, 0.5, 0.5], ("Softmax",)), ([500.0, 0.5], ("Sigmoid",))):
+        graph = _rows(tmp_path, kind, spans, behind=behind)
+        made = repaired(graph, data, tmp_path, ("split-outputs",), demanded=True)
+        assert (made.graph, made.reports, made.rules) == (graph, (), ())
+
+
+def test_dead_channels_say_nothing_about_scales():
+    seen = scaling.Seen(np.array([-100.0, 0.0, 0.0, -1.0]), np.array([100.0, 0.0, 1e-5, 1.0]), np.zeros(4), 1)
+    assert splitting._factors(seen).tolist() == [1, 1, 1, 64]

@@ -288,3 +288,22 @@ def test_the_page_needs_no_numbers_that_are_not_there(job):
     assert "<script>" not in page
     assert "m&lt;b&gt;.onnx" in page
     assert "may lack points" in page
+
+
+def test_the_command_takes_what_a_source_needs(monkeypatch, tmp_path, capsys):
+    seen = {}
+
+    def stand_in(source, options, plan, progress):
+        seen[source] = options
+        raise UsageError("tune-nothing", "no further")
+
+    monkeypatch.setattr("edgekit.tune.tuner.tune", stand_in)
+    more = ["--input", "image=N,3,32,32", "--input", "ids=N,16:int64", "--signature", "serve", "--task", "regression"]
+    arguments = ["tune", str(tmp_path / "m.pth"), "--eval", "e.npz", "--device", BOARD, *more, "--json"]
+    assert cli(arguments) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "tune-nothing"
+    (options,) = seen.values()
+    assert options.shapes == {"image": (None, 3, 32, 32), "ids": (None, 16)}
+    assert (options.dtypes, options.signature, options.task) == ({"ids": "int64"}, "serve", "regression")
+    assert cli([*arguments, "--input", "image=big"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "shape-syntax"
