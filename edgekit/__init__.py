@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgekit.errors import EdgeKitError as EdgeKitError
     from edgekit.monitor.capture import Capture as Capture
     from edgekit.pipeline import convert as convert
+    from edgekit.retraining import retrain as retrain
     from edgekit.runtimes.flow.cascade import Cascade as Cascade
     from edgekit.runtimes.flow.metrics import Metrics as Metrics
     from edgekit.runtimes.flow.pool import Pool as Pool
@@ -38,6 +39,7 @@ _HOME = {
     "Stream": "edgekit.runtimes.flow.stream",
     "convert": "edgekit.pipeline",
     "load": "edgekit.runtimes.model",
+    "retrain": "edgekit.retraining",
     "watch": "edgekit.runtimes.flow.watch",
 }
 
@@ -53,6 +55,7 @@ __all__ = [
     "__version__",
     "convert",
     "load",
+    "retrain",
     "watch",
 ]
 

@@ -21,9 +21,9 @@ LEVELS = [
     {"runtimes", "monitor"},
     {"data_columns", "data", "data_objects", "metrics", "targets", "measure", "doctor", "serve"},
     {"converters", "deploy", "collect"},
-    {"conversion", "data_given", "lifting"},
+    {"conversion", "data_given", "lifting", "teaching"},
     {"pipeline", "profiling", "debugging", "testing", "report"},
-    {"tune"},
+    {"tune", "retraining"},
     {"cli", "__main__", "pytest_plugin"},
 ]  # fmt: skip
 
@@ -126,7 +126,7 @@ def test_public_names_are_exactly_these():
     import edgekit
 
     assert sorted(edgekit.__all__) == ["Artifact", "Capture", "Cascade", "EdgeKitError", "Metrics", "Model", "Pool",
-                                       "Stream", "__version__", "convert", "load", "watch"]  # fmt: skip
+                                       "Stream", "__version__", "convert", "load", "retrain", "watch"]  # fmt: skip
     for name in edgekit.__all__:
         assert getattr(edgekit, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
