@@ -15,12 +15,13 @@ import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgekit import files
 from edgekit.codec import CodecError, decode, encode
 from edgekit.errors import ArtifactError, EngineMissingError, MissingFileError, UsageError
 
+Kind = Literal["ed25519", "p256"]
 SUFFIX = ".sig"
 _DOMAIN = b"edgekit signature 1\n"
 """In front of what is signed: no signature made for another purpose fits."""
@@ -77,8 +78,12 @@ def parse(text: str) -> Signature:
         raise ArtifactError("signature-invalid", f"the signature cannot be read: {error}") from error
 
 
-def make(path: Path) -> str:
+def make(path: Path, kind: Kind = "ed25519") -> str:
     """Make a key: the private one under `path`, readable by its owner alone, the public one beside it (`.pub`).
+
+    Args:
+        path: Of the private key, PKCS 8 in PEM.
+        kind: "ed25519" for what devices ask for; "p256" for the OpenSSF format, whose public key is in PEM as well.
 
     Returns:
         Its id.
@@ -86,15 +91,19 @@ def make(path: Path) -> str:
     Raises:
         UsageError: `key-exists`.
     """
-    library = _library()
+    found = library()
     if path.exists():
         raise UsageError("key-exists", f"{path} exists: a key is never overwritten")
-    private = library.ed25519.Ed25519PrivateKey.generate()
-    form = library.serialization
+    form = found.serialization
+    if kind == "p256":
+        private = found.ec.generate_private_key(found.ec.SECP256R1())
+        public = private.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
+    else:
+        private = found.ed25519.Ed25519PrivateKey.generate()
+        public = private.public_key().public_bytes(form.Encoding.Raw, form.PublicFormat.Raw)
     secret = private.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
-    public = private.public_key().public_bytes(form.Encoding.Raw, form.PublicFormat.Raw)
     files.replace(path, secret, mode=0o600)
-    files.replace(public_path(path), base64.b64encode(public) + b"\n")
+    files.replace(public_path(path), public if kind == "p256" else base64.b64encode(public) + b"\n")
     return key_id(public)
 
 
@@ -114,7 +123,7 @@ def read_public(path: Path) -> bytes:
     Raises:
         MissingFileError: `file-missing`. UsageError: `key-invalid`.
     """
-    return parse_public(_text(path), str(path))
+    return parse_public(text_of(path), str(path))
 
 
 def parse_public(text: str, where: str) -> bytes:
@@ -134,14 +143,14 @@ def sign(sha256: str, name: str, release: int, key: Path, expires: datetime | No
     Raises:
         MissingFileError: `file-missing`. UsageError: `key-invalid`. EngineMissingError: `sign-missing`.
     """
-    library = _library()
+    found = library()
     try:
-        private = library.serialization.load_pem_private_key(_text(key).encode(), None)
+        private = found.serialization.load_pem_private_key(text_of(key).encode(), None)
     except (ValueError, TypeError) as error:
         raise UsageError("key-invalid", f"{key} is no private key: {error}") from error
-    if not isinstance(private, library.ed25519.Ed25519PrivateKey):
+    if not isinstance(private, found.ed25519.Ed25519PrivateKey):
         raise UsageError("key-invalid", f"{key} is no Ed25519 key")
-    form = library.serialization
+    form = found.serialization
     public = private.public_key().public_bytes(form.Encoding.Raw, form.PublicFormat.Raw)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     ends = expires.astimezone(UTC).isoformat(timespec="seconds") if expires else None
@@ -156,28 +165,40 @@ def check(signature: Signature, public: bytes) -> None:
     Raises:
         ArtifactError: `signature-wrong`. EngineMissingError: `sign-missing`.
     """
-    library = _library()
+    found = library()
     try:
         value = base64.b64decode(signature.value, validate=True)
-        library.ed25519.Ed25519PublicKey.from_public_bytes(public).verify(value, signature.signed())
-    except (ValueError, binascii.Error, library.exceptions.InvalidSignature) as error:
+        found.ed25519.Ed25519PublicKey.from_public_bytes(public).verify(value, signature.signed())
+    except (ValueError, binascii.Error, found.exceptions.InvalidSignature) as error:
         raise ArtifactError("signature-wrong", f"the key {key_id(public)} did not sign this") from error
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """What stands in a file.
+
+    Raises:
+        MissingFileError: `file-missing`.
+    """
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise MissingFileError("file-missing", f"{path} cannot be read: {error.strerror}") from error
 
 
-def _library() -> Any:
+def library() -> Any:
+    """What is used of the package cryptography.
+
+    Raises:
+        EngineMissingError: `sign-missing`.
+    """
     try:
         from types import SimpleNamespace
 
         from cryptography import exceptions
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ed25519
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec, ed25519
     except ImportError as error:
         raise EngineMissingError("sign-missing", "signatures need the package cryptography") from error
-    return SimpleNamespace(ed25519=ed25519, serialization=serialization, exceptions=exceptions)
+    return SimpleNamespace(
+        ec=ec, ed25519=ed25519, hashes=hashes, serialization=serialization, exceptions=exceptions
+    )  # fmt: skip
