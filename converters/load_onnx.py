@@ -48,7 +48,8 @@ _SPATIAL = frozenset({
 })  # fmt: skip
 _ALONG = frozenset({
     "Add", "Sub", "Mul", "Div", "Cast", "Identity", "Pad", "Clip", "BatchNormalization", "QuantizeLinear",
-    "DequantizeLinear", "Resize", "Upsample",
+    "DequantizeLinear", "Resize", "Upsample", "Slice", "Concat", "Relu", "LeakyRelu", "Sigmoid", "Tanh", "Abs", "Neg",
+    "Sqrt", "Pow", "Exp", "Log", "Max", "Min",
 })  # fmt: skip
 """Operators that leave axes where they are, as they stand before a first convolution."""
 _FIRST: dict[int, Layout] = {3: "NCW", 4: "NCHW", 5: "NCDHW"}

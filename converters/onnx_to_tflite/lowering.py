@@ -18,6 +18,7 @@ from edgekit.converters.onnx_to_tflite.measures import OPEN, Measures, check, in
 from edgekit.converters.onnx_to_tflite.nodes import Node, Order, Value, channels_last, identity
 from edgekit.converters.onnx_to_tflite.refusal import Gap, Refused
 from edgekit.converters.onnx_to_tflite.registry import Rule, find
+from edgekit.converters.onnx_to_tflite.regrouping import joined, ordered
 from edgekit.errors import InternalError
 
 _MOVING = frozenset({
@@ -25,6 +26,9 @@ _MOVING = frozenset({
     "Identity", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "Dropout", "Resize",
 })  # fmt: skip
 """Operators that do to integers what they do to the numbers these stand for."""
+
+_IMAGE = 4
+"""Axes of an image; of fewer, the last are as often features already."""
 
 Scope = dict[str, Value | None]
 """Name -> value; None where it could not be found out because of a gap before."""
@@ -98,7 +102,7 @@ class Lowering:
             made = self.draft.constant(np.transpose(data, wanted) if value.rank else data, value.name)
         else:
             if not value.forms and value.flat is not None:
-                value.forms[identity(value.rank)] = steps.reshape(self.draft, self.get(value.flat), value.shape)
+                self._reshape(value, value.flat, wanted)
                 if wanted in value.forms:
                     return value.forms[wanted]
             made = self._moved(value, wanted)
@@ -135,7 +139,7 @@ class Lowering:
         found = [value for value in found if value.rank == rank]
         best, cost = identity(rank), float("inf")
         for value in found:
-            for candidate in value.forms:
+            for candidate in value.forms or _hinted(value):
                 price = sum(other.size for other in found if not _lies(other, candidate))
                 if price < cost:
                     best, cost = candidate, price
@@ -145,6 +149,13 @@ class Lowering:
         """A value for something in between."""
         self.values.append(value)
         return value
+
+    def _reshape(self, value: Value, source: Value, wanted: Order) -> None:
+        """Do a reshape that was put off, where it can be in the order in which it is wanted."""
+        before = ordered(source.shape, value.shape, wanted)
+        order = identity(value.rank) if before is None else wanted
+        shape = [value.shape[axis] for axis in order]
+        value.forms[order] = steps.reshape(self.draft, self.get(source, before), shape)
 
     def _moved(self, value: Value, wanted: Order) -> Tensor:
         held = sorted(value.forms, key=lambda order: _moving(value, order) != _moving(value, wanted))
@@ -344,6 +355,17 @@ class Lowering:
                     value = None
             if name:
                 scope[name] = value
+
+
+def _hinted(value: Value) -> tuple[Order, ...]:
+    """Orders in which a reshape that was put off may as well be done: channels last where its source lies so."""
+    source = value.flat
+    if source is None or value.rank < _IMAGE or source.rank < _IMAGE:
+        return ()
+    last, channels = channels_last(value.rank), joined(source.shape, value.shape, 1)
+    if ordered(source.shape, value.shape, last) is None or any(form[-1] not in channels for form in source.forms):
+        return ()
+    return (last,)
 
 
 def _lies(value: Value, order: Order) -> bool:

@@ -66,6 +66,8 @@ def centred(low: Lowering, x: Tensor, axes: list[int], epsilon: float) -> tuple[
 @lowers("InstanceNormalization")
 def _instance_norm(low: Lowering, node: Node) -> None:
     value = node.value()
+    if _norm_of_groups(low, node, value):
+        return
     order = low.order([value])
     axes = sorted(order.index(axis) for axis in range(2, value.rank))
     do = Maths(low)
@@ -101,18 +103,42 @@ def _layer_norm(low: Lowering, node: Node) -> None:
     low.put(node.output, made, order)
 
 
+def _norm_of_groups(low: Lowering, node: Node, value: Value) -> bool:
+    """InstanceNormalization of channels that were joined to groups, as exporters write GroupNormalization; whether it
+    was one: the channels of what was joined need not come first for it.
+    """
+    whole = value.flat
+    if whole is None or value.forms or value.rank < 3 or whole.rank < 3 or whole.shape[0] != value.shape[0]:
+        return False
+    groups, scale, offset = value.shape[1], node.value(1).data, node.value(2).data
+    if whole.shape[1] % groups or scale is None or offset is None:
+        return False
+    order, do, width = low.order([whole]), Maths(low), whole.shape[1] // groups
+    made = _grouped(low, whole, order, groups, node.attribute("epsilon", 1e-5))
+    for kind, what, numbers in (("MUL", "scale", scale), ("ADD", "offset", offset)):
+        each = low.fresh(Value(what, (whole.shape[1],), "float32", np.repeat(numbers, width)))
+        made = do(kind, made, along(low, each, 1, order))
+    output = low.fresh(Value(f"{node.output.name}/whole", whole.shape, whole.dtype))
+    low.put(output, made, order)
+    node.output.flat = output
+    return True
+
+
+def _grouped(low: Lowering, value: Value, order: tuple[int, ...], groups: int, epsilon: float) -> Tensor:
+    """Each group of channels less its mean, divided by its deviation; as the value lies in an order."""
+    at, x = order.index(1), low.get(value, order)
+    shape = [*x.shape[:at], groups, value.shape[1] // groups, *x.shape[at + 1 :]]
+    axes = [axis for axis in range(len(shape)) if axis not in (order.index(0) + (order.index(0) > at), at)]
+    made, _, _ = centred(low, steps.reshape(low.draft, x, shape), axes, epsilon)
+    return steps.reshape(low.draft, made, x.shape)
+
+
 @lowers("GroupNormalization", since=21)
 def _group_norm(low: Lowering, node: Node) -> None:
-    value, do, draft = node.value(), Maths(low), low.draft
-    groups = int(node.attribute("num_groups"))
+    value, do = node.value(), Maths(low)
     order = low.order([value])
-    at = order.index(1)
-    x = low.get(value, order)
-    width = value.shape[1] // groups
-    shape = [*x.shape[:at], groups, width, *x.shape[at + 1 :]]
-    axes = [axis for axis in range(len(shape)) if axis not in (order.index(0) + (order.index(0) > at), at)]
-    made, _, _ = centred(low, steps.reshape(draft, x, shape), axes, node.attribute("epsilon", 1e-5))
-    made = do("MUL", steps.reshape(draft, made, x.shape), along(low, node.value(1), 1, order))
+    made = _grouped(low, value, order, int(node.attribute("num_groups")), node.attribute("epsilon", 1e-5))
+    made = do("MUL", made, along(low, node.value(1), 1, order))
     low.put(node.output, do("ADD", made, along(low, node.value(2), 1, order)), order)
 
 

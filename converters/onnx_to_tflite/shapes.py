@@ -16,6 +16,7 @@ from edgekit.converters.onnx_to_tflite.lowering import Lowering
 from edgekit.converters.onnx_to_tflite.nodes import Node, Order, Value, axis_of
 from edgekit.converters.onnx_to_tflite.refusal import Refused
 from edgekit.converters.onnx_to_tflite.registry import lowers
+from edgekit.converters.onnx_to_tflite.regrouping import regrouped
 
 
 @lowers("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -42,45 +43,6 @@ def reshaped(low: Lowering, value: Value, output: Value) -> None:
         low.put(output, steps.reshape(low.draft, low.get(value), output.shape))
         return
     output.flat = value
-
-
-def regrouped(before: Shape, after: Shape, order: Order) -> Order | None:
-    """The order of axes after a reshape of a tensor that lies in `order`, if no element has to move.
-
-    Both shapes are cut into groups of axes of the same number of elements. A group whose axes lie side by side and in
-    turn stays where it is.
-    """
-    groups = _groups(before, after)
-    place = {axis: at for at, axis in enumerate(axis for axis in order if before[axis] != 1)}
-    starts = []
-    for old, new in groups:
-        places = [place[axis] for axis in old]
-        if places != list(range(places[0], places[0] + len(places))):
-            return None
-        starts.append((places[0], new))
-    kept = [axis for _, new in sorted(starts) for axis in new]
-    for axis in range(len(after)):
-        if after[axis] == 1:
-            kept.insert(kept.index(axis - 1) + 1 if axis else 0, axis)
-    return tuple(kept)
-
-
-def _groups(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
-    left = [axis for axis in range(len(before)) if before[axis] != 1]
-    right = [axis for axis in range(len(after)) if after[axis] != 1]
-    groups = []
-    while left:
-        old, new = [left.pop(0)], [right.pop(0)]
-        sizes = [before[old[0]], after[new[0]]]
-        while sizes[0] != sizes[1]:
-            if sizes[0] < sizes[1]:
-                old.append(left.pop(0))
-                sizes[0] *= before[old[-1]]
-            else:
-                new.append(right.pop(0))
-                sizes[1] *= after[new[-1]]
-        groups.append((old, new))
-    return groups
 
 
 @lowers("Transpose")

@@ -7,7 +7,7 @@ stand before a transposition as well as behind it.
 from __future__ import annotations
 
 from edgekit.converters.onnx_to_tflite.draft import Draft, Op, Tensor
-from edgekit.converters.onnx_to_tflite.shapes import regrouped
+from edgekit.converters.onnx_to_tflite.regrouping import regrouped
 
 _PLAIN = frozenset({"MUL", "ADD", "SUB", "DIV"})
 

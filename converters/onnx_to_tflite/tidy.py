@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgekit.converters.onnx_to_tflite import sinking, splitting
+from edgekit.converters.onnx_to_tflite import permuting, sinking, splitting
 from edgekit.converters.onnx_to_tflite.convolutions import SAME, VALID, same_pads
 from edgekit.converters.onnx_to_tflite.draft import Array, Draft, Op, Tensor
 
@@ -51,7 +51,8 @@ def tidy(draft: Draft) -> None:
     """Do all of it, until nothing more changes."""
     _drop_dead(draft)
     rules: tuple[Callable[[_View, Op], bool], ...] = (
-        _reshapes, _kept, _transposes, _sinking, _rows, _splitting, _affine, _hard_swish, _activation, _padding
+        _reshapes, _kept, _transposes, _sinking, _rows, _splitting, _affine, _hard_swish, _activation, _padding,
+        _channels, _features,
     )  # fmt: skip
     changed = True
     while changed:
@@ -196,6 +197,38 @@ def _meets(view: _View, op: Op) -> bool:
     while after is not None and after.kind in ("RESHAPE", "MUL", "ADD", "SUB", "DIV"):
         after = view.only(after.output)
     return after is not None and after.kind == "TRANSPOSE"
+
+
+def _channels(view: _View, op: Op) -> bool:
+    """Channels in another order, by weights before or behind; see `permuting`."""
+    places, source = permuting.permutation(op), op.inputs[0]
+    if places is None or source is None:
+        return False
+    maker, reader = view.private(source), view.only(op.output)
+    if maker is not None and permuting.made_in_order(view.draft, maker, places):
+        return _fuse(view, op, maker, source)
+    if reader is None or reader.inputs[0] is not op.output or source in view.draft.inputs:
+        return False
+    return permuting.read_in_order(view.draft, reader, places) and _become(view, op, source)
+
+
+def _features(view: _View, op: Op) -> bool:
+    """Features as an image, its axes in another order: a fully connected operator makes them in that order."""
+    if op.kind != "TRANSPOSE" or op.inputs[0] is None:
+        return False
+    before = view.private(op.inputs[0])
+    maker = view.private(before.inputs[0]) if before is not None and before.kind == "RESHAPE" else None
+    if before is None or maker is None or maker.kind != "FULLY_CONNECTED":
+        return False
+    order = [int(axis) for axis in _values(op.inputs[1])]
+    places = permuting.turned_rows(maker.output, before.output, order)
+    if places is None or not permuting.made_in_order(view.draft, maker, places):
+        return False
+    view.draft.ops[view.draft.ops.index(op)] = Op(
+        "RESHAPE", [maker.output, view.draft.ints(op.output.shape)], op.outputs,
+        {**before.options, "newShape": np.array(op.output.shape, np.int32)}, op.origin,
+    )  # fmt: skip
+    return True
 
 
 def _values(tensor: Tensor | None) -> Array:

@@ -115,3 +115,66 @@ def test_softplus_and_mish_keep_their_digits_where_they_are_small(tmp_path):
     converted(tmp_path, nodes, (64,), ["s", "y"], four, rtol=1e-3, atol=1e-7)
     ops = converted(tmp_path, alone, (64,), ["y"], four, opset=18, rtol=1e-3, atol=1e-7)
     assert sum(ops.values()) <= 8
+
+
+def conv(x, y, w, **more):
+    return node("Conv", [x, w], [y], kernel_shape=[1, 1], **more)
+
+
+def test_a_shuffle_of_channels_is_one_transposition_where_channels_lie_last(tmp_path):
+    nodes = [
+        conv("x", "a", "w1"), node("Reshape", ["a", "apart"], ["b"]),
+        node("Transpose", ["b"], ["c"], perm=[0, 2, 1, 3, 4]),
+        node("Reshape", ["c", "whole"], ["d"]), node("Split", ["d"], ["e", "f"], axis=1), conv("e", "g", "w2"),
+        node("Concat", ["g", "f"], ["h"], axis=1), conv("h", "i", "w1"), node("GlobalAveragePool", ["i"], ["y"]),
+    ]  # fmt: skip
+    constants = {
+        "w1": weights(8, 8, 1, 1), "w2": weights(4, 4, 1, 1),
+        "apart": np.array([-1, 2, 4, 5, 6]), "whole": np.array([-1, 8, 5, 6]),
+    }  # fmt: skip
+    ops = converted(tmp_path, nodes, (8, 5, 6), ["y"], constants)
+    assert ops["TRANSPOSE"] == 2, "the input, and the shuffle"
+
+
+def test_groups_of_channels_are_normalized_where_they_lie(tmp_path):
+    nodes = [
+        conv("x", "a", "w"), node("Reshape", ["a", "grouped"], ["b"]),
+        node("InstanceNormalization", ["b", "scale", "offset"], ["c"], epsilon=1e-5), node("Shape", ["a"], ["s"]),
+        node("Reshape", ["c", "s"], ["d"]), node("Mul", ["d", "gamma"], ["e"]), conv("e", "f", "w"),
+        node("GlobalAveragePool", ["f"], ["y"]),
+    ]  # fmt: skip
+    constants = {
+        "w": weights(8, 8, 1, 1), "grouped": np.array([0, 4, -1]), "scale": weights(4), "offset": weights(4),
+        "gamma": weights(1, 8, 1, 1),
+    }  # fmt: skip
+    ops = converted(tmp_path, nodes, (8, 5, 6), ["y"], constants)
+    assert ops["TRANSPOSE"] == 1
+
+
+def test_weights_make_channels_and_features_in_the_order_in_which_they_are_wanted(tmp_path):
+    image = [
+        node("Gemm", ["x", "w"], ["a"]), node("Relu", ["a"], ["b"]), node("Reshape", ["b", "image"], ["c"]),
+        conv("c", "d", "k"), node("GlobalAveragePool", ["d"], ["y"]),
+    ]  # fmt: skip
+    constants = {"w": weights(6, 60), "image": np.array([-1, 5, 3, 4]), "k": weights(7, 5, 1, 1)}
+    ops = converted(tmp_path, image, (6,), ["y"], constants)
+    assert not ops["TRANSPOSE"]
+
+    pixels = [
+        conv("x", "a", "k"), node("DepthToSpace", ["a"], ["b"], blocksize=2, mode="CRD"), conv("b", "c", "m"),
+        node("GlobalAveragePool", ["c"], ["y"]),
+    ]  # fmt: skip
+    ops = converted(tmp_path, pixels, (5, 3, 4), ["y"], {"k": weights(12, 5, 1, 1), "m": weights(2, 3, 1, 1)})
+    assert ops["DEPTH_TO_SPACE"] == 1
+    assert not ops["GATHER"]
+
+
+def test_weights_take_channels_before_they_are_put_in_order(tmp_path):
+    nodes = [
+        node("MaxPool", ["x"], ["a"], kernel_shape=[2, 2]), node("Gather", ["a", "places"], ["b"], axis=1),
+        conv("b", "c", "k"), node("GlobalAveragePool", ["c"], ["y"]),
+    ]  # fmt: skip
+    places = np.array([3, 0, 4, 1, 2])
+    assert not converted(tmp_path, nodes, (5, 6, 6), ["y"], {"places": places, "k": weights(2, 5, 1, 1)})["GATHER"]
+    some = {"places": places[:4], "k": weights(2, 4, 1, 1)}
+    assert converted(tmp_path, nodes, (5, 6, 6), ["y"], some)["GATHER"] == 1, "one is left out"
