@@ -21,7 +21,7 @@ class DetectionReading:
     Attributes:
         family: "boxes": outputs of boxes [N,4] and scores [N,C], decoded. "ssd": the same, relative to anchors.
             "yolo": one output [N, 4 (+ 1) + C], either way round, or one a stride. "finished": suppressed by the model
-            itself: boxes, classes, scores and maybe a count, or one output [N,6] of box, score and class.
+            itself: boxes, classes, scores and maybe a count, or one output [N,6] of box, score and class (YOLOv10).
         boxes, scores, classes, count: Names of those outputs; None to take them by their place: boxes, scores; of
             "finished" boxes, classes, scores, count, as TFLite_Detection_PostProcess gives them.
         corners: What the four numbers of a box are: "xyxy", "yxyx" (TensorFlow's), or "center": x, y, width, height;
@@ -31,7 +31,12 @@ class DetectionReading:
         objectness: YOLO: a fifth number says whether there is anything; it multiplies the scores.
         background: Class 0 is nothing; labels begin with class 1.
         decode: YOLO: "none"; "grid": YOLOX, cells and logarithms of sizes; "v5": 2 sigmoid(t) - 0.5 of a cell,
-            (2 sigmoid(t))^2 of an anchor, as YOLOv5 and v7; "v3": sigmoid(t) of a cell, exp(t) of an anchor.
+            (2 sigmoid(t))^2 of an anchor, as YOLOv5 and v7; "v3": sigmoid(t) of a cell, exp(t) of an anchor; "dfl":
+            distances to the four sides, each a distribution over `bins`, as raw heads of YOLOv8 and 11, NanoDet and
+            PicoDet, boxes and scores in one output or two, for all cells or for each stride.
+        bins: DFL: of each side's distribution: 16 of YOLO, 8 of NanoDet and PicoDet; 1 for distances themselves.
+        offset: DFL: where in its cell distances begin: 0.5, or 0 (NanoDet-Plus).
+        scores_first: DFL: an output of both holds the scores before the boxes (NanoDet).
         strides: Pixels of a cell, one a feature map, in the model's order.
         anchors: For each stride, (width, height) pairs in pixels.
         variances: SSD: of centers and of sizes (0.1 and 0.2; TensorFlow's scales 10 and 5 are their inverse).
@@ -51,7 +56,10 @@ class DetectionReading:
     activation: Literal["none", "sigmoid", "softmax"] = "none"
     objectness: bool = False
     background: bool = False
-    decode: Literal["none", "grid", "v5", "v3"] = "none"
+    decode: Literal["none", "grid", "v5", "v3", "dfl"] = "none"
+    bins: int = 16
+    offset: float = 0.5
+    scores_first: bool = False
     strides: tuple[float, ...] = ()
     anchors: tuple[tuple[tuple[float, float], ...], ...] = ()
     variances: tuple[float, float] = (0.1, 0.2)
@@ -62,14 +70,14 @@ class DetectionReading:
 
     def __post_init__(self) -> None:
         anchored = self.family == "ssd" or self.decode in ("v5", "v3")
-        if (anchored or self.decode == "grid") and not self.strides:
+        if (anchored or self.decode in ("grid", "dfl")) and not self.strides:
             raise ValueError(f"{self.family} with decode {self.decode} needs the strides")
         if anchored and len(self.anchors) != len(self.strides):
             raise ValueError(f"{len(self.anchors)} sets of anchors for {len(self.strides)} strides")
         if not all(stride > 0 for stride in self.strides):
             raise ValueError("strides are positive")
-        if not 0 <= self.iou <= 1 or self.limit < 1:
-            raise ValueError("iou lies between 0 and 1, limit is at least 1")
+        if not 0 <= self.iou <= 1 or self.limit < 1 or self.bins < 1:
+            raise ValueError("iou lies between 0 and 1, limit and bins are at least 1")
 
 
 @dataclass(frozen=True)
