@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _LEAST = 16
 """Characters of a key: shorter ones can be tried out."""
-_OPEN = (b"/v2/health/live", b"/v2/health/ready")
-"""Paths that probes ask for without a key; they tell nothing."""
+_OPEN = (b"/v2/health/live", b"/v2/health/ready", b"/")
+"""Paths that probes and browsers ask for without a key; they tell nothing."""
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 

@@ -45,6 +45,8 @@ def document(lanes: Iterable[Lane], bounds: Bounds, *, keyed: bool) -> dict[str,
         "/v2/models": _get("The models", "Models"),
         "/metrics": _get("Counters and times, for Prometheus", None, "text/plain"),
         "/openapi.json": _get("This document", None),
+        "/": _get("A page that shows the models at work", None, "text/html"),
+        "/status": _get("What that page shows", "Status"),
     }
     for path, parameters in (
         ("/v2/models/{model}", [name]),
@@ -67,7 +69,7 @@ def document(lanes: Iterable[Lane], bounds: Bounds, *, keyed: bool) -> dict[str,
             "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         }
         found["security"] = [{"bearer": []}, {"key": []}]
-        for path in ("/v2/health/live", "/v2/health/ready"):
+        for path in ("/v2/health/live", "/v2/health/ready", "/"):
             paths[path]["get"]["security"] = []
     return found
 
@@ -169,6 +171,10 @@ def _schemas(names: list[str], bounds: Bounds) -> dict[str, Any]:
         "Models": _object({"models": {"type": "array", "items": _object(
             {"name": name, "version": {"type": ["string", "null"]}, "ready": {"type": "boolean"}},
             required=("name", "version", "ready"))}}, required=("models",)),
+        "Status": _object({"name": text, "version": text, "bounds_seconds": {"type": "array", "items": value},
+                           "load": {"type": "object"}, "board": {"type": "object"},
+                           "models": {"type": "array", "items": {"type": "object"}}},
+                          required=("name", "version", "bounds_seconds", "load", "board", "models")),
         "Metadata": _object(tensor, required=("name", "datatype", "shape")),
         "Model": _object({"name": name, "versions": {"type": "array", "items": text}, "platform": text,
                           "inputs": {"type": "array", "items": _schema("Metadata")},

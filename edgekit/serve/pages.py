@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit import __version__
@@ -10,6 +11,7 @@ from edgekit.errors import LimitError
 from edgekit.serve import openapi
 from edgekit.serve.messages import Reply, as_json, refusal
 from edgekit.serve.routes import Page, Route
+from edgekit.serve.status import board, status
 
 if TYPE_CHECKING:
     from edgekit.serve.lane import Lane
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
 
 EXTENSIONS = ("binary_tensor_data", "predict", "deadline", "priority", "raw")
 _TEXT = b"text/plain; version=0.0.4; charset=utf-8"
+_HTML = b"text/html; charset=utf-8"
+_POLICY = (
+    b"content-security-policy: default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    b"connect-src 'self'; img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n"
+    b"x-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\n"
+)
+"""Nothing from elsewhere, and in nobody's frame; whatever a model is called, it is shown as text."""
 
 
 _GAUGES: dict[str, Callable[[Lane], int]] = {
@@ -36,6 +45,7 @@ class Pages:
 
     def paths(self) -> dict[bytes, Page]:
         """Path -> what it shows."""
+        page = Path(__file__).with_name("page.html").read_bytes()
         return {
             b"/v2": self._about,
             b"/v2/health/live": lambda: Reply(200, as_json({"live": True})),
@@ -43,6 +53,8 @@ class Pages:
             b"/v2/models": self._models,
             b"/metrics": self._metrics,
             b"/openapi.json": self._described,
+            b"/status": lambda: Reply(200, as_json(status(self._server))),
+            b"/": lambda: Reply(200, page, _HTML, _POLICY),
         }
 
     def model(self, route: Route) -> Reply:
@@ -86,6 +98,11 @@ class Pages:
         for name, read in _GAUGES.items():
             texts.append(f"# TYPE edgekit_{name} gauge\n")
             texts += [f'edgekit_{name}{{model="{lane.name}"}} {read(lane)}\n' for lane in lanes]
+        texts += [
+            f"# TYPE edgekit_{name} gauge\nedgekit_{name} {float(value):g}\n"
+            for name, value in board().items()
+            if value is not None
+        ]
         return Reply(200, "".join(texts).encode(), _TEXT)
 
 

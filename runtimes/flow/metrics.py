@@ -66,6 +66,11 @@ class Metrics:
             found[name] = {"count": sum(buckets), "sum": sums[name], **shares}
         return found
 
+    def buckets(self, name: str) -> list[int]:
+        """How many durations of a histogram fell into each bucket, by `BOUNDS` and above; zeros before the first."""
+        with self._lock:
+            return list(self._histograms.get(name) or [0] * (len(BOUNDS) + 1))
+
     def text(self) -> str:
         """The same in Prometheus' text format; times in seconds."""
         return "\n".join([*self._lines(), ""])

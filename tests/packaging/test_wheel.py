@@ -41,7 +41,7 @@ def test_the_wheel_holds_exactly_the_tracked_sources(wheel):
     expected = set()
     for name in tracked():
         top, _, rest = name.partition("/")
-        if top in HOMES and rest.endswith((".py", ".toml", "py.typed")):
+        if top in HOMES and rest.endswith((".py", ".toml", ".html", "py.typed")):
             expected.add(f"{HOMES[top]}/{rest}")
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from chromium import CHROMIUM, Browser
 
 from edgekit import cli, report
 from edgekit.converters.thinned import LIMIT, Thinner
@@ -251,7 +247,6 @@ def test_values_that_are_no_numbers_are_left_out():
 
 # -- In a browser ----------------------------------------------------------------------------------------------
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 LOOK = """
 (() => {
   const svgs = [...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect());
@@ -264,92 +259,6 @@ LOOK = """
   });
 })()
 """
-
-
-class Browser:
-    """Chromium over its DevTools pipe: messages end with a zero byte."""
-
-    def __init__(self, folder):
-        to_browser, self._send = os.pipe()
-        self._receive, from_browser = os.pipe()
-
-        def ends():
-            apart = [fcntl.fcntl(end, fcntl.F_DUPFD, 64) for end in (to_browser, from_browser)]  # either may be 3 or 4
-            for place, end in zip((3, 4), apart, strict=True):
-                os.dup2(end, place)
-
-        flags = [
-            *(
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-quic",
-                "--no-first-run",
-                "--remote-debugging-pipe",
-            ),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
-        ]
-        self._process = subprocess.Popen(
-            [CHROMIUM, *flags, f"--user-data-dir={folder}", "about:blank"], close_fds=False,
-            preexec_fn=ends,  # noqa: PLW1509 - only calls of dup
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        os.close(to_browser)
-        os.close(from_browser)
-        self._buffer, self._number, self.events = b"", 0, []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = None
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method, **params):
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": params}
-        if getattr(self, "_session", None):
-            message["sessionId"] = self._session
-        os.write(self._send, json.dumps(message).encode() + b"\0")
-        while True:
-            found = self._next()
-            if found.get("id") == self._number:
-                assert "error" not in found, found
-                return found["result"]
-            self.events.append(found)
-
-    def _next(self):
-        while b"\0" not in self._buffer:
-            piece = os.read(self._receive, 1 << 16)
-            assert piece, "the browser is gone"
-            self._buffer += piece
-        line, self._buffer = self._buffer.split(b"\0", 1)
-        return json.loads(line)
-
-    def open(self, path, width, scheme):
-        self.events.clear()
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
-        )
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.call("Page.navigate", url=path.as_uri())
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self.events.append(self._next())
-        return json.loads(self.call("Runtime.evaluate", expression=LOOK)["result"]["value"])
-
-    def complaints(self):
-        said = [
-            e
-            for e in self.events
-            if e.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled")
-        ]
-        asked = [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
-        return said, [url for url in asked if not url.startswith("file:")]
-
-    def close(self):
-        self._process.kill()
-        self._process.wait()
-        for end in (self._send, self._receive):
-            with contextlib.suppress(OSError):
-                os.close(end)
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +278,7 @@ def test_a_browser_shows_it(browser, tmp_path, kind, scheme, width):
     report.write(
         MAKERS[kind]("a_rather_long_name_of_a_layer/with/scopes/and_more_of_them_to_come_at_the_end"), kind, path
     )
-    seen = browser.open(path, width, scheme)
+    seen = browser.open(path.as_uri(), width, scheme, LOOK)
     assert browser.complaints() == ([], [])
     assert seen["plots"] >= 2
     assert seen["hidden"] == 0

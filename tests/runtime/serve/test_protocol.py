@@ -125,7 +125,7 @@ def test_predict_takes_a_picture_and_numbers(server, image):
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "http-path"),
+        ("GET", "/nothing", 404, "http-path"),
         ("GET", "/v2/models/cat", 404, "model-unknown"),
         ("GET", "/v2/models/..%2f..%2fetc", 404, "model-unknown"),
         ("GET", "/v2/models/int8/versions/2", 404, "version-unknown"),
