@@ -126,9 +126,7 @@ def collect(
         if not dataset.stored(output):
             return _nothing(output, outcomes)
         found = dataset.content(output, seal)
-        made = forms.write(
-            output, found, merged(output, labels), {one.host: one.target for one in outcomes if one.host}
-        )
+        made = forms.write(output, found, merged(output, labels), _called(outcomes))
     old = {entry.id for entry in known.samples} if known else set()
     return Collected(
         str(output), made.name, made.form, len(made.samples), sum(one.id not in old for one in made.samples),

@@ -1,8 +1,7 @@
 """Samples that matter, kept on the board: off until an app makes a `Capture`, bounded in bytes, rate and age.
 
     with edgekit.load("people-counter") as model, edgekit.Capture("people-counter", model) as capture:
-        outputs = model.run({"image": array})
-        capture.offer({"image": array}, outputs, monitor.observe({"image": array}, outputs))
+        model.monitor("/var/lib/app/monitor", capture=capture)    # every run and predict is offered from now on
 
 `offer` costs a few microseconds where nothing is drawn. What is drawn is held in memory until its window of time ends,
 because only then its probability is known; then it is redacted, encrypted if there is a key, and written. A kill takes
@@ -14,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,8 +29,10 @@ from edgekit.monitor.answers import Answer, Answers
 from edgekit.monitor.records import Record, Sample, Stratum, pack
 from edgekit.monitor.ring import Bounds, Clock, Ring
 from edgekit.monitor.strata import Draw, Drawn, High, Window
+from edgekit.runtimes.base import dequantize
 from edgekit.store import places
 from edgekit.store.record import CLOCK_SET
+from edgekit.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from edgekit.monitor.redact import Redaction
@@ -213,6 +214,7 @@ class Capture:
             shadow: What a second model answered, where the app asked it itself.
         """
         rows = min((len(array) for array in outputs.values()), default=0)
+        outputs = _real(outputs, self._model.outputs)
         with self._lock:
             if self._closed:
                 return
@@ -266,8 +268,9 @@ class Capture:
             scores = {"ood": ood, "uncertainty": uncertainty, "answer": answer.value, "score": answer.score,
                       "shadow": None if other is None else other.value}  # fmt: skip
             small = sum(array.nbytes for array in outputs.values()) / rows <= _OUTPUTS
+            fed = keep or _real(inputs, self._model.inputs)
             waiting = _Waiting(
-                self._counts["seen"], _row(keep or inputs, row, rows), _row(outputs, row, rows) if small else {},
+                self._counts["seen"], _row(fed, row, rows), _row(outputs, row, rows) if small else {},
                 scores, self._model.artifact.sha256, self._now(),
             )  # fmt: skip
             self._window.keep(waiting, belongs, wanted)
@@ -415,3 +418,14 @@ def _row(arrays: Arrays, row: int, rows: int, *, keep_axis: bool = False) -> dic
         batched = array.ndim > 0 and len(array) == rows
         found[name] = np.array(array[row : row + 1] if batched and keep_axis else array[row] if batched else array)
     return found
+
+
+def _real(arrays: Arrays, specs: Sequence[TensorSpec]) -> Arrays:
+    """Real values of what is given in a tensor's own integers."""
+    own = {spec.name: spec for spec in specs if spec.quant is not None}
+    if not own:
+        return arrays
+    return {
+        name: dequantize(array, own[name]) if name in own and np.asarray(array).dtype == own[name].dtype else array
+        for name, array in arrays.items()
+    }

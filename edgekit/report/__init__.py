@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["bench", "check", "convert", "debug", "profile", "tune"]
+Kind = Literal["bench", "check", "convert", "debug", "drift", "profile", "tune"]
 
 
 def write(document: dict[str, Any], kind: Kind, path: Path) -> None:
@@ -32,9 +32,17 @@ def write(document: dict[str, Any], kind: Kind, path: Path) -> None:
 
 def render(document: dict[str, Any], kind: Kind) -> str:
     """The page's text."""
-    from edgekit.report import bench, check, convert, debug, profile, tune
+    from edgekit.report import bench, check, convert, debug, drift, profile, tune
     from edgekit.report.page import page
 
-    pages = {"bench": bench, "check": check, "convert": convert, "debug": debug, "profile": profile, "tune": tune}
+    pages = {
+        "bench": bench,
+        "check": check,
+        "convert": convert,
+        "debug": debug,
+        "drift": drift,
+        "profile": profile,
+        "tune": tune,
+    }
     title, sections = pages[kind].sections(document)
     return page(title, kind, sections, document)

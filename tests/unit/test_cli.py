@@ -28,9 +28,9 @@ def commands() -> list[str]:
 
 def test_the_commands_are_these():
     assert commands() == [
-        "bench", "check", "collect", "convert", "debug", "deploy", "devices", "doctor", "emulator", "evaluate",
-        "explain", "history", "inspect", "keys", "profile", "prune", "rollback", "run", "serve", "status", "target",
-        "tune", "unit", "verify",
+        "bench", "check", "collect", "convert", "debug", "deploy", "devices", "doctor", "drift", "emulator",
+        "evaluate", "explain", "history", "inspect", "keys", "profile", "prune", "rollback", "run", "serve",
+        "status", "target", "tune", "unit", "verify",
     ]  # fmt: skip
 
 

@@ -114,7 +114,28 @@ def debug(name="conv"):
     }  # fmt: skip
 
 
-MAKERS = {"bench": bench, "check": check, "profile": profile, "convert": convert, "debug": debug}
+def drift(name="kitchen"):
+    boards = [
+        {"store": f"{n:016x}", "called": f"ssh://pi@{name}-{n}".replace("//", ""), "host": name, "seen": 900 + n,
+         "kept": {"random": 9}, "captures": 12, "first": 1.79e9, "last": 1.7901e9, "versions": ["ab" * 32],
+         "classes": {name: 700, "other": 200 + n},
+         "series": [{"at": 1.79e9 + 900 * t, "seen": 30, "until": 30 * t, "ood": 0.1 * t * n + 0.1,
+                     "uncertainty": None if t == 2 else 0.2, "classes": {}, "version": "ab" * 32} for t in range(30)],
+         "alarms": [{"board": name, "at": 1.79e9 + 4000, "kind": "input-shift", "message": f"{name} moved"}] * n}
+        for n in range(3)
+    ]  # fmt: skip
+    alarms = [alarm for board in boards for alarm in board["alarms"]]
+    return {
+        "name": name, "datasets": [f"/x/{name}"], "boards": boards, "alarms": alarms, "seen": 2703, "samples": 36,
+        "labelled": 20,
+        "strata": [{"stratum": "random", "samples": 20, "labelled": 10, "wrong": 0.1},
+                   {"stratum": "uncertain", "samples": 16, "labelled": 0, "wrong": None}],
+        "accuracy": {"estimate": 0.91, "low": 0.85, "high": 0.97, "labelled": 20, "effective": 15.5},
+        "damaged": 0,
+    }  # fmt: skip
+
+
+MAKERS = {"bench": bench, "check": check, "profile": profile, "convert": convert, "debug": debug, "drift": drift}
 
 
 class Reader(HTMLParser):

@@ -1,0 +1,142 @@
+"""The page of `edgekit drift report`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import cycle
+from typing import Any
+
+from edgekit.report import plots
+from edgekit.report.page import cards, figure, head, number, plot, section, table
+
+_COLORS = (plots.ONE, plots.TWO, plots.GOOD, plots.BAD, plots.SOFT, plots.INK)
+_STYLES = ("-", "--", ":")
+_DRAWN = 12
+"""Boards in one drawing; more are told by the table."""
+_CLASSES = 12
+_ALARMS = 200
+
+
+def sections(document: dict[str, Any]) -> tuple[str, list[str]]:
+    """Title and sections."""
+    boards, alarms = document["boards"], document["alarms"]
+    title = f"{document['name']}: drift on {len(boards)} board{'s' if len(boards) != 1 else ''}"
+    struck = [board for board in boards if board["alarms"]]
+    verdict = f"{len(struck)} of {len(boards)} boards raised alarms." if struck else "No board raised an alarm."
+    key = [
+        ("samples seen", figure(document, "seen")),
+        ("captured", figure(document, "samples")),
+        ("labelled", figure(document, "labelled")),
+    ]
+    if document["accuracy"]:
+        low, high = (number(document["accuracy"][edge], 3) for edge in ("low", "high"))
+        key += [
+            ("right answers, estimated", figure(document, "accuracy.estimate", 3)),
+            ("95 % interval", f"{low} to {high}"),
+        ]
+    parts = [head(title, verdict, "", good=not struck), cards(key)]
+    if alarms:
+        parts.append(section("Alarms", _alarms(alarms)))
+    parts += _over_time(boards)
+    parts += [section("Boards", _boards(boards)), *_classes(boards), *_strata(document)]
+    return title, parts
+
+
+def _alarms(alarms: list[dict[str, Any]]) -> str:
+    rows = [(_when(one["at"]), one["board"], one["kind"], one["message"]) for one in alarms[-_ALARMS:]]
+    return table(("when", "board", "kind", "what"), reversed(rows))
+
+
+def _over_time(boards: list[dict[str, Any]]) -> list[str]:
+    drawn = [board for board in boards if len(board["series"]) > 1][:_DRAWN]
+    if not drawn:
+        return []
+    timed = all(point["at"] is not None for board in drawn for point in board["series"])
+    start = min((point["at"] for board in drawn for point in board["series"]), default=0.0) if timed else 0.0
+    found = []
+    for field, name, about in (
+        ("ood", "Unlike the training data", "mean score; one in a hundred usual samples passes 1"),
+        ("uncertainty", "Uncertainty", "mean; 0 is sure"),
+    ):
+        if not any(point[field] for board in drawn for point in board["series"]):
+            continue
+        last = max(drawn, key=lambda board: board["series"][-1][field] or 0.0)
+        caption = (
+            f"{name}, {about}. The highest at the end is {number(last['series'][-1][field] or 0.0, 3)}, "
+            f"on {last['called']}."
+        )
+        drawing = plots.draw(f"drift-{field}", 3.0, _lines(drawn, field, name, start if timed else None), caption)
+        found.append(section(name, plot(caption, drawing)))
+    return found
+
+
+def _lines(boards: Sequence[dict[str, Any]], field: str, name: str, start: float | None) -> Any:
+    def paint(axes: Any) -> None:
+        looks = cycle([(color, style) for style in _STYLES for color in _COLORS])
+        for board, (color, style) in zip(boards, looks, strict=False):
+            points = board["series"]
+            at = [point["until"] if start is None else (point["at"] - start) / 86400 for point in points]
+            values = [point[field] if point[field] is not None else float("nan") for point in points]
+            axes.plot(at, values, style, color=color, linewidth=1.6, label=plots.short(board["called"], 28))
+            told = [a for point, a in zip(points, at, strict=True) if _alarmed(board, point, points)]
+            axes.plot(told, [axes.get_ylim()[0]] * len(told), "^", color=plots.BAD, markersize=5, clip_on=False)
+        axes.set_xlabel("samples seen" if start is None else f"days since {_when(start)}")
+        axes.set_ylabel(name.lower())
+        axes.grid(visible=True, axis="y")
+        axes.legend(loc="best", labelcolor=plots.INK, fontsize=9)
+
+    return paint
+
+
+def _alarmed(board: dict[str, Any], point: dict[str, Any], points: list[dict[str, Any]]) -> bool:
+    """Whether an alarm was raised between the point before and this one."""
+    place = points.index(point)
+    low = points[place - 1]["at"] if place else None
+    times = [alarm["at"] for alarm in board["alarms"] if alarm["at"] is not None]
+    return point["at"] is not None and any((low is None or low < at) and at <= point["at"] for at in times)
+
+
+def _boards(boards: list[dict[str, Any]]) -> str:
+    rows = [
+        (
+            board["called"],
+            board["seen"],
+            board["captures"],
+            len(board["alarms"]),
+            ", ".join(version[:8] for version in board["versions"]),
+            f"{_when(board['first'])} to {_when(board['last'])}" if board["first"] is not None else "clock not set",
+        )
+        for board in boards
+    ]
+    return table(("board", "seen", "captured", "alarms", "versions", "from, to"), rows)
+
+
+def _classes(boards: list[dict[str, Any]]) -> list[str]:
+    """What each board answers, in percent; the most frequent classes of all."""
+    total: dict[str, int] = {}
+    for board in boards:
+        for name, count in board["classes"].items():
+            total[name] = total.get(name, 0) + count
+    names = sorted(total, key=lambda name: (-total[name], name))[:_CLASSES]
+    if not names:
+        return []
+    rows = []
+    for board in boards:
+        whole = sum(board["classes"].values()) or 1
+        rows.append((board["called"], *(round(100 * board["classes"].get(name, 0) / whole, 1) for name in names)))
+    return [section("Answers, in percent", table(("board", *names), rows))]
+
+
+def _strata(document: dict[str, Any]) -> list[str]:
+    rows = [
+        (row["stratum"], row["samples"], row["labelled"], None if row["wrong"] is None else 100 * row["wrong"])
+        for row in document["strata"]
+    ]
+    if not rows:
+        return []
+    return [section("How samples were drawn", table(("stratum", "samples", "labelled", "wrong, %"), rows))]
+
+
+def _when(seconds: float | None) -> str:
+    return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")

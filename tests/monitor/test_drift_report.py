@@ -1,0 +1,128 @@
+"""Boards and time in one document, and on one page."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from capture_case import Fake, Time
+
+from edgekit import cli
+from edgekit.collect import collect, dataset
+from edgekit.collect.drift import summary
+from edgekit.errors import UsageError
+from edgekit.manifest import Interpret
+from edgekit.monitor.alarm import Alarm, Verdict
+from edgekit.monitor.capture import Capture, Plan
+from edgekit.monitor.strata import Draw
+
+NAMES = ("left", "right", "up")
+COUNT = 1200
+
+
+def board(root, seed, drifts, name="turns"):
+    """A stream of which a tenth is answered wrongly, mostly where it is uncertain; x tells the truth."""
+    dice, time = np.random.default_rng(seed), Time()
+    model = Fake(Interpret("classification", labels=NAMES, scores="probabilities"))
+    plan = Plan(quota_mb=4, window=40, status=200, uncertain=Draw(2, at=0.4), random=Draw(2))
+    wrong = 0
+    with Capture(name, model, plan, root=root, seed=seed, clock=time.clock) as capture:
+        for number in range(COUNT):
+            time.now += 1
+            truth, uncertain = int(dice.integers(3)), dice.random() < 0.15
+            false = dice.random() < (0.5 if uncertain else 0.03)
+            wrong += false
+            answer = (truth + false) % 3
+            sure = 0.5 if uncertain else 0.9
+            scores = np.full((1, 3), (1 - sure) / 2, np.float32)
+            scores[0, answer] = sure
+            x = np.array([[truth, number, seed, 0]], np.float32)
+            alarms = (Alarm("input-shift", "input x: 0", 2.0, 900, "x moved", raised=number),) if number == 950 else ()
+            strange = 3.0 if drifts and number > 900 else 0.1
+            capture.offer({"x": x}, {"p": scores}, Verdict(strange, 1 - sure, alarms if drifts else ()))
+    return wrong / COUNT
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    """(dataset, error rate of the streams)"""
+    folder = tmp_path_factory.mktemp("drift")
+    wrong = np.mean([board(folder / name, seed, seed == 2) for seed, name in ((1, "kitchen"), (2, "hall"))])
+    out = folder / "data"
+    collect([str(folder / "kitchen"), str(folder / "hall")], out)
+    return out, float(wrong)
+
+
+def labelled(out):
+    with np.load(out / "unlabelled" / "data.npz") as stored:
+        truth = {key: NAMES[int(x[0])] for key, x in zip(stored["id"].tolist(), stored["x"], strict=True)}
+    collect([], out, labels=truth)
+
+
+def test_alarms_boards_and_time(collected):
+    out, _ = collected
+    document = summary([out])
+    kitchen, hall = document["boards"]
+    assert kitchen["called"].endswith("kitchen") or hall["called"].endswith("kitchen")
+    struck = [one for one in document["boards"] if one["alarms"]]
+    assert [one["called"].rpartition("/")[2] for one in struck] == ["hall"]
+    assert [alarm["message"] for alarm in document["alarms"]] == ["x moved"]
+    assert document["seen"] == 2 * COUNT
+    for one in document["boards"]:
+        assert sum(point["seen"] for point in one["series"]) == COUNT
+        assert len(one["series"]) >= 5
+        assert sum(one["classes"].values()) == COUNT
+        assert set(one["classes"]) == set(NAMES)
+    late = struck[0]["series"][-1]["ood"]
+    assert late > 5 * struck[0]["series"][0]["ood"]
+    assert document["accuracy"] is None
+
+
+def test_weights_undo_what_was_drawn_more_often(collected, tmp_path):
+    """Of what is captured a third is wrong, of the stream a tenth; the labels and the weights tell the latter."""
+    out, wrong = collected
+    labelled(out)
+    document = summary([out])
+    entries = dataset.read(out).samples
+    captured_wrong = np.mean([entry.label != entry.answer for entry in entries])
+    assert captured_wrong > 2 * wrong
+    accuracy = document["accuracy"]
+    assert accuracy["low"] < 1 - wrong < accuracy["high"]
+    assert abs(accuracy["estimate"] - (1 - wrong)) < 0.06
+    assert accuracy["labelled"] == document["labelled"] == len(entries)
+    shares = {row["stratum"]: row["wrong"] for row in document["strata"]}
+    assert shares["uncertain"] > 3 * shares["random"]
+    page = tmp_path / "drift.html"
+    assert cli.run(["drift", "report", str(out), "-o", str(page)]) == 0
+    text = page.read_text()
+    assert "1 of 2 boards raised alarms" in text
+    assert "x moved" in text
+    assert text.count("<svg") == 2
+
+
+def test_the_command(collected, tmp_path, capsys):
+    out, _ = collected
+    assert cli.run(["drift", "report", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "turns"
+    assert cli.run(["drift", "report", str(out)]) == 2
+    assert cli.run(["drift", "report", str(tmp_path), "--json"]) == 2
+    board(tmp_path / "other", 3, drifts=False, name="other")
+    collect([str(tmp_path / "other")], tmp_path / "others")
+    with pytest.raises(UsageError) as refused:
+        summary([out, tmp_path / "others"])
+    assert refused.value.code == "collect-names"
+
+
+def test_a_board_whose_clock_was_never_set(tmp_path):
+    from edgekit import report
+
+    with Capture("turns", Fake(), Plan(quota_mb=1, status=5, window=2), root=tmp_path / "c",
+                 clock=(time := Time(now=50.0)).clock) as capture:  # fmt: skip
+        for _ in range(40):
+            time.now += 1
+            capture.offer({"x": np.zeros((1, 4))}, {"p": np.eye(3)[None, 0]}, Verdict(0.5, 0.1))
+    collect([str(tmp_path / "c")], tmp_path / "data")
+    text = report.render(summary([tmp_path / "data"]), "drift")
+    assert "clock not set" in text
+    assert "samples seen" in text
