@@ -106,7 +106,7 @@ def deploy(asked: Deployment, target: str, progress: Progress | None = None) -> 
     """
     opened = artifacts.read(asked.path)
     with open_target(target, progress) as place:
-        found = place.perform(facts, FactsRequest(asked.name, asked.root, opened.format, opened.sha256))
+        found = place.perform(facts, FactsRequest(asked.name, asked.root, opened.format, opened.sha256, place.copies))
         check(opened, found, place.name, asked.device)
         path, base = _sent(place, asked.path, opened, found)
         request = there.InstallRequest(
@@ -124,7 +124,7 @@ def _sent(place: Target, path: Path, opened: Artifact, found: DeviceFacts) -> tu
     """(path there, the version that it is the difference from): nothing, a difference, or the file."""
     if opened.sha256 in found.versions:
         return "", None
-    delta = best(opened.data, found.versions) if place.name != "local" else None
+    delta = best(opened.data, found.versions) if place.copies else None
     if delta is None:
         return place.put(path), None
     with files.scratch() as folder:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import EngineMissingError, LimitError
@@ -17,16 +17,25 @@ if TYPE_CHECKING:
 
 _ROOM = 1 << 20
 """Bytes that must stay free: records, journals and what else the device writes."""
+_FILES = 8
+"""Files that a deployment makes at most, its temporary ones among them."""
 
 
 @dataclass(frozen=True)
 class FactsRequest:
-    """What is asked of the device."""
+    """What is asked of the device.
+
+    Attributes:
+        name, root: Of the model and of the folder of all.
+        format, sha256: Of the file.
+        copied: The file is brought there first, to where the target keeps such files.
+    """
 
     name: str
     root: str | None
     format: str
     sha256: str
+    copied: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,8 @@ class DeviceFacts:
         machine: As `uname -m` has it. bits: Word size of its Python.
         python: Its version.
         engine, engine_version: What would run the format; "" where none is installed, and why.
-        free: Bytes that the store may still take.
+        free: Bytes that the store may still take; 0 where no further file can be made.
+        shared: What is brought there takes its room from the same file system.
         arrived: Bytes of this very file that are there already.
         writable: Whether the store can be written to.
         versions: Digests of the versions of this model that are there, the active one first.
@@ -52,6 +62,7 @@ class DeviceFacts:
     free: int
     arrived: int
     writable: bool
+    shared: bool = False
     versions: tuple[str, ...] = ()
 
 
@@ -60,7 +71,7 @@ def facts(request: FactsRequest) -> DeviceFacts:
     from edgekit.runtimes import PREFERRED, engines
 
     shelf = Shelf(request.name, request.root)
-    folder = next(path for path in (shelf.folder, *shelf.folder.parents) if path.is_dir())
+    folder = _existing(shelf.folder)
     engine, version, missing = PREFERRED[request.format], "", ""
     try:
         version = engines.get(engine).version()
@@ -68,9 +79,27 @@ def facts(request: FactsRequest) -> DeviceFacts:
         missing = error.message
     return DeviceFacts(
         machine=platform.machine(), bits=struct.calcsize("P") * 8, python=platform.python_version(),
-        engine=engine, engine_version=version, missing=missing, free=shutil.disk_usage(folder).free,
-        arrived=shelf.arrived(request.sha256), writable=os.access(folder, os.W_OK), versions=_versions(shelf),
+        engine=engine, engine_version=version, missing=missing, free=_free(folder),
+        arrived=shelf.arrived(request.sha256), writable=os.access(folder, os.W_OK),
+        shared=request.copied and _brought().stat().st_dev == folder.stat().st_dev, versions=_versions(shelf),
     )  # fmt: skip
+
+
+def _free(folder: Path) -> int:
+    """Bytes; file systems without a fixed number of files tell of 0."""
+    told = os.statvfs(folder)
+    return 0 if told.f_files and told.f_favail < _FILES else told.f_bavail * told.f_frsize
+
+
+def _brought() -> Path:
+    """Where files lie that came over a link."""
+    from edgekit.targets.ssh_board import home
+
+    return _existing(Path(home()))
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.is_dir())
 
 
 def _versions(shelf: Shelf) -> tuple[str, ...]:
@@ -85,7 +114,8 @@ def check(opened: Artifact, found: DeviceFacts, target: str, device: str | None)
     Raises:
         LimitError: `deploy-preflight`: names the reason; or what the gate of a device profile says.
     """
-    needed = len(opened.data) + _ROOM - found.arrived
+    size = len(opened.data)
+    needed = _ROOM if opened.sha256 in found.versions else size - found.arrived + size * found.shared + _ROOM
     if found.missing:
         raise LimitError("deploy-preflight", f"{target} cannot run {opened.format}: {found.missing}")
     if not found.writable:

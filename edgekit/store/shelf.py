@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -167,7 +166,7 @@ class Shelf:
         with self._mapped():
             existed = old.exists()
             if existed:
-                shutil.copyfile(old, kept)
+                kept.write_bytes(old.read_bytes())
             try:
                 files.put(old, json.dumps(encode(record), indent=1).encode() + b"\n")
             except OSError:

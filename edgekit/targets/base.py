@@ -27,6 +27,7 @@ class Target(ABC):
     Attributes:
         name: As the user names it: "local", "emulator:raspberry-pi-4b", "ssh://pi@kitchen".
         timed: Whether times measured there mean anything.
+        copies: Whether `put` brings files over a link, and keeps them there.
         progress: Told what bringing things there takes its time with.
         core: Name of its processor core, where that is known: "Cortex-A72".
     """
@@ -34,6 +35,7 @@ class Target(ABC):
     name: str
     progress: Progress | None = None
     timed: ClassVar[bool] = True
+    copies: ClassVar[bool] = False
     core: str | None = None
 
     @abstractmethod

@@ -23,7 +23,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 from edgekit import files
 from edgekit.child import Limits, Link, Progress, tail
@@ -86,6 +86,8 @@ class Ssh(Target):
     `target-storage`, `target-disk-full`: nothing can be kept there; `target-link-lost`, `target-hung`,
     `target-board-died`.
     """
+
+    copies: ClassVar[bool] = True
 
     def __init__(self, address: Address) -> None:
         self.name = str(address)

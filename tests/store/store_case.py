@@ -45,15 +45,30 @@ def bring(shelf: Shelf, data: bytes) -> None:
 def change(root: Path) -> None:
     """What the crash tests interrupt: receive, install (verify, test, switch, trial, commit), roll back, prune."""
     install_new(root)
-    install.roll_back(install.ShelfRequest(NAME, str(root), "test"))
+    roll_back(root)
     install_new(root)
+    prune(root)
+
+
+def arrived(root: Path) -> Path:
+    """Where NEW lies before it is received."""
+    path = root.parent / "arrived"
+    if not path.exists():
+        path.write_bytes(NEW)
+    return path
+
+
+def roll_back(root: Path) -> None:
+    install.roll_back(install.ShelfRequest(NAME, str(root), "test"))
+
+
+def prune(root: Path) -> None:
     install.prune(install.ShelfRequest(NAME, str(root), keep_mb=(len(NEW) + len(OLD)) / 1e6))
 
 
 def install_new(root: Path) -> None:
     """NEW is no model, and stands for a good one: what looks at it in processes of its own is left out."""
-    source = root.parent / "arrived"
-    source.write_bytes(NEW)
+    source = arrived(root)
     good = SimpleNamespace(format="tflite", selftest=True)
     with (
         patch.object(install, "artifacts", SimpleNamespace(read=lambda _: good)),
@@ -67,7 +82,9 @@ def install_new(root: Path) -> None:
 
 
 def script(root: Path, what: str = "change", without: str = "") -> list[str]:
-    """A process that does `change` or `install_new`; everything before the marker is Python's start.
+    """A process that does `change`, or a part of it; everything before the marker is Python's start.
+
+    It ends with status 9 and the code of an error that it met.
 
     Args:
         root: Folder of all models.
@@ -77,10 +94,16 @@ def script(root: Path, what: str = "change", without: str = "") -> list[str]:
     code = (
         f"import sys, os; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import store_case, shutil, json, errno, fcntl, secrets, tempfile, datetime\n"
+        "from edgekit.errors import EdgeKitError\n"
+        f"store_case.arrived(store_case.Path({str(root)!r}))\n"
         "store_case.Shelf('x', '/nowhere').record()\n"
         f"store_case.lose_syncs({without!r})\n"
         f"os.path.exists({MARKER!r})\n"
-        f"store_case.{what}(store_case.Path({str(root)!r}))\n"
+        "try:\n"
+        f"    store_case.{what}(store_case.Path({str(root)!r}))\n"
+        "except EdgeKitError as error:\n"
+        "    print(error.code)\n"
+        "    sys.exit(9)\n"
     )
     return [sys.executable, "-c", code]
 

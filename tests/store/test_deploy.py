@@ -19,7 +19,7 @@ import pytest
 import edgekit
 from edgekit import artifact as artifacts
 from edgekit import cli
-from edgekit.deploy import fleet
+from edgekit.deploy import fleet, preflight
 from edgekit.deploy.trial import Bounds
 from edgekit.errors import ArtifactError, EdgeKitError, LimitError, UsageError, VerificationError
 from edgekit.store import Shelf
@@ -247,24 +247,58 @@ def test_a_watching_app_follows_and_no_call_fails(files, place):
     assert {sha(files["old"]), sha(files["new"])} == set(outcomes)
 
 
-def test_preflight_refuses_before_anything_is_sent(files, place, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(_full_disk(tmp_path)))
+@pytest.mark.parametrize(("blocks", "inodes"), [(1, 10**6), (10**6, 3)])
+def test_preflight_refuses_before_anything_is_sent(files, place, tmp_path, monkeypatch, blocks, inodes):
+    monkeypatch.setenv("PYTHONPATH", str(_small_disk(tmp_path, blocks, inodes)))
     with pytest.raises(LimitError, match="MB free") as caught:
         fleet.deploy(asked(files["new"], place), "local")
     assert caught.value.code == "deploy-preflight"
     assert Shelf(NAME, place).record().find(sha(files["new"])) is None
-    assert shutil.disk_usage(place).free > 1 << 20
 
 
-def _full_disk(folder: Path) -> Path:
-    """A folder whose sitecustomize makes every disk look full."""
+def _small_disk(folder: Path, blocks: int, inodes: int) -> Path:
+    """A folder whose sitecustomize gives every file system so many free blocks of 4 KiB, and inodes."""
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(
-        "import shutil\nshutil.disk_usage = lambda path: type(shutil.disk_usage('/'))(10**9, 10**9, 4096)\n".replace(
-            "type(shutil.disk_usage('/'))", "__import__('collections').namedtuple('usage', 'total used free')"
-        )
+        f"import os\nos.statvfs = lambda path: os.statvfs_result((4096, 4096, 10**6, {blocks}, {blocks}, 10**6, "
+        f"{inodes}, {inodes}, 0, 255))\n"
     )
     return folder / "site"
+
+
+def test_a_file_that_is_brought_over_a_link_takes_its_room_twice(files):
+    opened = artifacts.read(files["new"])
+    size = len(opened.data)
+
+    def found(free: int, **more) -> preflight.DeviceFacts:
+        return preflight.DeviceFacts("aarch64", 64, "3.11", "litert", "2.0", "", free, 0, writable=True, **more)
+
+    preflight.check(opened, found(size + (1 << 20)), "here", None)
+    preflight.check(opened, found(2 * size + (1 << 20), shared=True), "here", None)
+    preflight.check(opened, found(1 << 20, versions=(opened.sha256,)), "here", None)  # it is there already
+    for full in (found(size), found(2 * size + (1 << 20) - 1, shared=True)):
+        with pytest.raises(LimitError):
+            preflight.check(opened, full, "here", None)
+
+
+def test_a_file_system_of_4_mib_refuses_what_it_cannot_hold(files, tmp_path):
+    """A real one, where this process may mount."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "none", disk], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        fleet.deploy(asked(files["old"], disk), "local")
+        (disk / "others").write_bytes(bytes(3 << 20))
+        with pytest.raises(LimitError, match="MB free") as caught:
+            fleet.deploy(asked(files["new"], disk), "local")
+        assert caught.value.code == "deploy-preflight"
+        assert [version.sha256 for version in Shelf(NAME, disk).record().versions] == [sha(files["old"])]
+        assert active(disk) == sha(files["old"])
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_profile_that_it_does_not_fit_refuses_it(files, place):
