@@ -8,8 +8,9 @@ same rows through skl2onnx.
     python benchmarks/sklearn_labels.py [--rows 10000] [--format onnx|tflite|both]
 
 Prints a JSON line an estimator and format: rows, bytes, microseconds for one row, labels that differ (and how many of
-these the estimator does not decide itself: another order of its trees gives another label), labels that differ by way
-of skl2onnx, the largest error of probabilities, and of regressors' values relative to the value.
+these the estimator does not decide itself: another order of its trees, or one float32 step of the row's numbers, gives
+another label), labels that differ by way of skl2onnx, the largest error of probabilities, and of regressors' values
+relative to the value.
 """
 
 from __future__ import annotations
@@ -209,9 +210,15 @@ def _microseconds(answer: Answers, feeds: dict[str, Any], times: int = 200) -> f
 
 
 def _undecided(model: Any, rows: Any) -> int:
-    """Rows that the estimator itself answers differently when its trees are added in another order."""
+    """Rows that the estimator itself answers differently when its trees are added in another order; of estimators
+    without trees: when each number of the row is the next float32, up or down.
+    """
     last = compose.steps_of(model)[-1]
-    if not len(rows) or not isinstance(last, (ensemble.RandomForestClassifier, ensemble.ExtraTreesClassifier)):
+    if not len(rows):
+        return 0
+    if forest_of(last) is None and boosting.forest_of(last) is None:
+        return int(_moved(model, rows).sum())
+    if not isinstance(last, (ensemble.RandomForestClassifier, ensemble.ExtraTreesClassifier)):
         return 0
     usual, members, moved = model.predict(rows), last.estimators_, np.zeros(len(rows), bool)
     for seed in range(20):
@@ -219,6 +226,18 @@ def _undecided(model: Any, rows: Any) -> int:
         moved |= model.predict(rows) != usual
     last.estimators_ = members
     return int(moved.sum())
+
+
+def _moved(model: Any, rows: Any, tries: int = 512) -> Any:
+    """Whether some step up or down of each number gives another label."""
+    dice, usual, found = np.random.default_rng(0), model.predict(rows), np.zeros(len(rows), bool)
+    for _ in range(tries):
+        left = np.flatnonzero(~found)
+        if not len(left):
+            break
+        ends = np.where(dice.random(rows[left].shape) < 0.5, np.float32(-np.inf), np.float32(np.inf))
+        found[left] |= model.predict(np.nextafter(rows[left], ends)) != usual[left]
+    return found
 
 
 def _by_skl2onnx(model: Any, rows: Any, labels: Any) -> int | str:

@@ -265,6 +265,9 @@ def single_feeds(graph: Graph, tapped: Tap, batches: Iterable[Feeds]) -> Iterato
         if missing:
             raise DataError("calibration-shape", f"the calibration data lacks the input {', '.join(missing)}")
         arrays = {inside: np.asarray(batch[public]) for public, inside in name_of.items()}
+        if _is_whole(arrays, tapped):
+            yield 1, {name: np.asarray(array, tapped.inputs[name][1], order="C") for name, array in arrays.items()}
+            continue
         total = min((len(array) for array in arrays.values()), default=0)
         step = _step(tapped)
         for start in range(0, total, step):
@@ -279,6 +282,13 @@ def _names_inside(graph: Graph, tapped: Tap) -> dict[str, str]:
     """Public name -> name inside the file."""
     public = {tapped.inside(spec): spec.name for spec in graph.inputs}
     return {public.get(inside, inside): inside for inside in tapped.inputs}
+
+
+def _is_whole(arrays: dict[str, NDArray[Any]], tapped: Tap) -> bool:
+    """Whether these are one sample of a graph whose inputs share no first axis, see `sampling`."""
+    shapes = {name: shape for name, (shape, _) in tapped.inputs.items()}
+    apart = len({shape[:1] for shape in shapes.values()}) > 1 or () in shapes.values()
+    return apart and all(_fits(array.shape, shapes[name]) for name, array in arrays.items())
 
 
 def _step(tapped: Tap) -> int:

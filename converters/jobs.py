@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from edgekit.converters import sampling
 from edgekit.converters.answers import Answers, keep, read
 from edgekit.converters.answers import batches as answered
 from edgekit.converters.lint import Finding
@@ -111,19 +112,20 @@ def answer(request: AnswerRequest) -> Generator[Event, None, Answers]:
     from edgekit.data import open_data
 
     model = loaded()
+    run = sampling.each(model.run, request.inputs, model.facts.inputs)
     folder = Path(request.folder)
     folder.mkdir()
     data = open_data(request.data, request.inputs, folder.parent)
     done = 0
     for number, batch in enumerate(data.batches(batch_size(request.inputs, request.ragged))):
-        np.savez(folder / f"{number:06}.npz", allow_pickle=False, **model.run(batch.feeds))
+        np.savez(folder / f"{number:06}.npz", allow_pickle=False, **run(batch.feeds))
         done += _length(batch.feeds)
         yield {"done": done, "total": len(data)}
     edges, nudged = [], []
     if request.edges is not None:
         for number, feeds in enumerate(_edges(request.edges, request.ragged)):
-            edges.append(keep(folder / f"edges{number}.npz", model.run(feeds)))
-            nudged.append(keep(folder / f"nudged{number}.npz", model.run(probes.nudged(feeds))))
+            edges.append(keep(folder / f"edges{number}.npz", run(feeds)))
+            nudged.append(keep(folder / f"nudged{number}.npz", run(probes.nudged(feeds))))
     return Answers(str(folder), done, tuple(edges), tuple(nudged))
 
 
@@ -281,22 +283,25 @@ def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
         ragged=frozenset(request.ragged),
         squashed=frozenset(request.squashed),
     )
-    with opened(request.graph, request.threads) as model:
+    graph = request.graph
+    turn = sampling.each(graph.turn, request.inputs, graph.inputs)
+    with opened(graph, request.threads) as model:
+        run = sampling.each(lambda feeds: model.run(graph.turn(feeds)), request.inputs, graph.inputs)
         done = 0
         batches = data.batches(batch_size(request.inputs, request.ragged))
         for batch, reference in zip(batches, answered(request.answers), strict=True):
             count = _length(batch.feeds)
-            comparison.add(request.graph.turn(reference), model.run(request.graph.turn(batch.feeds)), count)
+            comparison.add(turn(reference), run(batch.feeds), count)
             done += count
             yield {"done": done, "total": len(data)}
         held = zip(request.answers.edges, request.answers.nudged, strict=True)
         for feeds, files in zip(_edges(request.edges, request.ragged), held, strict=False):
-            reference, nudged = (request.graph.turn(read(file)) for file in files)
-            comparison.add_edges(reference, model.run(request.graph.turn(feeds)), nudged)
+            reference, nudged = (turn(read(file)) for file in files)
+            comparison.add_edges(reference, run(feeds), nudged)
         if request.calibration is not None and request.proof_kind == "evaluation":
             some = replace(request.calibration, samples=min(GLANCE, request.calibration.samples or GLANCE))
             for batch in open_data(some, request.inputs).batches(batch_size(request.inputs, request.ragged)):
-                comparison.add_calibration(model.run(request.graph.turn(batch.feeds)))
+                comparison.add_calibration(run(batch.feeds))
     return comparison.finish(request.proof_kind)
 
 
@@ -330,7 +335,8 @@ def record(request: RecordRequest) -> Recording:
 
     data = open_data(request.data, request.inputs, Path(request.scratch))
     budget = Path(request.graph.path).stat().st_size // 50
-    samples = request.graph.turn(next(iter(data.batches(4))).feeds)
+    some = sampling.taken(next(iter(data.batches(4))).feeds, request.inputs, request.graph.inputs)
+    samples = [request.graph.turn(feeds) for feeds in some]
     with opened(request.graph, threads=1) as model:
         selftest = recorder.record(
             model,

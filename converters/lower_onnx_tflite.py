@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from edgekit.converters import _onnx_current as current
+from edgekit.converters import sampling
 from edgekit.converters.stages import Graph, LoadedModel, QuantizeOptions, Range, Ranges
 from edgekit.errors import ConversionError, UsageError
 from edgekit.tensors import Layout, TensorSpec
@@ -157,7 +158,7 @@ def _drafted(
             raise UsageError(
                 "shape-conflict",
                 f"{spec.name} [{sizes}] leaves more than its batch free, and a TFLite graph needs all other sizes",
-                next_step=f"Say the size that the board will feed: --input {spec.name}={_example(spec)}.",
+                next_step=f"Say the size that the board will feed: --input {spec.name}={_example(spec, inputs)}.",
             )
     if not any(spec.shape and spec.shape[0] is None for spec in inputs):
         draft, notes, turned = _single(model, inputs, way)
@@ -197,8 +198,10 @@ def _single(model: Any, inputs: tuple[TensorSpec, ...], way: _Way) -> tuple[Draf
     return first.draft, tuple(first.notes), first.turned
 
 
-def _example(spec: TensorSpec) -> str:
-    return ",".join("N" if axis == 0 and size is None else str(size or 64) for axis, size in enumerate(spec.shape))
+def _example(spec: TensorSpec, inputs: tuple[TensorSpec, ...]) -> str:
+    """A batch stays free where all inputs have it in front; elsewhere one sample is as likely as any size."""
+    batch, size = ("1", "1") if sampling.whole(inputs) and spec.shape[0] is not None else ("N", "64")
+    return ",".join(str(s or (batch if axis == 0 else size)) for axis, s in enumerate(spec.shape))
 
 
 def _walked(model: Any, inputs: tuple[TensorSpec, ...], batch: int, way: _Way, guess: int = 0) -> Lowering:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgekit.converters import sampling
 from edgekit.converters.jobs import Event, QuantizeRequest, batch_size, quantize
 from edgekit.converters.stages import CalibrationOptions, Feeds, Graph, QuantizeOptions, Ranges
 from edgekit.data_ref import DataRef
@@ -40,10 +41,11 @@ def observe(request: ObserveRequest) -> Generator[Event, None, Ranges]:
     from edgekit.converters.checkpoints import checkpoint
     from edgekit.data import open_data
 
-    data = open_data(request.data, request.inputs, Path(request.scratch))
+    graph, data = request.graph, open_data(request.data, request.inputs, Path(request.scratch))
 
     def feeds() -> Iterator[Feeds]:
-        return (request.graph.turn(batch.feeds) for batch in data.batches(batch_size(request.inputs)))
+        for batch in data.batches(batch_size(request.inputs)):
+            yield from map(graph.turn, sampling.taken(batch.feeds, request.inputs, graph.inputs))
 
     resumed = None
     if request.data_sha256 is not None:

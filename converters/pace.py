@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.converters import sampling
 from edgekit.converters.jobs import opened
 from edgekit.converters.stages import Graph
 from edgekit.data_ref import DataRef
@@ -57,7 +58,8 @@ def pace(request: PaceRequest) -> Pace:
     from edgekit.data import open_data
 
     data = open_data(request.data, request.inputs, Path(request.scratch))
-    feeds = next(iter(data.batches(1))).feeds
+    batch = next(iter(data.batches(1))).feeds
+    feeds = next(sampling.taken(batch, request.inputs, request.before.inputs))
     pairs: list[tuple[int, int]] = []
     with opened(request.before, 1) as before, opened(request.after, 1) as after:
         mine, theirs = request.before.turn(feeds), request.after.turn(feeds)

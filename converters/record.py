@@ -9,7 +9,7 @@ Where a model has too few of these, the tolerance is what was seen, and says so 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ FLOATS = Arithmetic(2.0**-23, Tolerance(steps=1, relative=1e-5))
 def record(
     model: Model,
     ranges: dict[str, tuple[float, float]],
-    samples: Feeds,
+    samples: Sequence[Feeds],
     *,
     arithmetic: Arithmetic,
     macs: int | None,
@@ -78,7 +78,7 @@ def record(
     Args:
         model: The finished model, of one thread.
         ranges: Input name -> range of real values.
-        samples: A few real ones, by input name, [n, ...], real values.
+        samples: A few real ones, real values by input name; several in one where there is a batch.
         arithmetic: Of the graph.
         macs: Multiply-accumulates of one run; None when unknown.
         budget_bytes: For stored inputs, as they are encoded.
@@ -86,7 +86,7 @@ def record(
     """
     shapes = {
         spec.name: tuple(
-            (1 if axis == 0 else int(samples[spec.name].shape[axis])) if size is None else size
+            (1 if axis == 0 else int(samples[0][spec.name].shape[axis])) if size is None else size
             for axis, size in enumerate(spec.shape)
         )
         for spec in model.inputs
@@ -197,12 +197,22 @@ def _plain(model: Model) -> Model | None:
     return Model(artifact, session, model.inputs, model.outputs, engine=model.engine, threads=1)
 
 
-def _stored(model: Model, samples: Feeds, shapes: dict[str, tuple[int, ...]]) -> Iterator[dict[str, Any]]:
+def _stored(model: Model, samples: Sequence[Feeds], shapes: dict[str, tuple[int, ...]]) -> Iterator[dict[str, Any]]:
+    for given in samples:
+        for sample in _apart(given, shapes):
+            feeds = {spec.name: _raw(sample[spec.name], spec) for spec in model.inputs}
+            if any(feeds[name].shape != shape for name, shape in shapes.items()):
+                return
+            yield feeds
+
+
+def _apart(samples: Feeds, shapes: dict[str, tuple[int, ...]]) -> Iterator[Feeds]:
+    """What is one sample as it is, or each of several."""
+    if all(samples[name].shape == shape for name, shape in shapes.items()):
+        yield samples
+        return
     for number in range(min(len(value) for value in samples.values())):
-        feeds = {spec.name: _raw(samples[spec.name][number : number + 1], spec) for spec in model.inputs}
-        if any(feeds[name].shape != shape for name, shape in shapes.items()):
-            return
-        yield feeds
+        yield {name: value[number : number + 1] for name, value in samples.items()}
 
 
 def _raw(sample: Array, spec: TensorSpec) -> Array:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.converters import sampling
 from edgekit.precision import Precision
 from edgekit.rules import Rule
 from edgekit.tensors import TensorSpec
@@ -79,6 +80,11 @@ class LoadedFacts:
     ragged: tuple[str, ...] = ()
     half: bool = False
     squashed: tuple[str, ...] = ()
+
+    @property
+    def samples(self) -> tuple[TensorSpec, ...]:
+        """What data for it looks like, see `sampling`."""
+        return sampling.sampled(self.inputs)
 
 
 class LoadedModel(Protocol):

@@ -90,7 +90,7 @@ class Workshop:
     def survey(
         self, facts: LoadedFacts, calibration: DataRef | None, evaluation: DataRef | None, seed: int
     ) -> jobs.Survey:
-        request = jobs.SurveyRequest(facts.inputs, calibration, evaluation, str(self.scratch), seed)
+        request = jobs.SurveyRequest(facts.samples, calibration, evaluation, str(self.scratch), seed)
         return self.engine.call(jobs.survey, request, stage="survey")
 
     def lower(self, lowering: str, format: str, layout: str = "keep", fold: Preprocess | None = None) -> Graph:
@@ -99,12 +99,12 @@ class Workshop:
 
     def start_answering(self, facts: LoadedFacts, survey: jobs.Survey) -> None:
         folder = str(self.scratch / "answers")
-        request = jobs.AnswerRequest(survey.proof, facts.inputs, folder, survey.edges, facts.ragged)
+        request = jobs.AnswerRequest(survey.proof, facts.samples, folder, survey.edges, facts.ragged)
         self.framework.submit(jobs.answer, request, stage="answer")
 
     def answer(self, facts: LoadedFacts, data: DataRef) -> Answers:
         """The source's own answers, all of them."""
-        request = jobs.AnswerRequest(data, facts.inputs, str(self.scratch / "answers"), None, facts.ragged)
+        request = jobs.AnswerRequest(data, facts.samples, str(self.scratch / "answers"), None, facts.ragged)
         return self.framework.call(jobs.answer, request, stage="answer", progress=self._tick)
 
     def describe(self) -> naming.Described:
@@ -127,7 +127,7 @@ class Workshop:
         """Calibrate; `survey` says which samples, so that one that was killed is found again, None begins anew."""
         digest = None if survey is None else survey.calibration_sha256
         request = observing.ObserveRequest(
-            graph, data, facts.inputs, options, precision, quantizing, str(self.scratch), digest
+            graph, data, facts.samples, options, precision, quantizing, str(self.scratch), digest
         )
         return self.engine.call(observing.observe, request, stage="calibrate", progress=self._tick)
 
@@ -136,7 +136,7 @@ class Workshop:
     ) -> mixed.Noise:
         """The noise that each layer brings when it alone is quantized."""
         path = str(self.scratch / f"probe.{graph.format}")
-        request = mixed.ProbeRequest(graph, ranges, options, survey.proof, facts.inputs, path)
+        request = mixed.ProbeRequest(graph, ranges, options, survey.proof, facts.samples, path)
         noise: mixed.Noise = self.engine.call(mixed.probe, request, stage="probe", progress=self._tick)
         return noise
 
@@ -156,7 +156,7 @@ class Workshop:
     ) -> Mended:
         """Repair the float graph, on some of the calibration data."""
         request = mending.MendRequest(
-            graph, data, facts.inputs, wanted, precision, quantizing, observing, str(self.scratch),
+            graph, data, facts.samples, wanted, precision, quantizing, observing, str(self.scratch),
             _MENDING * self._limits.seconds,
         )  # fmt: skip
         mended: Mended = self.engine.call(mending.mend, request, stage="repair", progress=self._tick)
@@ -182,7 +182,7 @@ class Workshop:
         if self._answers is None:
             self._answers = self.framework.result(jobs.answer, progress=self._tick)
         request = jobs.CompareRequest(
-            graph, self._answers, survey.proof, survey.proof_kind, facts.inputs, survey.edges,
+            graph, self._answers, survey.proof, survey.proof_kind, facts.samples, survey.edges,
             said.interpret, said.declared, max_drop, str(self.scratch), threads, calibration,
             facts.ragged, facts.half, facts.squashed,
         )  # fmt: skip
@@ -195,7 +195,7 @@ class Workshop:
         known = precisions.get(after.precision) if after.precision in precisions else None
         if not verification.passed or known is None or known.activations != "int8":
             return verification
-        request = pace.PaceRequest(before, after, survey.proof, facts.inputs, str(self.scratch))
+        request = pace.PaceRequest(before, after, survey.proof, facts.samples, str(self.scratch))
         found = self.engine.call(pace.pace, request, stage="verify")
         return replace(verification, warnings=(*verification.warnings, *pace.advice(found, after)))
 
@@ -209,12 +209,12 @@ class Workshop:
     ) -> describing.Described:
         """The reference of the data, for monitors."""
         request = describing.DescribeRequest(
-            graph, evaluation, calibration, facts.inputs, *reading, facts.ragged, str(self.scratch)
+            graph, evaluation, calibration, facts.samples, *reading, facts.ragged, str(self.scratch)
         )
         return self.engine.call(describing.describe, request, stage="describe", progress=self._tick)
 
     def record(self, graph: Graph, facts: LoadedFacts, survey: jobs.Survey, seed: int) -> jobs.Recording:
-        request = jobs.RecordRequest(graph, survey.ranges, survey.proof, facts.inputs, seed, str(self.scratch))
+        request = jobs.RecordRequest(graph, survey.ranges, survey.proof, facts.samples, seed, str(self.scratch))
         return self.engine.call(jobs.record, request, stage="record")
 
     @property

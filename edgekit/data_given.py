@@ -28,7 +28,7 @@ def locate(given: Any, options: Options, facts: LoadedFacts, said: Metadata, fol
         from edgekit.data_objects import spill
 
         folder.mkdir()
-        given = spill(given, facts.inputs, folder).path
+        given = spill(given, facts.samples, folder).path
     if not Path(given).exists():
         raise MissingFileError("file-missing", f"there is no {given}")
     return DataRef(

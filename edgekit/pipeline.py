@@ -182,9 +182,12 @@ def _recorded(
     interpret: Interpret,
     options: Options,
 ) -> tuple[Recording, Described | None]:
-    """The self-test, and what evaluation and calibration data looked like, where there is any and it is wanted."""
+    """The self-test, and what evaluation and calibration data looked like, where there is any and it is wanted.
+
+    A monitor counts samples along a batch, which not every model has.
+    """
     recording = shop.record(graph, facts, survey, options.seed)
-    if not options.reference or data == (None, None):
+    if not options.reference or data == (None, None) or facts.samples != facts.inputs:
         return recording, None
     return recording, shop.describe_data(graph, facts, *data, (fold.left(preprocess, graph), interpret))
 
@@ -203,8 +206,8 @@ def _mend(
     quantizing: QuantizeOptions,
     observing: CalibrationOptions,
 ) -> tuple[Mended, Graph, QuantizeOptions]:
-    # Answers of a size that only a run tells cannot be compared value by value.
-    if calibration is None or not wanted.names or facts.ragged:
+    # Answers of a size that only a run tells cannot be compared value by value, and repairs cut samples along a batch.
+    if calibration is None or not wanted.names or facts.ragged or facts.samples != facts.inputs:
         return Mended(graph, (), (), graph), graph, quantizing
     mended = shop.mend(graph, facts, calibration, wanted, precision.name, quantizing, observing)
     mended = mended.told()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgekit.converters import sampling
 from edgekit.converters.repairs import mend as mending
 from edgekit.converters.repairs.mend import Mended, Wanted
 from edgekit.converters.stages import CalibrationOptions, Graph, QuantizeOptions
@@ -43,7 +44,11 @@ def mend(request: MendRequest) -> Generator[dict[str, Any], None, Mended]:
     data = open_data(some, request.inputs, Path(request.scratch))
     mended: Mended = yield from mending.mend(
         request.graph,
-        (batch.feeds for batch in data.batches(_BATCH)),
+        (
+            feeds
+            for batch in data.batches(_BATCH)
+            for feeds in sampling.taken(batch.feeds, request.inputs, request.graph.inputs)
+        ),
         request.wanted,
         precision=precisions.get(request.precision),
         quantizing=request.quantizing,

@@ -39,7 +39,7 @@ def fragile(monkeypatch):
 
 def recorded(model, **options):
     given = {"arithmetic": EIGHT_BITS, "macs": 1, "budget_bytes": 0, "seed": 0} | options
-    return record(model, {"x": (0.0, 1.0)}, {"x": np.zeros((0, 64))}, **given)
+    return record(model, {"x": (0.0, 1.0)}, [{"x": np.zeros((0, 64))}], **given)
 
 
 def test_fragile_inputs_are_passed_over(fragile):
@@ -86,8 +86,8 @@ def test_plain_kernels_are_asked_too(model, samples):
 
 def test_real_samples_are_stored_while_they_fit(model, samples):
     how = {"arithmetic": EIGHT_BITS if model.manifest.precision == "int8" else FLOATS, "macs": 10**5, "seed": 3}
-    none = record(model, RANGES, {"image": samples(model, 20)}, budget_bytes=0, **how)
-    some = record(model, RANGES, {"image": samples(model, 20)}, budget_bytes=1500, **how)
+    none = record(model, RANGES, [{"image": samples(model, 20)}], budget_bytes=0, **how)
+    some = record(model, RANGES, [{"image": samples(model, 20)}], budget_bytes=1500, **how)
     assert all(vector.index is not None for vector in none.vectors)
     assert len(none.vectors) == 4
     stored = [vector for vector in some.vectors if vector.index is None]

@@ -1,0 +1,60 @@
+"""Samples of models whose inputs share no first axis: frames [1,576] beside a state [2,1,128] and a number.
+
+Their data has an axis more in front, [n, 2, 1, 128], and they are asked with one sample at a time, as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.tensors import TensorSpec
+
+Specs = tuple[TensorSpec, ...]
+Feeds = dict[str, NDArray[Any]]
+
+
+def whole(inputs: Specs) -> bool:
+    """Whether a sample is all of each input, since no first axis can be a batch that all share."""
+    return any(not spec.shape for spec in inputs) or len({spec.shape[0] for spec in inputs}) > 1
+
+
+def sampled(inputs: Specs) -> Specs:
+    """What data looks like: its first axis counts samples."""
+    if not whole(inputs):
+        return inputs
+    return tuple(replace(spec, shape=(None, *spec.shape), layout=None) for spec in inputs)
+
+
+def each(run: Callable[[Feeds], Feeds], samples: Specs, inputs: Specs) -> Callable[[Feeds], Feeds]:
+    """What answers data [n, ...] that looks like `samples`, by something that takes `inputs`."""
+    if not _deeper(samples, inputs):
+        return run
+    return lambda data: stacked([run(feeds) for feeds in one_by_one(data)])
+
+
+def taken(data: Feeds, samples: Specs, inputs: Specs) -> Iterator[Feeds]:
+    """Such data as feeds that a model takes: all at once, or one by one."""
+    if _deeper(samples, inputs):
+        yield from one_by_one(data)
+    else:
+        yield data
+
+
+def _deeper(samples: Specs, inputs: Specs) -> bool:
+    return len(samples[0].shape) > len(inputs[0].shape)
+
+
+def one_by_one(data: Feeds) -> Iterator[Feeds]:
+    """Each sample for itself, without the axis that counts them."""
+    for number in range(len(next(iter(data.values())))):
+        yield {name: np.asarray(array[number]) for name, array in data.items()}
+
+
+def stacked(answers: list[Feeds]) -> Feeds:
+    """Answers to samples, with an axis in front that counts them."""
+    return {name: np.stack([answer[name] for answer in answers]) for name in answers[0]}

@@ -1,0 +1,87 @@
+"""Models whose inputs share no batch axis: a frame, a state of two, a number."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import edgekit
+from edgekit.converters import sampling
+from edgekit.errors import UsageError
+from edgekit.tensors import TensorSpec
+
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+DICE = np.random.default_rng(0)
+
+
+def detector(frames=1):
+    """What a voice detector does: a frame and a state go in, a score and the next state come out."""
+    nodes = [
+        helper.make_node("Split", ["state"], ["h", "c"], axis=0),
+        helper.make_node("Squeeze", ["h", "first"], ["hidden"]),
+        helper.make_node("Concat", ["frame", "hidden"], ["both"], axis=1),
+        helper.make_node("Gemm", ["both", "w"], ["raw"]),
+        helper.make_node("Tanh", ["raw"], ["bent"]),
+        helper.make_node("Unsqueeze", ["bent", "first"], ["next"]),
+        helper.make_node("Concat", ["next", "c"], ["after"], axis=0),
+        helper.make_node("Cast", ["rate"], ["speed"], to=FLOAT),
+        helper.make_node("Mul", ["speed", "small"], ["share"]),
+        helper.make_node("Add", ["bent", "share"], ["moved"]),
+        helper.make_node("ReduceMean", ["moved"], ["score"], axes=[1]),
+    ]
+    shapes = {"frame": (FLOAT, [frames, 6]), "state": (FLOAT, [2, frames, 3]), "rate": (INT64, [])}
+    constants = {
+        "first": np.array([0]),
+        "w": DICE.normal(size=(9, 3)).astype(np.float32),
+        "small": np.array(1e-3, np.float32),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, *about) for name, about in shapes.items()],
+        [helper.make_tensor_value_info(name, FLOAT, None) for name in ("score", "after")],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+def samples(count):
+    return {
+        "frame": DICE.normal(size=(count, 1, 6)).astype(np.float32),
+        "state": DICE.normal(size=(count, 2, 1, 3)).astype(np.float32),
+        "rate": np.full(count, 16, np.int64),
+    }
+
+
+def test_what_shares_no_first_axis_has_data_with_one_more():
+    frame, state = TensorSpec("frame", (1, 6), "float32"), TensorSpec("state", (2, 1, 3), "float32")
+    number = TensorSpec("rate", (), "int64")
+    assert [spec.shape for spec in sampling.sampled((frame, state))] == [(None, 1, 6), (None, 2, 1, 3)]
+    assert [spec.shape for spec in sampling.sampled((number,))] == [(None,)]
+    free = (TensorSpec("a", (None, 6), "float32"), TensorSpec("b", (None, 2), "float32"))
+    assert sampling.sampled(free) == free
+
+
+@pytest.mark.parametrize("to", ["tflite", "onnx"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_frame_with_a_state_is_converted_and_answers_as_it_is_fed(to, precision):
+    model = detector()
+    data = samples(24)
+    artifact = edgekit.convert(model, to=to, precision=precision, calibration=data if precision == "int8" else None)
+    assert artifact.manifest.proof.samples == (24 if precision == "int8" else 16)
+    feeds = {name: np.asarray(array[0]) for name, array in data.items()}
+    session = ort.InferenceSession(model.SerializeToString())
+    wanted = dict(zip(("score", "after"), session.run(["score", "after"], feeds), strict=True))
+    with edgekit.load(artifact) as opened:
+        found = opened.run(feeds)
+    for name, want in wanted.items():
+        assert found[name].shape == want.shape
+        np.testing.assert_allclose(found[name], want, atol=1e-5 if precision == "fp32" else 0.15)
+
+
+def test_a_size_that_must_be_said_is_asked_for_without_a_batch():
+    with pytest.raises(UsageError, match="state") as caught:
+        edgekit.convert(detector("N"), to="tflite")
+    assert "--input state=2,1,3" in str(caught.value.next_step)
