@@ -129,8 +129,8 @@ class Lane:
             return self._full()
         return None
 
-    def submit(self, request: Request, asking: Asking, share: float) -> None:
-        """Queue it, or refuse it.
+    def submit(self, request: Request, asking: Asking, share: float) -> Reply | None:
+        """Queue it; why not, where it is refused at once.
 
         Args:
             request: Whole.
@@ -139,26 +139,26 @@ class Lane:
         """
         now = self._loop.time()
         if now >= asking.deadline:
-            self._refuse(request, LimitError("deadline-passed", "its deadline passed before it was queued"))
-            return
+            self.metrics.count("requests", "deadline-passed")
+            return refusal(LimitError("deadline-passed", "its deadline passed before it was queued"))
         if now + self.expected() / share > asking.deadline and len(self.queue):
-            self.metrics.count("requests", "hopeless")
+            self.metrics.count("requests", "deadline-hopeless")
             error = LimitError("deadline-hopeless", "the queue is longer than its deadline allows")
-            request.answer(refusal(error, retry=self.expected() / share))
-            return
+            return refusal(error, retry=self.expected() / share)
         self._number = (self._number + 1) & 0xFFFFFFFF
         job = Job(
             self._number, request, kind=asking.kind, coding=asking.coding, json=asking.json, deadline=asking.deadline,
             priority=asking.priority, version=asking.version, arrived=now,
         )  # fmt: skip
         dropped = self.queue.put(job)
+        if dropped is job:
+            return self._full()
         if dropped is not None:
             self._settle(dropped, self._full())
-            if dropped is job:
-                return
         job.timer = self._loop.call_at(asking.deadline, self._late, job)
         request.gone = lambda: self._gone(job)
         self._pump()
+        return None
 
     def hand(self, worker: Worker, now: float) -> None:
         """Give a worker what is next."""
@@ -386,10 +386,6 @@ class Lane:
     def _refuse_job(self, job: Job, error: EdgeKitError) -> None:
         self.metrics.count("requests", error.code)
         self._settle(job, refusal(error))
-
-    def _refuse(self, request: Request, error: EdgeKitError) -> None:
-        self.metrics.count("requests", error.code)
-        request.answer(refusal(error))
 
     def _full(self) -> Reply:
         self.metrics.count("requests", "queue-full")

@@ -259,7 +259,9 @@ class Server:
         """A request is whole."""
         route = request.route
         if isinstance(route, Asking):
-            route.lane.submit(request, route, self._scheduler.share(route.lane))
+            refused = route.lane.submit(request, route, self._scheduler.share(route.lane))
+            if refused is not None:
+                self.refused(request, refused)
         elif isinstance(route, Route):
             request.answer(route.page() if route.page else Pages(self).model(route))
 

@@ -1,0 +1,188 @@
+"""A server with ten times the requests that it can answer: goodput, refusals, probes, deadlines, memory.
+
+    python benchmarks/serve_load.py MODEL [--seconds 60] [--times 10]
+
+needs wrk (apt-get install wrk). Prints JSON lines: capacity; then, under overload, the share of it that is still
+answered, how long refusals and `/v2/health/live` take, how late deadlines are kept, and what the memory grew by.
+Offered are as many connections as ask `--times` the capacity together: a refused client asks again at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+LUA = """
+local file = io.open(os.getenv("BODY"), "rb")
+wrk.method, wrk.body = "POST", file:read("*a")
+file:close()
+wrk.headers["Inference-Header-Content-Length"] = os.getenv("JSON")
+"""
+PACE, QUEUE = 0.02, 64  # how long refusals are held back, how many requests wait: see edgekit/serve
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--times", type=float, default=10.0)
+    parser.add_argument("--deadline-ms", type=int, default=200)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(options.model)
+        try:
+            work = Work(server, Path(folder))
+            capacity = work.wrk(8, 10)["answered"]
+            print(json.dumps({"what": "capacity", "requests_per_second": round(capacity, 1)}), flush=True)
+            overload(server, work, capacity, options)
+        finally:
+            server.stop()
+
+
+def overload(server: Server, work: Work, capacity: float, options: argparse.Namespace) -> None:
+    connections = QUEUE + round(options.times * capacity * PACE)
+    before = server.memory()
+    over = threading.Event()
+    probes = {
+        "live": Prober(over, lambda: server.get("/v2/health/live"), 0.05),
+        "refusals": Prober(over, lambda: work.post({}), 0.02),
+        "deadlines": Prober(over, lambda: work.post({"Edgekit-Deadline-Ms": str(options.deadline_ms)}), 0.02),
+    }
+    for probe in probes.values():
+        probe.start()
+    found = work.wrk(connections, options.seconds)
+    over.set()
+    for probe in probes.values():
+        probe.join()
+    refused = [seconds for seconds, status in probes["refusals"].seen if status in (429, 503)]
+    late = [seconds - options.deadline_ms / 1000 for seconds, _ in probes["deadlines"].seen]
+    print(json.dumps({
+        "what": "overload", "connections": connections, "offered_per_second": round(found["offered"], 1),
+        "times_capacity": round(found["offered"] / capacity, 1), "goodput": round(found["answered"] / capacity, 3),
+        "refusal_p99_ms": percentile(refused, 99), "refusals": len(refused),
+        "live_p99_ms": percentile([s for s, _ in probes["live"].seen], 99), "live": len(probes["live"].seen),
+        "live_failed": sum(status != 200 for _, status in probes["live"].seen),
+        "deadline_ms": options.deadline_ms, "deadlines": len(late), "beyond_50_ms": sum(s > 0.05 for s in late),
+        "latest_ms": round(1000 * max(late), 1),
+        "grown_mib": {name: round(now - before[name], 1) for name, now in server.memory().items()},
+        "codes": server.counts(),
+    }), flush=True)  # fmt: skip
+
+
+def percentile(seconds: list[float], share: float) -> float | None:
+    return round(1000 * float(np.percentile(seconds, share)), 1) if seconds else None
+
+
+class Server:
+    def __init__(self, model: Path, *arguments: str) -> None:
+        self.name = model.stem
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "edgekit", "serve", str(model), "--port", "0", "--json", "--threads", "1",
+             *arguments],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        said = ""
+        while not said.rstrip().endswith("\n}"):
+            said += self.process.stdout.readline()
+        self.port = int(json.loads(said)["addresses"][0].rpartition(":")[2])
+        self.about = json.loads(self.get(f"/v2/models/{self.name}", body=True))
+
+    def get(self, path: str, *, body: bool = False):
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        link.request("GET", path)
+        answer = link.getresponse()
+        data = answer.read()
+        link.close()
+        return data if body else answer.status
+
+    def memory(self) -> dict[str, float]:
+        """Resident MiB of the server and its workers."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return {"server": rss(self.process.pid), "workers": sum(rss(int(pid)) for pid in children)}
+
+    def counts(self) -> dict[str, float]:
+        text = self.get("/metrics", body=True).decode()
+        found = re.findall(r'edgekit_requests_total\{model="[^"]*",kind="([^"]*)"\} (\S+)', text)
+        return {kind: float(value) for kind, value in found}
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(20)
+
+
+def rss(pid: int) -> float:
+    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) / 1024 if found else 0.0
+
+
+class Work:
+    """Requests of one sample, in bytes."""
+
+    def __init__(self, server: Server, folder: Path) -> None:
+        self._server = server
+        given = server.about["inputs"][0]
+        shape = [1 if size < 0 else size for size in given["shape"]]
+        data = np.random.default_rng(0).random(shape, np.float32).tobytes()
+        about = {"name": given["name"], "datatype": "FP32", "shape": shape}
+        about["parameters"] = {"binary_data_size": len(data)}
+        head = json.dumps({"inputs": [about], "parameters": {"binary_data_output": True}}).encode()
+        self._body, self._length = head + data, str(len(head))
+        self._file, self._script = folder / "body", folder / "post.lua"
+        self._file.write_bytes(self._body)
+        self._script.write_text(LUA)
+
+    @property
+    def path(self) -> str:
+        return f"/v2/models/{self._server.name}/infer"
+
+    def post(self, headers: dict[str, str]) -> int:
+        link = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=30)
+        link.request("POST", self.path, self._body, {"Inference-Header-Content-Length": self._length, **headers})
+        answer = link.getresponse()
+        answer.read()
+        link.close()
+        return answer.status
+
+    def wrk(self, connections: int, seconds: int) -> dict[str, float]:
+        before = self._server.counts().get("answered", 0.0)
+        begun = time.monotonic()
+        done = subprocess.run(
+            ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(self._script),
+             f"http://127.0.0.1:{self._server.port}{self.path}"],
+            env={**os.environ, "BODY": str(self._file), "JSON": self._length}, check=True, text=True,
+            capture_output=True,
+        )  # fmt: skip
+        took = time.monotonic() - begun
+        total = int(re.search(r"(\d+) requests in", done.stdout)[1])
+        return {"offered": total / took, "answered": (self._server.counts()["answered"] - before) / took}
+
+
+class Prober(threading.Thread):
+    """Asks again and again; `seen` has seconds and status of each."""
+
+    def __init__(self, over: threading.Event, ask, every: float) -> None:
+        super().__init__()
+        self._over, self._ask, self._every = over, ask, every
+        self.seen: list[tuple[float, int]] = []
+
+    def run(self) -> None:
+        while not self._over.wait(self._every):
+            begun = time.monotonic()
+            status = self._ask()
+            self.seen.append((time.monotonic() - begun, status))
+
+
+if __name__ == "__main__":
+    main()
