@@ -62,7 +62,8 @@ int8-peers: $(READY) ## int8 beside TensorFlow, ai-edge-quantizer, onnxruntime, 
 	done
 
 stress: $(READY) ## the long runs, about an hour: mutated files, killed conversions and deployments, threads
-	$(BIN)/python -m pytest -n 2 --dist load -q tests/stress tests/store tests/runtime/test_threads.py tests/runtime/ssh --run-stress
+	$(BIN)/python -m pytest -n 2 --dist load -q tests/stress tests/store tests/runtime/test_threads.py tests/runtime/ssh tests/runtime/serve/test_siege.py \
+	    tests/runtime/serve/test_life.py --run-stress
 
 clean:           ## remove what was made here
 	rm -rf build dist demo $(VENV) edgekit/converters edgekit/runtimes edgekit/device_profiles

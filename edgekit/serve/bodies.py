@@ -15,6 +15,8 @@ from edgekit.serve.settings import Bounds
 _FREE = 1 << 16
 """Decompressed bytes that may come of any number of compressed ones: a small tensor of zeros shrinks a hundredfold."""
 _PIECE = 1 << 16
+_SHORT = 64
+_COMMA = ord(",")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _STEP = np.zeros(256, np.int8)
 _STEP[list(b"[{")] = 1
@@ -39,8 +41,15 @@ def inflated(body: Data, coding: int, bounds: Bounds) -> Data:
     bare = coding == 2 and not _wrapped(body)
     most = min(max(len(body) * bounds.ratio, _FREE), bounds.body)
     reader = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | (16 if coding == 1 else 0))
+    made = bytearray()
+    rest: Data = body
     try:
-        made = reader.decompress(body, most + 1)
+        while not reader.eof and len(made) <= most:
+            piece = reader.decompress(rest, _PIECE)
+            made += piece
+            rest = reader.unconsumed_tail
+            if not piece and not rest:
+                break
     except zlib.error as error:
         raise FeedError("body-json", "the body is not compressed as its Content-Encoding says") from error
     if len(made) > most:
@@ -63,25 +72,48 @@ def parsed(text: Data, bounds: Bounds) -> Any:
     Raises:
         FeedError: `body-json`, `body-depth`. LimitError: `body-numbers`.
     """
-    text = bytes(text)
-    _measure(text, bounds)
+    _Measure(bounds).whole(memoryview(text))
     try:
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+        return json.loads(str(text, "utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise FeedError("body-json", f"the body is no JSON: {error}") from error
 
 
-def _measure(text: bytes, bounds: Bounds) -> None:
-    if text.count(b",") > bounds.numbers:
-        raise LimitError("body-numbers", f"the JSON holds more than {bounds.numbers} values: send them as bytes")
-    bare = _STRING.sub(b"", text) if b'"' in text else text
-    depth = 0
-    for start in range(0, len(bare), _PIECE):
-        steps = _STEP[np.frombuffer(bare, np.uint8, min(_PIECE, len(bare) - start), start)]
-        levels = np.cumsum(steps, dtype=np.int32)
-        if depth + int(levels.max()) > bounds.depth:
-            raise FeedError("body-depth", f"the JSON is nested more than {bounds.depth} deep")
-        depth += int(levels[-1])
+class _Measure:
+    """Depth and number of values of a JSON text, found without copying or parsing it; what stands in strings is none."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._depth = self._commas = 0
+
+    def whole(self, text: memoryview) -> None:
+        start = 0
+        for found in _STRING.finditer(text):
+            self._between(text[start : found.start()])
+            start = found.end()
+        self._between(text[start:])
+
+    def _between(self, text: memoryview) -> None:
+        """A stretch without strings."""
+        if len(text) < _SHORT:
+            few = bytes(text)
+            opened = few.count(b"[") + few.count(b"{")
+            if self._depth + opened <= self._bounds.depth:  # however they are mixed with closing ones
+                self._depth += opened - few.count(b"]") - few.count(b"}")
+                self._count(few.count(b","))
+                return
+        for start in range(0, len(text), _PIECE):
+            codes = np.frombuffer(text[start : start + _PIECE], np.uint8)
+            levels = np.cumsum(_STEP[codes], dtype=np.int32)
+            if self._depth + int(levels.max()) > self._bounds.depth:
+                raise FeedError("body-depth", f"the JSON is nested more than {self._bounds.depth} deep")
+            self._depth += int(levels[-1])
+            self._count(int(np.count_nonzero(codes == _COMMA)))
+
+    def _count(self, commas: int) -> None:
+        self._commas += commas
+        if self._commas > self._bounds.numbers:
+            raise LimitError("body-numbers", f"the JSON has more than {self._bounds.numbers} values: send bytes")
 
 
 def _no_constant(name: str) -> Any:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -22,6 +23,8 @@ from edgekit.serve.wire import ANSWER, FRAME, TELL, Opening, Told
 if TYPE_CHECKING:
     from edgekit.serve.jobs import Job
 
+_PIECE = 1 << 18
+"""Bytes that are handed to a worker's socket at once."""
 _GONE_SECONDS = 1.0
 """A process whose socket closed has ended by then, or is ended."""
 _BACKOFF = (0.0, 0.2, 1.0, 5.0)
@@ -57,6 +60,8 @@ class Worker(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._hung = False
+        self._paused = False
+        self._out: deque[memoryview] = deque()
         self.batches: list[Batch] = []
         self._begun = 0.0
         self.until = math.inf
@@ -89,8 +94,13 @@ class Worker(asyncio.Protocol):
             self._begun = asyncio.get_running_loop().time()
             self.until = self._begun + seconds
         self.batches.append(Batch({job.number: job for job in jobs}, len(jobs)))
-        parts = [part for job in jobs for part in (job.head(), job.request.body)]
-        self._send(b"".join([FRAME.pack(len(jobs), sum(map(len, parts))), *parts]))
+        parts: list[bytes | bytearray] = [part for job in jobs for part in (job.head(), job.request.body)]
+        parts.insert(0, FRAME.pack(len(jobs), sum(map(len, parts))))
+        if sum(map(len, parts)) < _PIECE:
+            self._send(b"".join(parts))
+        else:
+            for part in parts:
+                self._send(part)
 
     def leave(self) -> None:
         """Hang up: it ends after what it was handed."""
@@ -113,7 +123,14 @@ class Worker(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=1 << 30)
+        self._transport.set_write_buffer_limits(high=_PIECE)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._flush()
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -134,6 +151,7 @@ class Worker(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self._transport = None
+        self._out.clear()
         self.until = math.inf
         asyncio.get_running_loop().create_task(self._bury())
 
@@ -178,9 +196,16 @@ class Worker(asyncio.Protocol):
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         self._crew.lost(self, how, hung=self._hung)
 
-    def _send(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+    def _send(self, data: bytes | bytearray) -> None:
+        """In pieces, as the worker takes them: a transport would copy what it cannot send at once."""
+        view = memoryview(data)
+        self._out += [view[start : start + _PIECE] for start in range(0, len(view), _PIECE)]
+        self._flush()
+
+    def _flush(self) -> None:
+        transport = self._transport
+        while self._out and not self._paused and transport is not None and not transport.is_closing():
+            transport.write(self._out.popleft())
 
 
 class Crew:

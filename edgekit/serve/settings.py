@@ -28,7 +28,7 @@ class Bounds:
         chunks: Of a chunked body.
         ratio: Decompressed over compressed bytes.
         depth: Nesting of JSON.
-        numbers: Values in a JSON body; each takes the worker some ten times its text in memory.
+        numbers: Values in a JSON body; each takes the worker 40 bytes and more while it is read.
         tensors: Inputs, and outputs asked for.
         pixels: Of a picture to predict from.
         connections: At once; idle ones go first, then those that are slowest to say what they want.
@@ -48,7 +48,7 @@ class Bounds:
     chunks: int = 10_000
     ratio: int = 100
     depth: int = 32
-    numbers: int = 2_000_000
+    numbers: int = 1_000_000
     tensors: int = 64
     pixels: int = 50_000_000
     connections: int = 1024
