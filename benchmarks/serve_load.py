@@ -30,7 +30,7 @@ wrk.method, wrk.body = "POST", file:read("*a")
 file:close()
 wrk.headers["Inference-Header-Content-Length"] = os.getenv("JSON")
 """
-PACE, QUEUE = 0.02, 64  # how long refusals are held back, how many requests wait: see edgekit/serve
+PACE, QUEUE = 0.025, 64  # how long refusals are held back, how many requests wait: see edgekit/serve
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ def parsed(text: Data, bounds: Bounds) -> Any:
 
 
 class _Measure:
-    """Depth and number of values of a JSON text, found without copying or parsing it; what stands in strings is none."""
+    """Depth and number of values of a JSON text, found without copying or parsing it; strings do not count."""
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds

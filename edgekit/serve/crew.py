@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 18
 """Bytes that are handed to a worker's socket at once."""
+_READ = 1 << 16
+"""Bytes that are read from one at once."""
 _GONE_SECONDS = 1.0
 """A process whose socket closed has ended by then, or is ended."""
 _BACKOFF = (0.0, 0.2, 1.0, 5.0)
@@ -45,7 +47,7 @@ class Took(NamedTuple):
     size: int
 
 
-class Worker(asyncio.Protocol):
+class Worker(asyncio.BufferedProtocol):
     """One process.
 
     Attributes:
@@ -57,6 +59,7 @@ class Worker(asyncio.Protocol):
     def __init__(self, crew: Crew) -> None:
         self._crew = crew
         self._data = bytearray()
+        self._buffer = bytearray(_READ)
         self._transport: asyncio.Transport | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._hung = False
@@ -132,8 +135,12 @@ class Worker(asyncio.Protocol):
         self._paused = False
         self._flush()
 
-    def data_received(self, data: bytes) -> None:
-        self._data += data
+    def get_buffer(self, sizehint: int) -> bytearray:
+        del sizehint
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._data += memoryview(self._buffer)[:nbytes]
         start = 0
         while len(self._data) - start >= TELL.size:
             kind, status, number, length, size, together, parse, run, write = TELL.unpack_from(self._data, start)

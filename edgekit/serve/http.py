@@ -34,7 +34,7 @@ class _Refused(Exception):  # noqa: N818 - carries a reply, is no error
         self.reply = reply
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """One client's connection.
 
     Attributes:
@@ -84,14 +84,20 @@ class Connection(asyncio.Protocol):
         self._active = self._request = self._parser = self._transport = None
         self._waiting.clear()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """One for all connections: what is in it is looked at before the loop reads again."""
+        del sizehint
+        return self._server.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         parser = self._parser
         if parser is None or self.state == "closing":
             return
+        data = self._server.buffer[:nbytes]
         if self.state == "idle":
             self._wait("head", self._server.bounds.head_seconds)
-        self._head += len(data)
-        self._raw += len(data)
+        self._head += nbytes
+        self._raw += nbytes
         try:
             parser.feed_data(data)
             if self._request is not None:

@@ -34,10 +34,12 @@ from edgekit.serve.sources import Source
 
 _SWEEP = 0.25
 _BACKLOG = 512
+_READ = 1 << 17
+"""Bytes that are read at once."""
 _LINGER = 0.5
 """Seconds in which clients with an open connection that was idle may still send when the server stops."""
 _FREE_REFUSALS = 50.0
-_PACE = 0.02
+_PACE = 0.025
 """So many refusals a second are given at once; more are held back so many seconds each, so that clients which ask again
 at once do not take the cores from those that are answered.
 """
@@ -59,6 +61,7 @@ class Server:
         stopping: It was told to end.
         lanes: Model name -> model.
         http: The parser's module.
+        buffer: What is read from any connection goes here.
         traffic: Counts connections and refusals that belong to no model.
 
     Raises:
@@ -78,6 +81,7 @@ class Server:
         if unknown:
             raise UsageError("serve-model", f"there are settings for {', '.join(unknown)}, which is not served")
         self.http = _httptools()
+        self.buffer = memoryview(bytearray(_READ))
         self._loop = asyncio.get_running_loop()
         self._scheduler = Scheduler(settings.slots)
         self.lanes = {source.name: self._lane(source) for source in sources}
