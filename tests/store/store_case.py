@@ -6,6 +6,8 @@ import hashlib
 import io
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -58,6 +60,10 @@ def arrived(root: Path) -> Path:
     return path
 
 
+def install_new(root: Path) -> None:
+    installed(root, arrived(root), NEW)
+
+
 def roll_back(root: Path) -> None:
     install.roll_back(install.ShelfRequest(NAME, str(root), "test"))
 
@@ -66,18 +72,32 @@ def prune(root: Path) -> None:
     install.prune(install.ShelfRequest(NAME, str(root), keep_mb=(len(NEW) + len(OLD)) / 1e6))
 
 
-def install_new(root: Path) -> None:
-    """NEW is no model, and stands for a good one: what looks at it in processes of its own is left out."""
-    source = arrived(root)
+def race(number: int, go: str) -> Callable[[Path], None]:
+    """An installation of a version of its own, which says that it is ready and begins when the file `go` is there."""
+
+    def begin(root: Path) -> None:
+        data = b"version %d " % number * 500
+        path = root.parent / f"arrived-{number}"
+        path.write_bytes(data)
+        print("ready", flush=True)
+        while not Path(go).exists():
+            time.sleep(0.001)
+        installed(root, path, data)
+
+    return begin
+
+
+def installed(root: Path, path: Path, data: bytes) -> None:
+    """The bytes are no model, and stand for a good one."""
     good = SimpleNamespace(format="tflite", selftest=True)
-    with (
-        patch.object(install, "artifacts", SimpleNamespace(read=lambda _: good)),
-        patch.object(install, "seen_of", lambda *_: None),
-        patch.object(install, "fault_of", lambda *_: ""),
-    ):
-        for _ in install.install(
-            install.InstallRequest(NAME, str(source), digest(NEW), len(NEW), None, str(root), seconds=1e-9)
-        ):
+    with patch.object(install, "artifacts", SimpleNamespace(read=lambda _: good)):
+        installs(install.InstallRequest(NAME, str(path), digest(data), len(data), None, str(root), seconds=1e-9))
+
+
+def installs(request: install.InstallRequest) -> None:
+    """An installation without what looks at versions in processes of its own: all do well there."""
+    with patch.object(install, "seen_of", lambda *_: None), patch.object(install, "fault_of", lambda *_: ""):
+        for _ in install.install(request):
             pass
 
 

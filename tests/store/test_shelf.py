@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import json
 import os
 import shutil
@@ -226,13 +227,16 @@ def test_a_record_whose_folder_could_not_be_synced_is_taken_back(root, monkeypat
     assert leftovers(root) == []
 
 
-@pytest.mark.parametrize("now", [0.0, 2**31 + 1.0, 1e9])
-def test_clocks_that_are_wrong_do_not_matter(root, now, monkeypatch):
-    monkeypatch.setattr("time.time", lambda: now)
+@pytest.mark.parametrize("now", [[0.0], [2**31 + 1.0], [1e9], [0.0, 4e9, 1.79e9, 1e9, 2**31 - 0.5, 2**31 + 0.5, -1e9]])
+def test_clocks_that_are_wrong_or_jump_do_not_matter(root, now, monkeypatch):
+    clock = itertools.cycle(now)
+    monkeypatch.setattr("time.time", lambda: next(clock))
     change(root)
     assert healthy(root) == NEW
-    times = {event.at is None for event in Shelf(NAME, root).record().events[-5:]}
-    assert times == {now < 1.7e9}
+    assert leftovers(root) == []
+    events = Shelf(NAME, root).record().events
+    assert [event.number for event in events] == list(range(1, len(events) + 1))
+    assert {event.at is None for event in events[-7:]} == {moment < 1.76e9 for moment in now}
 
 
 def test_load_takes_the_name_of_a_model(root, monkeypatch, tmp_path):

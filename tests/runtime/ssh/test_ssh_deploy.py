@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from edgekit.errors import EdgeKitError
 from edgekit.store import Shelf
 
 NAME = "people-counter"
+ON_ITS_WAY = 1 << 17
+"""Bytes that had left here and were not written there when the link was cut."""
 
 
 def asked(path, root):
@@ -35,17 +38,35 @@ def test_a_board_keeps_versions_and_returns_to_one(board, artifacts_of_both, tmp
     assert active(root) == artifacts_module.read(old).sha256
 
 
-def test_cut_links_activate_nothing_half(proxy, board, artifacts_of_both, tmp_path, effort):
-    """Whatever the offset: the old version or the new one, and the next run succeeds."""
-    old, new = artifacts_of_both
-    root = tmp_path / "models"
+def test_cut_links_activate_nothing_half_and_nothing_is_sent_twice(proxy, board, tmp_path, monkeypatch, effort):
+    """Whatever the offset: the old version or the new one, and the next run succeeds with what is left to send."""
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    paths = [tmp_path / "old.tflite", tmp_path / "new.tflite"]
+    for number, path in enumerate(paths):
+        path.write_bytes(_wide(float(number)))
+    old, new = paths
+    root, before = tmp_path / "models", tmp_path / "before"
     fleet.deploy(asked(old, root), board.through)
-    known = {artifacts_module.read(path).sha256 for path in (old, new)}
+    shutil.copytree(root, before)
+    known = {artifacts_module.read(path).sha256 for path in paths}
+
+    def begin() -> None:
+        """The old version is active, and nothing of the new one is on the board."""
+        shutil.rmtree(root)
+        shutil.copytree(before, root)
+        for path in (board.base / "files").iterdir():
+            path.unlink()
+        shutil.rmtree(tmp_path / "cache")  # no differences: the whole file is sent
+
+    begin()
     fleet.deploy(asked(new, root), board.through)
-    whole, dice = proxy.passed, random.Random(4)
+    whole, dice, again = proxy.passed, random.Random(4), []
     fleet.roll_back(board.through, NAME, "test", str(root))
-    for _ in range(2 if effort == 1 else 200):
-        proxy.cut_after = dice.randrange(whole)
+    fleet.deploy(asked(new, root), board.through)
+    words = proxy.passed  # what a deployment takes that sends nothing
+    for _ in range(3 if effort == 1 else 200):
+        begin()
+        proxy.cut_after = cut = dice.randrange(whole)
         try:
             fleet.deploy(asked(new, root), board.through)
         except EdgeKitError as error:
@@ -54,7 +75,11 @@ def test_cut_links_activate_nothing_half(proxy, board, artifacts_of_both, tmp_pa
         assert active(root) in known
         fleet.deploy(asked(new, root), board.through)
         assert active(root) == artifacts_module.read(new).sha256
-        fleet.roll_back(board.through, NAME, "test", str(root))
+        again.append(proxy.passed - (whole - max(0, cut - words)))
+        assert again[-1] <= words + ON_ITS_WAY, (cut, whole, words, proxy.passed)
+    print(
+        f"{len(again)} cuts; file {len(new.read_bytes())}, sent again {sorted(again)[len(again) // 2]} to {max(again)}"
+    )
 
 
 @pytest.fixture
