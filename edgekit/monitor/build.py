@@ -11,6 +11,7 @@ from edgekit.errors import DataError
 from edgekit.feeding import Preprocess
 from edgekit.monitor import bins
 from edgekit.monitor.columns import Array
+from edgekit.monitor.estimate import Estimator, fit
 from edgekit.monitor.reference import VERSION, Header, Reference, distances, grouped, inverse, watched
 from edgekit.monitor.rows import Rows, confidence
 from edgekit.reading import Interpret
@@ -24,6 +25,9 @@ MOST = 60_000
 
 PROVEN = 100
 """Evaluation samples from which on they alone describe the outputs: on what it was trained with, a model is surer."""
+
+JUDGED = 50
+"""Labelled evaluation samples without which the accuracy is not estimated."""
 
 _FOLDS = 5
 _EACH = 3
@@ -53,6 +57,7 @@ class Builder:
         self._outputs: list[Array] = []
         self._scores: list[Array] = []
         self._proven: list[bool] = []
+        self._judged: list[tuple[Array, Array, bool, int]] = []
 
     @property
     def samples(self) -> int:
@@ -81,6 +86,21 @@ class Builder:
             self._proven.append(proven)
             if self.rows.classes:
                 self._scores.append(self.rows.scores(outputs, sample))
+
+    def judge(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], labels: Array, kind: int) -> None:
+        """A batch whose right answers are known, for the estimate of the accuracy; it counts for nothing else.
+
+        Args:
+            inputs: Arrays [n, ...] by name.
+            outputs: The answers.
+            labels: Class indices [n].
+            kind: Of the drift that these samples were given; 0 for none.
+        """
+        for sample, label in enumerate(labels.tolist()):
+            row = np.empty(len(self.rows.inputs))
+            self.rows.read_inputs(inputs, sample, row)
+            scores = self.rows.scores(outputs, sample)
+            self._judged.append((row, scores, int(scores.argmax()) == int(label), kind))
 
     def finish(self) -> Reference:
         """The reference.
@@ -116,20 +136,34 @@ class Builder:
                 groups=grouped((*self.rows.inputs, *self.rows.outputs)),
                 samples=len(z),
                 proven=int(proven.sum()),
+                evaluated=sum(self._proven) >= PROVEN,
                 bins=1,
                 classes=self.rows.classes,
                 relations=relations,
                 shrink=shrink,
                 unfamiliar=_landmarks(whole),
+                estimator=self._estimator(mean, deviation, inverse(correlation, shrink if relations else 1.0), whole),
                 labels=self._labels,
             ),
             correlation,
-            np.array([_ties(column) for column in table.T]),
+            np.array([_reach(column) for column in z.T]),
+            np.array([_usual(column) for column in table.T]),
             frequencies,
         )
 
+    def _estimator(self, mean: Array, deviation: Array, precision: Array, whole: Array) -> Estimator | None:
+        """Fitted on what was judged; None where too little was."""
+        if sum(kind == 0 for *_, kind in self._judged) < JUDGED:
+            return None
+        rows, scores, right, kind = (np.array(part) for part in zip(*self._judged, strict=True))
+        z = (np.where(np.isnan(rows), mean, rows) - mean) / deviation
+        far = distances(z, precision)[1] / max(float(np.median(whole)), 1e-9) if whole.size else np.ones(len(rows))
+        return fit(confidence(scores), far, right, kind)
 
-def _described(columns: list[Array], header: Header, correlation: Array, ties: Array, frequencies: Array) -> Reference:
+
+def _described(
+    columns: list[Array], header: Header, correlation: Array, reach: Array, usual: Array, frequencies: Array
+) -> Reference:
     """Bins of every column."""
     stats = [moments(column[:, None]) for column in columns]
     mean, deviation = (np.array([float(pair[place][0]) for pair in stats]) for place in (0, 1))
@@ -144,7 +178,7 @@ def _described(columns: list[Array], header: Header, correlation: Array, ties: A
         counts[place] = np.bincount(at, minlength=number)
     header = replace(header, bins=number, narrow=bool(counts.max(initial=0) < 256))
     assert len(watched(header)) == len(columns)  # noqa: S101  the arrays follow the header
-    return Reference(header, mean, deviation, inner, counts, frequencies.astype(np.uint32), correlation, ties)
+    return Reference(header, mean, deviation, inner, counts, frequencies.astype(np.uint32), correlation, reach, usual)
 
 
 def moments(table: Array) -> tuple[Array, Array]:
@@ -203,8 +237,15 @@ def _landmarks(whole: Array) -> tuple[float, float]:
     return float(middle), float(max(far, middle + 1e-6))
 
 
-def _ties(column: Array) -> float:
-    """Chance that two samples have the same number."""
+def _reach(column: Array) -> tuple[float, float]:
+    """Of numbers in deviations: the mean of the three smallest and of the three largest."""
+    ordered = np.sort(column)
+    return float(np.float16(ordered[:3].mean())), float(np.float16(ordered[-3:].mean()))
+
+
+def _usual(column: Array) -> float:
+    """Share of the most frequent number, as large as it may well be: by three deviations of how many have another."""
     _, counts = np.unique(column[np.isfinite(column)], return_counts=True)
-    total = counts.sum()
-    return float(np.float16((counts * (counts - 1)).sum() / max(1, total * (total - 1))))
+    total = int(counts.sum())
+    others = total - int(counts.max(initial=0))
+    return float(np.float16(1 - max(0.0, others - 3 * others**0.5) / max(1, total)))

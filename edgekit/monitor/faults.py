@@ -1,9 +1,9 @@
 """Faults of the data: what stands still, is missing, empty, or beyond anything seen.
 
-Each is an event that the reference calls rare. Runs of equal numbers are judged by the chance that samples tie, other
-events by the cumulative sum of their log likelihood ratio against a tenfold rate, whose mean time to a false alarm is
-at least exp(threshold): G. Lorden, "Procedures for reacting to a change in distribution", Annals of Mathematical
-Statistics 42 (1971).
+Each is an event that the reference calls rare. Runs of equal numbers are judged by how often the most frequent one
+comes, other events by the cumulative sum of their log likelihood ratio against a tenfold rate, whose mean time to a
+false alarm is at least exp(threshold): G. Lorden, "Procedures for reacting to a change in distribution", Annals of
+Mathematical Statistics 42 (1971).
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ class Runs:
     """Numbers that stand still.
 
     Args:
-        ties: [k]: chance that two samples of the reference have the same number; 1 for one that never changes.
+        usual: [k]: share of the most frequent number in the reference; 1 for one that never changes.
         rate: False alarms a sample, of all columns together.
     """
 
-    def __init__(self, ties: Array, rate: float) -> None:
-        self._ties = np.maximum(ties.astype(np.float64), _TIES)
-        self._wanted = math.log(rate / max(1, ties.size))
+    def __init__(self, usual: Array, rate: float) -> None:
+        self._ties = np.maximum(usual.astype(np.float64), _TIES)
+        self._wanted = math.log(rate / max(1, usual.size))
         self._before: Array | None = None
-        self._run = np.zeros(ties.size)
-        self._equal = np.zeros(ties.size)
+        self._run = np.zeros(usual.size)
+        self._equal = np.zeros(usual.size)
         self._seen = 0
         self._limit = self._limits(self._ties)
 
@@ -122,7 +122,8 @@ class Events:
         fresh = left <= 0
         self._since[places[fresh]] = sample
         self._count[places[fresh]] = 0
-        self._sum[places] = left + self._hit[places]
+        # No higher than this, or what is over would stand for long.
+        self._sum[places] = np.minimum(left + self._hit[places], 1.5 * self._limit)
         self._count[places] += 1
         self._at[places] = sample
 

@@ -146,7 +146,7 @@ class Picture:
 
     def __init__(self, spec: TensorSpec, channels: int, first: bool) -> None:
         self._real = _Real(spec)
-        self._first = first
+        self.first = first
         self._channels = channels
         self._pools: dict[tuple[int, int], tuple[Array, Array]] = {}
         colors = ("red", "green", "blue", "alpha")[:channels] if channels > 1 else ()
@@ -157,7 +157,7 @@ class Picture:
         )  # fmt: skip
 
     def into(self, sample: Array, row: Array) -> None:
-        if self._first and sample.ndim == 3:
+        if self.first and sample.ndim == 3:
             sample = sample.transpose(1, 2, 0)
         height, width = sample.shape[:2]
         down, across = -(-height // SIDE), -(-width // SIDE)

@@ -49,8 +49,8 @@ def quantiles(p: Array) -> Array:
 def chi_square(p: float, freedom: int) -> float:
     """The x that chi-square of so many degrees of freedom passes with probability p.
 
-    Source: E. B. Wilson, M. M. Hilferty, "The distribution of chi-square", PNAS 17 (1931); within 1 % for the tails and
-    five degrees or more.
+    Source: E. B. Wilson, M. M. Hilferty, "The distribution of chi-square", PNAS 17 (1931). Far out it is never too
+    small, and with five degrees 7 % too large at 1e-8.
     """
     part = 2 / (9 * freedom)
     return freedom * (1 - part + upper(p) * math.sqrt(part)) ** 3

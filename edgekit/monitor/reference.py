@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
 from edgekit.codec import CodecError, decode, encode
 from edgekit.errors import ArtifactError
 from edgekit.monitor.columns import Array, Column, Role
+from edgekit.monitor.estimate import Estimator
 
 LIMIT = 48 * 1024
 """Bytes of a reference: in an ONNX file it is text, a third longer, and stays under 64 kB."""
@@ -58,6 +58,7 @@ class Header:
         groups: Columns of the inputs, then of the outputs, those of one tensor together.
         samples: Different samples that the inputs were seen of.
         proven: Samples that the outputs were seen of: evaluation data where there was enough.
+        evaluated: Those are evaluation data, which the model was not trained with.
         bins: Padded number of bins.
         classes: Of the answer; 0 for a model without.
         relations: Whether relations between inputs are watched: there were samples enough.
@@ -65,13 +66,14 @@ class Header:
         unfamiliar: Distance of the middle sample, and the one that a hundredth pass.
         labels: Names of classes.
         narrow: Counts are stored in one byte each, otherwise in two.
-        estimator: Coefficients of the accuracy estimate; None without labels.
+        estimator: Of the accuracy; None without labels.
     """
 
     version: int
     groups: tuple[Group, ...]
     samples: int
     proven: int
+    evaluated: bool
     bins: int
     classes: int
     relations: bool
@@ -79,7 +81,7 @@ class Header:
     unfamiliar: tuple[float, float]
     labels: tuple[str, ...] = ()
     narrow: bool = False
-    estimator: dict[str, Any] | None = None
+    estimator: Estimator | None = None
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
@@ -114,7 +116,8 @@ class Reference:
         counts: [k, bins]: samples in each bin.
         frequencies: [classes]: how often each class was answered.
         correlation: [inputs, inputs]: of the inputs' columns.
-        ties: [inputs]: chance that two samples have the same number there.
+        reach: [inputs, 2]: the smallest and the largest numbers in deviations, three of each taken together.
+        usual: [inputs]: share of the most frequent number; 1 for one that hardly ever changes.
     """
 
     header: Header
@@ -124,7 +127,8 @@ class Reference:
     counts: Array
     frequencies: Array
     correlation: Array
-    ties: Array
+    reach: Array
+    usual: Array
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -187,7 +191,7 @@ def _dtypes(header: Header) -> dict[str, str]:
     counts = "<u1" if header.narrow else "<u2"
     return {
         "mean": "<f8", "deviation": "<f8", "inner": "<f2", "counts": counts, "frequencies": "<u4",
-        "correlation": "<i2", "ties": "<f2",
+        "correlation": "<i2", "reach": "<f2", "usual": "<f2",
     }  # fmt: skip
 
 
@@ -200,7 +204,8 @@ def _shapes(header: Header) -> dict[str, tuple[int, ...]]:
         "counts": (number, header.bins),
         "frequencies": (header.classes,),
         "correlation": (inputs * (inputs - 1) // 2,),
-        "ties": (inputs,),
+        "reach": (inputs, 2),
+        "usual": (inputs,),
     }
 
 

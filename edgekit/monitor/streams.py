@@ -14,17 +14,19 @@ from edgekit.monitor.reference import Reference
 CLASSES = 32
 """Classes whose frequencies are watched one by one: the most frequent ones; the others are one."""
 
-TOLERANCE = 0.2
+TOLERANCE = 0.3
 """Mean score below which no length of observation makes news: no field is the laboratory, and no reference exact."""
 
-TOLERANCE_CLASS = 0.05
+TOLERANCE_CLASS = 0.08
 """The same of a class's share."""
 
 _MIDDLE: dict[Role, Kind] = {
     "input": "input-shift", "relation": "input-relation", "output": "output-shift", "confidence": "confidence-shift",
     "unfamiliar": "unfamiliar", "embedding": "embedding-shift",
 }  # fmt: skip
-_SPREAD: dict[Role, Kind] = {"input": "input-spread", "output": "output-shift", "embedding": "embedding-shift"}
+_SPREAD: dict[Role, Kind] = {
+    "input": "input-spread", "relation": "input-relation", "output": "output-shift", "embedding": "embedding-shift",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,8 @@ def streams(reference: Reference) -> Streams:
     for place, about in enumerate(reference.columns):
         share = reference.mass[place]
         middle = bins.scores(share)
+        if about.role == "confidence" and not reference.header.evaluated:
+            continue  # on what it was trained with, a model is surer than in the field
         found = [("middle", middle, _MIDDLE[about.role])]
         if about.role in _SPREAD:
             found.append(("spread", bins.standardized(np.square(middle), share), _SPREAD[about.role]))

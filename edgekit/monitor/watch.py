@@ -47,8 +47,8 @@ def opened(
     rate: float | None,
 ) -> Monitor:
     """A monitor of an artifact; of one that was watched before, it goes on from its last snapshot."""
-    del folder
-    return Monitor(reference_of(artifact), inputs, outputs, preprocess, interpret, rate=RATE if rate is None else rate)
+    rate = RATE if rate is None else rate
+    return Monitor(reference_of(artifact), inputs, outputs, preprocess, interpret, folder=folder, rate=rate)
 
 
 class Watch:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from edgekit.monitor.alarm import Kind
 from edgekit.monitor.columns import Column
 from edgekit.monitor.faults import Fault
+from edgekit.monitor.sketches import Distances
 
 _NAMED = 3
 """Moves that a message names; it counts the others."""
@@ -60,6 +61,12 @@ def _told(move: Move, *, relation: bool) -> str:
     if relation:
         return f"{move.where} is {abs(move.amount):.2f} sigma {direction} than the others let expect"
     return f"{move.where} is {abs(move.amount):.2f} sigma {direction} ({move.before:.4g} before, {move.now:.4g} now)"
+
+
+def reshaped(column: Column, apart: Distances, place: int, since: int) -> str:
+    """A sentence about a distribution that differs."""
+    figures = f"PSI {apart.psi[place]:.2f}, KS {apart.ks[place]:.2f}, Wasserstein {apart.w[place]:.2f} sigma"
+    return f"The distribution of {column.where} is another one: {figures}. Since sample {since} or later."
 
 
 def fault(kind: Kind, column: Column, found: Fault, others: int, last: float) -> str:

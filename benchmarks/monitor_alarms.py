@@ -1,0 +1,220 @@
+"""False alarms on streams like the reference, and delays after drifts of stated severity.
+
+    python benchmarks/monitor_alarms.py false [--samples 100000] [--seeds 10] [--subject mnist ...]
+    python benchmarks/monitor_alarms.py shift [--runs 100]      # 0.5 sigma in one of 30 numbers
+    python benchmarks/monitor_alarms.py pictures [--runs 40]    # brightness, blur, noise, rotation
+    python benchmarks/monitor_alarms.py stuck [--runs 40]
+
+Streams are drawn, with replacement, from samples: of a part that the reference knows as well ("known": evaluation data
+are in it), or of a part that it never saw ("unseen", the harder case where the part is small: its own mean differs).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+import numpy as np
+from monitor_data import Subject, subjects
+
+from edgekit.monitor.build import Builder
+from edgekit.monitor.monitor import Monitor
+from edgekit.reading import Interpret
+from edgekit.tensors import TensorSpec
+
+CHUNK = 32
+Array = np.ndarray[Any, Any]
+
+
+def say(what: str, **figures: Any) -> None:
+    print(json.dumps({"what": what, **figures}), flush=True)
+
+
+class Known:
+    """In place of a monitor's rows: features of the samples that a stream is drawn from are taken once."""
+
+    def __init__(self, rows: Any, subject: Subject, answers: Array) -> None:
+        feeds = subject.feeds(subject.field, answers)
+        self._inputs = np.zeros((len(answers), len(rows.inputs)))
+        self._outputs = np.zeros((len(answers), len(rows.outputs)))
+        for place in range(len(answers)):
+            rows.read_inputs(feeds[0], place, self._inputs[place])
+            rows.read_outputs(feeds[1], place, self._outputs[place])
+        self.classes, self.inputs, self.outputs, self.left_out = rows.classes, rows.inputs, rows.outputs, []
+        self._scores = [rows.scores(feeds[1], place) for place in range(len(answers))] if rows.classes else []
+
+    def read_inputs(self, arrays: Any, sample: int, row: Array) -> None:
+        self._at = arrays["row"][sample]
+        row[:] = self._inputs[self._at]
+
+    def read_outputs(self, _: Any, __: int, row: Array) -> None:
+        row[:] = self._outputs[self._at]
+
+    def scores(self, _: Any, __: int) -> Array:
+        return self._scores[self._at]
+
+
+def false_alarms(subject: Subject, samples: int, seeds: int) -> None:
+    answers = subject.answer(subject.field)
+    for whole in (True, False):
+        reference = subject.reference(whole=whole)
+        alarms: list[str] = []
+        begun = time.perf_counter()
+        for seed in range(seeds):
+            dice = np.random.default_rng(1000 + seed)
+            monitor = subject.monitor(reference)
+            monitor._rows = Known(monitor._rows, subject, answers)  # noqa: SLF001
+            for _ in range(samples // CHUNK):
+                chosen = dice.integers(0, len(answers), CHUNK)
+                verdict = monitor.observe({"row": chosen}, {})
+                alarms += [f"{seed}: {alarm.raised}: {alarm.message}" for alarm in verdict.alarms]
+        say(
+            "false alarms",
+            subject=subject.name,
+            kind=subject.kind,
+            stream="known" if whole else "unseen",
+            reference=reference.header.samples,
+            samples=samples * seeds,
+            alarms=len(alarms),
+            per_100000=round(len(alarms) * 1e5 / (samples * seeds), 3),
+            microseconds=round((time.perf_counter() - begun) / samples / seeds * 1e6, 1),
+            first=alarms[:4],
+        )
+
+
+def delays(subject: Subject, name: str, change: Any, runs: int, within: int, *, before: int = 320) -> None:
+    """Samples from the change to the first alarm; `change` takes samples, dice and their count since the change."""
+    reference = subject.reference()
+    clean = subject.answer(subject.field)
+    found: list[float] = []
+    early = 0
+    kinds: dict[str, int] = {}
+    for run in range(runs):
+        dice = np.random.default_rng(run)
+        monitor = subject.monitor(reference)
+        chosen = dice.integers(0, len(clean), before)
+        early += bool(monitor.observe(*subject.feeds(subject.field[chosen], clean[chosen])).alarms)
+        chosen = dice.integers(0, len(clean), 2 * within)
+        moved = change(subject.field[chosen].copy(), dice)
+        answers = subject.answer(moved)
+        delay = np.inf
+        for at in range(2 * within):
+            verdict = monitor.observe(*subject.feeds(moved[at : at + 1], answers[at : at + 1]))
+            if verdict.alarms:
+                delay = at + 1
+                kinds[verdict.alarms[0].kind] = kinds.get(verdict.alarms[0].kind, 0) + 1
+                break
+        found.append(delay)
+    say(
+        "delay",
+        subject=subject.name,
+        drift=name,
+        runs=runs,
+        early=early,
+        median=float(np.median(found)),
+        p95=float(np.quantile(found, 0.95, method="higher")),
+        within=within,
+        share_within=float(np.mean(np.array(found) <= within)),
+        first_alarms=kinds,
+    )
+
+
+def shift(runs: int) -> None:
+    """Half a deviation in one of thirty independent normal numbers, and in one of breast cancer's."""
+    for known in (300, 500, 1000):
+        found = []
+        for run in range(runs):
+            dice = np.random.default_rng(run)
+            inputs, outputs = (TensorSpec("x", (None, 30), "float32"),), (TensorSpec("y", (None, 1), "float32"),)
+            builder = Builder(inputs, outputs, None, Interpret(task="regression"))
+            x = dice.normal(size=(known, 30)).astype(np.float32)
+            builder.add({"x": x}, {"y": x[:, :1]})
+            monitor = Monitor(builder.finish(), inputs, outputs, None, Interpret(task="regression"))
+            x = dice.normal(size=(1600, 30)).astype(np.float32)
+            x[600:, run % 30] += 0.5
+            delay = np.inf
+            for at in range(0, 1600, CHUNK):
+                part = x[at : at + CHUNK]
+                if monitor.observe({"x": part}, {"y": part[:, 1:2]}).alarms:
+                    delay = at + CHUNK - 600
+                    break
+            found.append(delay)
+        say(
+            "delay", subject="30 normal numbers", drift="0.5 sigma in one", reference=known, runs=runs,
+            early=int(np.sum(np.array(found) < 0)), median=float(np.median(found)),
+            p95=float(np.quantile(found, 0.95, method="higher")), within=500,
+            share_within=float(np.mean(np.array(found) <= 500)),
+        )  # fmt: skip
+    (subject,) = subjects(["breast-cancer"])
+    for column in (0, 4, 11, 19, 28):
+        step = 0.5 * subject.known[:, column].std()
+
+        def change(x: Array, _: Any, column: int = column, step: float = step) -> Array:
+            x[:, column] += step
+            return x
+
+        delays(subject, f"0.5 sigma in number {column}", change, max(10, runs // 5), 500)
+
+
+def pictures(runs: int) -> None:
+    from scipy import ndimage
+
+    drifts: dict[str, Any] = {
+        "brightness +10 %": lambda x, _, top: np.clip(x + 0.10 * top, 0, top),
+        "brightness -20 %": lambda x, *_: x * 0.8,
+        "contrast x 0.7": lambda x, *_: (x - x.mean((1, 2), keepdims=True)) * 0.7 + x.mean((1, 2), keepdims=True),
+        "blur, sigma 0.7": lambda x, *_: ndimage.gaussian_filter(x, (0, 0.7, 0.7, 0)),
+        "noise, sigma 4 %": lambda x, d, top: np.clip(x + d.normal(0, 0.04 * top, x.shape), 0, top),
+        "rotation 15 degrees": lambda x, *_: ndimage.rotate(x, 15, (1, 2), reshape=False, order=1),
+        "rotation 30 degrees": lambda x, *_: ndimage.rotate(x, 30, (1, 2), reshape=False, order=1),
+    }
+    for subject in subjects(["mnist", "cifar"]):
+        top = float(subject.field.max())
+        for name, drift in drifts.items():
+
+            def change(x: Array, dice: Any, drift: Any = drift, top: float = top) -> Array:
+                return drift(x, dice, top).astype(np.float32)
+
+            delays(subject, name, change, runs, 200)
+
+
+def stuck(runs: int) -> None:
+    def frozen(x: Array, _: Any) -> Array:
+        x[:] = x[0]
+        return x
+
+    for subject in subjects():
+        delays(subject, "the whole input stands still", frozen, runs, 20)
+        if subject.kind == "table":
+            for column in range(0, subject.field.shape[1], max(1, subject.field.shape[1] // 6)):
+
+                def one(x: Array, _: Any, column: int = column) -> Array:
+                    x[:, column] = x[0, column]
+                    return x
+
+                delays(subject, f"number {column} stands still", one, runs, 20)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["false", "shift", "pictures", "stuck"])
+    parser.add_argument("--samples", type=int, default=100_000)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--runs", type=int, default=40)
+    parser.add_argument("--subject", nargs="*")
+    options = parser.parse_args()
+    if options.what == "false":
+        for subject in subjects(options.subject):
+            false_alarms(subject, options.samples, options.seeds)
+    elif options.what == "shift":
+        shift(options.runs)
+    elif options.what == "pictures":
+        pictures(options.runs)
+    else:
+        stuck(options.runs)
+
+
+if __name__ == "__main__":
+    main()

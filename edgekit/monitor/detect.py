@@ -1,0 +1,283 @@
+"""The detectors over rows of numbers: what each block of samples changes, and what follows from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgekit.monitor import bins, words
+from edgekit.monitor.alarm import Kind
+from edgekit.monitor.book import Book, Finding
+from edgekit.monitor.columns import Array
+from edgekit.monitor.faults import Events, Fault, Runs
+from edgekit.monitor.reference import Reference
+from edgekit.monitor.scan import BLOCK, Excess, Scan
+from edgekit.monitor.sketches import Distances, Sketches
+from edgekit.monitor.streams import streams
+
+SHARES = {"scan": 0.7, "sketches": 0.1, "runs": 0.05, "events": 0.05, "pace": 0.1}
+"""Parts of the accepted rate of false alarms that the detectors may spend."""
+
+CLIP = 8.0
+RECENT = 16 * BLOCK
+"""Samples over which an alarm must have gone quiet to end."""
+
+_QUIET = 0.6
+"""It is quiet when everything is below this part of its threshold."""
+
+_SHAPE: dict[str, Kind] = {"input": "input-shape", "output": "output-shift", "embedding": "embedding-shift"}
+
+
+class Detectors:
+    """All of them, for the rows of one model.
+
+    Attributes:
+        samples: Rows that were taken in, the block that is open aside.
+    """
+
+    def __init__(self, reference: Reference, rate: float) -> None:
+        self.reference = reference
+        self.samples = 0
+        self._streams = made = streams(reference)
+        self._columns = reference.columns
+        self._inputs = reference.header.inputs
+        extras = len(self._columns) + 2  # and the chance that answers are right, and how sure that is
+        self._scan = Scan(made.tables, made.mass, made.sizes, made.floors, extras=extras, rate=rate * SHARES["scan"])
+        self._sketches = Sketches(
+            reference.inner, reference.mass, reference.sizes, block=BLOCK, rate=rate * SHARES["sketches"]
+        )
+        self._shape = np.array([column.role in _SHAPE for column in self._columns], bool)
+        self._rank = np.arange(len(made.kinds))
+        self._middles = _firsts(made.column, len(self._columns))
+        self._sources = tuple(
+            self._columns[place].source if place < len(self._columns) else "" for place in made.column.tolist()
+        )
+        self.runs = Runs(reference.usual, rate * SHARES["runs"])
+        self._low, self._high, self._event_kinds = _bounds(reference)
+        chance = np.full(2 * self._inputs, 1 / (reference.header.samples + 2))
+        self._events = Events(chance, rate * SHARES["events"])
+
+    # -- Rows come in ---------------------------------------------------------------------------------------------
+
+    def missing(self, which: Array, sample: int) -> None:
+        """Numbers `which` (bool [inputs]) of a sample are none."""
+        self._events.hit(np.concatenate([np.zeros_like(which), which]), sample)
+
+    def standing_still(self, sample: int) -> list[Finding]:
+        """Findings on numbers that do not change any more, one a tensor."""
+        by_source: dict[str, list[Fault]] = {}
+        for fault in self.runs.faults(sample):
+            by_source.setdefault(self._columns[fault.place].source, []).append(fault)
+        return [self._fault("stuck", found[0], others=len(found) - 1) for found in by_source.values()]
+
+    def block(self, rows: Array, scores: Array, chances: Array, book: Book) -> list[Finding]:
+        """A whole block.
+
+        Args:
+            rows: [BLOCK, columns] as the reference has them.
+            scores: [BLOCK, classes]: probabilities.
+            chances: [BLOCK, 2]: that the answers are right, and chance (1 - chance).
+            book: What stands is not found again; what is over is ended.
+        """
+        self.samples += BLOCK
+        z = (rows - self.reference.mean) / self.reference.deviation
+        index = bins.index(z, self.reference.inner)
+        all_bins = index
+        if scores.shape[1]:
+            answered = self._streams.heaps[scores.argmax(axis=1)]
+            all_bins = np.concatenate([index, answered[:, None]], axis=1)
+        table = self._streams.tables[self._rank, all_bins[:, self._streams.column]]
+        self._scan.add(table, np.concatenate([np.minimum(np.maximum(z, -CLIP), CLIP), chances], axis=1))
+        excess = self._scan.look()
+        found: list[Finding] = []
+        if excess.ratio.size and excess.ratio.max() > 1:
+            found += self._moved(excess, book)
+        found += self._happened(rows)
+        tau = self._scan.memory()[self._middles] if self._sketches.ends else None
+        apart = self._sketches.add(index, tau)
+        if apart is not None:
+            found += self._reshaped(apart, book)
+        if self._scan.blocks % 8 == 0:
+            self.runs.settle()
+            self._end(book)
+        return found
+
+    def _moved(self, excess: Excess, book: Book) -> list[Finding]:
+        """Findings of the scan: one for each kind and tensor, which names what moved most."""
+        groups: dict[tuple[Kind, str], list[int]] = {}
+        for stream in np.flatnonzero(excess.ratio > 1).tolist():
+            groups.setdefault((self._streams.kinds[stream], self._sources[stream]), []).append(stream)
+        findings = []
+        for (kind, source), members in groups.items():
+            if book.stands(kind, source):
+                continue
+            members.sort(key=lambda stream: -excess.ratio[stream])
+            since = self.samples - int(excess.length[members[0]])
+            moves = [self._move(stream, int(excess.length[stream])) for stream in members]
+            first = moves[0]
+            text = words.moved(kind, moves, since)
+            findings.append(Finding(kind, source, first.where, first.amount, first.unit, since, text))
+        return findings
+
+    def _move(self, stream: int, length: int) -> words.Move:
+        """What a stream did over its last `length` samples, in words' terms."""
+        made = self._streams
+        place = int(made.column[stream])
+        means = self._scan.mean(length)
+        score = float(means[stream])
+        if made.aspect[stream] == "share":
+            heap = int(np.count_nonzero(made.column[: stream + 1] == place)) - 1
+            share = float(made.mass[stream][heap])
+            now = share + score * float(np.sqrt(share * (1 - share)))
+            return words.Move(f"class {made.names[heap]}", "share", now - share, share, now, "share")
+        column = self._columns[place]
+        mean, deviation = float(self.reference.mean[place]), float(self.reference.deviation[place])
+        shift = float(means[len(made.kinds) + place])
+        if made.aspect[stream] == "spread":
+            return words.Move(column.where, "spread", score, mean, mean + shift * deviation, "sigma")
+        amount = shift if shift * score > 0 else score
+        return words.Move(column.where, "middle", amount, mean, mean + shift * deviation, "sigma")
+
+    def _reshaped(self, apart: Distances, book: Book) -> list[Finding]:
+        """Distributions that differ though neither their middle nor their spread is known to have moved."""
+        findings: list[Finding] = []
+        for place in np.flatnonzero((apart.ratio > 1) & self._shape).tolist():
+            column = self._columns[place]
+            kind = _SHAPE[column.role]
+            told = any(book.stands(other, column.source) for other in ("input-shift", "input-spread", kind))
+            if told or any(finding.source == column.source for finding in findings):
+                continue
+            since = max(0, self.samples - self._sketches.span)
+            text = words.reshaped(column, apart, place, since)
+            findings.append(Finding(kind, column.source, column.where, float(apart.w[place]), "sigma", since, text))
+        return findings
+
+    def _happened(self, rows: Array) -> list[Finding]:
+        """Findings on events, those of the block in its order."""
+        own = rows[:, : self._inputs]
+        bad = (own < self._low) | (own > self._high)
+        if bad.any():
+            nothing = np.zeros(bad.shape[1], bool)
+            for place in np.flatnonzero(bad.any(axis=1)).tolist():
+                self._events.hit(np.concatenate([bad[place], nothing]), self.samples - BLOCK + place)
+        return [
+            self._fault(
+                "missing" if fault.place >= self._inputs else self._event_kinds[fault.place],
+                fault._replace(place=fault.place % self._inputs),
+            )
+            for fault in self._events.faults(self.samples - 1)
+        ]
+
+    def _fault(self, kind: Kind, fault: Fault, others: int = 0) -> Finding:
+        column = self._columns[fault.place]
+        text = words.fault(kind, column, fault, others, last=float(self.reference.mean[fault.place]))
+        return Finding(kind, column.source, column.where, float(fault.samples), "samples", fault.since, text)
+
+    def _end(self, book: Book) -> None:
+        """End what has gone quiet."""
+        if not book.keys:
+            return
+        quiet = self._scan.recent(RECENT) < _QUIET
+        still = {self._columns[fault.place].source for fault in self.runs.faults(self.samples - 1)}
+        faults = self._events.faults(self.samples - 1)
+        events = {self._columns[fault.place % self._inputs].source for fault in faults}
+        for kind, source in book.keys:
+            if book.age((kind, source), self.samples) < RECENT or kind in ("latency", "temperature"):
+                continue
+            mine = [
+                stream for stream, own in enumerate(self._streams.kinds)
+                if self._sources[stream] == source and (own == kind or (kind == "input-shape" and own == "input-shift"))
+            ]  # fmt: skip
+            over = bool(quiet[mine].all()) if mine else source not in (still if kind == "stuck" else events)
+            if over and kind == "input-shape":
+                over = self._sketches.calm
+            if over:
+                if mine and kind != "input-shape":
+                    self._scan.begin(np.array(mine))
+                book.end((kind, source), self.samples)
+
+    # -- Telling --------------------------------------------------------------------------------------------------
+
+    def shifts(self, length: int) -> dict[str, float] | None:
+        """Mean shift of each column in deviations over the last `length` samples; None before there are as many."""
+        if length > self.samples:
+            return None
+        means = self._scan.mean(length)[len(self._streams.kinds) :]
+        return {column.where: float(means[place]) for place, column in enumerate(self._columns)}
+
+    def rightness(self, length: int) -> tuple[float, float] | None:
+        """Mean chance that answers were right over the last `length` samples, and of chance (1 - chance)."""
+        if length > self.samples:
+            return None
+        chance, noise = self._scan.mean(length)[-2:].tolist()
+        return chance, noise
+
+    def distances(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Span -> column -> its distances from the reference."""
+        return {
+            str(span): {
+                column.where: {name: round(float(getattr(found, name)[place]), 4) for name in ("psi", "js", "ks", "w")}
+                for place, column in enumerate(self._columns)
+            }
+            for span, found in self._sketches.last.items()
+        }
+
+    def state(self) -> dict[str, Array]:
+        """What must be kept."""
+        parts: dict[str, Any] = {
+            "scan": self._scan,
+            "sketches": self._sketches,
+            "runs": self.runs,
+            "events": self._events,
+        }
+        arrays = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state().items()}
+        return {**arrays, "samples": np.array(self.samples)}
+
+    def restore(self, state: dict[str, Array]) -> None:
+        """Go on from what `state` gave.
+
+        Raises:
+            KeyError: Something is missing. ValueError: It has another shape.
+        """
+        parts: dict[str, Any] = {
+            "scan": self._scan,
+            "sketches": self._sketches,
+            "runs": self.runs,
+            "events": self._events,
+        }
+        for name, part in parts.items():
+            part.restore({key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{name}.")})
+        self.samples = int(state["samples"])
+
+
+def _firsts(column: Array, number: int) -> Array:
+    """[number]: the first stream of each column; 0 for one without."""
+    found = np.zeros(number, np.intp)
+    for stream in range(len(column) - 1, -1, -1):
+        if column[stream] < number:
+            found[column[stream]] = stream
+    return found
+
+
+def _bounds(about: Reference) -> tuple[Array, Array, list[Kind]]:
+    """Numbers of the inputs below or above which is nothing that was seen; and what it is if they are passed."""
+    number = about.header.inputs
+    low, high = np.full(number, -np.inf), np.full(number, np.inf)
+    kinds: list[Kind] = []
+    for place, column in enumerate(about.columns[:number]):
+        mean, deviation = about.mean[place], about.deviation[place]
+        least, most = about.reach[place].astype(np.float64)
+        kind: Kind = "out-of-range"
+        if least == most:
+            low[place], high[place] = mean - deviation, mean + deviation
+            kind = "constant"
+        else:
+            span = most - least
+            low[place], high[place] = mean + (least - span) * deviation, mean + (most + span) * deviation
+            if (column.noun, column.name) in (("picture", "contrast"), ("band", "loudness")):
+                # A twentieth of the contrast that nearly all have; it is a logarithm.
+                low[place] = mean + least * deviation - np.log(20)
+                kind = "blank"
+        kinds.append(kind)
+    return low, high, kinds

@@ -1,0 +1,194 @@
+"""A monitor across restarts: what it knew, what it writes, what it does with a file that is not its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgekit.errors import UsageError
+from edgekit.monitor import state
+from edgekit.monitor.build import Builder
+from edgekit.monitor.monitor import Monitor
+from edgekit.monitor.pace import CALLS, Pace
+from edgekit.reading import Interpret
+from edgekit.tensors import TensorSpec
+
+ROWS = (TensorSpec("x", (None, 4), "float32"),)
+SCORES = (TensorSpec("scores", (None, 3), "float32"),)
+HOW = Interpret(task="classification", scores="probabilities")
+
+
+def stream(number: int, seed: int):
+    dice = np.random.default_rng(seed)
+    return dice.normal(size=(number, 4)).astype(np.float32), dice.dirichlet(np.ones(3), number).astype(np.float32)
+
+
+def reference(seed: int = 1):
+    builder = Builder(ROWS, SCORES, None, HOW)
+    x, scores = stream(400, seed)
+    builder.add({"x": x}, {"scores": scores})
+    return builder.finish()
+
+
+@pytest.fixture(scope="module")
+def known():
+    return reference()
+
+
+class Clock:
+    """Seconds, moved by hand."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def monitor(known, folder, clock=None, **options):
+    return Monitor(known, ROWS, SCORES, None, HOW, folder=folder, clock=lambda: 1e9, ticks=clock or Clock(),
+                   degrees=lambda: None, **options)  # fmt: skip
+
+
+def feed(watcher, x, scores, size=1):
+    return [
+        alarm
+        for at in range(0, len(x), size)
+        for alarm in watcher.observe({"x": x[at : at + size]}, {"scores": scores[at : at + size]}).alarms
+    ]
+
+
+def test_one_that_restarts_all_the_time_sees_what_one_sees_that_never_does(known, tmp_path):
+    x, scores = stream(3000, 2)
+    x[1500:, 1] += 0.6
+    steady = monitor(known, None)
+    expected = feed(steady, x, scores)
+    found = []
+    for at in range(0, 3000, 70):  # no multiple of a block
+        restarted = monitor(known, tmp_path)
+        assert restarted.samples == at
+        found += feed(restarted, x[at : at + 70], scores[at : at + 70])
+        restarted.snapshot()
+    assert [(a.kind, a.where, a.raised, a.since) for a in found] == [
+        (a.kind, a.where, a.raised, a.since) for a in expected
+    ]
+    assert expected
+    assert restarted.alarms == tuple(found)
+    whole, parts = steady.status(), restarted.status()
+    assert parts["state"] == {"found": "resumed", "failed": 0}
+    assert parts["distances"] == {}  # of the last span's end only
+    for scale, figures in whole["scales"].items():
+        for name, shift in figures["shifts"].items():
+            assert parts["scales"][scale]["shifts"][name] == pytest.approx(shift, abs=0.01)
+
+
+def test_the_state_of_another_reference_is_not_taken(known, tmp_path):
+    first = monitor(known, tmp_path)
+    feed(first, *stream(100, 3))
+    first.snapshot()
+    second = monitor(reference(seed=9), tmp_path)
+    assert second.samples == 0
+    assert second.status()["state"]["found"] == "of another reference"
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "empty", "shape"])
+def test_a_damaged_state_is_begun_anew(known, tmp_path, damage):
+    first = monitor(known, tmp_path)
+    feed(first, *stream(100, 3))
+    first.snapshot()
+    path = tmp_path / state.NAME
+    content = path.read_bytes()
+    if damage == "shape":
+        about, arrays = state.unpack(content)
+        content = state.pack(about, {**arrays, "scan.begun": np.zeros(3)})
+    path.write_bytes({"cut": content[:-100], "other": b"not a state", "empty": b"", "shape": content}[damage])
+    second = monitor(known, tmp_path)
+    assert second.samples == 0
+    assert second.status()["state"]["found"].startswith("unreadable")
+    feed(second, *stream(100, 3))
+
+
+def test_what_is_written_in_an_hour_is_bounded(known, tmp_path):
+    """A sample every two seconds for two hours, with a drift that comes and goes."""
+    clock, written, path = Clock(), [], tmp_path / state.NAME
+    watcher = monitor(known, tmp_path, clock)
+    x, scores = stream(3600, 4)
+    for at in range(3600):
+        clock.now += 2.0
+        sample = x[at : at + 1] + (1.0 if at // 300 % 2 else 0.0)
+        before = path.stat().st_ino if path.exists() else 0
+        watcher.observe({"x": sample}, {"scores": scores[at : at + 1]})
+        if path.exists() and path.stat().st_ino != before:
+            written.append((clock.now, path.stat().st_size))
+    assert len(written) >= 12
+    for begin in range(1000, 8200, 100):
+        assert sum(size for at, size in written if begin <= at < begin + 3600) <= 1_000_000
+
+
+def test_a_full_disk_stops_nobody(known, tmp_path, monkeypatch):
+    clock = Clock()
+    watcher = monitor(known, tmp_path, clock)
+
+    def full(*_: object, **__: object) -> None:
+        raise UsageError("output-unwritable", "no space left")
+
+    monkeypatch.setattr("edgekit.files.replace", full)
+    for _ in range(3):
+        clock.now += 700
+        feed(watcher, *stream(32, 5), size=32)
+    assert watcher.status()["state"]["failed"] == 3
+    with pytest.raises(UsageError):
+        watcher.snapshot()
+
+
+def test_without_a_folder_there_is_nothing_to_write(known):
+    with pytest.raises(UsageError, match="keeps nothing"):
+        monitor(known, None).snapshot()
+
+
+def test_calls_that_become_slow():
+    pace = Pace(1e-7, Clock(), lambda: None)
+    dice = np.random.default_rng(1)
+    usual = [float(value) for value in dice.lognormal(-6, 0.3, 20_000)]
+    assert not any(pace.add(seconds, place) for place, seconds in enumerate(usual))
+    found = [pace.add(1.6 * seconds, 20_000 + place) for place, seconds in enumerate(usual[:2000])]
+    first = next(place for place, finding in enumerate(found) if finding)
+    assert first < 20 * CALLS
+    assert found[first].kind == "latency"
+    assert 1.3 < found[first].amount < 2.0
+    assert abs(found[first].since - 20_000) <= 2 * CALLS
+    assert not pace.calm["latency"]
+
+
+def test_a_board_that_becomes_hot():
+    clock, heat = Clock(), [45.0]
+    pace = Pace(1e-7, clock, lambda: heat[0])
+
+    def looks(number: int, degrees: float):
+        heat[0] = degrees
+        found = []
+        for _ in range(number):
+            clock.now += 10
+            found.append(pace.look(5))
+        return [finding for finding in found if finding]
+
+    assert looks(60, 45.0) == looks(60, 58.0) == []
+    assert looks(3, 85.0) == looks(1, 58.0) == []  # a moment is nothing
+    (finding, *_) = looks(8, 82.0)
+    assert (finding.kind, finding.unit, finding.amount) == ("temperature", "degrees", 37.0)
+    assert not pace.calm["temperature"]
+    looks(1, 50.0)
+    assert pace.calm["temperature"]
+
+
+def test_a_slow_model_is_told_by_the_monitor(known):
+    watcher = monitor(known, None)
+    x, scores = stream(CALLS * 40, 6)
+    alarms = []
+    for at in range(len(x)):
+        seconds = 0.001 if at < CALLS * 20 else 0.002
+        alarms += watcher.observe({"x": x[at : at + 1]}, {"scores": scores[at : at + 1]}, seconds=seconds).alarms
+    (alarm,) = alarms
+    assert (alarm.kind, alarm.amount) == ("latency", pytest.approx(2.0))
+    for at in range(CALLS * 20):
+        watcher.observe({"x": x[at : at + 1]}, {"scores": scores[at : at + 1]}, seconds=0.001)
+    assert watcher.alarms == ()
