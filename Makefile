@@ -51,9 +51,14 @@ peers: $(READY)  ## float conversion beside onnx2tf and litert-torch, each in an
 	$(BIN)/python benchmarks/tflite_peers.py build/peers --write $(wildcard ../shared/models/*/*.onnx) \
 	    $(addprefix resnet20=,$(wildcard ../shared/models/cifar_resnet20/*.th))
 
+# onnx2tf quantizes by TensorFlow, which it does not ask for; an environment that was left half made is made again.
 int8-peers: $(READY) ## int8 beside TensorFlow, ai-edge-quantizer, onnxruntime, onnx2tf and NNCF
 	@for tool in onnx2tf nncf; do \
-	    test -d build/peers/$$tool || { $(PEERS) -m venv build/peers/$$tool && build/peers/$$tool/bin/python -m pip install --quiet $$tool onnx onnxruntime; } || exit 1; \
+	    test -e build/peers/$$tool/.int8 && continue; \
+	    more=; test $$tool = onnx2tf && more="tensorflow tf_keras"; \
+	    echo "installing $$tool ..."; \
+	    $(PEERS) -m venv build/peers/$$tool && build/peers/$$tool/bin/python -m pip install --quiet $$tool onnx onnxruntime $$more \
+	        && touch build/peers/$$tool/.int8 || exit 1; \
 	done
 	$(BIN)/python benchmarks/int8_peers.py build/peers --write
 	@for source in $(wildcard ../shared/models/face_ultraface_onnx/*.onnx); do \

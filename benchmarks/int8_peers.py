@@ -2,11 +2,13 @@
 
     make int8-peers              # installs NNCF and onnx2tf, each in an environment of its own, and runs this
     python benchmarks/int8_peers.py [ENVIRONMENTS] [--model NAME] [--tool NAME] [--write]
+    python benchmarks/int8_peers.py --files FOLDER [--only make|measure] ...
 
 Models and data are those of `models.py`, the hard set of the tests among them. The reference is the float model; signal
 to noise is over all outputs, as real values. Top-1 and agreement count where there are labels. Latency is the median
 of interleaved rounds on one thread, as a multiple of EdgeKit's float file of the same format. One JSON line a file;
---write puts the table into docs/benchmarks.md.
+--write puts the table into docs/benchmarks.md. Making takes long and minds no other work, measuring is short and does:
+--files keeps what was made and measured, so that both can be done apart, --only one of them.
 """
 
 from __future__ import annotations
@@ -54,19 +56,34 @@ def main() -> None:
     parser.add_argument("--model", action="append")
     parser.add_argument("--tool", action="append")
     parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--files", type=Path)
+    parser.add_argument("--only", choices=["make", "measure"])
     parser.add_argument("--write", action="store_true")
     chosen = parser.parse_args()
     if not models.SHARED.is_dir():
         print(json.dumps({"skipped": "the trained models and data are not beside the checkout"}))
         return
     rows = []
-    for name in chosen.model or MODELS:
-        case = next(case for case in (*models.CASES, *models.HARD) if case.name == name)
-        with tempfile.TemporaryDirectory() as folder:
-            made = _files(case, Path(folder), chosen.environments, chosen.tool or list(TOOLS))
-            rows += _measured(case, made, chosen.runs)
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in chosen.model or MODELS:
+            case = next(case for case in (*models.CASES, *models.HARD) if case.name == name)
+            folder = (chosen.files or Path(temporary)).resolve() / name
+            folder.mkdir(parents=True, exist_ok=True)
+            made = _kept(folder / "made.json")
+            if chosen.only != "measure":
+                made |= _files(case, folder, chosen.environments.resolve(), chosen.tool or list(TOOLS))
+                (folder / "made.json").write_text(json.dumps(made, default=lambda path: {"path": str(path)}))
+            measured = folder / "rows.json"
+            if chosen.only != "make":
+                measured.write_text(json.dumps(_measured(case, made, chosen.runs)))
+            rows += json.loads(measured.read_text()) if measured.exists() else []
     if chosen.write:
         pages.put("int8", _table(rows))
+
+
+def _kept(path: Path) -> dict[str, Path | str]:
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return {name: one if isinstance(one, str) else Path(one["path"]) for name, one in found.items()}
 
 
 def _files(case: Any, folder: Path, environments: Path, tools: list[str]) -> dict[str, Path | str]:
@@ -99,6 +116,7 @@ def _files(case: Any, folder: Path, environments: Path, tools: list[str]) -> dic
 
 def _run(command: list[Any], path: Path, environment: dict[str, str]) -> Path | str:
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    path.unlink(missing_ok=True)
     try:
         done = subprocess.run(
             [str(part) for part in command], capture_output=True, text=True, timeout=_LIMIT, check=False,

@@ -88,8 +88,13 @@ def _scope(*names: str) -> str:
     return f"^{';'.join(map(re.escape, names))};?$"
 
 
-def dynamic(model: ModelT) -> Any:
-    """Integer weights; activations are quantized while running, where there is a kernel for that."""
+def dynamic(model: ModelT, narrow: Iterable[str] = ()) -> Any:
+    """Integer weights; activations are quantized while running, where there is a kernel for that.
+
+    Args:
+        model: The float graph, rewritten.
+        narrow: Names of what FULLY_CONNECTED operators make whose weights get 4 bits.
+    """
     from ai_edge_quantizer import algorithm_manager, qtyping, recipe_manager
 
     operation = qtyping.TFLOperationName
@@ -99,6 +104,10 @@ def dynamic(model: ModelT) -> Any:
         recipe.add_dynamic_config(".*", name, 8, granularity=qtyping.QuantGranularity.TENSORWISE)
     for name in (operation.DEPTHWISE_CONV_2D, operation.CONV_2D_TRANSPOSE):
         recipe.add_weight_only_config(".*", name, 8)
+    for output in narrow:
+        recipe.add_dynamic_config(
+            _scope(output), operation.FULLY_CONNECTED, 4, granularity=qtyping.QuantGranularity.CHANNELWISE
+        )
     for output in rewrites.matmuls_of_constant_left(model):  # there is no kernel of int8 by float
         recipe.add_quantization_config(
             _scope(output), operation.BATCH_MATMUL, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE

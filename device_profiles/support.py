@@ -34,6 +34,12 @@ def untyped(engine: str, version: str) -> Mapping[str, list[str]]:
     return found
 
 
+def misread(engine: str) -> Mapping[str, list[str]]:
+    """TFLite op -> element types of its constants that this engine's kernels answer wrongly by."""
+    found: Mapping[str, list[str]] = _data()["tflite_weights"] if engine == "tflite-runtime" else {}
+    return found
+
+
 def lacking(kind: str, version: int | None, known: Mapping[str, int]) -> str | None:
     """Why a TFLite op has no kernel among `known`; None when it has one."""
     if kind not in known:

@@ -62,7 +62,7 @@ class Precision:
     name: str
     title: str
     kind: Kind
-    weights: Literal["float32", "float16", "int8"]
+    weights: Literal["float32", "float16", "int8", "int4"]
     activations: Literal["float32", "int8", "int16"]
     policy: str
     formats: dict[str, FormatRules]

@@ -45,7 +45,11 @@ the device (exit 6), and its self-test passes on the target (exit 5).
 )
 @click.option("--to", metavar="FORMAT", help="tflite or onnx; by default the suffix of -o decides.")
 @click.option(
-    "--precision", default="fp32", show_default=True, metavar="NAME", help="fp32, fp16, dynamic, int8, int16x8, mixed."
+    "--precision",
+    default="fp32",
+    show_default=True,
+    metavar="NAME",
+    help="fp32, fp16, dynamic, int4, int8, int16x8, mixed.",
 )
 @click.option("--device", metavar="NAME|FILE", help="Device profile it must fit: `edgekit devices list`.")
 @click.option(

@@ -57,6 +57,7 @@ def _tflite_ops(case: Case, engine: Engine) -> Limit:
     stops = support.untyped(case.engine or "", engine.version or "")
     lacking = [problem for op in case.facts.ops if (problem := support.lacking(op.kind, op.version, known))]
     lacking += [f"{op.kind} of {op.dtype}" for op in case.facts.ops if op.dtype in stops.get(op.kind, ())]
+    lacking += _misread(case)
     name = f"{engine.distribution} {engine.version}"
     return Limit(
         "operators",
@@ -68,6 +69,13 @@ def _tflite_ops(case: Case, engine: Engine) -> Limit:
         + (f"no kernel for {'; '.join(sorted(set(lacking)))}" if lacking else "a kernel for every op"),
         source=support.SOURCE,
     )
+
+
+def _misread(case: Case) -> Iterator[str]:
+    wrong = support.misread(case.engine or "")
+    for op in case.facts.ops:
+        kinds = {read.dtype for read in op.reads if read is not None and read.constant} & {*wrong.get(op.kind, ())}
+        yield from (f"{op.kind} with weights of {kind} that answers right" for kind in sorted(kinds))
 
 
 def _onnx_versions(case: Case, engine: Engine) -> Iterator[Limit]:

@@ -136,7 +136,8 @@ def packed(node: Node, graph: GraphFacts, machine: Machine) -> int:
     if weights is None or not weights.shape or weights.bytes is None or not weights.constant:
         return 0
     tile = data()["xnnpack"]["tiles"][machine.name]
-    size = 1 if weights.dtype in INTEGERS else 4
+    half = weights.dtype == "int4"  # two share a byte
+    size = 1 if half or weights.dtype in INTEGERS else 4
     extra = 4 if size == 4 else 8  # bias; of integers also a scale
     shape = weights.shape
     if node.kind == "DEPTHWISE_CONV_2D":
@@ -150,7 +151,7 @@ def packed(node: Node, graph: GraphFacts, machine: Machine) -> int:
     groups = 1
     if node.kind == "CONV_2D" and source and source.shape and shape[-1] and source.shape[-1] % shape[-1] == 0:
         groups = source.shape[-1] // shape[-1]
-    return groups * _up(-(-columns // groups), tile["columns"]) * (depth * size + extra)
+    return groups * _up(-(-columns // groups), tile["columns"]) * (depth * size // (2 if half else 1) + extra)
 
 
 def indirection(node: Node, graph: GraphFacts, machine: Machine) -> int:

@@ -37,10 +37,10 @@ def strangers(monkeypatch):
 
 
 def test_builtins_are_found_and_unknown_names_list_them():
-    assert precisions.names() == ["dynamic", "fp16", "fp32", "int16x8", "int8", "mixed"]
+    assert precisions.names() == ["dynamic", "fp16", "fp32", "int16x8", "int4", "int8", "mixed"]
     assert "int8" in precisions
-    with pytest.raises(UsageError, match=r"int4.*known: dynamic, fp16") as caught:
-        precisions.get("int4")
+    with pytest.raises(UsageError, match=r"int5.*known: dynamic, fp16") as caught:
+        precisions.get("int5")
     assert caught.value.code == "unknown-name"
 
 
