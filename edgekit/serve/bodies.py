@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zlib
 from typing import Any
@@ -16,6 +15,7 @@ _FREE = 1 << 16
 """Decompressed bytes that may come of any number of compressed ones: a small tensor of zeros shrinks a hundredfold."""
 _PIECE = 1 << 16
 _SHORT = 64
+_SIMPLE = 1 << 20
 _COMMA = ord(",")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _STEP = np.zeros(256, np.int8)
@@ -67,15 +67,18 @@ def _wrapped(body: Data) -> bool:
 
 
 def parsed(text: Data, bounds: Bounds) -> Any:
-    """JSON, strictly: no NaN, no infinity, no key twice, nothing nested or numerous beyond the bounds.
+    """JSON, strictly: no NaN, no infinity, nothing nested or numerous beyond the bounds. Of a key that stands twice the
+    last counts.
 
     Raises:
         FeedError: `body-json`, `body-depth`. LimitError: `body-numbers`.
     """
+    import orjson  # three to eight times as fast on lists of numbers, which are most of what comes
+
     _Measure(bounds).whole(memoryview(text))
     try:
-        return json.loads(str(text, "utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
         raise FeedError("body-json", f"the body is no JSON: {error}") from error
 
 
@@ -87,11 +90,18 @@ class _Measure:
         self._depth = self._commas = 0
 
     def whole(self, text: memoryview) -> None:
+        if len(text) <= _SIMPLE and self._flat(bytes(text)):
+            return
         start = 0
         for found in _STRING.finditer(text):
             self._between(text[start : found.start()])
             start = found.end()
         self._between(text[start:])
+
+    def _flat(self, text: bytes) -> bool:
+        """Whether it is within the bounds even if nothing in it were closed and no comma stood in a string."""
+        bounds = self._bounds
+        return text.count(b"[") + text.count(b"{") <= bounds.depth and text.count(b",") <= bounds.numbers
 
     def _between(self, text: memoryview) -> None:
         """A stretch without strings."""
@@ -114,14 +124,3 @@ class _Measure:
         self._commas += commas
         if self._commas > self._bounds.numbers:
             raise LimitError("body-numbers", f"the JSON has more than {self._bounds.numbers} values: send bytes")
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a key stands twice")
-    return made

@@ -8,7 +8,6 @@ the request it is its own integers.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -87,6 +86,8 @@ def answer(
     head: dict[str, Any], answers: Mapping[str, Array], specs: tuple[TensorSpec, ...], asked: Asked
 ) -> tuple[bytes, int]:
     """The body of an answer, and the length of its JSON where bytes follow it, else 0."""
+    import orjson
+
     made, tail = [], []
     for spec in specs:
         if spec.name not in asked.outputs:
@@ -102,11 +103,12 @@ def answer(
             about["parameters"] = {"binary_data_size": len(data)}
             tail.append(data)
         else:
-            about["data"] = listed(array)
+            about["data"] = np.ascontiguousarray(array).ravel() if array.dtype.kind in "biuf" else listed(array)
         made.append(about)
     if asked.id is not None:
         head = {**head, "id": asked.id}
-    text = json.dumps({**head, "outputs": made}, separators=(",", ":")).encode()
+    # NaN and infinity, which JSON lacks, are null.
+    text = orjson.dumps({**head, "outputs": made}, option=orjson.OPT_SERIALIZE_NUMPY)
     return (b"".join([text, *tail]), len(text)) if tail else (text, 0)
 
 

@@ -302,10 +302,12 @@ class Server:
 def _httptools() -> ModuleType:
     try:
         import httptools
+        import orjson
     except ModuleNotFoundError as error:
         raise EngineMissingError(
-            "serve-missing", "serving needs httptools", next_step='pip install "edgekit-sdk[serve]"'
+            "serve-missing", f"serving needs {error.name}", next_step='pip install "edgekit-sdk[serve]"'
         ) from error
+    del orjson  # the workers'
     return httptools
 
 

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"tensorflow", "keras", "tf_keras", "torch", "onnx", "onnxruntime", "ai_edge_litert", "ai_edge_quantizer",
-         "tf2onnx", "sklearn", "PIL", "flatbuffers", "h5py", "httptools"}  # fmt: skip
+         "tf2onnx", "sklearn", "PIL", "flatbuffers", "h5py", "httptools", "orjson"}  # fmt: skip
 LEVELS = [
     {"errors", "codec", "tensors", "files", "registry", "child", "feeding", "reading"},
     {"precision", "interface", "manifest", "selftest", "artifact", "device_profiles", "formats", "gate", "memory",
