@@ -1,10 +1,11 @@
 """A deployed model taught what it met: your function trains, and its model replaces the old one, or nothing does.
 
-    divide > train (yours) > convert > judge beside the old artifact > write > deploy, on trial
+    divide > train (yours) > convert > judge beside the old artifact > describe > write > deploy, on trial
 
 Both data sets are divided first: your function sees one part, and the other judges. The new artifact must hold what
 the old one does on the old data (nothing is forgotten) and on the new data, each within `max_drop` points. The file
-appears, and a board hears of it, only then.
+appears, and a board hears of it, only then. What a monitor will hold the stream against is what the boards meet now:
+the new data, thinned by its weights, so that what was captured more often counts no more than it should.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgekit import artifact as artifacts
 from edgekit import files, pipeline
 from edgekit.artifact import Artifact
@@ -22,6 +25,8 @@ from edgekit.conversion import Conversion
 from edgekit.data_ref import DataRef
 from edgekit.deploy import fleet
 from edgekit.errors import ArtifactError, DataError, UsageError, VerificationError
+from edgekit.monitor.build import LEAST as ENOUGH
+from edgekit.monitor.build import Builder
 from edgekit.options import Options
 from edgekit.store import reading
 from edgekit.targets import agent, tasks
@@ -159,7 +164,10 @@ def retrain(
     judged = _judged(old, conversion.artifact, {"old": old_judge, "new": new_judge}, progress)
     for one in judged:
         _enforce(one, max_drop)
-    fresh = conversion.artifact if output is None else conversion.artifact.write(Path(output))
+    fresh = conversion.artifact
+    if options.get("reference", True):
+        fresh = _described(fresh, new_train, new_judge, seed)
+    fresh = fresh if output is None else fresh.write(Path(output))
     conversion = replace(conversion, artifact=fresh)
     return Retrained(fresh, judged, conversion, _deployed(fresh, deploy, targets, progress))
 
@@ -220,6 +228,29 @@ def _judged(old: Artifact, new: Artifact, sets: dict[str, Labelled], progress: P
             metric = before.metric
             found.append(Judged(name, metric.name, before.samples, metric.value, after.metric.value))
     return tuple(found)
+
+
+def _described(artifact: Artifact, trained: Labelled, judged: Labelled, seed: int) -> Artifact:
+    """The same, with the reference of the new data; where that is too little, the conversion's own stays."""
+    about, selftest = artifact.manifest, artifact.selftest
+    assert about is not None and selftest is not None  # noqa: S101, PT018 - it was just converted
+    builder = Builder(about.inputs, about.outputs, about.preprocess, about.interpret)
+    parts = [(part.thinned(seed), part is judged) for part in (judged, trained)]
+    with files.scratch() as folder:
+        path = folder / f"model.{artifact.format}"
+        path.write_bytes(artifact.data)
+        for number, (part, proven) in enumerate(parts):
+            if not len(part):
+                continue
+            data, output = part.save(folder / f"{number}.npz"), folder / f"{number}-outputs.npz"
+            tasks.run(agent.Opening(str(path)), DataRef(str(data)), samples=len(part), output=output)
+            with np.load(output) as answers:
+                fed = dict(zip([spec.name for spec in about.inputs], part.feeds.values(), strict=True))
+                builder.add(fed, {name: answers[name] for name in answers.files}, proven=proven)
+    if builder.samples < ENOUGH:
+        return artifact
+    reference = builder.finish().to_bytes()
+    return artifacts.assemble(artifact.format, artifact.model, about, selftest, reference)
 
 
 def _enforce(judged: Judged, max_drop: float) -> None:

@@ -66,6 +66,19 @@ class Labelled:
         feeds = {name: array[rows] for name, array in self.feeds.items()}
         return Labelled(feeds, self.labels[rows], self.weights[rows])
 
+    def thinned(self, seed: int) -> Labelled:
+        """As the stream is: each sample stays with a probability that its weight is proportional to.
+
+        Weights beyond the upper tenth count as that, or one sample that was captured again and again would remove all
+        others.
+        """
+        import numpy as np
+
+        if not len(self):
+            return self
+        chance = self.weights / np.quantile(self.weights, 0.9)
+        return self.part(np.flatnonzero(noise(len(self), seed, 1) / 2.0**64 < chance))
+
     def arrays(self, *, labels: bool = True) -> dict[str, NDArray[Any]]:
         """By the names that `edgekit.convert` looks for, whatever the new model calls its only input."""
         feeds = {"x": self.x} if len(self.feeds) == 1 else self.feeds

@@ -326,12 +326,12 @@ class Capture:
     # -- Windows -----------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        """See whether a window is over."""
+        """See whether a window is over, or it is time to tell how things stand."""
         now = self._clock.steady()
         if now >= self._ends:
             self._end()
-            if now - self._told >= self.plan.status:
-                self._tell()
+        if now - self._told >= self.plan.status:
+            self._tell()
 
     def _end(self) -> None:
         drawn, self._window = self._window.close(), Window(self._each, self._dice)

@@ -8,7 +8,7 @@ from itertools import cycle
 from typing import Any
 
 from edgekit.report import plots
-from edgekit.report.page import cards, figure, head, number, plot, section, table
+from edgekit.report.page import cards, figure, head, notes, number, plot, section, table
 
 _COLORS = (plots.ONE, plots.TWO, plots.GOOD, plots.BAD, plots.SOFT, plots.INK)
 _STYLES = ("-", "--", ":")
@@ -44,8 +44,8 @@ def sections(document: dict[str, Any]) -> tuple[str, list[str]]:
 
 
 def _alarms(alarms: list[dict[str, Any]]) -> str:
-    rows = [(_when(one["at"]), one["board"], one["kind"], one["message"]) for one in alarms[-_ALARMS:]]
-    return table(("when", "board", "kind", "what"), reversed(rows))
+    """The latest first; as lines, because their words are long and phones are narrow."""
+    return notes(f"{_when(one['at'])}, {one['board']}: {one['message']}" for one in reversed(alarms[-_ALARMS:]))
 
 
 def _over_time(boards: list[dict[str, Any]]) -> list[str]:
@@ -124,8 +124,9 @@ def _classes(boards: list[dict[str, Any]]) -> list[str]:
     rows = []
     for board in boards:
         whole = sum(board["classes"].values()) or 1
-        rows.append((board["called"], *(round(100 * board["classes"].get(name, 0) / whole, 1) for name in names)))
-    return [section("Answers, in percent", table(("board", *names), rows))]
+        shares = (f"{name} {number(100 * board['classes'].get(name, 0) / whole, 3)}" for name in names)
+        rows.append((board["called"], ", ".join(shares)))
+    return [section("Answers, in percent", table(("board", "answers"), rows))]
 
 
 def _strata(document: dict[str, Any]) -> list[str]:

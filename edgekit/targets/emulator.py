@@ -66,7 +66,12 @@ class Tried:
 
 
 class Emulated(Local):
-    """See `Target`; files are where they are, jobs run in the board's Python."""
+    """See `Target`; files are where they are, jobs run in the board's Python.
+
+    Attributes:
+        python: Of the board: a program that this machine can start.
+        modules: EdgeKit's for it; what PYTHONPATH names there.
+    """
 
     timed: ClassVar[bool] = False
 
@@ -76,10 +81,10 @@ class Emulated(Local):
         self.core = board.core
         self._stack.enter_context(systems.used(system))
         self.python = _launcher(board, system, qemu)
-        self._modules = _modules()
+        self.modules = _modules()
 
     def link(self, log: Path) -> Link:
-        return Spawned(log, [str(self.python), "-P"], {"PYTHONPATH": str(self._modules)})
+        return Spawned(log, [str(self.python), "-P"], {"PYTHONPATH": str(self.modules)})
 
 
 def open_target(rest: str) -> Emulated:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.errors import EdgeKitError
+from edgekit.targets import open_target
+
 pytest.importorskip("sklearn", reason="the examples' own models are trained with it")
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +86,35 @@ def test_people(taken, shared):
     with_people, total = map(int, re.findall(r"(\d+) of (\d+) pictures show somebody", said)[0])
     assert total == 35
     assert 5 <= with_people <= 12  # 8 do; the model is right on 31 of 35
+
+
+@pytest.mark.parametrize("target", ["local", "emulator:raspberry-pi-4b"])
+def test_the_loop_closes(tmp_path, target):
+    """Trained, deployed, watched, collected, retrained, redeployed: right, alarmed, and right again."""
+    pytest.importorskip("scipy", reason="it turns the digits")
+    if target != "local":
+        try:
+            open_target(target).close()
+        except EdgeKitError as error:
+            pytest.skip(f"{error.message}: {error.next_step}")
+    run(EXAMPLES / "drift_loop.py", tmp_path, target)
+    seen = json.loads((tmp_path / "loop.json").read_text())
+    assert seen["healthy"]["right"] > 92
+    assert seen["healthy"]["alarms"] == []
+    assert seen["drifted"]["right"] < 70
+    assert seen["drifted"]["alarms"][0].startswith("The inputs have moved")
+    assert seen["healed"]["right"] > seen["drifted"]["right"] + 20
+    assert seen["healed"]["alarms"] == []
+    assert seen["version"] == 2
+    old, new = seen["judged"]
+    assert old["after"] >= old["before"] - 3  # it forgot nothing
+    assert new["after"] > new["before"] + 20
+    assert seen["collected"]["labelled"] == seen["collected"]["samples"] == seen["drifted"]["capture"]["kept"]
+    accuracy = seen["accuracy"]  # estimated from what was captured, beside the truth of the whole stream
+    assert accuracy["low"] < seen["drifted"]["right"] / 100 < accuracy["high"]
+    page = (tmp_path / "drift.html").read_text()
+    assert "The inputs have moved" in page
+    assert "out-of-distribution" in page
 
 
 def test_what_is_not_at_hand_is_left_out(tmp_path):
