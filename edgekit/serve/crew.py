@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from edgekit import errors
 from edgekit.codec import encode
 from edgekit.errors import EdgeKitError, EngineError
-from edgekit.serve.wire import ANSWER, FRAME, TELL, Opening, Told
+from edgekit.serve.wire import ANSWER, DRIFT, FRAME, TELL, Opening, Told
 
 if TYPE_CHECKING:
     from edgekit.serve.jobs import Job
@@ -54,6 +54,7 @@ class Worker(asyncio.BufferedProtocol):
         batches: What it was handed and has not answered in full, in order; it works at the first.
         until: When the first is overdue, by the loop's clock.
         ready: It said hello, and was not asked to leave.
+        drift: What its monitor noticed last; empty without one.
     """
 
     def __init__(self, crew: Crew) -> None:
@@ -70,6 +71,7 @@ class Worker(asyncio.BufferedProtocol):
         self.until = math.inf
         self.ready = False
         self.answered = 0
+        self.drift: dict[str, Any] = {}
 
     @property
     def pid(self) -> int | None:
@@ -151,6 +153,8 @@ class Worker(asyncio.BufferedProtocol):
             start = end
             if kind == ANSWER:
                 self._tell(Told(number, status, length, body, together, parse, run, write))
+            elif kind == DRIFT:
+                self.drift = json.loads(body)
             else:
                 self._hello(json.loads(body))
         del self._data[:start]

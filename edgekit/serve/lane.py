@@ -11,7 +11,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekit.errors import EdgeKitError, EngineError, LimitError, MissingFileError
 from edgekit.runtimes.flow.metrics import Metrics
@@ -106,6 +106,15 @@ class Lane:
     def running(self) -> int:
         """Requests that workers have."""
         return sum(len(batch.jobs) for crew in self.crews for worker in crew.workers for batch in worker.batches)
+
+    @property
+    def drift(self) -> dict[str, Any]:
+        """What the monitors of the active version noticed: `samples`, `passed_over`, `alarms`, `ended`; or nothing."""
+        told = [worker.drift for worker in self.active.workers if worker.drift] if self.active is not None else []
+        if not told:
+            return {}
+        counts = {name: sum(one[name] for one in told) for name in ("samples", "passed_over")}
+        return counts | {name: [item for one in told for item in one[name]] for name in ("alarms", "ended")}
 
     @property
     def restarts(self) -> int:
@@ -349,7 +358,7 @@ class Lane:
 
     def _crew(self, seen: Seen) -> Crew:
         opening = Opening(seen.path, self.name, seen.version, self.threads, self.serving.engine, self.serving.watchdog,
-                          self._bounds, seen.sha256)  # fmt: skip
+                          self._bounds, seen.sha256, self.serving.monitor)  # fmt: skip
         return Crew(opening, size=self.serving.workers, start_seconds=self.serving.start_seconds,
                     watchdog=self.serving.watchdog, tell=self.told, lose=self.lost, change=self._changed)  # fmt: skip
 

@@ -98,6 +98,12 @@ class Pages:
         for name, read in _GAUGES.items():
             texts.append(f"# TYPE edgekit_{name} gauge\n")
             texts += [f'edgekit_{name}{{model="{lane.name}"}} {read(lane)}\n' for lane in lanes]
+        watched = [(lane.name, lane.drift) for lane in lanes if lane.drift]
+        if watched:
+            texts.append("# TYPE edgekit_drift_alarms gauge\n")
+            texts += [f'edgekit_drift_alarms{{model="{name}"}} {len(seen["alarms"])}\n' for name, seen in watched]
+            texts.append("# TYPE edgekit_monitored_samples gauge\n")
+            texts += [f'edgekit_monitored_samples{{model="{name}"}} {seen["samples"]}\n' for name, seen in watched]
         texts += [
             f"# TYPE edgekit_{name} gauge\nedgekit_{name} {float(value):g}\n"
             for name, value in board().items()

@@ -82,6 +82,7 @@ class Serving:
         wait_ms: How long a batch may wait to fill; 0: whatever waits goes at once.
         deadline_ms: For requests that name none.
         watchdog: Seconds that one call may take before the worker is ended.
+        monitor: Hold what comes beside what the model was proved on: `/metrics` then tells of drift.
         start_seconds: Until a worker has opened, proved and warmed its model.
     """
 
@@ -94,6 +95,7 @@ class Serving:
     wait_ms: float = 0.0
     deadline_ms: float = 10_000.0
     watchdog: float = 30.0
+    monitor: bool = False
     start_seconds: float = 120.0
 
     def __post_init__(self) -> None:

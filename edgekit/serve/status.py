@@ -66,6 +66,7 @@ def _model(lane: Lane) -> dict[str, Any]:
         "restarts": lane.restarts,
         "requests": seen.get("requests", {}),
         "times": {name: lane.metrics.buckets(name) for name in TIMES},
+        "drift": lane.drift,
         "errors": [_told(at, code) for at, code, _ in reversed(lane.errors)],
     }
 

@@ -1,7 +1,7 @@
 """What crosses between the server and its workers: fixed headers, then bytes. Both ends are of one version.
 
 To a worker: FRAME (number of requests, bytes), then for each ASK and its body. From it: TELL and its body, the first
-with HELLO, one ANSWER for each request.
+with HELLO, one ANSWER for each request, and now and then what a monitor noticed, as DRIFT.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TELL = struct.Struct("<BHIIIHfff")
 """Kind, status, number, bytes of the JSON before tensors (0: all is JSON), bytes of the body, requests answered by the
 same call, and seconds of parsing, running and writing.
 """
-HELLO, ANSWER = 0, 1
+HELLO, ANSWER, DRIFT = 0, 1, 2
 
 Kind = Literal["infer", "row", "image", "sound"]
 KINDS: tuple[Kind, ...] = ("infer", "row", "image", "sound")
@@ -53,6 +53,7 @@ class Opening:
     watchdog: float
     bounds: Bounds
     sha256: str | None = None
+    monitor: bool = False
 
 
 class Told(NamedTuple):

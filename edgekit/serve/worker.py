@@ -24,7 +24,8 @@ from edgekit.errors import ArtifactError, EdgeKitError, VerificationError
 from edgekit.runtimes.model import Model
 from edgekit.serve import answering
 from edgekit.serve.answering import Answer
-from edgekit.serve.wire import ANSWER, FRAME, HELLO, TELL, Opening
+from edgekit.serve.messages import as_json
+from edgekit.serve.wire import ANSWER, DRIFT, FRAME, HELLO, TELL, Opening
 
 _HELD_SECONDS, _HELD_BYTES = 0.001, 1 << 16
 """An answer waits for others no longer, and not behind a larger one."""
@@ -44,6 +45,11 @@ def main(descriptor: int) -> None:
             _hello(link, {"error": error.to_dict()})
             return
         desk = answering.Desk(model, opening)
+        try:
+            watch = _Watch(model) if opening.monitor else None
+        except EdgeKitError as error:
+            _hello(link, {"error": error.to_dict()})
+            return
         _hello(link, desk.about())
         gc.collect()
         gc.freeze()
@@ -53,6 +59,8 @@ def main(descriptor: int) -> None:
             # Whoever started it may die while the engine hangs; then nobody else would end it.
             signal.setitimer(signal.ITIMER_REAL, 2 * opening.watchdog * count + 5)
             _answer(link, desk.answers(asked))
+            if watch is not None and (news := watch.news()):
+                link.sendall(TELL.pack(DRIFT, 0, 0, 0, len(news), 0, 0.0, 0.0, 0.0) + news)
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -70,6 +78,27 @@ def _answer(link: socket.socket, answers: Iterator[tuple[int, Answer]]) -> None:
             since = time.monotonic()
     if pieces:
         link.sendall(b"".join(pieces))
+
+
+class _Watch:
+    """What a monitor noticed, told at most once a second.
+
+    Raises:
+        ArtifactError: `reference-missing`.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._monitor = model.monitor()
+        self._told = time.monotonic()
+
+    def news(self) -> bytes:
+        """Nothing too soon after the last."""
+        now = time.monotonic()
+        if now - self._told < 1:
+            return b""
+        self._told = now
+        status = self._monitor.status()
+        return as_json({name: status[name] for name in ("samples", "passed_over", "alarms", "ended")})
 
 
 def opened(opening: Opening) -> Model:

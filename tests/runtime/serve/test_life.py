@@ -5,8 +5,11 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -229,7 +232,10 @@ def deploy(store, path):
     return artifact.sha256
 
 
-def test_versions_are_exchanged_under_load_and_named_by_who_answered(serve, artifacts, tmp_path, image, tensor):
+def test_versions_are_exchanged_under_load_and_named_by_who_answered(
+    serve, artifacts, tmp_path, image, tensor, effort
+):  # fmt: skip
+    """Two exchanges in every run, 200 under stress."""
     store = tmp_path / "store"
     files = [artifacts["int8.tflite"], artifacts["fp32.tflite"]]
     deploy(store, files[0])
@@ -258,9 +264,9 @@ def test_versions_are_exchanged_under_load_and_named_by_who_answered(serve, arti
     clients = [threading.Thread(target=ask) for _ in range(2)]
     for client in clients:
         client.start()
-    for version, path in (("2", files[1]), ("1", files[0])):
+    for version, path in (("2", files[1]), ("1", files[0])) * effort:
         deploy(store, path)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 300
         while server.json("GET", "/v2/models/people")[1]["versions"] != [version] and time.monotonic() < until:
             time.sleep(0.02)
         assert server.json("GET", "/v2/models/people")[1]["versions"] == [version]
@@ -277,3 +283,80 @@ def test_an_engine_error_is_an_engine_error():
     error = EngineError("engine-failed", "LiteRT failed while running /home/pi/secret.tflite")
     assert status_of(error) == 500
     assert b"secret" not in document(error)
+
+
+def test_drift_is_told(serve, served, tensor, image):
+    server = serve(served / "int8.tflite", "--monitor", "--threads", 1)
+    strange = json.dumps({"inputs": [tensor(image(shape=(64, 8, 8, 2)) * 1000)]})
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        assert server.ask("POST", "/v2/models/int8/infer", strange)[0] == 200
+        text = server.ask("GET", "/metrics")[2].decode()
+        if 'edgekit_drift_alarms{model="int8"} ' in text and 'edgekit_drift_alarms{model="int8"} 0' not in text:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("no alarm")
+
+
+def test_a_model_that_says_nothing_of_its_data_is_not_watched(plain):
+    from edgekit.serve.settings import Serving as Options
+    from edgekit.serve.settings import Settings
+    from edgekit.serve.start import start
+
+    with pytest.raises(edgekit.EdgeKitError) as caught:
+        start((str(plain),), Settings(port=0, serving=Options(monitor=True)), announce=print)
+    assert caught.value.code == "reference-missing"
+
+
+def test_models_share_the_cores_by_weight(serve, plain, slow_engine, tmp_path):
+    for name in ("heavy", "light"):
+        shutil.copy(plain, tmp_path / f"{name}.tflite")
+    config = tmp_path / "serve.toml"
+    config.write_text('cores = 1\n[serving]\nengine = "slow"\nthreads = 1\nbatch = 1\n[models.heavy]\nweight = 3.0\n')
+    server = serve(tmp_path, "--config", config, env=slow_engine)
+    over = threading.Event()
+
+    def ask(name):
+        while not over.is_set():
+            server.json("POST", f"/v2/models/{name}/infer", wish(10))
+
+    clients = [threading.Thread(target=ask, args=(name,)) for name in ("heavy", "light") for _ in range(3)]
+    for client in clients:
+        client.start()
+    counts = {"heavy": 0, "light": 0}
+    until = time.monotonic() + 120
+    while min(counts.values()) < 20 and time.monotonic() < until:
+        text = server.ask("GET", "/metrics")[2].decode()
+        for name in counts:
+            found = re.search(rf'edgekit_requests_total\{{model="{name}",kind="answered"\}} (\d+)', text)
+            counts[name] = int(found[1]) if found else 0
+    over.set()
+    for client in clients:
+        client.join()
+    assert 2 < counts["heavy"] / counts["light"] < 4
+
+
+def test_late_requests_are_never_run(plain, monkeypatch):
+    """At the desk of a worker, whose clock says what is late."""
+    from edgekit.serve.answering import Desk, Request, begun_at
+    from edgekit.serve.settings import Bounds
+    from edgekit.serve.wire import Opening
+
+    ran = []
+    with edgekit.load(plain, threads=1) as model:
+        original = model.run
+        monkeypatch.setattr(model, "run", lambda *args, **options: ran.append(1) or original(*args, **options))
+        desk = Desk(model, Opening(str(plain), "slow", "1", 1, None, 30.0, Bounds()))
+        ran.clear()
+        body = json.dumps(wish(0)).encode()
+        at = begun_at()
+        asked = [Request(n, at + off, "infer", 0, -1, body) for n, off in enumerate((-0.001, 60.0, -5.0))]
+        answers = dict(desk.answers(asked))
+    assert [answers[number].status for number in range(3)] == [408, 200, 408]
+    assert len(ran) == 1
+
+
+def test_the_server_itself_needs_no_numpy():
+    code = "import edgekit.serve.start, sys; print('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
