@@ -88,6 +88,7 @@ class Desk:
         self._head = {"model_name": opening.name, "model_version": opening.version}
         self._inputs, self._outputs = model.inputs, model.outputs
         self._together = batches(model)
+        self._batch = opening.batch
 
     def about(self) -> dict[str, Any]:
         """What the server tells of the model."""
@@ -134,7 +135,8 @@ class Desk:
         groups: dict[tuple[Any, ...], list[_Read]] = {}
         for one in read:
             groups.setdefault(one.key, []).append(one)
-        yield from groups.values()
+        for group in groups.values():
+            yield from (group[start : start + self._batch] for start in range(0, len(group), self._batch))
 
     def _run(self, group: list[_Read]) -> Iterator[tuple[int, Answer]]:
         now = begun_at()

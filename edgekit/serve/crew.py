@@ -93,11 +93,11 @@ class Worker(asyncio.BufferedProtocol):
         about = json.dumps(encode(opening)).encode()
         self._send(FRAME.pack(0, len(about)) + about)
 
-    def hand(self, jobs: list[Job], seconds: float) -> None:
-        """Give it work; `seconds` is how long it may take."""
+    def hand(self, jobs: list[Job]) -> None:
+        """Give it work."""
         if not self.batches:
             self._begun = asyncio.get_running_loop().time()
-            self.until = self._begun + seconds
+            self.until = self._begun + self._crew.watchdog
         self.batches.append(Batch({job.number: job for job in jobs}, len(jobs)))
         parts: list[bytes | bytearray] = [part for job in jobs for part in (job.head(), job.request.body)]
         parts.insert(0, FRAME.pack(len(jobs), sum(map(len, parts))))
@@ -145,14 +145,14 @@ class Worker(asyncio.BufferedProtocol):
         self._data += memoryview(self._buffer)[:nbytes]
         start = 0
         while len(self._data) - start >= TELL.size:
-            kind, status, number, length, size, together, parse, run, write = TELL.unpack_from(self._data, start)
+            kind, status, number, length, size, together, *times = TELL.unpack_from(self._data, start)
             end = start + TELL.size + size
             if len(self._data) < end:
                 break
             body = bytes(memoryview(self._data)[start + TELL.size : end])
             start = end
             if kind == ANSWER:
-                self._tell(Told(number, status, length, body, together, parse, run, write))
+                self._tell(Told(number, status, length, body, together, *times))
             elif kind == DRIFT:
                 self.drift = json.loads(body)
             else:
@@ -173,12 +173,12 @@ class Worker(asyncio.BufferedProtocol):
         job = batch.jobs.pop(told.number, None)
         self.answered += 1
         took = None
+        now = asyncio.get_running_loop().time()
+        self.until = now + self._crew.watchdog if batch.jobs or len(self.batches) > 1 else math.inf
         if not batch.jobs:
-            now = asyncio.get_running_loop().time()
             took = Took(now - self._begun, batch.size)
             del self.batches[0]
             self._begun = now
-            self.until = now + self._crew.watchdog * self.batches[0].size if self.batches else math.inf
         if job is not None:
             self._crew.told(job, told, took)
         if not self.batches and not self.ready:

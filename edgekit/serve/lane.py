@@ -57,6 +57,7 @@ class Lane:
         back: The version before, while the active one is on trial.
         virtual: Seconds of cores it had, by its weight: the scheduler serves the least first.
         mean: Seconds a request takes a worker, of late; 0 before the first.
+        lag: Seconds from when a worker answers to when the server sees it, of late: long when many are refused.
         errors: The last ones: when (Unix time), code and what was said.
     """
 
@@ -71,6 +72,7 @@ class Lane:
         self.metrics = Metrics(self.name)
         self.virtual = 0.0
         self.mean = 0.0
+        self.lag = 0.0
         self.errors: deque[tuple[float, str, str]] = deque(maxlen=_ERRORS)
         self._coming: Crew | None = None
         self._trial = False
@@ -101,6 +103,11 @@ class Lane:
     @property
     def crews(self) -> list[Crew]:
         return [crew for crew in (self.active, self.back, self._coming, *self._leaving) if crew is not None]
+
+    @property
+    def _bridge(self) -> float:
+        """Seconds of work that a worker should have, so that it does not wait for the server."""
+        return max(_FAST, 2 * self.lag)
 
     @property
     def running(self) -> int:
@@ -173,14 +180,16 @@ class Lane:
         """Give a worker what is next."""
         jobs = self._next(now)
         if jobs:
-            worker.hand(jobs, self.serving.watchdog * len(jobs))
+            worker.hand(jobs)
 
     def _next(self, now: float) -> list[Job]:
         crew = self.active
         most = self.serving.batch
         if crew is not None and not crew.batches:
             # One after the other in any case: several at once only where the way costs more than the work.
-            most = max(min(most, int(_FAST / self.mean)), 1) if self.mean else 1
+            most = 1
+        if self.mean:
+            most = max(most, int(self._bridge / self.mean))
         found = []
         for job in self.queue.take(most, now):
             if job.version is not None and crew is not None and job.version != crew.version:
@@ -209,7 +218,7 @@ class Lane:
         for worker in crew.workers:
             if worker.ready and not worker.batches:
                 return worker
-            if ahead and worker.ready and len(worker.batches) == 1 and 0 < self.mean < _FAST:
+            if ahead and worker.ready and len(worker.batches) == 1 and 0 < self.mean < self._bridge:
                 best = worker
         return best
 
@@ -218,6 +227,7 @@ class Lane:
     def told(self, crew: Crew, job: Job, told: Told, took: Took | None) -> None:
         """An answer."""
         now = self._loop.time()
+        self.lag += 0.05 * (now - told.at - self.lag)
         if took is not None:
             each = took.seconds / took.size
             self.mean = each if not self.mean else 0.9 * self.mean + 0.1 * each
@@ -358,7 +368,7 @@ class Lane:
 
     def _crew(self, seen: Seen) -> Crew:
         opening = Opening(seen.path, self.name, seen.version, self.threads, self.serving.engine, self.serving.watchdog,
-                          self._bounds, seen.sha256, self.serving.monitor)  # fmt: skip
+                          self._bounds, seen.sha256, self.serving.batch, self.serving.monitor)  # fmt: skip
         return Crew(opening, size=self.serving.workers, start_seconds=self.serving.start_seconds,
                     watchdog=self.serving.watchdog, tell=self.told, lose=self.lost, change=self._changed)  # fmt: skip
 
@@ -369,7 +379,7 @@ class Lane:
         if worker is None:
             self._refuse_job(job, EngineError("engine-died", f"{self.name} failed, and no version before it is ready"))
         else:
-            worker.hand([job], self.serving.watchdog)
+            worker.hand([job])
 
     def _settle(self, job: Job, reply: Reply) -> None:
         """Answer; its timer and its place go."""

@@ -17,9 +17,9 @@ ASK = struct.Struct("<IdBBiI")
 """Number, deadline by the monotonic clock (which all processes share), kind, coding, bytes of the JSON (-1: all), bytes
 of the body.
 """
-TELL = struct.Struct("<BHIIIHfff")
+TELL = struct.Struct("<BHIIIHfffd")
 """Kind, status, number, bytes of the JSON before tensors (0: all is JSON), bytes of the body, requests answered by the
-same call, and seconds of parsing, running and writing.
+same call, seconds of parsing, running and writing, and when it was told, by the monotonic clock.
 """
 HELLO, ANSWER, DRIFT = 0, 1, 2
 
@@ -53,6 +53,7 @@ class Opening:
     watchdog: float
     bounds: Bounds
     sha256: str | None = None
+    batch: int = 16
     monitor: bool = False
 
 
@@ -67,3 +68,4 @@ class Told(NamedTuple):
     parse: float
     run: float
     write: float
+    at: float

@@ -60,7 +60,7 @@ def main(descriptor: int) -> None:
             signal.setitimer(signal.ITIMER_REAL, 2 * opening.watchdog * count + 5)
             _answer(link, desk.answers(asked))
             if watch is not None and (news := watch.news()):
-                link.sendall(TELL.pack(DRIFT, 0, 0, 0, len(news), 0, 0.0, 0.0, 0.0) + news)
+                link.sendall(TELL.pack(DRIFT, 0, 0, 0, len(news), 0, 0.0, 0.0, 0.0, 0.0) + news)
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -70,7 +70,7 @@ def _answer(link: socket.socket, answers: Iterator[tuple[int, Answer]]) -> None:
     since = time.monotonic()
     for number, answer in answers:
         head = TELL.pack(ANSWER, answer.status, number, answer.json, len(answer.body), answer.together,
-                         answer.parse, answer.run, answer.write)  # fmt: skip
+                         answer.parse, answer.run, answer.write, time.monotonic())  # fmt: skip
         pieces += (head, answer.body)
         if time.monotonic() - since > _HELD_SECONDS or len(answer.body) > _HELD_BYTES:
             link.sendall(b"".join(pieces))
@@ -133,7 +133,7 @@ def _prove(model: Model, found: Artifact) -> None:
 
 def _hello(link: socket.socket, about: dict[str, Any]) -> None:
     body = json.dumps(encode(about)).encode()
-    link.sendall(TELL.pack(HELLO, 0, 0, 0, len(body), 0, 0.0, 0.0, 0.0) + body)
+    link.sendall(TELL.pack(HELLO, 0, 0, 0, len(body), 0, 0.0, 0.0, 0.0, 0.0) + body)
 
 
 def _exactly(link: socket.socket, size: int) -> bytearray:
