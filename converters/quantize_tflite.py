@@ -158,7 +158,8 @@ def _static(model: ModelT, ranges: Ranges, plan: Plan, options: QuantizeOptions)
     tflite_ranges.widen_results(model, seen, bits)
     if 16 in bits.values():
         rewrites.plain_int16_sums(model)
-    statistics = {name: _statistic(found.min, found.max) for name, found in seen.items()}
+    ranks = rewrites.ranks_of_constants_beside(model)
+    statistics = {name: _statistic(found.min, found.max, ranks.get(name, 1)) for name, found in seen.items()}
     for name, (low, high) in tflite_ranges.wide_weights(model, seen, bits).items():
         statistics[name] = {"min": low, "max": high}
     made = _run_quantizer(model, tflite_recipe.static(model, seen, plan.base, bits, unknown), statistics)
@@ -228,8 +229,8 @@ def _run_quantizer(model: ModelT, recipe: Any, statistics: dict[str, Any] | None
     return files.read(bytes(made.quantized_model))
 
 
-def _statistic(low: float, high: float) -> dict[str, Any]:
-    return {"min": np.array([low], np.float32), "max": np.array([high], np.float32)}
+def _statistic(low: float, high: float, rank: int = 1) -> dict[str, Any]:
+    return {"min": np.full((1,) * rank, low, np.float32), "max": np.full((1,) * rank, high, np.float32)}
 
 
 def _float_operators(model: ModelT) -> list[str]:

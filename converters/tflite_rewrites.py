@@ -380,6 +380,24 @@ def matmuls_of_constant_left(model: ModelT) -> list[str]:
     ]
 
 
+def ranks_of_constants_beside(model: ModelT) -> dict[str, int]:
+    """Results that share their scale with a constant operand -> its rank.
+
+    ai-edge-quantizer shapes such a scale for the constant, and shapes it wrongly unless it has that rank already.
+    """
+    operator = files.schema().BuiltinOperator
+    sharing = (operator.CONCATENATION, operator.MAXIMUM, operator.MINIMUM, operator.PACK, operator.SELECT_V2)
+    found = {}
+    for graph in model.subgraphs:
+        for op in graph.operators or ():
+            if files.op_code(model, op) in sharing:
+                operands = [graph.tensors[int(i)] for i in op.inputs if int(i) >= 0]
+                ranks = [len(part.shape) for part in operands if is_float_constant(model, part)]
+                if ranks and max(ranks) > 1:
+                    found[files.name_of(graph.tensors[int(op.outputs[0])])] = max(ranks)
+    return found
+
+
 def is_float_constant(model: ModelT, tensor: TensorT) -> bool:
     """Whether the file holds the tensor's values, as float32."""
     return files.dtype_of(tensor) == "float32" and files.is_constant(model, tensor)

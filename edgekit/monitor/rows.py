@@ -54,9 +54,11 @@ class Rows:
         self.chosen = answer is not None and size == 1 and answer.quant is None and not answer.dtype.startswith("float")
         self.classes = 0 if answer is None else max(2, len(interpret.labels) if self.chosen else size)
         self._answer = answer
+        firsts = [spec.shape[0] for spec in inputs if spec.shape]
+        self._batches = {spec.name: _batch(spec, firsts) for spec in outputs}
         for spec in outputs:
             if spec.name != self.answer and spec.dtype not in ("string", "complex64"):
-                small = elements(spec) <= 16 and None not in spec.shape[1:]
+                small = elements(spec) <= 16 and None not in spec.shape[1:] and self._batches[spec.name] == 0
                 made: Extractor = Values(spec, numbered(elements(spec))) if small else Summary(spec)
                 self._watch(spec, made, "output")
         self.width = len(self.inputs)
@@ -80,7 +82,11 @@ class Rows:
         """The same of the outputs, into `row` [len(outputs)]. An output that has no such sample is read whole."""
         for name, made, begin, end, rank in self._output_parts:
             array = arrays[name]
-            one = array[sample] if array.ndim == rank and rank and sample < array.shape[0] else array
+            axis = self._batches[name]
+            if axis is None:  # several answers of this kind come stacked
+                one = array[sample] if array.ndim > rank else array
+            else:
+                one = array.take(sample, axis) if array.ndim == rank and rank and sample < array.shape[axis] else array
             if one.size or not isinstance(made, Values):
                 made.into(one, row[begin:end])
             else:
@@ -105,6 +111,15 @@ class Rows:
             return np.asarray(values)
         raised = np.exp(values - values.max())
         return np.asarray(raised / raised.sum())
+
+
+def _batch(spec: TensorSpec, firsts: Sequence[int | None]) -> int | None:
+    """Which axis of an output counts samples: the free one where the batch is free, wherever it stands; else the first
+    if it is as long as the inputs'. None where there is none.
+    """
+    if None in firsts and spec.shape.count(None) == 1:
+        return spec.shape.index(None)
+    return 0 if not spec.shape or not firsts or spec.shape[0] in (None, *firsts) else None
 
 
 def _answer(outputs: Sequence[TensorSpec], how: Interpret) -> TensorSpec | None:

@@ -447,3 +447,12 @@ def test_trained_models_keep_their_answers(name, shared):
     artifact = edgekit.convert(shared / "models" / name, to="tflite")
     assert artifact.manifest.proof.sqnr_db > 110
     assert kinds(artifact.data)["TRANSPOSE"] <= 1
+
+
+@pytest.mark.shared
+def test_a_saved_model_by_way_of_onnx_comes_back_without_a_transposition(shared):
+    pytest.importorskip("tf2onnx", reason="comes with the tensorflow extra")
+    source = shared / "models" / "kws_dscnn" / "saved_model"
+    artifact = edgekit.convert(edgekit.convert(source, to="onnx").data, to="tflite")
+    assert artifact.manifest.proof.relative_error < 1e-6
+    assert not kinds(artifact.data)["TRANSPOSE"]

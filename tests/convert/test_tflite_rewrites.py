@@ -254,3 +254,12 @@ def test_conversions_that_nobody_reads_go():
     model = files.read(graph.finish([graph.op("RELU", [x], (1, 4), "y")]))
     tflite_interface.drop_idle_conversions(model)
     assert kinds(model) == {"RELU": 1}
+
+
+def test_results_that_share_their_scale_with_a_constant_are_known():
+    graph = Builder()
+    x = graph.input("x", (2, 3))
+    row, number = graph.constant("row", np.zeros((2, 1), np.float32)), graph.constant("number", np.float32([1]))
+    joined = graph.op("CONCATENATION", [x, row], (2, 4), "joined", "ConcatenationOptions", {"axis": 1})
+    model = files.read(graph.finish([graph.op("MAXIMUM", [joined, number], (2, 4), "y")]))
+    assert tflite_rewrites.ranks_of_constants_beside(model) == {"joined": 2}

@@ -10,7 +10,11 @@ import pytest
 import edgekit
 from edgekit import artifact as artifacts
 from edgekit.errors import ArtifactError
+from edgekit.feeding import Preprocess
+from edgekit.monitor.rows import Rows
 from edgekit.monitor.watch import reference_of
+from edgekit.reading import Interpret
+from edgekit.tensors import TensorSpec
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +138,17 @@ def test_calls_without_all_outputs_are_counted(converted):
         monitor = model.monitor()
         model.run(images[:1], out={})
         assert (monitor.status()["calls"], monitor.status()["passed_over"]) == (1, 1)
+
+
+@pytest.mark.parametrize("batch", [None, 1])
+def test_an_output_whose_batch_is_not_in_front_is_read_whole(batch):
+    inputs = (TensorSpec("x", (batch, 4), "float32"),)
+    steps = np.arange(3 * 5 * 2, dtype=np.float32).reshape(3, 5, 2)
+    # As a run gives several of them: along the free axis, or one by one.
+    given = steps if batch is None else steps.transpose(1, 0, 2)[:, :, None]
+    rows = Rows(inputs, (TensorSpec("steps", (3, batch, 2), "float32"),), Preprocess(), Interpret())
+    for sample in range(5):  # more than there are steps
+        together, alone = np.empty(len(rows.outputs)), np.empty(len(rows.outputs))
+        rows.read_outputs({"steps": given}, sample, together)
+        rows.read_outputs({"steps": steps[:, sample : sample + 1]}, 0, alone)
+        np.testing.assert_array_equal(together, alone)
