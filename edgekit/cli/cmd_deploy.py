@@ -118,10 +118,16 @@ def command(
             [("sha256", done.sha256), ("before", done.before), ("removed", len(done.pruned) or None)],
         )
         return 0
-    outcomes = fleet.deploy_many(
-        asked, fleet.hosts(hosts), at_once=at_once, stop_after=stop_after, canary=not no_canary,
-        told=None if as_json else _tell,
-    )  # fmt: skip
+    with output.Progress() as progress:
+
+        def tell(outcome: Outcome) -> None:
+            progress.clear()
+            _tell(outcome)
+
+        outcomes = fleet.deploy_many(
+            asked, fleet.hosts(hosts), at_once=at_once, stop_after=stop_after, canary=not no_canary,
+            told=None if as_json else tell, progress=progress,
+        )  # fmt: skip
     if as_json:
         output.document({"name": name, "targets": encode(outcomes)})
     failed = [outcome for outcome in outcomes if outcome.error is not None]

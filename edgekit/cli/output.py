@@ -94,9 +94,13 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def clear(self) -> None:
+        """Make room for a line on stdout."""
         if self._live:
             click.echo("\r\033[K", nl=False, err=True)
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
 
 
 def size(count: float | None) -> str:

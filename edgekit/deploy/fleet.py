@@ -20,7 +20,7 @@ from edgekit.artifact import Artifact
 from edgekit.child import Limits, Progress
 from edgekit.deploy import install as there
 from edgekit.deploy.delta import best, remember
-from edgekit.deploy.preflight import DeviceFacts, FactsRequest, check, facts
+from edgekit.deploy.preflight import DeviceFacts, FactsRequest, check, preflight
 from edgekit.deploy.trial import Bounds
 from edgekit.errors import EdgeKitError, MissingFileError, UsageError
 from edgekit.store import Shadow
@@ -106,7 +106,9 @@ def deploy(asked: Deployment, target: str, progress: Progress | None = None) -> 
     """
     opened = artifacts.read(asked.path)
     with open_target(target, progress) as place:
-        found = place.perform(facts, FactsRequest(asked.name, asked.root, opened.format, opened.sha256, place.copies))
+        found = place.perform(
+            preflight, FactsRequest(asked.name, asked.root, opened.format, opened.sha256, place.copies)
+        )
         check(opened, found, place.name, asked.device)
         path, base = _sent(place, asked.path, opened, found)
         request = there.InstallRequest(
@@ -150,6 +152,7 @@ def deploy_many(
     stop_after: int = 1,
     canary: bool = True,
     told: Callable[[Outcome], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Outcome, ...]:
     """Deploy to many devices; no failure of one is raised, all are told.
 
@@ -160,6 +163,7 @@ def deploy_many(
         stop_after: After so many failures no further device is begun.
         canary: The first is served alone, and its failure ends it all.
         told: Called with each outcome as it comes.
+        progress: Told what each device is at, from several threads.
 
     Returns:
         An outcome a target, in their order.
@@ -173,14 +177,14 @@ def deploy_many(
 
     left = list(dict.fromkeys(targets))
     if canary and len(left) > 1:
-        add(_outcome(asked, left.pop(0)))
+        add(_outcome(asked, left.pop(0), progress))
     failures = sum(not outcome.done for outcome in outcomes.values())
     stopped = canary and failures > 0
     with ThreadPoolExecutor(max(1, at_once)) as pool:
         running: set[Any] = set()
         while running or (left and not stopped and failures < stop_after):
             while left and not stopped and failures < stop_after and len(running) < at_once:
-                running.add(pool.submit(_outcome, asked, left.pop(0)))
+                running.add(pool.submit(_outcome, asked, left.pop(0), progress))
             finished, running = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 add(future.result())
@@ -190,9 +194,13 @@ def deploy_many(
     return tuple(outcomes[target] for target in dict.fromkeys(targets))
 
 
-def _outcome(asked: Deployment, target: str) -> Outcome:
+def _outcome(asked: Deployment, target: str, progress: Progress | None) -> Outcome:
+    def tell(event: dict[str, Any]) -> None:
+        if progress is not None and "stage" in event:
+            progress({**event, "stage": f"{target}: {event['stage']}"})
+
     try:
-        return Outcome(target, deploy(asked, target))
+        return Outcome(target, deploy(asked, target, tell))
     except EdgeKitError as error:
         return Outcome(target, error=error.to_dict())
 

@@ -115,19 +115,22 @@ def install(request: InstallRequest) -> Generator[Event, None, Installed]:
         yield {"stage": "switch"}
         shelf.unhear()
         shelf.change(lambda record: _noted(record, request.sha256, admission))
-        record = shelf.change(lambda record: record.switch(request.sha256, request.seconds, request.shadow))
-        compared = request.shadow if record.trial and record.trial.back else None
-        fault = yield from _tried(shelf, request, bounds, compared)
-        if fault:
-            record = shelf.change(lambda record: record.fall_back(fault))
-            back = f"version {record.version(record.active).number}" if record.active else "no version"
-            raise VerificationError(
-                "deploy-rolled-back", f"{request.name}: {fault}; {back} is active again", reason=fault
-            )
-        held = f"held for {request.seconds:g} s{_compared(shelf, request, compared)}"
-        shelf.change(lambda record: record.commit(held))
-        pruned = shelf.prune(int(request.keep_mb * 1e6))
-        return _installed(shelf, shelf.record(), changed=True, pruned=pruned)
+        return (yield from _switched(shelf, request, bounds))
+
+
+def _switched(shelf: Shelf, request: InstallRequest, bounds: Bounds) -> Generator[Event, None, Installed]:
+    """Make it active, try it, and commit it or return to the version before."""
+    record = shelf.change(lambda record: record.switch(request.sha256, request.seconds, request.shadow))
+    compared = request.shadow if record.trial and record.trial.back else None
+    fault = yield from _tried(shelf, request, bounds, compared)
+    if fault:
+        record = shelf.change(lambda record: record.fall_back(fault))
+        back = f"version {record.version(record.active).number}" if record.active else "no version"
+        raise VerificationError("deploy-rolled-back", f"{request.name}: {fault}; {back} is active again", reason=fault)
+    held = f"held for {request.seconds:g} s{_compared(shelf, request, compared)}"
+    shelf.change(lambda record: record.commit(held))
+    pruned = shelf.prune(int(request.keep_mb * 1e6))
+    return _installed(shelf, shelf.record(), changed=True, pruned=pruned)
 
 
 def _source(shelf: Shelf, request: InstallRequest) -> BinaryIO:

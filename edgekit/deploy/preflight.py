@@ -37,6 +37,11 @@ class FactsRequest:
     sha256: str
     copied: bool = False
 
+    @property
+    def path(self) -> str:
+        """For messages that name the engine of such a file, when asking for its version is what kills."""
+        return f"model.{self.format}"
+
 
 @dataclass(frozen=True)
 class DeviceFacts:
@@ -66,7 +71,7 @@ class DeviceFacts:
     versions: tuple[str, ...] = ()
 
 
-def facts(request: FactsRequest) -> DeviceFacts:
+def preflight(request: FactsRequest) -> DeviceFacts:
     """Ask; runs on the device."""
     from edgekit.runtimes import PREFERRED, engines
 

@@ -125,7 +125,8 @@ def _rising(
     record: Record, name: str, release: int | None, notes: tuple[tuple[str, str], ...], *, downgrade: bool
 ) -> Admission:
     """Releases only rise; an unsigned version is older than any signed one."""
-    highest = max((v.release for v in record.versions if v.release is not None), default=None)
+    known = (record.highest, *(version.release for version in record.versions))
+    highest = max((number for number in known if number is not None), default=None)
     if highest is None or (release is not None and release >= highest):
         return Admission(release, notes)
     what = "an unsigned version" if release is None else f"release {release}"

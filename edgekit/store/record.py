@@ -122,12 +122,14 @@ class Record:
         active: The version that answers; None before the first.
         previous: What it followed, and what `rollback` returns to.
         trial: Set while the active version is on trial.
+        highest: The highest release that was ever switched to, also when that version is gone; None for none.
     """
 
     schema: int = SCHEMA
     active: str | None = None
     previous: str | None = None
     trial: Trial | None = None
+    highest: int | None = None
     versions: tuple[Version, ...] = ()
     events: tuple[Event, ...] = ()
 
@@ -176,7 +178,8 @@ class Record:
         """The same, knowing the number that its maker gave a version."""
         self.version(sha256)
         versions = tuple(replace(v, release=release) if v.sha256 == sha256 else v for v in self.versions)
-        return replace(self, versions=versions)
+        highest = max((known for known in (self.highest, release) if known is not None), default=None)
+        return replace(self, versions=versions, highest=highest)
 
     def switch(self, sha256: str, seconds: float, shadow: Shadow | None = None) -> Record:
         """Make a tested or once committed version the active one, on trial."""

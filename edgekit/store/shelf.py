@@ -29,6 +29,8 @@ RECORD, KEPT, LOCK, VERSIONS, INCOMING = "record.json", "record.kept", "lock", "
 FAULTS, SHADOW = "faults", "shadow"
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _PIECE = 1 << 20
+_GLANCE = 0.2
+"""Seconds: whoever only asks whether somebody holds the lock (`Shelf.busy`) holds it for a moment."""
 _RETRIES = 20
 """Readers meet a pruned version at most once a switch; so many switches in a row do not happen."""
 
@@ -244,14 +246,14 @@ class Shelf:
     # -- Inside ------------------------------------------------------------------------------------------------
 
     def _lock(self, lock: int, patience: float) -> None:
-        until = time.monotonic() + patience
+        until = time.monotonic() + max(patience, _GLANCE)
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() >= until:
                     raise TargetError("store-busy", f"another deployment of {self.name} is under way") from None
-                time.sleep(0.05)
+                time.sleep(0.02)
             else:
                 return
 

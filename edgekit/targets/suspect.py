@@ -43,10 +43,21 @@ def suspect(scene: Scene) -> Suspect | None:
     """A job: the engine that would have run the file here; None for an engine of strangers, or where none is."""
     from importlib import metadata
 
-    engine = scene.engine or ("onnxruntime" if Path(scene.path).suffix == ".onnx" else "litert")
-    for distribution in CANDIDATES.get(engine, ()):
+    for distribution in CANDIDATES.get(scene.engine or _engine_of(Path(scene.path)), ()):
         try:
             return Suspect(distribution, metadata.version(distribution))
         except metadata.PackageNotFoundError:
             continue
     return None
+
+
+def _engine_of(path: Path) -> str:
+    """By its suffix, of a deployed version (which has none) by what it holds; "" where neither tells."""
+    from edgekit import artifact
+
+    formats = {".onnx": "onnx", ".tflite": "tflite"}
+    try:
+        found = formats.get(path.suffix) or artifact.format_of(path.read_bytes())
+    except OSError:
+        return ""
+    return {"onnx": "onnxruntime", "tflite": "litert"}.get(found or "", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import itertools
 import json
@@ -133,6 +134,17 @@ def test_a_reader_without_the_right_to_write_sees_the_end_of_such_a_trial_too(ro
 
     monkeypatch.setattr(Shelf, "changing", refuse)
     assert Shelf(NAME, root).read_active()[0] == OLD
+
+
+def test_who_only_asks_whether_it_is_busy_turns_nobody_away(root, monkeypatch):
+    handle = os.open(root / NAME / "lock", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_SH)  # as `busy` holds it, for a moment
+    monkeypatch.setattr("time.sleep", lambda _: fcntl.flock(handle, fcntl.LOCK_UN))
+    try:
+        with Shelf(NAME, root).changing():
+            pass
+    finally:
+        os.close(handle)
 
 
 def test_two_do_not_change_it_at_once(root):

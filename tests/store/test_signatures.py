@@ -103,6 +103,13 @@ def test_releases_only_rise(trusting, key):
     assert down.notes == (("downgrade", "from release 3 to release 2, by request"),)
 
 
+def test_the_highest_release_is_known_when_its_version_is_gone(trusting, key):
+    record = at_release(3).receive(digest(b"7"), 10).released(digest(b"7"), 7)
+    record = record.forget((record.version(digest(b"7")),))
+    assert refused(trusting, signed(key, release=6), record=record) == "release-old"
+    assert admit(trusting, signed(key, release=7), record=record).release == 7
+
+
 @pytest.mark.parametrize(("now", "told"), [(0.0, "clock"), (2.2e9, "expired"), (None, "fine")])
 def test_a_clock_that_was_never_set_expires_nothing(trusting, key, monkeypatch, now, told):
     text = signed(key, expires=datetime.now(UTC) + timedelta(days=1))
