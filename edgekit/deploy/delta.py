@@ -2,14 +2,17 @@
 
 Training on keeps the places of all tensors, and changes a part of their bytes: both files, one laid over the other,
 differ in few places. The difference (exclusive or) is mostly zeros, which zlib writes in little room wherever they
-stand. What is longer or shorter at the end is taken as it is. The desk keeps what it deployed, by content, to know what
-devices have; without it the whole file is sent.
+stand: as runs alone (RFC 1951, Z_RLE) where few bytes changed here and there, 100 times as fast as its best effort and
+smaller; with matches where more of it repeats (`benchmarks/deploy_delta.py`). What is longer or shorter at the end is
+taken as it is. The desk keeps what it deployed, by content, to know what devices have; without it the whole file is
+sent.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ from edgekit.errors import ArtifactError
 
 _WORTH = 0.9
 """A delta above this share of the file is not worth what can go wrong with it."""
+_TRIED = 3
+"""Versions that a device has from which a delta is tried, the active one first."""
 _KEPT = 32
 """Files that the desk keeps, the latest."""
 
@@ -40,7 +45,9 @@ class Delta:
 
 def make(old: bytes, new: bytes) -> bytes:
     """The difference of two files, compressed; `apply` undoes it."""
-    return zlib.compress(_over(old, new), 9)
+    difference = _over(old, new)
+    runs = zlib.compressobj(6, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
+    return min(runs.compress(difference) + runs.flush(), zlib.compress(difference, 6), key=len)
 
 
 def apply(old: bytes, delta: bytes, sha256: str, size: int) -> bytes:
@@ -63,8 +70,9 @@ def apply(old: bytes, delta: bytes, sha256: str, size: int) -> bytes:
 
 
 def best(new: bytes, versions: Iterable[str]) -> Delta | None:
-    """The smallest delta from a version that both sides have; None where the whole file is as good."""
-    found = [Delta(sha256, make(old, new)) for sha256 in versions if (old := _known(sha256)) is not None]
+    """The smallest delta from one of the first versions that both sides have; None where the whole file is as good."""
+    known = ((sha256, old) for sha256 in versions if (old := _known(sha256)) is not None)
+    found = [Delta(sha256, make(old, new)) for sha256, old in itertools.islice(known, _TRIED)]
     smallest = min(found, key=lambda delta: len(delta.data), default=None)
     return smallest if smallest is not None and len(smallest.data) < _WORTH * len(new) else None
 

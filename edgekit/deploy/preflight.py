@@ -55,7 +55,7 @@ class DeviceFacts:
         shared: What is brought there takes its room from the same file system.
         arrived: Bytes of this very file that are there already.
         writable: Whether the store can be written to.
-        versions: Digests of the versions of this model that are there, the active one first.
+        versions: Digests of the versions of this model that are there, the active one first, then the latest.
     """
 
     machine: str
@@ -109,8 +109,9 @@ def _existing(folder: Path) -> Path:
 
 def _versions(shelf: Shelf) -> tuple[str, ...]:
     record = shelf.record()
-    found = [version.sha256 for version in record.versions if shelf.path(version.sha256).is_file()]
-    return tuple(sorted(found, key=lambda sha256: sha256 != record.active))
+    there = [version for version in record.versions if shelf.path(version.sha256).is_file()]
+    there.sort(key=lambda version: (version.sha256 != record.active, -version.number))
+    return tuple(version.sha256 for version in there)
 
 
 def check(opened: Artifact, found: DeviceFacts, target: str, device: str | None) -> None:

@@ -385,6 +385,18 @@ def test_a_deployment_says_what_makes_no_sense(files, tmp_path):
         replace(asked(files["old"], tmp_path), name="No Name")
 
 
+@pytest.mark.parametrize(("name", "engine"), [("new", "litert"), ("onnx", "onnxruntime")])
+def test_a_version_that_dies_names_the_engine_that_opened_it(files, tmp_path, name, engine):
+    """A deployed file has no suffix to tell by."""
+    from edgekit.targets.suspect import CANDIDATES, Scene, suspect
+
+    shutil.copy(files[name], tmp_path / "version")
+    found = suspect(Scene(str(tmp_path / "version")))
+    assert found is not None
+    assert found.distribution in CANDIDATES[engine]
+    assert suspect(Scene(str(tmp_path / "nothing"))) is None
+
+
 def test_an_instruction_that_the_board_lacks_is_met_in_preflight(files, tmp_path, effort):
     """onnxruntime 1.21.0 dies on a Cortex-A72: the old version needs LiteRT, the new one it. Nothing is sent."""
     from edgekit.targets import open_target
