@@ -56,9 +56,9 @@ class Known:
         return self._scores[self._at]
 
 
-def false_alarms(subject: Subject, samples: int, seeds: int) -> None:
+def false_alarms(subject: Subject, samples: int, seeds: int, streams: list[str]) -> None:
     answers = subject.answer(subject.field)
-    for whole in (True, False):
+    for whole in [stream == "known" for stream in streams]:
         reference = subject.reference(whole=whole)
         alarms: list[str] = []
         begun = time.perf_counter()
@@ -204,10 +204,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--subject", nargs="*")
+    parser.add_argument("--stream", nargs="*", default=["known", "unseen"], choices=["known", "unseen"])
     options = parser.parse_args()
     if options.what == "false":
         for subject in subjects(options.subject):
-            false_alarms(subject, options.samples, options.seeds)
+            false_alarms(subject, options.samples, options.seeds, options.stream)
     elif options.what == "shift":
         shift(options.runs)
     elif options.what == "pictures":

@@ -29,7 +29,10 @@ _SAMPLES = (100, 2000)
 """Of each data set, at least and at most."""
 
 _JUDGED = (60, 400)
-"""Labelled samples that are judged, at least and at most; each is answered about ten times."""
+"""Labelled samples that are judged, at least and at most; each is answered about twenty times."""
+
+_TURNS = 2
+"""Copies of each kind, of different strength."""
 
 _WORK = 4e10
 """Multiply-accumulates that describing may cost: seconds at the desk."""
@@ -123,7 +126,7 @@ class _Judge:
         self._spec = request.inputs[0] if len(request.inputs) == 1 else None
         self._shape = _shape(self._spec, request.preprocess)
         least, most = _JUDGED
-        self._left = int(min(most, max(least, _WORK / max(macs or 1, 1) / 10)))
+        self._left = int(min(most, max(least, _WORK / max(macs or 1, 1) / 20)))
         self._batches = 0
 
     def add(self, batch: Batch, feeds: Feeds, answers: Feeds) -> None:
@@ -141,9 +144,10 @@ class _Judge:
         if self._spec is None or self._shape is None:
             return
         x = np.asarray(batch.feeds[self._spec.name][some], np.float32)
-        for kind, copy in enumerate(copies(x, self._shape, self._batches), 1):
-            spoilt = self._graph.turn({self._spec.name: copy})
-            self._builder.judge(spoilt, self._model.run(spoilt), labels[some], kind)
+        for turn in range(_TURNS):
+            for kind, copy in enumerate(copies(x, self._shape, self._batches * _TURNS + turn), 1):
+                spoilt = self._graph.turn({self._spec.name: copy})
+                self._builder.judge(spoilt, self._model.run(spoilt), labels[some], kind)
 
 
 def _cut(arrays: Feeds, some: slice) -> Feeds:

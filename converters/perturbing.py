@@ -40,7 +40,7 @@ def _strength(x: Array, dice: np.random.Generator, low: float, high: float) -> A
 
 
 def _noise(x: Array, dice: np.random.Generator, _: Any, deviation: Array) -> Array:
-    return np.asarray(x + _strength(x, dice, 0.1, 0.9) * deviation * dice.normal(size=x.shape))
+    return np.asarray(x + np.exp(_strength(x, dice, -3.0, 0.7)) * deviation * dice.normal(size=x.shape))
 
 
 def _brighter(x: Array, dice: np.random.Generator, _: Any, deviation: Array) -> Array:
@@ -80,16 +80,33 @@ def _moved(x: Array, dice: np.random.Generator, axes: tuple[int, int], _: Array)
 
 
 def _turned(x: Array, dice: np.random.Generator, axes: tuple[int, int], _: Array) -> Array:
-    """By up to 45 degrees around the middle, to the nearest pixel."""
-    turned = np.moveaxis(x, axes, (1, 2))
-    height, width = turned.shape[1:3]
+    """By up to 50 degrees around the middle."""
+    angles = dice.uniform(-0.87, 0.87, len(x))
+    return _mapped(x, axes, np.cos(angles), np.sin(angles))
+
+
+def _nearer(x: Array, dice: np.random.Generator, axes: tuple[int, int], _: Array) -> Array:
+    """Larger or smaller, by up to a half."""
+    factors = np.exp(dice.uniform(-0.4, 0.4, len(x)))
+    return _mapped(x, axes, factors, np.zeros(len(x)))
+
+
+def _mapped(x: Array, axes: tuple[int, int], cosine: Array, sine: Array) -> Array:
+    """Pixels (i, j) around the middle from (c i - s j, s i + c j), between their four neighbors."""
+    source = np.moveaxis(x, axes, (1, 2))
+    height, width = source.shape[1:3]
     down, across = np.meshgrid(np.arange(height) - (height - 1) / 2, np.arange(width) - (width - 1) / 2, indexing="ij")
-    made = np.full_like(turned, x.min())
-    for place, angle in enumerate(dice.uniform(-np.pi / 4, np.pi / 4, len(x))):
-        rows = np.rint(down * np.cos(angle) - across * np.sin(angle) + (height - 1) / 2).astype(int)
-        columns = np.rint(down * np.sin(angle) + across * np.cos(angle) + (width - 1) / 2).astype(int)
-        there = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-        made[place][there] = turned[place][rows[there], columns[there]]
+    made = np.full_like(source, x.min())
+    for place, (c, s) in enumerate(zip(cosine.tolist(), sine.tolist(), strict=True)):
+        rows, columns = down * c - across * s + (height - 1) / 2, down * s + across * c + (width - 1) / 2
+        there = (rows >= 0) & (rows <= height - 1) & (columns >= 0) & (columns <= width - 1)
+        top, left = np.clip(rows.astype(int), 0, height - 2), np.clip(columns.astype(int), 0, width - 2)
+        a, b = (rows - top)[..., None], (columns - left)[..., None]
+        picture = source[place].reshape(height, width, -1)
+        upper = picture[top, left] * (1 - b) + picture[top, left + 1] * b
+        lower = picture[top + 1, left] * (1 - b) + picture[top + 1, left + 1] * b
+        mixed = (upper * (1 - a) + lower * a).reshape(source[place].shape)
+        made[place][there] = mixed[there]
     return np.moveaxis(made, (1, 2), axes)
 
 
@@ -142,7 +159,7 @@ def _all_up(x: Array, dice: np.random.Generator, _: Any, deviation: Array) -> Ar
 
 
 _PICTURE: tuple[Any, ...] = (
-    _noise, _brighter, _darker, _flatter, _blurred, _moved, _turned, _covered, _speckled,
+    _noise, _brighter, _darker, _flatter, _blurred, _moved, _turned, _nearer, _covered, _speckled,
 )  # fmt: skip
 _SERIES: tuple[Any, ...] = (_noise, _brighter, _darker, _flatter, _louder, _blurred, _moved, _covered, _speckled)
 _TABLE: tuple[Any, ...] = (_noise, _offset, _rescaled, _shuffled, _constant, _all_up)

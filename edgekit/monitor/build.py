@@ -158,7 +158,7 @@ class Builder:
         rows, scores, right, kind = (np.array(part) for part in zip(*self._judged, strict=True))
         z = (np.where(np.isnan(rows), mean, rows) - mean) / deviation
         far = distances(z, precision)[1] / max(float(np.median(whole)), 1e-9) if whole.size else np.ones(len(rows))
-        return fit(confidence(scores), far, right, kind)
+        return fit(confidence(scores), far, z, right, kind)
 
 
 def _described(

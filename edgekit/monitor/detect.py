@@ -191,7 +191,7 @@ class Detectors:
             ]  # fmt: skip
             over = bool(quiet[mine].all()) if mine else source not in (still if kind == "stuck" else events)
             if over and kind == "input-shape":
-                over = self._sketches.calm
+                over = self._sketches.calm(np.array([column.source == source for column in self._columns]))
             if over:
                 if mine and kind != "input-shape":
                     self._scan.begin(np.array(mine))

@@ -206,7 +206,8 @@ class Monitor:
             sure = self._block[:, self._sure] = confidence(self._scores)
             estimator = self.reference.header.estimator
             if estimator is not None:
-                chance = estimator.chances(sure, self._block[:, self._far] / max(self._middle, 1e-9))
+                z = (self._block[:, self._own] - self._center) * self._per
+                chance = estimator.chances(sure, self._block[:, self._far] / max(self._middle, 1e-9), z)
                 self._chances[:, 0], self._chances[:, 1] = chance, chance * (1 - chance)
         for found in self._detectors.block(self._block, self._scores, self._chances, self._book):
             self._enter(found, alarms)

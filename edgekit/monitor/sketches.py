@@ -28,9 +28,11 @@ SPANS = (1024, 8192, 65_536)
 """Samples of each span."""
 
 _PARTS = 4
+_CALM = 0.6
 _GROUP = 0.08
-_FLOORS = {"psi": 0.1, "js": 0.11, "ks": 0.12, "w": 0.3}
-"""What a shift by 0.3 deviations comes to: less is not told. 0.1 is also PSI's customary "no change"."""
+_GRANTED = {"psi": 0.05, "js": 0.08, "ks": 0.06, "w": 0.15}
+"""What the field may differ by from the laboratory without being news; it adds to what chance explains. About what a
+shift by a quarter of a deviation comes to."""
 
 
 class Distances(NamedTuple):
@@ -87,10 +89,9 @@ class Sketches:
         """Whether the next block is the last of a part of a span."""
         return (self.blocks + 1) % self._every[0] == 0
 
-    @property
-    def calm(self) -> bool:
-        """Whether everything was near the reference over the shortest span."""
-        return SPANS[0] not in self.last or bool((self.last[SPANS[0]].ratio < 1).all())
+    def calm(self, which: Array) -> bool:
+        """Whether columns `which` were well below their thresholds over all spans."""
+        return all(bool((found.ratio[which] < _CALM).all()) for found in self.last.values())
 
     def add(self, index: Array, tau: Array | None) -> Distances | None:
         """A block's bins [n, k].
@@ -143,15 +144,14 @@ class Sketches:
         ks = apart.max(axis=1, initial=0)
         w = (_middles(apart, signed=np.cumsum(now, axis=1)[:, :-1] - self._below) * self._steps).sum(axis=1)
         error = tau / total[:, 0] + 1 / self._sizes
-        thresholds = {
-            "psi": self._chi * error,
-            "js": np.sqrt(self._chi * error / 8),
-            "ks": self._ks * np.sqrt(error),
-            "w": self._w * np.sqrt(error),
-        }
-        values = {"psi": psi, "js": js, "ks": ks, "w": w}
-        ratio = np.max([values[name] / np.maximum(thresholds[name], _FLOORS[name]) for name in values], axis=0)
-        return Distances(psi, js, ks, w, np.asarray(ratio))
+        # Roots of divergences are distances: what chance explains and what is granted add.
+        ratios = [
+            np.square(np.sqrt(psi) / (np.sqrt(self._chi * error) + _GRANTED["psi"] ** 0.5)),
+            js / (np.sqrt(self._chi * error / 8) + _GRANTED["js"]),
+            ks / (self._ks * np.sqrt(error) + _GRANTED["ks"]),
+            w / (self._w * np.sqrt(error) + _GRANTED["w"]),
+        ]
+        return Distances(psi, js, ks, w, np.asarray(np.max(ratios, axis=0)))
 
 
 def divergences(p: Array, q: Array, total: Array) -> tuple[Array, Array]:

@@ -1,0 +1,98 @@
+"""The accuracy without labels, where the truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgekit.converters.perturbing import copies
+from edgekit.errors import UsageError
+from edgekit.monitor.build import JUDGED, Builder
+from edgekit.monitor.monitor import Monitor
+from edgekit.monitor.reference import Reference
+from edgekit.reading import Interpret
+from edgekit.tensors import TensorSpec
+
+ROWS = (TensorSpec("x", (None, 8), "float32"),)
+SCORES = (TensorSpec("scores", (None, 3), "float32"),)
+HOW = Interpret(task="classification", scores="probabilities")
+CENTERS = np.random.default_rng(0).normal(size=(3, 8)) * 1.2
+
+
+def samples(number: int, seed: int):
+    dice = np.random.default_rng(seed)
+    y = dice.integers(0, 3, number)
+    return (CENTERS[y] + dice.normal(size=(number, 8))).astype(np.float32), y
+
+
+def answer(x):
+    """A model that is too sure: the right log odds, doubled."""
+    odds = -np.square(x[:, None] - CENTERS).sum(2)
+    raised = np.exp(odds - odds.max(1, keepdims=True))
+    return (raised / raised.sum(1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    x, y = samples(500, 1)
+    builder = Builder(ROWS, SCORES, None, HOW)
+    builder.add({"x": x}, {"scores": answer(x)})
+    builder.judge({"x": x}, {"scores": answer(x)}, y, 0)
+    for kind, copy in enumerate(copies(x, "table", 3), 1):
+        builder.judge({"x": copy}, {"scores": answer(copy)}, y, kind)
+    return builder.finish()
+
+
+def estimated(reference, x):
+    monitor = Monitor(reference, ROWS, SCORES, None, HOW)
+    monitor.observe({"x": x}, {"scores": answer(x)})
+    return monitor.accuracy(2048)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5, 1.0])
+def test_the_estimate_is_near_and_its_interval_holds_the_truth(reference, noise):
+    x, y = samples(2048, 2)
+    x = x + noise * np.random.default_rng(3).normal(size=x.shape).astype(np.float32)
+    truth = float((answer(x).argmax(1) == y).mean())
+    found = estimated(reference, x)
+    assert found["low"] <= truth <= found["high"]
+    assert abs(found["estimate"] - truth) < 0.03
+    if noise == 1.0:  # what the model itself believes is far off
+        assert answer(x).max(1).mean() - truth > 0.05
+
+
+def test_the_curve_travels_with_the_reference(reference):
+    again = Reference.from_bytes(reference.to_bytes())
+    assert again.header.estimator == reference.header.estimator
+    assert len(reference.to_bytes()) < 64 * 1024
+
+
+def test_without_labels_nothing_is_claimed():
+    x, y = samples(500, 1)
+    builder = Builder(ROWS, SCORES, None, HOW)
+    builder.add({"x": x}, {"scores": answer(x)})
+    few = JUDGED - 1
+    builder.judge({"x": x[:few]}, {"scores": answer(x[:few])}, y[:few], 0)
+    monitor = Monitor(builder.finish(), ROWS, SCORES, None, HOW)
+    monitor.observe({"x": x}, {"scores": answer(x)})
+    assert monitor.accuracy(256) is None
+    assert monitor.status()["scales"]["256"]["accuracy"] is None
+    with pytest.raises(UsageError, match="over 32, 256"):
+        monitor.accuracy(100)
+
+
+@pytest.mark.parametrize(("shape", "sizes"), [
+    ("picture", (12, 9, 3)), ("channels first", (3, 9, 12)), ("series", (40, 5)), ("series", (400,)), ("table", (7,)),
+])  # fmt: skip
+def test_copies_keep_shape_and_range_and_are_the_same_again(shape, sizes):
+    x = np.random.default_rng(1).normal(size=(10, *sizes)).astype(np.float32)
+    made = list(copies(x, shape, 5))
+    assert len(made) >= 6
+    for copy, again in zip(made, copies(x, shape, 5), strict=True):
+        assert (copy.shape, copy.dtype) == (x.shape, np.float32)
+        assert np.isfinite(copy).all()
+        assert not np.array_equal(copy, x)
+        np.testing.assert_array_equal(copy, again)
+        if shape != "table":
+            assert x.min() <= copy.min()
+            assert copy.max() <= x.max()
