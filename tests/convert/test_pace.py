@@ -50,6 +50,27 @@ def test_the_advice_names_figures_and_the_better_choice():
     assert pace.advice(pace.judge(pairs(0.7), "engine"), Graph("onnx", "x.onnx", (), (), "int8")) == ()
 
 
+def test_convolutions_of_one_channel_are_named(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    constant = onnx.numpy_helper.from_array
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "a"], ["first;more"]),
+        onnx.helper.make_node("Conv", ["first;more", "b"], ["deep"], group=4),
+        onnx.helper.make_node("Conv", ["deep", "c"], ["y"]),
+    ]
+    kernels = {"a": (4, 1, 3, 3), "b": (4, 1, 3, 3), "c": (2, 4, 1, 1)}
+    graph = onnx.helper.make_graph(
+        nodes, "net", [onnx.helper.make_tensor_value_info("x", 1, [1, 1, 8, 8])],
+        [onnx.helper.make_tensor_value_info("y", 1, None)],
+        [constant(np.ones(size, np.float32), name) for name, size in kernels.items()],
+    )  # fmt: skip
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), tmp_path / "net.onnx")
+    made = Graph("onnx", str(tmp_path / "net.onnx"), (), (), "int8")
+    assert pace.shallow(made) == ("first;more",)
+    (said,) = pace.advice(pace.Pace(50, 70, True, "engine", ("first;more",)), made)
+    assert "--rules (first)" in said
+
+
 @pytest.mark.parametrize("format", ["tflite", "onnx"])
 def test_both_graphs_run_in_the_real_engine(tiny_files, tmp_path, format):
     shape = {"tflite": (None, 8, 8, 2), "onnx": (None, 2, 8, 8)}[format]
