@@ -143,7 +143,7 @@ def _placed(boxes: Array, about: DetectionReading, size: Size | None, placement:
     if size is None:
         return boxes
     if about.relative:
-        boxes = boxes * np.tile(np.asarray(size[::-1], np.float32), 2)
+        boxes = boxes * np.asarray([size[1], size[0], size[1], size[0]], np.float32)
     if placement is None:
         return boxes
     return np.asarray(placement.back(boxes.reshape(-1, 2, 2)).reshape(-1, 4))

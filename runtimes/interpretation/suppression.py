@@ -27,15 +27,19 @@ def suppress(boxes: Array, scores: Array, iou: float, limit: int) -> Array:
     left = np.argsort(-scores, kind="stable")
     kept: list[int] = []
     bound = np.float32(iou)
+    proper = bool((areas > 0).all())
     while left.size and len(kept) < limit:
         best, left = int(left[0]), left[1:]
         kept.append(best)
-        if not areas[best] > 0:
+        if not left.size or not areas[best] > 0:
             continue
         shared = np.minimum(high[left], high[best]) - np.maximum(low[left], low[best])
         shared = np.maximum(shared, 0)
         common = shared[:, 0] * shared[:, 1]
         union = areas[best] + areas[left] - common
+        if proper:
+            left = left[~(common / union > bound)]
+            continue
         touching = (common > 0) & (areas[left] > 0) & (union > 0)
         ratio = np.divide(common, union, out=np.zeros_like(common), where=touching)
         left = left[~(ratio > bound)]
@@ -44,9 +48,11 @@ def suppress(boxes: Array, scores: Array, iou: float, limit: int) -> Array:
 
 def suppress_classes(boxes: Array, scores: Array, classes: Array, iou: float, limit: int) -> Array:
     """The same class by class; places of those that stay, surest first over all classes, `limit` of them."""
+    if not classes.size or (classes == classes[0]).all():
+        return suppress(boxes, scores, iou, limit)
     kept = []
     for one in np.unique(classes):
         places = np.flatnonzero(classes == one)
         kept.append(places[suppress(boxes[places], scores[places], iou, limit)])
-    together = np.sort(np.concatenate(kept)) if kept else np.zeros(0, np.int64)
+    together = np.sort(np.concatenate(kept))
     return np.asarray(together[np.argsort(-scores[together], kind="stable")][:limit])
