@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test dev check wheel bench peers int8-peers serve-peers stress clean help
+.PHONY: demo test dev check wheel bench peers int8-peers serve-peers runtime-peers stress clean help
 
 help:            ## this list
 	@grep -E '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -75,6 +75,16 @@ serve-peers: $(READY) ## the server beside MLServer, KServe's and BentoML (needs
 	@for source in $(wildcard ../shared/models/mnist_cnn_onnx/*.onnx); do \
 	    $(BIN)/python benchmarks/serve_peers.py build/peers $$source --write; \
 	done
+
+RUNTIME_PEERS = "opencv opencv-python-headless librosa ai-edge-litert" "mediapipe mediapipe ai-edge-litert" \
+    "modelapi openvino-model-api onnxruntime" "rapidocr rapidocr-onnxruntime" "nudenet nudenet"
+
+runtime-peers: wheel ## predict beside OpenCV, librosa, MediaPipe, model_api, RapidOCR and NudeNet
+	@for tool in $(RUNTIME_PEERS); do set -- $$tool; name=$$1; shift; \
+	    test -d build/peers/$$name || { $(BIN)/python -m venv build/peers/$$name && build/peers/$$name/bin/python -m pip install --quiet "$$@"; } || exit 1; \
+	done
+	rm -rf build/peers/edgekit-files && $(BIN)/python -m pip install --quiet --no-deps --target build/peers/edgekit-files dist/*.whl
+	$(BIN)/python benchmarks/runtime_peers.py --write
 
 stress: $(READY) ## the long runs, about an hour: mutated files, killed conversions and deployments, threads
 	$(BIN)/python -m pytest -n 2 --dist load -q tests/stress tests/store tests/runtime/test_threads.py tests/runtime/ssh tests/runtime/serve/test_siege.py \

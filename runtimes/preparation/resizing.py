@@ -20,6 +20,8 @@ import numpy as np
 from edgekit.runtimes.base import Array
 
 _PILLOW = {"nearest": 0, "bilinear": 2, "area": 4}
+_BAND = 100_000
+"""Bytes of rows that are worked on at once: larger arrays are new pages of the system every time (see `scratch`)."""
 _OPENCV = {"nearest": 0, "bilinear": 1, "area": 3}
 
 
@@ -48,9 +50,14 @@ def resize(picture: Array, height: int, width: int, how: str, convention: str) -
     if how == "nearest":
         return np.asarray(picture[rows[0][0][:, None], columns[0][0]])
     flat = picture.reshape(*picture.shape[:2], -1)
-    made = _across(_down(flat, rows), columns)
-    np.rint(made, out=made)
-    return np.asarray(made.clip(0, 255).astype(np.uint8).reshape(height, width, *picture.shape[2:]))
+    made = np.empty((height, width, flat.shape[2]), np.uint8)
+    step = max(_BAND // (4 * flat.shape[1] * flat.shape[2]), 1)
+    for start in range(0, height, step):
+        part = slice(start, start + step)
+        band = _across(_down(flat, (rows[0][:, part], rows[1][:, part])), columns)
+        np.rint(band, out=band)
+        made[part] = np.clip(band, 0, 255, out=band)
+    return made.reshape(height, width, *picture.shape[2:])
 
 
 def _down(picture: Array, table: tuple[Array, Array]) -> Array:
