@@ -2,9 +2,9 @@
 
     make runtime-peers            # environments under build/peers, then: python benchmarks/runtime_peers.py --write
 
-Each tool runs in its own environment, and there, in the same process, EdgeKit (from build/peers/edgekit-files) with the same
-file; answers are compared first, calls interleaved, and the engines called bare beside both. Needs the trained models
-beside the checkout. One JSON line a job; `--write` makes the table of docs/runtime.md.
+Each tool runs in its own environment, and there, in the same process, EdgeKit (from build/peers/edgekit-files) with the
+same file; answers are compared first, calls interleaved, and the engines called bare beside both. Needs the trained
+models beside the checkout. One JSON line a job; `--write` makes the table of docs/runtime.md.
 """
 
 from __future__ import annotations
