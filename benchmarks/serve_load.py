@@ -28,7 +28,7 @@ LUA = """
 local file = io.open(os.getenv("BODY"), "rb")
 wrk.method, wrk.body = "POST", file:read("*a")
 file:close()
-wrk.headers["Inference-Header-Content-Length"] = os.getenv("JSON")
+wrk.headers[os.getenv("HEADER")] = os.getenv("VALUE")
 """
 PACE, QUEUE = 0.025, 64  # how long refusals are held back, how many requests wait: see edgekit/serve
 
@@ -38,12 +38,13 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--times", type=float, default=10.0)
+    parser.add_argument("--predict", type=Path, metavar="FILE.jpg", help="send this picture in place of a tensor")
     parser.add_argument("--deadline-ms", type=int, default=200)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         server = Server(options.model)
         try:
-            work = Work(server, Path(folder))
+            work = Work(server, Path(folder), options.predict)
             capacity = work.wrk(8, 10)["answered"]
             print(json.dumps({"what": "capacity", "requests_per_second": round(capacity, 1)}), flush=True)
             overload(server, work, capacity, options)
@@ -130,26 +131,31 @@ def rss(pid: int) -> float:
 class Work:
     """Requests of one sample, in bytes."""
 
-    def __init__(self, server: Server, folder: Path) -> None:
+    def __init__(self, server: Server, folder: Path, picture: Path | None) -> None:
         self._server = server
+        self.path = f"/v2/models/{server.name}/{'predict' if picture else 'infer'}"
+        self._file, self._script = folder / "body", folder / "post.lua"
+        self._script.write_text(LUA)
+        self._body, self._headers = self._tensor() if picture is None else self._picture(picture)
+        self._file.write_bytes(self._body)
+
+    @staticmethod
+    def _picture(path: Path) -> tuple[bytes, dict[str, str]]:
+        return path.read_bytes(), {"Content-Type": "image/jpeg"}
+
+    def _tensor(self) -> tuple[bytes, dict[str, str]]:
+        server = self._server
         given = server.about["inputs"][0]
         shape = [1 if size < 0 else size for size in given["shape"]]
         data = np.random.default_rng(0).random(shape, np.float32).tobytes()
         about = {"name": given["name"], "datatype": "FP32", "shape": shape}
         about["parameters"] = {"binary_data_size": len(data)}
         head = json.dumps({"inputs": [about], "parameters": {"binary_data_output": True}}).encode()
-        self._body, self._length = head + data, str(len(head))
-        self._file, self._script = folder / "body", folder / "post.lua"
-        self._file.write_bytes(self._body)
-        self._script.write_text(LUA)
-
-    @property
-    def path(self) -> str:
-        return f"/v2/models/{self._server.name}/infer"
+        return head + data, {"Inference-Header-Content-Length": str(len(head))}
 
     def post(self, headers: dict[str, str]) -> int:
         link = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=30)
-        link.request("POST", self.path, self._body, {"Inference-Header-Content-Length": self._length, **headers})
+        link.request("POST", self.path, self._body, {**self._headers, **headers})
         answer = link.getresponse()
         answer.read()
         link.close()
@@ -157,11 +163,12 @@ class Work:
 
     def wrk(self, connections: int, seconds: int) -> dict[str, float]:
         before = self._server.counts().get("answered", 0.0)
+        ((name, value),) = self._headers.items()
         begun = time.monotonic()
         done = subprocess.run(
             ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(self._script),
              f"http://127.0.0.1:{self._server.port}{self.path}"],
-            env={**os.environ, "BODY": str(self._file), "JSON": self._length}, check=True, text=True,
+            env={**os.environ, "BODY": str(self._file), "HEADER": name, "VALUE": value}, check=True, text=True,
             capture_output=True,
         )  # fmt: skip
         took = time.monotonic() - begun

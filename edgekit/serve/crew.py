@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import math
 import os
@@ -123,6 +122,11 @@ class Worker(asyncio.BufferedProtocol):
         self.until = math.inf
         if self._process is not None:
             self._process.kill()
+
+    def abandon(self) -> None:
+        """Nobody will talk to it: it is not connected yet, and the crew leaves."""
+        self.overdue()
+        self.connection_lost(None)
 
     # -- The link ----------------------------------------------------------------------------------------------
 
@@ -339,10 +343,12 @@ class Crew:
         task.add_done_callback(self._tasks.discard)
 
     async def _started(self, worker: Worker, seconds: float) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
+        try:
             if seconds:
                 await asyncio.sleep(seconds)
             await worker.start(self.opening)
-            return
-        if worker.pid is None and worker in self.workers:
-            self.workers.remove(worker)
+        except asyncio.CancelledError:
+            if worker.pid is None:
+                self.workers.remove(worker)
+            else:
+                worker.abandon()

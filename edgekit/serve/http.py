@@ -28,6 +28,10 @@ _DROPPED = 1 << 18
 """Bytes of a refused body that are read to keep its connection; behind a longer one it is closed."""
 
 
+_OVER = Reply(400)
+"""To what is sent behind a last request: never given."""
+
+
 class _Refused(Exception):  # noqa: N818 - carries a reply, is no error
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.status)
@@ -147,6 +151,8 @@ class Connection(asyncio.BufferedProtocol):
     # -- The parser --------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        if self.state == "closing":
+            raise _Refused(_OVER)
         self._request = Request(self, self.client, self._server.now())
         self._refused = None
         self._chunks = self._named = 0
@@ -268,6 +274,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _stop(self, reply: Reply) -> None:
         """Refuse what is arriving, behind what is being answered, and end the connection."""
+        if self.state == "closing":
+            return
         if self._active is not None:
             # Its answer comes first; the refusal is the connection's last word.
             last = Request(self, self.client, self._server.now())

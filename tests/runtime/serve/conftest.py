@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +26,16 @@ class Serving:
     """`edgekit serve` in a process of its own."""
 
     def __init__(self, *arguments: object, env: dict[str, str] | None = None) -> None:
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody reads would stop it
         self.process = subprocess.Popen(
             [sys.executable, "-m", "edgekit", "--debug", "serve", "--json", "--port", "0", *map(str, arguments)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})},
+            stdout=subprocess.PIPE, stderr=self.log, text=True, env={**os.environ, **(env or {})},
         )  # fmt: skip
         said = ""
         while not said.rstrip().endswith("\n}") and (line := self.process.stdout.readline()):
             said += line
         if self.process.poll() is not None or not said:
-            pytest.fail(f"the server ended: {said} {self.process.stderr.read()}")
+            pytest.fail(f"the server ended: {said} {self.logged()}")
         self.about = json.loads(said)
         self.port = int(next((a for a in self.about["addresses"] if "://" in a), ":0").rpartition(":")[2])
 
@@ -61,8 +63,15 @@ class Serving:
         """Exit code and what it logged."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        _, said = self.process.communicate(timeout=30)
+        self.process.wait(timeout=60)
+        self.process.stdout.close()
+        said = "" if self.log.closed else self.logged()
+        self.log.close()
         return self.process.returncode, said
+
+    def logged(self):
+        self.log.seek(0)
+        return self.log.read()
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import http.client
 import json
 import socket
+import ssl
 import time
 
 import pytest
@@ -95,6 +97,13 @@ def test_requests_sent_ahead_are_answered_in_order_up_to_a_bound(small):
     answer = small.raw(many, end=False)
     assert answer.count(b"HTTP/1.1 ") <= 3
     assert code(answer) == "http-pipelined"
+
+
+def test_what_follows_a_last_request_is_not_answered(small):
+    last = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    for more in (last, b"nonsense\r\n\r\n", b"GET /v2 HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"):
+        assert small.raw(last + more, end=False).count(b"HTTP/1.1 ") == 1
+    assert "Traceback" not in small.logged()
 
 
 def test_expectations_are_met_before_the_body(small):
@@ -206,3 +215,61 @@ def test_a_unix_socket(serve, served, tmp_path):
     assert caught.value.code == "serve-listen"
     assert one.stop()[0] == 0
     assert not path.exists()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """An authority, and what it signed for the server and for a client: PEM files."""
+    pytest.importorskip("cryptography")
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    folder = tmp_path_factory.mktemp("certificates")
+    long_ago, far = dt.datetime(2020, 1, 1, tzinfo=dt.UTC), dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
+    authority = ec.generate_private_key(ec.SECP256R1())
+
+    def make(name, key, issuer, *, own):
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        made = x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number(), long_ago, far)
+        made = made.add_extension(x509.BasicConstraints(ca=own, path_length=None), critical=True)
+        made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        signed = made.sign(authority, hashes.SHA256())
+        (folder / f"{name}.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+        plain = serialization.NoEncryption()
+        kind = serialization.PrivateFormat.PKCS8
+        (folder / f"{name}.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, kind, plain))
+        return subject
+
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
+    make("authority", authority, issuer, own=True)
+    for name in ("board", "client"):
+        make(name, ec.generate_private_key(ec.SECP256R1()), issuer, own=False)
+    return folder
+
+
+def test_certificates_both_ways(serve, served, certificates, tensor, image):
+    board = ("--certificate", certificates / "board.pem", "--certificate-key", certificates / "board.key")
+    one = serve(served / "int8.tflite", "--host", "0.0.0.0", "--client-ca", certificates / "authority.pem", *board)
+    assert one.about["addresses"][0].startswith("https://")
+    assert one.about["warnings"] == []
+    context = ssl.create_default_context(cafile=certificates / "authority.pem")
+    body = json.dumps({"inputs": [tensor(image(shape=(40, 8, 8, 2)))]})
+
+    def ask():
+        link = http.client.HTTPSConnection("localhost", one.port, context=context, timeout=60)
+        try:
+            for _ in range(3):
+                link.request("POST", "/v2/models/int8/infer", body)
+                answer = link.getresponse()
+                answer.read()
+            return answer.status
+        finally:
+            link.close()
+
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        ask()
+    context.load_cert_chain(certificates / "client.pem", certificates / "client.key")
+    assert ask() == 200
+    assert one.raw(b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n") == b""

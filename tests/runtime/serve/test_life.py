@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import io
 import json
@@ -19,6 +20,7 @@ import pytest
 import edgekit
 from edgekit.errors import EngineError
 from edgekit.store import Shelf
+from edgekit.store.faults import told
 
 # An engine from outside: sleeps so many milliseconds as the first value says, and dies of 1e6.
 SLOW = """
@@ -28,16 +30,17 @@ from edgekit.tensors import TensorSpec
 class Slow:
     name, formats = "slow", ("tflite", "onnx")
     def version(self): return "1"
-    def open(self, artifact, threads): return Session()
+    def open(self, artifact, threads): return Session(artifact.data.endswith(b"bad"))
 
 class Session:
+    def __init__(self, bad): self.bad = bad
     concurrent, batches = False, True
     inputs = (TensorSpec("image", (None, 8, 8, 2), "float32"),)
     outputs = (TensorSpec("probs", (None, 5), "float32"),)
     def run(self, feeds):
         image = feeds["image"]
         first = float(image.flat[0])
-        if (image == 1e6).any(): ctypes.string_at(0)
+        if (image == 1e6).any() or (self.bad and first == -1): ctypes.string_at(0)
         if first > 0: time.sleep(min(first, 60000) / 1000)
         return {"probs": image.reshape(len(image), -1)[:, :5] * 2}
     def close(self): pass
@@ -265,15 +268,48 @@ def test_versions_are_exchanged_under_load_and_named_by_who_answered(
         client.start()
     for version, path in (("2", files[1]), ("1", files[0])) * effort:
         deploy(store, path)
-        until = time.monotonic() + 300
+        until = time.monotonic() + 40
         while server.json("GET", "/v2/models/people")[1]["versions"] != [version] and time.monotonic() < until:
             time.sleep(0.02)
-        assert server.json("GET", "/v2/models/people")[1]["versions"] == [version]
+        assert server.json("GET", "/v2/models/people")[1]["versions"] == [version], server.logged()
     over.set()
     for client in clients:
         client.join()
     assert wrong == []
     assert seen == {"1", "2"}
+
+
+def test_what_a_version_on_trial_cannot_answer_the_one_before_does(serve, plain, slow_engine, tmp_path):
+    store = tmp_path / "store"
+    deploy(store, plain)
+    config = tmp_path / "serve.toml"
+    config.write_text('[serving]\nengine = "slow"\n')
+    server = serve("people", "--store", store, "--config", config, env=slow_engine)
+    bad = tmp_path / "bad.tflite"
+    bad.write_bytes(plain.read_bytes() + b"bad")
+    shelf = Shelf("people", store)
+    data = bad.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+
+    def until(version):
+        end = time.monotonic() + 30
+        while server.json("GET", "/v2/models/people")[1]["versions"] != [version]:
+            assert time.monotonic() < end, server.logged()
+            time.sleep(0.05)
+
+    with shelf.changing():  # who supervises the trial
+        shelf.receive(io.BytesIO(data), digest, len(data))
+        for stage in ("verified", "tested"):
+            shelf.change(lambda record, stage=stage: record.advance(digest, stage))
+        shelf.change(lambda record: record.switch(digest, 60.0))
+        until("2")
+        status, answer = server.json("POST", "/v2/models/people/infer", wish(-1))
+        assert (status, answer["model_version"]) == (200, "1")
+        assert "died" in told(shelf, digest)
+        shelf.change(lambda record: record.fall_back("it died"))
+    until("1")
+    status, answer = server.json("POST", "/v2/models/people/infer", wish(-1))
+    assert (status, answer["model_version"]) == (200, "1")
 
 
 def test_an_engine_error_is_an_engine_error():
