@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 dev: $(READY)    ## environment, and links that let type checkers see through the package mapping
-	@for part in converters runtimes device_profiles; do ln -sfn .PHONY: demo test dev check wheel bench peers int8-peers serve-peers stress/$$part edgekit/$$part; done
+	@for part in converters runtimes device_profiles; do ln -sfn ../$$part edgekit/$$part; done
 
 demo: $(READY)   ## train, convert to int8 for a Raspberry Pi 4B, verify, measure, run one sample
 	@$(BIN)/python examples/demo.py
@@ -38,7 +38,7 @@ check: wheel     ## ruff, mypy and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf build/check && $(BIN)/python -m pip install --quiet --no-deps --target build/check dist/*.whl
-	cd build/check && MYPYPATH=. .PHONY: demo test dev check wheel bench peers int8-peers serve-peers stress/.PHONY: demo test dev check wheel bench peers int8-peers serve-peers stress/$(BIN)/mypy --config-file .PHONY: demo test dev check wheel bench peers int8-peers serve-peers stress/.PHONY: demo test dev check wheel bench peers int8-peers serve-peers stress/pyproject.toml --cache-dir .PHONY: demo test dev check wheel bench peers int8-peers serve-peers stress/mypy -p edgekit
+	cd build/check && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy -p edgekit
 	$(BIN)/pyright --project tests/typing/pyrightconfig.json --pythonpath $(BIN)/python
 
 bench: $(READY)  ## every benchmark, as JSON lines
@@ -48,8 +48,8 @@ peers: $(READY)  ## float conversion beside onnx2tf and litert-torch, each in an
 	@for tool in onnx2tf litert-torch; do \
 	    test -d build/peers/$$tool || { $(PEERS) -m venv build/peers/$$tool && build/peers/$$tool/bin/python -m pip install --quiet $$tool; } || exit 1; \
 	done
-	$(BIN)/python benchmarks/tflite_peers.py build/peers --write $(wildcard .PHONY: demo test dev check wheel bench peers int8-peers serve-peers stress/shared/models/*/*.onnx) \
-	    $(addprefix resnet20=,$(wildcard .PHONY: demo test dev check wheel bench peers int8-peers serve-peers stress/shared/models/cifar_resnet20/*.th))
+	$(BIN)/python benchmarks/tflite_peers.py build/peers --write $(wildcard ../shared/models/*/*.onnx) \
+	    $(addprefix resnet20=,$(wildcard ../shared/models/cifar_resnet20/*.th))
 
 # onnx2tf quantizes by TensorFlow, which it does not ask for; an environment that was left half made is made again.
 int8-peers: $(READY) ## int8 beside TensorFlow, ai-edge-quantizer, onnxruntime, onnx2tf and NNCF
@@ -61,7 +61,7 @@ int8-peers: $(READY) ## int8 beside TensorFlow, ai-edge-quantizer, onnxruntime, 
 	        && touch build/peers/$$tool/.int8 || exit 1; \
 	done
 	$(BIN)/python benchmarks/int8_peers.py build/peers --write
-	@for source in $(wildcard .PHONY: demo test dev check wheel bench peers int8-peers serve-peers stress/shared/models/face_ultraface_onnx/*.onnx); do \
+	@for source in $(wildcard ../shared/models/face_ultraface_onnx/*.onnx); do \
 	    $(BIN)/edgekit convert $$source -o build/peers/ultraface.onnx && \
 	    $(BIN)/python benchmarks/calibration_peers.py build/peers/ultraface.onnx build/peers --write; \
 	done
