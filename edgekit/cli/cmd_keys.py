@@ -47,6 +47,20 @@ _openssf = click.option(
 )
 
 
+@command.command(epilog="\b\nExample:\n  edgekit keys secret capture.key")
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+@output.json_option
+def secret(path: Path, *, as_json: bool) -> None:
+    """Make a key for encrypted captures under PATH: the board and the desk need the same one."""
+    from edgekit.monitor import sealing
+
+    made = sealing.make(path)
+    if as_json:
+        output.document({"key": made, "secret": str(path)})
+        return
+    output.facts(f"key {made}", [("secret", f"{path}: keep it so, or put its text into {sealing.ENVIRONMENT}")])
+
+
 @command.command(
     epilog="\b\nExamples:\n  edgekit keys sign model.tflite --key release.key --name people-counter --release 7\n"
     "  edgekit keys sign model.tflite --key openssf.key --openssf\n\n"
