@@ -178,3 +178,22 @@ def test_weights_take_channels_before_they_are_put_in_order(tmp_path):
     assert not converted(tmp_path, nodes, (5, 6, 6), ["y"], {"places": places, "k": weights(2, 5, 1, 1)})["GATHER"]
     some = {"places": places[:4], "k": weights(2, 4, 1, 1)}
     assert converted(tmp_path, nodes, (5, 6, 6), ["y"], some)["GATHER"] == 1, "one is left out"
+
+
+@pytest.mark.parametrize("starts", [(0, 1), (1, -1)])
+def test_steps_along_two_axes_are_one_operator(tmp_path, starts):
+    steps = {"one": 2, "other": 3 if starts[1] >= 0 else -2}
+    constants = {
+        "rows": np.array([2]), "columns": np.array([3]), "far": np.array([np.iinfo(np.int64).max]),
+        "back": np.array([np.iinfo(np.int64).min]), "s0": np.array([starts[0]]), "s1": np.array([starts[1]]),
+        "one": np.array([steps["one"]]), "other": np.array([steps["other"]]), "w": weights(4, 3, 1, 1),
+    }  # fmt: skip
+    end = "far" if steps["other"] > 0 else "back"
+    nodes = [
+        conv("x", "a", "w"), node("Slice", ["a", "s0", "far", "rows", "one"], ["b"]),
+        node("Slice", ["b", "s1", end, "columns", "other"], ["c"]), node("GlobalAveragePool", ["c"], ["m"]),
+        node("Mul", ["c", "m"], ["y"]),
+    ]  # fmt: skip
+    assert converted(tmp_path, nodes, (3, 8, 9), ["y"], constants)["STRIDED_SLICE"] == 1
+    again = [*nodes[:2], node("Slice", ["b", "s1", end, "rows", "other"], ["c"]), *nodes[3:]]
+    assert converted(tmp_path, again, (3, 8, 9), ["y"], constants)["STRIDED_SLICE"] == 2, "the same axis"
