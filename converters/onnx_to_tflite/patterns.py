@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+_LARGE = 18.0
+"""From here on exp(-x) is less than half a step of float32 of x."""
+
 
 def rewrite(model: Any) -> None:
     """Replace what is found by single operators, in place; what is left over is dropped by the walk."""
@@ -16,6 +19,8 @@ def rewrite(model: Any) -> None:
     for node in list(graph.node):
         if node.op_type == "Erf":
             _gelu(view, node)
+        elif node.op_type == "Where":
+            _softplus(view, node)
 
 
 class _View:
@@ -60,6 +65,20 @@ class _View:
             if found is not None and abs(found - number) < 1e-4 * abs(number):
                 return str(node.input[at])
         return None
+
+
+def _softplus(view: _View, chosen: Any) -> None:
+    """X where it is large, else softplus(x), as PyTorch has it: softplus alone, which differs by exp(-x) there."""
+    question, x, below = (str(name) for name in chosen.input)
+    asked, maker = view.makers.get(question), view.makers.get(below)
+    if asked is None or maker is None or asked.op_type != "Greater" or maker.op_type != "Softplus":
+        return
+    large = view.number(asked.input[1])
+    if large is None or large < _LARGE or asked.input[0] != x or maker.input[0] != x:
+        return
+    chosen.op_type = "Identity"
+    del chosen.input[:]
+    chosen.input.append(below)
 
 
 def _gelu(view: _View, erf: Any) -> None:

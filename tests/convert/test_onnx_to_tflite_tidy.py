@@ -197,3 +197,13 @@ def test_steps_along_two_axes_are_one_operator(tmp_path, starts):
     assert converted(tmp_path, nodes, (3, 8, 9), ["y"], constants)["STRIDED_SLICE"] == 1
     again = [*nodes[:2], node("Slice", ["b", "s1", end, "rows", "other"], ["c"]), *nodes[3:]]
     assert converted(tmp_path, again, (3, 8, 9), ["y"], constants)["STRIDED_SLICE"] == 2, "the same axis"
+
+
+@pytest.mark.parametrize(("threshold", "left"), [(20.0, 0), (2.0, 1)])
+def test_softplus_needs_no_choice_where_it_is_its_input(tmp_path, threshold, left):
+    nodes = [
+        node("Softplus", ["x"], ["s"]), node("Greater", ["x", "t"], ["g"]), node("Where", ["g", "x", "s"], ["y"]),
+    ]  # fmt: skip
+    usual = converted(tmp_path, nodes[:1], (5, 6), ["s"], {})["SELECT_V2"]
+    ops = converted(tmp_path, nodes, (5, 6), ["y"], {"t": np.array(threshold, np.float32)})
+    assert ops["SELECT_V2"] - usual == left
