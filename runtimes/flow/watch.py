@@ -81,17 +81,24 @@ class Watched:
     Args:
         name: The model's.
         root: Folder of all models; None for this device's.
-        threads, engine: As `edgekit.load`.
+        threads, engine, watchdog: As `edgekit.load`. With a watchdog an engine that dies or hangs under a version on
+            trial is a fault like others: the version before answers, and the trial is told.
 
     Raises:
         MissingFileError: `model-unknown`. Others as `edgekit.load`.
     """
 
     def __init__(
-        self, name: str, *, root: str | Path | None = None, threads: int | None = None, engine: str | None = None
+        self,
+        name: str,
+        *,
+        root: str | Path | None = None,
+        threads: int | None = None,
+        engine: str | None = None,
+        watchdog: float | None = None,
     ) -> None:
         self._shelf = Shelf(name, root)
-        self._threads, self._engine = threads, engine
+        self._how: dict[str, Any] = {"threads": threads, "engine": engine, "watchdog": watchdog}
         self._lock = threading.Lock()
         self._switching = threading.Lock()
         self._back: _Held | None = None
@@ -261,7 +268,7 @@ class Watched:
 
     def _opened(self, sha256: str, data: bytes) -> _Held:
         opened = artifacts.from_bytes(data, path=self._shelf.path(sha256))
-        return _Held(sha256, Model.from_artifact(opened, threads=self._threads, engine=self._engine))
+        return _Held(sha256, Model.from_artifact(opened, **self._how))
 
     def _marked(self) -> tuple[int, int, int]:
         try:
@@ -272,10 +279,15 @@ class Watched:
 
 
 def watch(
-    name: str, *, root: str | Path | None = None, threads: int | None = None, engine: str | None = None
+    name: str,
+    *,
+    root: str | Path | None = None,
+    threads: int | None = None,
+    engine: str | None = None,
+    watchdog: float | None = None,
 ) -> Watched:
     """Open the active version of a named model, and follow what becomes active; see `Watched`."""
-    return Watched(name, root=root, threads=threads, engine=engine)
+    return Watched(name, root=root, threads=threads, engine=engine, watchdog=watchdog)
 
 
 def _comparing(record: Record) -> _Comparing | None:

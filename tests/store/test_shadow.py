@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from contextlib import contextmanager
 
@@ -159,6 +161,17 @@ def test_an_app_that_starts_in_a_trial_compares_too_and_begins_on_the_old_one_wh
             assert model.sha256 == digest(nets["old"])
             assert model.run(X)["probs"].shape == (4, 5)
         assert told(shelf, digest(b"no model"))
+
+
+def test_with_a_watchdog_an_engine_that_dies_on_trial_is_a_fault(nets, place):
+    with edgekit.watch(NAME, root=place, watchdog=60.0) as model, on_trial(place, nets["alike"], None) as shelf:
+        want = model.run(X)["probs"]
+        follow(model)
+        model.run(X)
+        assert model.sha256 == digest(nets["alike"])
+        os.kill(model._active.model._session.pid, signal.SIGKILL)
+        np.testing.assert_array_equal(model.run(X)["probs"], want)
+        assert "SIGKILL" in told(shelf, digest(nets["alike"]))
 
 
 def test_deploy_with_shadow(nets, place, tmp_path):
