@@ -71,7 +71,7 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             made = _kept(folder / "made.json")
             if chosen.only != "measure":
-                made |= _files(case, folder, chosen.environments.resolve(), chosen.tool or list(TOOLS))
+                made |= _files(case, folder, chosen.environments.resolve(), chosen.tool or list(TOOLS), made)
                 (folder / "made.json").write_text(json.dumps(made, default=lambda path: {"path": str(path)}))
             measured = folder / "rows.json"
             if chosen.only != "make":
@@ -86,17 +86,21 @@ def _kept(path: Path) -> dict[str, Path | str]:
     return {name: one if isinstance(one, str) else Path(one["path"]) for name, one in found.items()}
 
 
-def _files(case: Any, folder: Path, environments: Path, tools: list[str]) -> dict[str, Path | str]:
-    """What each tool made: its file, or the last line of what it said."""
+def _files(
+    case: Any, folder: Path, environments: Path, tools: list[str], kept: dict[str, Path | str]
+) -> dict[str, Path | str]:
+    """What each tool made: its file, or the last line of what it said; EdgeKit's own only where missing."""
     options = models.split(case, folder)
     source = models.file(case, folder)
     made: dict[str, Path | str] = {}
     for precision in ("fp32", "int8"):
         for format in ("tflite", "onnx"):
             path = folder / f"{precision}.{format}"
+            name = f"edgekit {'float' if precision == 'fp32' else 'int8'} {format}"
+            if isinstance(kept.get(name), Path) and path.exists():
+                continue
             data = [] if precision == "fp32" else options
             command = [sys.executable, "-m", "edgekit", "convert", source, "-o", path, "--precision", precision]
-            name = f"edgekit {'float' if precision == 'fp32' else 'int8'} {format}"
             made[name] = _run([*command, *data, *case.options], path, {"PYTHONPATH": models.NETS})
     samples = folder / "samples.npy"
     np.save(samples, np.load(folder / f"{case.name}_calibration.npz")["x"].astype(np.float32))
@@ -258,7 +262,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         if "failed" in row:
-            said = "no route" if row["failed"] == "no route" else "fails"
+            said = row["failed"] if row["failed"] in ("no route", "not installed", "not measured") else "fails"
             lines.append(f"| {row['model']} | {row['tool']} | {said} | | | | |")
             continue
         figures = (row["sqnr_db"], row.get("agreement"), row.get("top1"), row["kb"], row["of_float"])

@@ -118,7 +118,8 @@ def onnx2tf(source: str, samples: Any, out: str) -> None:
     channels = nhwc.shape[-1]
     nothing = [[[[0.0] * channels]]], [[[[1.0] * channels]]]
     command = [Path(sys.executable).with_name("onnx2tf"), "-i", source, "-o", folder, "-oiqt", "-b", "1"]
-    command += ["-cind", name, data, str(nothing[0]), str(nothing[1]), "-n"]
+    # Its own writer, the default, knows no integers of some operators (FILL).
+    command += ["-cind", name, data, str(nothing[0]), str(nothing[1]), "-n", "-tb", "tf_converter"]
     command += [] if turned else ["-kat", name]  # it is NHWC already
     subprocess.run([str(part) for part in command], check=True)
     shutil.copy(next(folder.glob("*full_integer_quant.tflite")), out)
