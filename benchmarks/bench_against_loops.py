@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.measure import latency
-from edgekit.measure.latency import BenchPlan
+from edgekit.measure import latency, sampling
 from edgekit.measure.reference import reference
+from edgekit.measure.sampling import BenchPlan
 from edgekit.measure.subject import Subject, open_subject
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -67,7 +67,7 @@ def our_loop(call: Call) -> Loop:
     mark = reference()
 
     def run(seconds: float) -> list[float]:
-        steps = latency.sample(call, BenchPlan(seconds=seconds, runs=1), mark=mark)
+        steps = sampling.sample(call, BenchPlan(seconds=seconds, runs=1), mark=mark)
         while True:
             try:
                 next(steps)

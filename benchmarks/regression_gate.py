@@ -32,8 +32,8 @@ import numpy as np
 from edgekit.artifact import read
 from edgekit.measure import latency, results
 from edgekit.measure.compare import ComparePlan, Comparison, Contender, run
-from edgekit.measure.latency import BenchPlan
 from edgekit.measure.recorded import compare_results
+from edgekit.measure.sampling import BenchPlan
 from edgekit.measure.subject import Call, open_subject
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -17,7 +17,8 @@ from importlib import resources
 from pathlib import Path
 
 from edgekit.device_profiles.reading import Definition, parse, resolve
-from edgekit.device_profiles.schema import Engine, Profile
+from edgekit.device_profiles.schema import Profile
+from edgekit.device_profiles.software import Engine
 from edgekit.errors import MissingFileError, UsageError
 from edgekit.registry import Registry
 

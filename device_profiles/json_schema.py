@@ -13,7 +13,8 @@ import types
 import typing
 from typing import Any, Literal, Union
 
-from edgekit.device_profiles.schema import COSTS, ENGINES, ISA, Engine, Profile
+from edgekit.device_profiles.schema import COSTS, ISA, Profile
+from edgekit.device_profiles.software import ENGINES, Engine
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _SCALARS: dict[Any, dict[str, Any]] = {

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from edgekit.device_profiles.schema import version_key
+from edgekit.device_profiles.software import version_key
 
 SOURCE = "device_profiles/_gate.toml: measured with the wheels"
 MIB = 2**20

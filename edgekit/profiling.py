@@ -10,7 +10,7 @@ from edgekit import files
 from edgekit.child import Limits, Progress
 from edgekit.errors import ConversionError, UsageError
 from edgekit.formats import read_facts
-from edgekit.measure import profile as profiles
+from edgekit.measure import profiler
 from edgekit.measure.profile import Profile, ProfileRequest
 from edgekit.runtimes import PREFERRED
 from edgekit.targets import agent, open_target
@@ -47,7 +47,7 @@ def profile(
             macs = tuple((op.name, op.macs) for op in read_facts(read).ops if op.macs and op.name)
         there = place.put(Path(opening.path))
         request = ProfileRequest(there, pieces, opening.threads, seconds, opening.verify, macs)
-        found: Profile = place.perform(profiles.profile, request, limits=Limits(900 + 20 * seconds), progress=progress)
+        found: Profile = place.perform(profiler.profile, request, limits=Limits(900 + 20 * seconds), progress=progress)
         return replace(found, file=opening.path, target=place.name)
 
 

@@ -171,7 +171,7 @@ class Bencher:
             artifact: Its path.
             threads: Of the engine.
             engine: None for the format's own.
-            **plan: Fields of `edgekit.measure.latency.BenchPlan`: `seconds`, `runs`, `scenario`, ...
+            **plan: Fields of `edgekit.measure.sampling.BenchPlan`: `seconds`, `runs`, `scenario`, ...
         """
         self._require_times()
         return self.measure(_opening(artifact, threads, engine), plan)
@@ -211,7 +211,7 @@ class Bencher:
 
     def measure(self, opening: Any, plan: Mapping[str, Any]) -> Bench:
         """Measure, once more when the first was not valid; then skip, or fail with --edge-strict."""
-        from edgekit.measure.latency import BenchPlan
+        from edgekit.measure.sampling import BenchPlan
         from edgekit.targets import tasks
 
         for _ in range(2):

@@ -87,7 +87,7 @@ def command(
     from edgekit.codec import encode
     from edgekit.measure import results
     from edgekit.measure.compare import ComparePlan
-    from edgekit.measure.latency import BenchPlan
+    from edgekit.measure.sampling import BenchPlan
     from edgekit.targets import agent, tasks
 
     try:

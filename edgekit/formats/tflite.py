@@ -8,23 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgekit.formats import tflite_macs
+from edgekit.formats import tflite_macs, tflite_parts
 from edgekit.formats.facts import (
     MAX_RANK,
     Budget,
     ModelFacts,
     Operand,
     OpFacts,
-    Shape,
     SignatureFacts,
-    arithmetic,
-    derive_precision,
     elements,
     total,
 )
 from edgekit.formats.flatbuffer import Table
 from edgekit.formats.graph import GraphFacts, Tensor
 from edgekit.formats.tflite_graph import SETTINGS, node, planned
+from edgekit.formats.tflite_parts import Part, Step, Subgraph
 from edgekit.formats.tflite_schema import (
     BUILTIN_OPERATORS,
     CUSTOM,
@@ -37,52 +35,8 @@ from edgekit.tensors import DTYPES, QuantParams, TensorSpec
 
 _SCHEMA_VERSION = 3
 _METADATA_LIMIT = 64
-_CALL_DEPTH = 32
 _POOLS = frozenset({"AVERAGE_POOL_2D", "L2_POOL_2D", "MAX_POOL_2D"})
 _WINDOW = (Slot.POOL_HEIGHT, Slot.POOL_WIDTH)
-
-
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    """One tensor; `shape` has 1 for free sizes, `free` says which those are."""
-
-    name: str
-    shape: Shape
-    free: tuple[bool, ...]
-    dtype: str
-    bits: int
-    buffer: int
-    constant: bool
-    variable: bool
-    scaled: bool
-    table: Table
-    operand: Operand
-
-    @property
-    def bytes(self) -> int:
-        return (elements(self.shape) * self.bits + 7) // 8
-
-
-@dataclass(frozen=True, slots=True)
-class _Op:
-    facts: OpFacts
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    calls: tuple[int, ...]
-    table: Table
-
-    @property
-    def wired(self) -> bool:
-        """First input and first output are there."""
-        return bool(self.inputs and self.outputs) and self.inputs[0] >= 0 and self.outputs[0] >= 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Graph:
-    tensors: list[_Tensor]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    ops: list[_Op]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +71,8 @@ def read(data: bytes) -> ModelFacts:
         _interface(graphs[main], graphs[main].inputs, only, "input"),
         _interface(graphs[main], graphs[main].outputs, only, "output"),
     )
-    parameters, weight_bytes = _constants(graphs, weights)
-    live = tuple(_facts(graphs[i], buffers) for i in _reachable(graphs, main))
+    parameters, weight_bytes = tflite_parts.constants(graphs, weights)
+    live = tuple(_facts(graphs[i], buffers) for i in tflite_parts.reachable(graphs, main))
     return ModelFacts(
         format="tflite",
         inputs=inputs,
@@ -128,9 +82,9 @@ def read(data: bytes) -> ModelFacts:
         parameters=parameters,
         weight_bytes=weight_bytes + outside,
         arena_bytes=total(planned(found) for found in live),
-        macs=_macs(graphs, main),
+        macs=tflite_parts.macs(graphs, main),
         bytes=len(data),
-        precision=_precision(graphs),
+        precision=tflite_parts.precision(graphs),
         signatures=tuple(s.facts for s in signatures),
         description=model.text(Slot.MODEL_DESCRIPTION),
         metadata=_metadata(model, buffers),
@@ -162,15 +116,15 @@ def _op_code(code: Table) -> tuple[str, int]:
     return BUILTIN_OPERATORS[number] if known else f"UNKNOWN:{number}", version
 
 
-def _graph(graph: Table, codes: list[tuple[str, int]], weights: list[int]) -> _Graph:
+def _graph(graph: Table, codes: list[tuple[str, int]], weights: list[int]) -> Subgraph:
     tensors = [_tensor(tensor, weights) for tensor in graph.tables(Slot.GRAPH_TENSORS)]
     inputs = _indices(graph.scalars(Slot.GRAPH_INPUTS, "i"), tensors)
     outputs = _indices(graph.scalars(Slot.GRAPH_OUTPUTS, "i"), tensors)
     ops = [_op(op, codes, tensors) for op in graph.tables(Slot.GRAPH_OPERATORS)]
-    return _Graph(tensors, inputs, outputs, ops)
+    return Subgraph(tensors, inputs, outputs, ops)
 
 
-def _tensor(table: Table, weights: list[int]) -> _Tensor:
+def _tensor(table: Table, weights: list[int]) -> Part:
     shape = table.scalars(Slot.TENSOR_SHAPE, "i") or ()
     signature = table.scalars(Slot.TENSOR_SIGNATURE, "i") or shape
     name = table.text(Slot.TENSOR_NAME)
@@ -195,14 +149,14 @@ def _tensor(table: Table, weights: list[int]) -> _Tensor:
         quantization.length(Slot.QUANT_SCALE, "f") > 0 or quantization.scalar(Slot.QUANT_DETAILS_TYPE, "B") > 0
     )
     operand = Operand(shape, dtype, constant)
-    return _Tensor(name, shape, free, dtype, bits, buffer, constant, _is_variable(table), scaled, table, operand)
+    return Part(name, shape, free, dtype, bits, buffer, constant, _is_variable(table), scaled, table, operand)
 
 
 def _is_variable(table: Table) -> bool:
     return table.scalar(Slot.TENSOR_VARIABLE, "B") != 0
 
 
-def _indices(numbers: tuple[int, ...] | None, tensors: list[_Tensor], *, optional: bool = False) -> tuple[int, ...]:
+def _indices(numbers: tuple[int, ...] | None, tensors: list[Part], *, optional: bool = False) -> tuple[int, ...]:
     numbers = numbers or ()
     least = -1 if optional else 0
     for number in numbers:
@@ -211,7 +165,7 @@ def _indices(numbers: tuple[int, ...] | None, tensors: list[_Tensor], *, optiona
     return numbers
 
 
-def _op(table: Table, codes: list[tuple[str, int]], tensors: list[_Tensor]) -> _Op:
+def _op(table: Table, codes: list[tuple[str, int]], tensors: list[Part]) -> Step:
     code = table.scalar(Slot.OP_CODE, "I")
     if code >= len(codes):
         raise ValueError(f"op code {code} is named, of {len(codes)}")
@@ -239,7 +193,7 @@ def _op(table: Table, codes: list[tuple[str, int]], tensors: list[_Tensor]) -> _
         writes=tuple(tensors[i].operand if i >= 0 else None for i in outputs),
         window=tuple(max(1, options.scalar(slot, "i")) for slot in _WINDOW) if options and kind in _POOLS else (),
     )
-    return _Op(facts, inputs, outputs, _calls(kind, table), table)
+    return Step(facts, inputs, outputs, _calls(kind, table), table)
 
 
 def _calls(kind: str, table: Table) -> tuple[int, ...]:
@@ -249,14 +203,14 @@ def _calls(kind: str, table: Table) -> tuple[int, ...]:
     return tuple(options.scalar(slot, "i") for slot in SUBGRAPH_SLOTS[kind]) if options else ()
 
 
-def _check_calls(graphs: list[_Graph]) -> None:
+def _check_calls(graphs: list[Subgraph]) -> None:
     for graph in graphs:
         for op in graph.ops:
             if any(not 0 <= called < len(graphs) for called in op.calls):
                 raise ValueError(f"{op.facts.kind} calls subgraph {max(op.calls)}, of {len(graphs)}")
 
 
-def _signature(table: Table, graphs: list[_Graph]) -> _Signature:
+def _signature(table: Table, graphs: list[Subgraph]) -> _Signature:
     subgraph = table.scalar(Slot.SIGNATURE_SUBGRAPH, "I")
     if subgraph >= len(graphs):
         raise ValueError(f"a signature names subgraph {subgraph}, of {len(graphs)}")
@@ -276,7 +230,7 @@ def _signature(table: Table, graphs: list[_Graph]) -> _Signature:
 
 
 def _interface(
-    graph: _Graph, indices: tuple[int, ...], signature: _Signature | None, side: str
+    graph: Subgraph, indices: tuple[int, ...], signature: _Signature | None, side: str
 ) -> tuple[tuple[TensorSpec, ...], list[str]]:
     """Specs of one side, and notes on the tensors that have none."""
     specs, notes = [], []
@@ -292,7 +246,7 @@ def _interface(
     return tuple(specs), notes
 
 
-def _quant(tensor: _Tensor) -> QuantParams | None:
+def _quant(tensor: Part) -> QuantParams | None:
     table = tensor.table.table(Slot.TENSOR_QUANTIZATION)
     if table is None or tensor.dtype.startswith("float"):
         return None
@@ -304,32 +258,7 @@ def _quant(tensor: _Tensor) -> QuantParams | None:
     return QuantParams(scale, points, table.scalar(Slot.QUANT_AXIS, "i") if len(scale) > 1 else None)
 
 
-def _reachable(graphs: list[_Graph], main: int) -> list[int]:
-    """The main subgraph and those that its ops call, directly or not."""
-    reached, seen = [main], {main}
-    for index in reached:
-        for op in graphs[index].ops:
-            reached += dict.fromkeys(called for called in op.calls if called not in seen)
-            seen.update(op.calls)
-    return reached
-
-
-def _constants(graphs: list[_Graph], weights: list[int]) -> tuple[int, int]:
-    """Parameters and bytes of the constants, each buffer once."""
-    parameters, used = 0, set()
-    for graph in graphs:
-        for tensor in graph.tensors:
-            if not tensor.constant or tensor.buffer in used:
-                continue
-            if tensor.buffer:
-                used.add(tensor.buffer)
-            index = tensor.dtype in ("int32", "int64", "uint32", "uint64")
-            if tensor.bits and tensor.dtype != "bool" and (tensor.scaled or not index):
-                parameters += elements(tensor.shape)
-    return parameters, sum(weights[i] for i in used)
-
-
-def _facts(graph: _Graph, buffers: list[Table]) -> GraphFacts:
+def _facts(graph: Subgraph, buffers: list[Table]) -> GraphFacts:
     tensors = [Tensor(t.name, t.shape, t.dtype, t.bytes, t.constant or not t.bits, t.variable) for t in graph.tensors]
     nodes = [
         node(op.facts, op.inputs, op.outputs, op.table, _scales(op, graph), _setting(op, graph, buffers))
@@ -339,54 +268,19 @@ def _facts(graph: _Graph, buffers: list[Table]) -> GraphFacts:
     return GraphFacts(dict(enumerate(tensors)), tuple(nodes), graph.inputs, graph.outputs, calls)
 
 
-def _scales(op: _Op, graph: _Graph) -> int:
+def _scales(op: Step, graph: Subgraph) -> int:
     """How many scales an op's weights have."""
     weights = op.inputs[1] if op.facts.kind in tflite_macs.WEIGHTED and len(op.inputs) > 1 else -1
     about = graph.tensors[weights].table.table(Slot.TENSOR_QUANTIZATION) if weights >= 0 else None
     return about.length(Slot.QUANT_SCALE, "f") if about is not None else 0
 
 
-def _setting(op: _Op, graph: _Graph, buffers: list[Table]) -> bytes:
+def _setting(op: Step, graph: Subgraph, buffers: list[Table]) -> bytes:
     """Content of the input that sets the op up, where that is looked at."""
     at = SETTINGS.get(op.facts.kind, len(op.inputs))
     tensor = graph.tensors[op.inputs[at]] if at < len(op.inputs) and op.inputs[at] >= 0 else None
     wanted = tensor is not None and tensor.constant and tensor.dtype == "int32" and tensor.buffer < len(buffers)
     return buffers[tensor.buffer].blob(Slot.BUFFER_DATA, _METADATA_LIMIT) if tensor and wanted else b""
-
-
-def _macs(graphs: list[_Graph], main: int) -> int | None:
-    """Of one run: calls add their subgraph's; what a loop or a branch multiplies depends on the data."""
-    known: dict[int, int | None] = {}
-
-    def of(index: int, depth: int) -> int | None:
-        if index not in known:
-            known[index] = None  # while it is being counted: a subgraph that calls itself has no count
-            if depth < _CALL_DEPTH:
-                known[index] = total(of_op(op, depth + 1) for op in graphs[index].ops)
-        return known[index]
-
-    def of_op(op: _Op, depth: int) -> int | None:
-        called = total([of(index, depth) for index in op.calls])
-        if called and op.facts.kind not in ("CALL", "STABLEHLO_COMPOSITE"):
-            return None
-        return total((op.facts.macs, called))
-
-    return of(main, 0)
-
-
-def _precision(graphs: list[_Graph]) -> str:
-    kinds: set[str] = set()
-    for graph in graphs:
-        # Weights that are stored smaller than they are used pass through DEQUANTIZE first.
-        stored = {op.outputs[0]: op.inputs[0] for op in graph.ops if op.facts.kind == "DEQUANTIZE" and op.wired}
-        for op in graph.ops:
-            position = tflite_macs.WEIGHTED.get(op.facts.kind)
-            if position is None or not op.wired or len(op.inputs) <= position or op.inputs[position] < 0:
-                continue
-            data = op.inputs[2] if op.facts.kind in tflite_macs.TRANSPOSED and len(op.inputs) > 2 else op.inputs[0]
-            weight = stored.get(op.inputs[position], op.inputs[position])
-            kinds.add(arithmetic(graph.tensors[data].dtype, graph.tensors[weight].dtype))
-    return derive_precision(kinds, {t.dtype for graph in graphs for t in graph.tensors})
 
 
 def _metadata(model: Table, buffers: list[Table]) -> dict[str, str]:

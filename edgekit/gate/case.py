@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edgekit.device_profiles.schema import ENGINES
+from edgekit.device_profiles.software import ENGINES
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgekit.device_profiles.schema import Engine, Profile
+    from edgekit.device_profiles.schema import Profile
+    from edgekit.device_profiles.software import Engine
     from edgekit.formats.facts import ModelFacts
     from edgekit.manifest import Manifest
     from edgekit.memory import Memory

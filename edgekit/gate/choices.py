@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edgekit.device_profiles.schema import ENGINES
+from edgekit.device_profiles.software import ENGINES
 from edgekit.gate.case import Case
 from edgekit.gate.verdict import Choice
 from edgekit.predict import Prediction, predict

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from edgekit.device_profiles import support
 from edgekit.device_profiles.faults import known_fault
-from edgekit.device_profiles.schema import ENGINES, version_key
+from edgekit.device_profiles.software import ENGINES, version_key
 from edgekit.gate.case import Case
 from edgekit.gate.verdict import Limit
 
 if TYPE_CHECKING:
-    from edgekit.device_profiles.schema import Engine
+    from edgekit.device_profiles.software import Engine
 
 
 def engine_limits(case: Case, wanted: str | None) -> Iterator[Limit]:

@@ -7,7 +7,7 @@ invalid and says so.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,20 +119,6 @@ class Timed:
     ms: float
     macs: int | None = None
     bytes: int | None = None
-
-
-def profile(request: ProfileRequest) -> Generator[dict[str, Any], None, Profile]:
-    """A job: time the ops of an artifact.
-
-    Raises:
-        EngineError: `profile-unsupported`: the model's ops cannot be told apart there; says why.
-        EdgeKitError: As `edgekit.load`.
-    """
-    if request.pieces is not None:
-        from edgekit.measure.profile_tflite import measure
-    else:
-        from edgekit.measure.profile_onnx import measure
-    return (yield from measure(request))
 
 
 def assemble(

@@ -22,9 +22,9 @@ from collections.abc import Callable, Generator, Sequence
 from statistics import median
 from typing import Any
 
-from edgekit.measure.latency import BenchPlan, Record, sample
 from edgekit.measure.reference import reference
 from edgekit.measure.results import Metric, Scenario, Trial
+from edgekit.measure.sampling import BenchPlan, Record, sample
 from edgekit.measure.statistics import bound_holds, early_stopping_rank, percentile
 from edgekit.measure.subject import Call, Clock, Subject
 

@@ -18,8 +18,8 @@ from edgekit import files
 from edgekit.data_ref import DataRef
 from edgekit.errors import ArtifactError, DataError, VerificationError
 from edgekit.measure.compare import ComparePlan, Comparison, Contender
-from edgekit.measure.latency import BenchPlan
 from edgekit.measure.results import Bench
+from edgekit.measure.sampling import BenchPlan
 from edgekit.tensors import TensorSpec
 
 Event = dict[str, Any]

@@ -11,7 +11,7 @@ from edgekit import __version__, files
 from edgekit.child import Limits, Progress
 from edgekit.device_profiles import Profile, all_profiles
 from edgekit.device_profiles.reading import Definition, parse, resolve
-from edgekit.device_profiles.schema import ENGINES
+from edgekit.device_profiles.software import ENGINES
 from edgekit.device_profiles.writing import toml
 from edgekit.doctor import Finding, try_engines
 from edgekit.errors import TargetError, UsageError

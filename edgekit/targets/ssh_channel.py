@@ -8,20 +8,34 @@ import queue
 import signal
 import threading
 import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
 from edgekit.child import tail
 from edgekit.errors import TargetError
-
-if TYPE_CHECKING:
-    from edgekit.targets.ssh_wire import Wire
 
 ANSWER = 60
 """Seconds for an answer that needs no long work."""
 
 _STDERR = 1
 _LIMIT = 1 << 20
+
+T = TypeVar("T")
+
+
+class Link(Protocol):
+    """What a channel needs of the connection that it is part of."""
+
+    name: str
+
+    def call(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
+        """Do something in the connection's thread."""
+        ...
+
+    def check(self) -> None:
+        """Raise what cut the connection, if it is cut."""
+        ...
 
 
 class Channel:
@@ -32,7 +46,7 @@ class Channel:
         log: File that receives what it prints on standard error.
     """
 
-    def __init__(self, wire: Wire, log: Path) -> None:
+    def __init__(self, wire: Link, log: Path) -> None:
         self._wire = wire
         self.log = log
         self._chan: Any = None

@@ -19,7 +19,7 @@ from typing import Any
 from edgekit import files
 from edgekit.child import Progress
 from edgekit.device_profiles import Engine, all_profiles
-from edgekit.device_profiles.schema import ENGINES
+from edgekit.device_profiles.software import ENGINES
 from edgekit.errors import TargetError, UsageError
 from edgekit.measure.machine import userland
 from edgekit.targets.ssh import PYTHON, Ssh

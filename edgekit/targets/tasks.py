@@ -17,8 +17,8 @@ from edgekit.data_ref import DataRef
 from edgekit.errors import ArtifactError, UsageError
 from edgekit.measure import results
 from edgekit.measure.compare import ComparePlan, Comparison
-from edgekit.measure.latency import BenchPlan
 from edgekit.measure.results import Bench
+from edgekit.measure.sampling import BenchPlan
 from edgekit.targets import agent, open_target
 from edgekit.targets.base import Target
 

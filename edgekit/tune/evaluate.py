@@ -23,7 +23,7 @@ from edgekit.errors import (
 )
 from edgekit.formats import read_facts
 from edgekit.formats.facts import ModelFacts
-from edgekit.measure.latency import BenchPlan
+from edgekit.measure.sampling import BenchPlan
 from edgekit.options import Options
 from edgekit.pipeline import Progress, run
 from edgekit.tune.trial import Cost, Made, Recipe, Refused, Setting

@@ -13,7 +13,7 @@ from edgekit.child import Spawned
 from edgekit.errors import ArtifactError, UsageError
 from edgekit.measure import results
 from edgekit.measure.compare import ComparePlan, Contender
-from edgekit.measure.latency import BenchPlan
+from edgekit.measure.sampling import BenchPlan
 from edgekit.measure.subject import open_subject
 from edgekit.targets import agent, tasks
 from edgekit.targets.local import Local

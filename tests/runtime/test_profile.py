@@ -11,9 +11,8 @@ from edgekit import artifact, cli, profiling
 from edgekit.converters.cut import cut
 from edgekit.converters.tflite_builder import Builder
 from edgekit.errors import ConversionError, EngineError, UsageError
-from edgekit.measure import profile as profiles
-from edgekit.measure import profile_onnx
-from edgekit.measure.profile import CALL, Timed, assemble, trace
+from edgekit.measure import profile_onnx, profiler
+from edgekit.measure.profile import CALL, ProfileRequest, Timed, assemble, trace
 from edgekit.targets import agent
 from edgekit.targets.local import Local
 
@@ -218,7 +217,7 @@ def test_without_the_conversion_tools(lopsided, monkeypatch):
 
 
 def test_it_runs_in_this_process_too(artifacts):
-    steps = profiles.profile(profiles.ProfileRequest(str(artifacts["fp32.onnx"]), threads=1, seconds=0.2))
+    steps = profiler.profile(ProfileRequest(str(artifacts["fp32.onnx"]), threads=1, seconds=0.2))
     stages = []
     while True:
         try:

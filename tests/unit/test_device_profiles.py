@@ -18,7 +18,8 @@ from edgekit.codec import encode
 from edgekit.device_profiles import _parent, all_profiles, devices, json_schema, load_profile
 from edgekit.device_profiles.page import markdown
 from edgekit.device_profiles.reading import STATED, Definition, parse, resolve
-from edgekit.device_profiles.schema import Profile, version_key
+from edgekit.device_profiles.schema import Profile
+from edgekit.device_profiles.software import version_key
 from edgekit.errors import MissingFileError, UsageError
 
 PROFILES = all_profiles()

@@ -9,7 +9,8 @@ import pytest
 
 from edgekit.device_profiles import all_profiles, load_profile, support
 from edgekit.device_profiles.faults import known_fault
-from edgekit.device_profiles.schema import ENGINES, Profile
+from edgekit.device_profiles.schema import Profile
+from edgekit.device_profiles.software import ENGINES
 from edgekit.errors import LimitError, UsageError
 from edgekit.formats.facts import ModelFacts, OpFacts
 from edgekit.gate import Limit, Verdict, check, enforce, limiting, matrix

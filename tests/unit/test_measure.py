@@ -7,9 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from edgekit.measure import latency
+from edgekit.measure import latency, sampling
 from edgekit.measure.environment import environment, peak_rss_mb
-from edgekit.measure.latency import BenchPlan
+from edgekit.measure.sampling import BenchPlan
 
 
 class Engine:
@@ -40,7 +40,7 @@ def drained(steps):
 
 
 def sampled(engine, plan, **options):
-    return drained(latency.sample(engine, plan, clock=engine.clock, mark=lambda: 0.001, **options))
+    return drained(sampling.sample(engine, plan, clock=engine.clock, mark=lambda: 0.001, **options))
 
 
 def endless(draw):

@@ -9,7 +9,7 @@ import statistics
 import pytest
 
 from edgekit.measure import scenarios
-from edgekit.measure.latency import BenchPlan
+from edgekit.measure.sampling import BenchPlan
 from edgekit.measure.statistics import percentile
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from edgekit import artifact
 from edgekit.device_profiles import all_profiles
-from edgekit.device_profiles.schema import MACHINES
+from edgekit.device_profiles.software import MACHINES
 from edgekit.formats import read_facts, ties
 from edgekit.formats.graph import GraphFacts, Node, Tensor
 from edgekit.memory import footprint, onnx, predict, tflite, xnnpack
