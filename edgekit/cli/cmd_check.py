@@ -101,10 +101,10 @@ def _matrix(file: Path, verdicts: list[Verdict], *, as_json: bool) -> None:
                 megabytes,
                 _time(time),
                 _basis(time),
-                gate.limiting(verdict),
+                gate.limiting_briefly(verdict),
             )
         )
-    columns = ("device", "", "memory MiB", "latency ms (80 %)", "by", "limiting")
+    columns = ("device", "", "memory MiB", "latency ms (80 %)", "by", "limit")
     output.table(str(file), columns, rows)
 
 
@@ -146,13 +146,17 @@ def _show(file: Path, verdict: Verdict) -> None:
 
 
 def _explain(found: Explanation) -> None:
+    from edgekit.gate.explain import own_name
+    from edgekit.gate.verdict import threads as counted
+
     slowest = found.slowest(_SHOWN)
     if slowest:
         rows = [
-            (op.kind, op.name[-48:], op.precision, f"{1000 * op.ms:.1f}", f"{100 * op.share:.1f} %", op.limit)
+            (op.kind, own_name(op.name)[-48:], op.precision, f"{1000 * op.ms:.1f}", f"{100 * op.share:.1f} %", op.limit)
             for op in slowest
         ]
-        title = f"Time: the {len(rows)} longest of {len(found.ops)} kernels, {found.engine}, {found.threads} threads"
+        where = f"{found.engine}, {counted(found.threads)}"
+        title = f"Time: the {len(rows)} longest of {len(found.ops)} kernels, {where}"
         output.table(title, ("type", "name", "in", "us", "share", "bound by"), rows)
     if found.parts:
         parts = [(part.what, f"{part.mib:.2f}", part.when, part.why) for part in found.parts if part.mib >= 0.005]
@@ -162,10 +166,10 @@ def _explain(found: Explanation) -> None:
         click.echo("  the time line of tensors is not known: some sizes are free")
         return
     peak = line.moments[line.peak]
-    where = f"op {line.peak} of {len(line.moments)}, {peak.kind} {peak.name[-48:]}"
+    where = f"op {line.peak} of {len(line.moments)}, {peak.kind} {own_name(peak.name)[-48:]}"
     title = f"Activations: {peak.bytes / 2**20:.3f} MiB at {where}"
     spans = [
-        (span.name[-60:], f"{span.bytes / 2**20:.3f}", f"{span.first} to {span.last}")
+        (own_name(span.name)[-60:], f"{span.bytes / 2**20:.3f}", f"{span.first} to {span.last}")
         for span in found.at_peak()[:_SHOWN]
     ]
     output.table(title, ("alive then", "MiB", "during ops"), spans)

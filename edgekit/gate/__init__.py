@@ -21,7 +21,7 @@ from edgekit.gate.advice import advice
 from edgekit.gate.case import Case, choose
 from edgekit.gate.choices import choices
 from edgekit.gate.engines import engine_limits, op_limits
-from edgekit.gate.verdict import Choice, Limit, Verdict
+from edgekit.gate.verdict import Choice, Limit, Verdict, figure
 
 if TYPE_CHECKING:
     from edgekit.device_profiles.schema import Profile
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgekit.manifest import Manifest
     from edgekit.memory import Memory
 
-__all__ = ["Choice", "Limit", "Verdict", "check", "enforce", "limiting", "matrix"]
+__all__ = ["Choice", "Limit", "Verdict", "check", "enforce", "limiting", "limiting_briefly", "matrix"]
 
 
 def check(
@@ -117,8 +117,25 @@ def enforce(verdict: Verdict) -> None:
 
 def limiting(verdict: Verdict) -> str:
     """One phrase: the first limit that does not hold, or else the one that is closest."""
+    return str(_closest(verdict) or "")
+
+
+def limiting_briefly(verdict: Verdict) -> str:
+    """The same for a column: "memory 8 %" of what there is, "memory 612 of 246 MiB" when it does not hold."""
+    limit = _closest(verdict)
+    if limit is None:
+        return ""
+    required, available = limit.required, limit.available
+    if isinstance(required, str) or isinstance(available, str) or not limit.unit:
+        return f"{limit.resource}: {figure(available)}"
+    if not limit.ok:
+        return f"{limit.resource} {figure(required, 3)} of {figure(available, 3)} {limit.unit}"
+    return f"{limit.resource} {100 * required / available:.0f} %"
+
+
+def _closest(verdict: Verdict) -> Limit | None:
     if verdict.broken:
-        return str(verdict.broken[0])
+        return verdict.broken[0]
     shares = [
         (limit.required / limit.available, limit)
         for limit in verdict.limits
@@ -126,7 +143,7 @@ def limiting(verdict: Verdict) -> str:
         and isinstance(limit.available, (int, float))
         and limit.unit == "MiB"
     ]
-    return str(max(shares, key=lambda share: share[0])[1]) if shares else ""
+    return max(shares, key=lambda share: share[0])[1] if shares else None
 
 
 _REMEDIES = {

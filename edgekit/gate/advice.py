@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from edgekit.gate.case import Case
 from edgekit.gate.choices import sentences
-from edgekit.gate.latency import stated_budget
+from edgekit.gate.latency import slowdown, stated_budget
+from edgekit.gate.verdict import figure
 
 if TYPE_CHECKING:
     from edgekit.gate.verdict import Choice
@@ -58,9 +59,14 @@ def advice(case: Case, memory: Memory | None, time: Prediction | None, others: t
 def _budget(case: Case, time: Prediction) -> Iterator[str]:
     budget, stated = case.profile.budget.latency_ms, stated_budget(case)
     ms, high = time.latency["estimate"], time.latency["high"]
+    thermal = case.profile.thermal
+    if stated is None and ms is not None and (slower := slowdown(case)) > 1:
+        yield (
+            f"from {thermal.throttle_c:g} C on the clock falls to {thermal.sustained_mhz} MHz, and a run takes about"
+            f" {figure(slower * ms, 3)} ms"
+        )
     if budget is None:
         return
-    thermal = case.profile.thermal
     if stated is not None and thermal.throttle_c is not None and thermal.sustained_mhz is None:
         yield (
             f"from {thermal.throttle_c:g} C on the clock drops, how far is not known: the budget is checked for a cool"
@@ -71,7 +77,7 @@ def _budget(case: Case, time: Prediction) -> Iterator[str]:
     elif stated is not None and ms is not None and high is not None and ms <= budget < high:
         yield f"the budget of {budget:g} ms lies within the interval of the estimate: measure it on the board"
     elif stated is None and ms is not None and ms > budget:
-        yield f"a run takes about {ms:g} ms, longer than the {budget:g} ms that people take for at once"
+        yield f"a run takes about {figure(ms, 3)} ms, longer than the {budget:g} ms that people take for at once"
 
 
 def _precision_advice(case: Case) -> Iterator[str]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from edgekit.device_profiles.software import ENGINES
 from edgekit.gate.case import Case
-from edgekit.gate.verdict import Choice
+from edgekit.gate.verdict import Choice, figure
+from edgekit.gate.verdict import threads as counted
 from edgekit.predict import Prediction, predict
 
 if TYPE_CHECKING:
@@ -39,31 +40,31 @@ def sentences(case: Case, now: Prediction | None, found: tuple[Choice, ...]) -> 
     """What the choices come to: one step at a time, and only what is worth it."""
     if now is None or not found or now.notes:
         return
-    ms, best = now.latency["estimate"], found[0]
+    ms, best = now.latency["estimate"] or 0.0, found[0]
     mine = (case.precision if case.precision in _SWAPS else "", now.engine)
     threads = [c for c in found if c.engine == now.engine and c.precision == (mine[0] or c.precision)]
     other = [c for c in found if c.engine == now.engine and c.precision != case.precision and c.threads == now.threads]
     if threads and threads[0].gain >= _WORTH and threads[0].threads != now.threads:
         yield (
-            f"{threads[0].threads} threads: about {threads[0].latency_ms:g} ms in place of {ms:g} with"
-            f" {now.threads} ({threads[0].gain:g} times as fast)"
+            f"{counted(threads[0].threads)}: about {figure(threads[0].latency_ms, 3)} ms in place of {figure(ms, 3)}"
+            f" with {now.threads} ({threads[0].gain:.3g} times as fast)"
         )
     if other and other[0].precision == "int8":
         if other[0].gain >= _WORTH:
             yield (
-                f"int8: about {other[0].latency_ms:g} ms in place of {ms:g} ({other[0].gain:g} times as fast), and a"
-                " quarter of the file"
+                f"int8: about {figure(other[0].latency_ms, 3)} ms in place of {figure(ms, 3)}"
+                f" ({other[0].gain:.3g} times as fast), and a quarter of the file"
             )
         elif other[0].gain != 1:  # a network without arithmetic has nothing to gain
-            said = f"about {other[0].latency_ms:g} ms in place of {ms:g}"
+            said = f"about {figure(other[0].latency_ms, 3)} ms in place of {figure(ms, 3)}"
             yield f"int8 would be no faster there ({said}): its gain is size"
     if other and other[0].precision == "fp32" and other[0].gain > 1 / _WORTH:
         word = "be faster" if other[0].gain >= _WORTH else "take about the same time"
-        yield f"fp32 would {word} there ({other[0].latency_ms:g} ms, int8 {ms:g}): int8 saves memory"
+        yield f"fp32 would {word} there ({figure(other[0].latency_ms, 3)} ms, int8 {figure(ms, 3)}): int8 saves memory"
     if best.gain >= _WORTH and (best.precision, best.engine, best.threads) != (case.precision, now.engine, now.threads):
         yield (
-            f"fastest there: {best.precision}, {best.engine}, {best.threads} threads, about {best.latency_ms:g} ms"
-            f" ({best.gain:g} times as fast as now)"
+            f"fastest there: {best.precision}, {best.engine}, {counted(best.threads)}, about"
+            f" {figure(best.latency_ms, 3)} ms ({best.gain:.3g} times as fast as now)"
         )
 
 

@@ -62,6 +62,11 @@ class Explanation:
         return found
 
 
+def own_name(name: str) -> str:
+    """An op's or a tensor's; TFLite's converter names one after all ops that were fused: the first is its own."""
+    return name.partition(";")[0]
+
+
 def explain(
     facts: ModelFacts,
     manifest: Manifest | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgekit.gate.case import Case
-from edgekit.gate.verdict import Limit
+from edgekit.gate.verdict import Limit, threads
 from edgekit.predict import Latency, Prediction, predict
 
 _POLICY = "policy:"
@@ -34,7 +34,7 @@ def latency_limits(case: Case, found: Prediction | None) -> Iterator[Limit]:
     if budget is None or ms is None or found is None:
         return
     low, high = found.latency["low"], found.latency["high"]
-    why = f"predicted {ms:g} ms, {low:g} to {high:g}, with {found.threads} threads; {found.latency['basis']}"
+    why = f"predicted {ms:g} ms, {low:g} to {high:g}, with {threads(found.threads)}; {found.latency['basis']}"
     source = case.profile.source("budget.latency_ms")
     yield Limit("latency", ms, budget, "ms", ok=ms <= budget, why=why, source=source)
     if (slower := slowdown(case)) > 1:

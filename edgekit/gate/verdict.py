@@ -109,8 +109,13 @@ class Verdict:
         return tuple(limit for limit in self.limits if not limit.ok)
 
 
-def figure(value: float | str) -> str:
-    """For people: four digits, whole where large; names as they are."""
+def threads(count: int | None) -> str:
+    """So many in words: "1 thread", "4 threads"; what is not known is the engine's choice."""
+    return "threads of the engine's choice" if count is None else f"{count} thread{'' if count == 1 else 's'}"
+
+
+def figure(value: float | str, digits: int = 4) -> str:
+    """For people: so many digits, whole where large; names as they are."""
     if isinstance(value, str):
         return value
-    return f"{value:.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"

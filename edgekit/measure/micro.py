@@ -64,7 +64,7 @@ def measure(request: MicroRequest) -> Generator[dict[str, Any], None, MicroResul
     found = []
     for number, group in enumerate(request.groups, 1):
         yield {
-            "stage": f"kernels: {group.engine}, {group.threads} threads",
+            "stage": f"kernels: {group.engine}, {group.threads} thread{'s' if group.threads > 1 else ''}",
             "done": number,
             "total": len(request.groups),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgekit.gate.explain import own_name
 from edgekit.report import plots
 from edgekit.report.page import cards, figure, head, notes, plot, section, table, text
 
@@ -89,10 +90,11 @@ def _ops(explained: dict[str, Any]) -> list[str]:
     colors = [
         plots.TWO if op["limit"] == "memory" else plots.SOFT if op["limit"] == "overhead" else plots.ONE for op in worst
     ]
-    labels = [f"{plots.short(op['kind'], 20)}  {plots.short(op['name'], 20)}" for op in worst]
+    labels = [f"{plots.short(op['kind'], 20)}  {plots.short(own_name(op['name']), 24)}" for op in worst]
+    unit, times = ("ms", 1) if worst[0]["ms"] >= 1 else ("microseconds", 1000)
     share = 100 * sum(op["share"] for op in worst[:5])
     caption = f"The five longest of {len(explained['ops'])} kernels take {share:.0f} % of the predicted time."
-    drawing = plots.bars(labels, [1000 * op["ms"] for op in worst], "microseconds, predicted", colors)
+    drawing = plots.bars(labels, [times * op["ms"] for op in worst], f"{unit}, predicted", colors)
     legend = "<p>Blue: bound by arithmetic. Orange: by memory. Gray: by the call itself.</p>"
     return [section("Time", plot(caption, plots.draw("ops", 0.7 + 0.26 * len(worst), drawing, caption)), legend)]
 
@@ -103,13 +105,15 @@ def _memory(explained: dict[str, Any]) -> list[str]:
         return []
     total = sum(part["mib"] for part in explained["memory"])
     caption = f"{total:.1f} MiB in all; the largest part is {parts[0]['why']}."
-    names = [f"{part['what']}" for part in parts]
-    drawing = plots.bars(names, [part["mib"] for part in parts], "MiB")
+    sums: dict[str, float] = {}
+    for part in parts:
+        sums[part["what"]] = sums.get(part["what"], 0.0) + part["mib"]
+    drawing = plots.bars(list(sums), list(sums.values()), "MiB")
     rows = [(part["why"], part["mib"], part["when"]) for part in parts]
     return [
         section(
             "Memory",
-            plot(caption, plots.draw("memory", 0.7 + 0.26 * len(parts), drawing, caption)),
+            plot(caption, plots.draw("memory", 0.7 + 0.26 * len(sums), drawing, caption)),
             table(("", "MiB", "from"), rows),
         )
     ]
@@ -122,7 +126,8 @@ def _timeline(explained: dict[str, Any]) -> list[str]:
     moments, peak = line["moments"], line["peak"]
     values = [moment["bytes"] / _MIB for moment in moments]
     most = moments[peak]
-    caption = f"{values[peak]:.3g} MiB are alive at op {peak} of {len(moments)}, {most['kind']} ({most['name']})."
+    where = f"op {peak} of {len(moments)}, {most['kind']} ({plots.short(own_name(most['name']), 60)})"
+    caption = f"{values[peak]:.3g} MiB are alive at {where}."
 
     def alive(axes: Any) -> None:
         axes.fill_between(range(len(values)), values, step="mid", color=plots.ONE, alpha=0.35, linewidth=0)
@@ -152,7 +157,7 @@ def _timeline(explained: dict[str, Any]) -> list[str]:
 
     said = f"Where the {len(tensors)} largest tensors lie and for how long; red: alive at the peak."
     rows = [
-        (span["name"], span["bytes"] / _MIB, f"{span['first']} to {span['last']}")
+        (own_name(span["name"]), span["bytes"] / _MIB, f"{span['first']} to {span['last']}")
         for span in line["tensors"] if span["first"] <= peak <= span["last"]
     ][:_SHOWN]  # fmt: skip
     return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -13,7 +14,7 @@ from edgekit.device_profiles.schema import Profile
 from edgekit.device_profiles.software import ENGINES
 from edgekit.errors import LimitError, UsageError
 from edgekit.formats.facts import ModelFacts, OpFacts
-from edgekit.gate import Limit, Verdict, check, enforce, limiting, matrix
+from edgekit.gate import Limit, Verdict, check, enforce, limiting, limiting_briefly, matrix
 from edgekit.manifest import Manifest, Needs, Provenance
 from edgekit.tensors import TensorSpec
 
@@ -349,6 +350,26 @@ def test_choices_are_sorted_and_relative_to_what_was_asked_for():
     assert "4 threads: about" in said
     assert "fastest there: int8, litert, 4 threads" in said
     assert verdict.choices[0].gain > 3
+
+
+def test_one_thread_is_one_thread():
+    from edgekit.gate.verdict import threads
+
+    assert [threads(count) for count in (1, 4, None)] == ["1 thread", "4 threads", "threads of the engine's choice"]
+
+
+def test_the_time_of_a_warm_board_is_said():
+    said = advice(real("float32"), load_profile("raspberry-pi-3b-plus"), threads=4)
+    assert "from 60 C on the clock falls to 1200 MHz, and a run takes about" in said
+    assert "the clock falls" not in advice(real("float32"), PI4)
+
+
+def test_the_closest_limit_in_a_few_words():
+    assert limiting_briefly(check(tflite(), None, PI4)).startswith(("memory ", "model_size "))
+    assert limiting_briefly(check(tflite(), None, PI4)).endswith(" %")
+    large = limiting_briefly(check(tflite(bytes=2000 * MIB), None, PI4))
+    assert re.fullmatch(r"memory_load \d+ of 2611 MiB", large)
+    assert limiting_briefly(check(onnx(), None, NARROW)).startswith("engine: none")
 
 
 def test_unknown_work_gives_no_advice_on_speed():
