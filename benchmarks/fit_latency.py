@@ -3,13 +3,16 @@
     python benchmarks/fit_latency.py              # judge: JSON lines
     python benchmarks/fit_latency.py --write      # and write device_profiles/_latency.toml
 
-Judged twice: every (processor, model) pair is predicted from a fit without it (five folds), and every processor from
-a fit without any of its figures. The intervals are quantiles of those errors, shrunk to all figures of their basis.
+Judged three ways: every (processor, network) pair is predicted from a fit without it (five folds, drawn three times),
+every processor from a fit without any of its figures, and every kind of network (all MobileNetV2, all feature pyramids)
+from a fit without any of that kind. The intervals of known processors are quantiles of the errors of pairs and of kinds
+together, those of unknown ones of the processors' errors.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import zlib
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from latency_baselines import left_out as roofline
 from latency_figures import ALIASES, CORES, PRIORS, load, micro
 from latency_solver import Figure, Problem, scores
 
@@ -26,15 +30,20 @@ from edgekit import files
 from edgekit.device_profiles.writing import toml
 
 FOLDS = 5
+DRAWN = 3
 COLUMNS = ("mape", "median", "within_1.25", "within_1.5", "within_2.0")
-BASELINES = {
-    "pairs": [
-        ("simple roofline", ["28.6 %", "24.5 %", "", "72.0 %", "94.1 %"]),
-        ("refined roofline", ["21.8 %", "17.6 %", "", "86.3 %", "95.4 %"]),
-    ],
-    "processors": [("simple roofline", ["40.6 %", "", "", "55.4 %", "85.4 %"])],
+SPLITS = {
+    "pairs": "known processors",
+    "processors": "a processor left out",
+    "networks": "a kind of network left out",
 }
-"""Fitted to the same table by whoever collected it (devices.md beside it)."""
+ROOFLINES = {"simple": False, "refined": True}
+KINDS = (
+    "resnet50_v1_fpn", "v1_fpn", "mobiledet", "ssdlite_mobilenet_edgetpu", "ssd_mobilenet_v3", "ssdlite",
+    "ssd_mobilenet_v2", "ssd_mobilenet_v1", "efficientdet", "efficientnet", "mobilenet_v1", "mobilenet_v2",
+    "mobilenet_v3", "resnet50", "inception", "vgg",
+)  # fmt: skip
+"""Kinds of networks: the first that the name contains."""
 MARK, END = "<!-- begin figures -->", "<!-- end figures -->"
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT.parent / "shared" / "data" / "published-latencies.csv"
@@ -49,10 +58,13 @@ SOURCES = [
     "github:google/XNNPACK@75db3c0 README.md",
     "coral.ai: Edge TPU performance benchmarks, column of the embedded CPU",
     "Q-engineering, READMEs on GitHub",
+    "github:TexasInstruments/processor-sdk-doc@a34a7d9",
 ]
 """Of the rows that are used; each row of the table names its own."""
 PROBED = {precision: {"low": 0.8, "high": 1.25} for precision in ("fp32", "int8")}
 """Of prices that `devices probe` measured: benchmarks/predict_here.py."""
+OWN = 30
+"""Figures of one processor and precision from which an interval of its own follows."""
 KEEP = 0.005
 """Factors nearer to zero than this change no time by a percent and are left out of the file."""
 
@@ -74,47 +86,83 @@ def interval(off: Any) -> dict[str, float]:
     return {"low": round(float(np.exp(low)), 3), "high": round(float(np.exp(high)), 3)}
 
 
+def folds(figures: list[Figure], drawn: int) -> list[int]:
+    """Which part each pair of processor and network belongs to."""
+    return [zlib.crc32("/".join((str(drawn), *figure.key)).encode()) % FOLDS for figure in figures]
+
+
+def kind(network: str) -> str:
+    return next(name for name in KINDS if name in network)
+
+
 def judge(figures: list[Figure], problem: Problem) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Lines to print, and the intervals."""
-    fold = [zlib.crc32("/".join(figure.key).encode()) % FOLDS for figure in figures]
-    known, unseen = left_out(problem, fold), left_out(problem, [figure.key[0] for figure in figures])
     truth = problem.truth[: len(figures)]
-    lines: list[dict[str, Any]] = [
-        {"split": "pairs", **scores(truth, known)},
-        {"split": "processors", **scores(truth, unseen)},
-    ]
     socs = np.array([figure.key[0] for figure in figures])
+    drawn = [folds(figures, number) for number in range(DRAWN)]
+    groups = {"pairs": drawn, "processors": [list(socs)], "networks": [[kind(f.key[1]) for f in figures]]}
+    told = {
+        split: {
+            "model": np.array([left_out(problem, names) for names in every]),
+            **{n: np.array([roofline(figures, g, refined=r) for g in every]) for n, r in ROOFLINES.items()},
+        }
+        for split, every in groups.items()
+    }
+    lines: list[dict[str, Any]] = []
+    for split, predictors in told.items():
+        for name, predicted in predictors.items():
+            lines.append({"split": split, "predictor": name, "figures": len(figures), **scores(truth, predicted)})
+    for split in ("pairs", "processors"):
+        for soc in sorted(set(socs)):
+            of = socs == soc
+            parts = {name: scores(truth[of], found[:, of]) for name, found in told[split].items()}
+            lines.append({"split": split, "processor": soc, "figures": int(of.sum()), **parts["model"],
+                          **{name: parts[name]["mape"] for name in ROOFLINES}})  # fmt: skip
+    off = {split: truth - found["model"] for split, found in told.items()}
     precisions = np.array([figure.at.precision for figure in figures])
-    for split, predicted in (("pairs", known), ("processors", unseen)):
-        lines += [
-            {"split": split, "processor": s, **scores(truth[socs == s], predicted[socs == s])}
-            for s in sorted(set(socs))
-        ]
-    spread: dict[str, Any] = {"probe": PROBED, "board": {}, "core": {}, "analogy": {}, "engine": {}}
+    lines.append({"interval": 80, "covered": covered(figures, off, precisions)})
+    return lines, spreads(figures, off, precisions)
+
+
+def spreads(figures: list[Figure], off: dict[str, Any], precisions: Any) -> dict[str, Any]:
+    """Intervals by basis and precision; "boards": those of processors with figures enough for their own."""
+    found: dict[str, Any] = {"probe": PROBED, "board": {}, "core": {}, "analogy": {}, "engine": {}, "boards": {}}
     cores = {figure.key[0]: figure.at.core for figure in figures}
-    shared = np.array([Counter(cores.values())[cores[s]] > 1 for s in socs])
+    shared = np.array([Counter(cores.values())[cores[figure.key[0]]] > 1 for figure in figures])
+    socs = np.array([figure.key[0] for figure in figures])
     for precision in ("fp32", "int8"):
         of = precisions == precision
-        spread["board"][precision] = interval((truth - known)[of])
-        spread["core"][precision] = interval((truth - unseen)[of & shared])
-        spread["analogy"][precision] = interval((truth - unseen)[of])
-        wide = interval((truth - unseen)[of])
-        spread["engine"][precision] = {"low": round(wide["low"] / 1.5, 3), "high": round(wide["high"] * 1.5, 3)}
-    lines.append({"interval": 80, "covered": covered(truth - known, precisions, np.array(fold))})
-    return lines, spread
+        found["board"][precision] = interval(_known(off, of))
+        found["core"][precision] = interval(off["processors"][:, of & shared])
+        found["analogy"][precision] = wide = interval(off["processors"][:, of])
+        found["engine"][precision] = {"low": round(wide["low"] / 1.5, 3), "high": round(wide["high"] * 1.5, 3)}
+        for soc in sorted(set(socs)):
+            if (own := of & (socs == soc)).sum() >= OWN:
+                found["boards"].setdefault(soc, {})[precision] = interval(_known(off, own))
+    return found
 
 
-def covered(off: Any, precisions: Any, fold: Any) -> dict[str, float]:
-    """Share of figures inside an interval that was found on the other folds."""
-    found = {}
-    for precision in ("fp32", "int8"):
-        inside = []
-        for number in range(FOLDS):
-            of = precisions == precision
-            bounds = interval(off[of & (fold != number)])
-            ratio = np.exp(off[of & (fold == number)])
-            inside += list((ratio >= bounds["low"]) & (ratio <= bounds["high"]))
-        found[precision] = round(float(np.mean(inside)), 3)
+def _known(off: dict[str, Any], of: Any) -> Any:
+    """Errors on known processors: three of networks that other processors had for one of a new kind."""
+    return np.concatenate([off["pairs"][:, of], off["networks"][:, of]], axis=None)
+
+
+def covered(figures: list[Figure], off: dict[str, Any], precisions: Any) -> dict[str, dict[str, float]]:
+    """Share of figures inside intervals that were found on the others, by split and precision; parts by chance."""
+    part = np.random.default_rng(0).integers(0, FOLDS, len(precisions))
+    socs = np.array([figure.key[0] for figure in figures])
+    found: dict[str, dict[str, float]] = {}
+    for split in ("pairs", "networks"):
+        for precision in ("fp32", "int8"):
+            inside: list[bool] = []
+            for number, soc in itertools.product(range(FOLDS), sorted(set(socs))):
+                of = precisions == precision
+                own = of & (socs == soc)
+                known = own if own.sum() >= OWN else of
+                bounds = interval(_known(off, known & (part != number)))
+                ratio = np.exp(off[split][0, own & (part == number)])
+                inside += list((ratio >= bounds["low"]) & (ratio <= bounds["high"]))
+            found.setdefault(split, {})[precision] = round(float(np.mean(inside)), 3)
     return found
 
 
@@ -132,9 +180,12 @@ def write(figures: list[Figure], problem: Problem, spread: dict[str, Any], sourc
         },
         **{f"cores.{name}": dict(asdict(kind).items()) for name, kind in CORES.items()},
         "aliases": {f'"{name}"': other for name, other in ALIASES.items()},
-        **{f'boards."{name}"': {"figures": count, "core": core[name]} for name, count in sorted(per.items())},
+        **{
+            f'boards."{name}"': {"figures": count, "core": core[name], **spread["boards"].get(name, {})}
+            for name, count in sorted(per.items())
+        },
         "releases": {"xnnpack-fp32": "2.18.0", "xnnpack-int8": "2.18.0", "ruy-fp32": "2.11.0", "ruy-int8": "2.11.0"},
-        **{f"spread.{basis}": rows for basis, rows in spread.items()},
+        **{f"spread.{basis}": rows for basis, rows in spread.items() if basis != "boards"},
         "factors": {f'"{name}"': value for name, value in kept.items()},
     }  # fmt: skip
     text = toml("", tables, {})
@@ -143,16 +194,25 @@ def write(figures: list[Figure], problem: Problem, spread: dict[str, Any], sourc
 
 
 def describe(lines: list[dict[str, Any]]) -> None:
-    """The table of docs/latency-prediction.md, between its marks."""
+    """The tables of docs/latency-prediction.md, between its marks."""
     rows = ["| | MAPE | median | within 1.25x | within 1.5x | within 2x |", "|" + " --- |" * 6]
-    for title, split in (("known processors", "pairs"), ("a processor left out", "processors")):
-        found = next(line for line in lines if line.get("split") == split and "processor" not in line)
-        cells = [f"{found[name]:.1f} %" for name in COLUMNS]
-        rows.append(f"| {title}, {found['n']} figures | {' | '.join(cells)} |")
-        rows += [f"| {name} | {' | '.join(cells)} |" for name, cells in BASELINES[split]]
+    for split, title in SPLITS.items():
+        for line in (line for line in lines if line.get("split") == split and "predictor" in line):
+            name = f"**{title}**" if line["predictor"] == "model" else f"{line['predictor']} roofline"
+            rows.append(f"| {name} | {' | '.join(f'{line[column]:.1f} %' for column in COLUMNS)} |")
     held = next(line for line in lines if "covered" in line)["covered"]
-    shares = ", ".join(f"{100 * share:.0f} % of the {name} figures" for name, share in held.items())
-    rows += ["", f"The 80 % interval of known processors, found on other figures, held {shares}."]
+    shares = ", ".join(
+        f"{100 * share:.0f} % of the {precision} figures of {'known kinds' if split == 'pairs' else 'new kinds'}"
+        for split, of in held.items()
+        for precision, share in of.items()
+    )
+    rows += ["", f"The 80 % interval of known processors, found on other figures, held {shares} of networks.", ""]
+    rows += ["Mean error by processor:", ""]
+    rows += ["| processor | figures | known | simple | refined | left out | simple | refined |", "|" + " --- |" * 8]
+    each = {s: {ln["processor"]: ln for ln in lines if ln.get("split") == s and "processor" in ln} for s in SPLITS}
+    for soc, line in each["pairs"].items():
+        cells = [f"{found[name]:.1f} %" for found in (line, each["processors"][soc]) for name in ("mape", *ROOFLINES)]
+        rows.append(f"| {soc} | {line['figures']} | {' | '.join(cells)} |")
     text = PAGE.read_text(encoding="utf-8")
     head, _, rest = text.partition(MARK)
     tail = rest.partition(END)[2]

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from latency_nets import NETS
-from latency_solver import Figure
+from latency_solver import Figure, Rough
 
 from edgekit.predict.prices import Core, Setting
 from edgekit.predict.work import Kernel
@@ -49,7 +49,7 @@ BOARDS: dict[str, tuple[tuple[tuple[str, int, float], ...], float, float]] = {
     "Tegra210": ((("Cortex-A57", 4, 1.479),), 3.73, 2 * MIB),
     "Tegra234": ((("Cortex-A78AE", 12, 2.2),), 10.6, 6 * MIB),
     "i.MX8M": ((("Cortex-A53", 4, 1.5),), 2.23, MIB),
-    "AM62x": ((("Cortex-A53", 4, 1.4),), 1.84, MIB / 2),
+    "AM62x": ((("Cortex-A53", 4, 1.4),), 0.92, MIB / 2),
     "RK3399": ((("Cortex-A72", 2, 1.8), ("Cortex-A53", 4, 1.4)), 3.7, MIB),
     "RK3588": ((("Cortex-A76", 4, 2.4), ("Cortex-A55", 4, 1.8)), 10.8, 3.5 * MIB),
     "A311D2": ((("Cortex-A73", 4, 2.2), ("Cortex-A53", 4, 2.0)), 5.0, MIB),
@@ -58,25 +58,31 @@ BOARDS: dict[str, tuple[tuple[tuple[str, int, float], ...], float, float]] = {
 }
 """Processor -> cores (type, how many, GHz), memcpy in GB/s of one thread, bytes of the last caches. From
 device-facts.csv; those of RK3399, S922X and AGX Orin from github:ThomasKaiser/sbc-bench Results.md; A311D2's memcpy is
-that of the A311D there (an assumption)."""
+that of the A311D there (an assumption); AM62x's is half of its STREAM copy, which counts a byte twice."""
 
 SOCS = {
     "RK3588S": "RK3588", "Tegra234 (AGX Orin)": "Tegra234", "Tegra X1": "Tegra210", "N100": "Intel N100",
-    "Tegra X1 (T210)": "Tegra210", "i.MX8M Quad": "i.MX8M", "AM625": "AM62x", "AM62x": "AM62x",
+    "Tegra X1 (T210)": "Tegra210", "i.MX8M Quad": "i.MX8M", "i.MX8M Quad (MX8MQ)": "i.MX8M",
+    "AM625": "AM62x", "AM6254": "AM62x",
 }  # fmt: skip
 ALIASES = {
     "RK3588S": "RK3588", "Tegra X1 (T210)": "Tegra210", "i.MX8M Quad": "i.MX8M", "RP3A0 (BCM2710A1)": "BCM2837",
+    "A311D": "S922X", "AM6254": "AM62x",
 }  # fmt: skip
-"""Processor as profiles name it -> as the figures do; the RP3A0 holds the BCM2837's die at a lower clock."""
+"""Processor as profiles name it -> as the figures do; the RP3A0 holds the BCM2837's die at a lower clock, the A311D
+that of the S922X (amlogic,g12b) with an NPU."""
 
 FAMILY = {"tflite": "ruy", "tflite+xnnpack": "xnnpack", "xnnpack": "xnnpack"}
 _UNSTATED = {"RK3399": 2}
 """Threads where a row states none: TFLite 1.15 and the Coral page look single-threaded, but for the two big cores of
 the RK3399, whose rows are as fast as later ones with all cores."""
+_REALLY = {"AM62x": 1}
+"""Threads where a source says otherwise: the logs on TI's page lack the line that benchmark_model prints when it is
+given a number of threads, and the same net takes 0.26 s on the same cores of the AM62D there, a third of these."""
 _ORDERED_SHARE = 0.75
 _MANY = 60
 """Figures of a processor beyond this many weigh less each, lest one processor decide what all have in common."""
-TRUST = {"RK3399": 0.3}
+TRUST = {"RK3399": 0.1}
 """Its thread counts are inferred, and its times contradict them: floats on "six" threads are slower than on two."""
 
 
@@ -86,7 +92,7 @@ def setting(row: dict[str, str]) -> Setting:
     clusters, memcpy, last = BOARDS[soc]
     name, count, ghz = clusters[0]
     ghz = float(row["clock_mhz"]) / 1000 if row["clock_mhz"] else ghz
-    threads = int(row["threads"]) if row["threads"] else _UNSTATED.get(soc, 1)
+    threads = _REALLY.get(soc) or (int(row["threads"]) if row["threads"] else _UNSTATED.get(soc, 1))
     rates = [
         CORES[kind].macs
         * (ghz if kind == name else clock)
@@ -123,6 +129,14 @@ def _without(row: dict[str, str]) -> bool:
     return row["runtime"] == "xnnpack" or "no post-processing" in row["note"]
 
 
+def roughly(kernels: list[Kernel]) -> Rough:
+    """A network as rooflines see it."""
+    return Rough(
+        sum(kernel.macs for kernel in kernels), sum(kernel.units.get("depthwise", 0.0) for kernel in kernels),
+        sum(kernel.bytes for kernel in kernels), len(kernels),
+    )  # fmt: skip
+
+
 def load(path: Path) -> list[Figure]:
     """Rows of the TFLite family whose network, processor and precision are known, and threads stated or clear."""
     found = []
@@ -134,7 +148,8 @@ def load(path: Path) -> list[Figure]:
                 continue
             if row["precision"] in ("fp32", "int8"):
                 at = setting(row)
-                found.append(Figure((soc, row["model"]), at, counts(row, at), float(row["latency_ms"]) * 1e6))
+                ns, rough = float(row["latency_ms"]) * 1e6, roughly(_kernels(row["model"], row["precision"]))
+                found.append(Figure((soc, row["model"]), at, counts(row, at), ns, rough))
     per = Counter(figure.key[0] for figure in found)
     return [replace(f, weight=TRUST.get(f.key[0], 1.0) * min(1.0, math.sqrt(_MANY / per[f.key[0]]))) for f in found]
 
@@ -160,8 +175,11 @@ def micro() -> list[Figure]:
         for name, us in row["us"].items():
             data = writer.model(by_name[name], row["precision"])
             facts = read_facts(Artifact(format, data, len(data), {}))
-            count = total(kernels(facts).kernels, at.cache)
-            found.append(Figure(("x86-64", name), at, count, us * 1e3, MICRO_WEIGHT))
+            plan = list(kernels(facts).kernels)
+            if row["precision"] == "int8" and any(kernel.precision == "fp32" and kernel.macs for kernel in plan):
+                continue  # floats between integers, of which the floats' own net tells more
+            figure = Figure(("x86-64", name), at, total(plan, at.cache), us * 1e3, roughly(plan), MICRO_WEIGHT)
+            found.append(figure)
     return found
 
 
@@ -176,18 +194,19 @@ PRIORS: dict[str, tuple[float, float]] = {
     "unit.taps": (log(1.0), 1.0), "unit.passes": (log(0.05), 1.0), "unit.rows": (log(0.1), 1.0),
     "unit.places": (log(2.0), 1.0), "unit.norm": (log(10), 0.5), "unit.swish": (log(2), 0.5),
     "unit.average": (log(1), 0.5),
-    "unit.shuffle": (log(0.5), 0.5), "unit.pad": (log(20), 0.5), "unit.turn": (log(1), 0.5),
-    "unit.recurrent": (log(1 / 0.2), 0.5),
+    "unit.shuffle": (log(0.5), 0.5), "unit.stride": (log(25), 0.5), "unit.pad": (log(20), 0.5),
+    "unit.turn": (log(1), 0.5), "unit.recurrent": (log(1 / 0.2), 0.5),
     "unit.depthwise": (log(1 / 0.3), 1.0), "unit.outputs": (log(0.2), 1.0), "unit.traffic": (log(0.05), 1.0),
     "unit.far": (log(0.7), 1.0), "unit.map": (log(0.1), 0.5), "unit.math": (log(10), 0.5),
     "unit.window": (log(0.5), 0.5), "unit.reduce": (log(0.5), 0.5), "unit.move": (log(0.2), 0.5),
     "unit.convert": (log(2), 0.5), "unit.select": (log(10), 1.0), "unit.step": (log(2e3), 0.5),
-    "unit.kernel": (log(5e3), 1.0), "unit.run": (log(5e4), 0.5),
+    "unit.launch": (log(1e3), 1.0), "unit.builtin": (log(2e3), 1.0), "unit.kernel": (log(5e3), 1.0),
+    "unit.run": (log(5e4), 0.5),
     "arithmetic": (0.0, 0.7), "arithmetic.dense.int8": (log(0.5), 0.7), "arithmetic.depthwise.int8": (log(0.5), 0.7),
     "arithmetic.dense.int8-dots": (log(1.2), 0.7), "arithmetic.depthwise.int8-dots": (log(0.5), 0.7),
     "library": (0.0, 0.3), "order": (0.0, 0.3), "core": (0.0, 0.5), "bits32": (0.0, 0.3), "board": (0.0, 0.1),
     "release": (0.0, 0.15), "balance": (0.0, 0.5), "board.all.x86-64": (0.0, 0.5), "core.dense.Zen-4": (0.0, 0.5),
-    "mixed": (0.0, 0.15), "waiting": (0.5, 0.5),
+    "mixed": (0.0, 0.15), "waiting": (0.5, 0.5), "recurrent": (0.0, 1.5),
     "threads": (0.0, 0.15), "threads.dense.fp32": (0.8, 0.15), "threads.dense.int8": (0.8, 0.15),
     "threads.depthwise.fp32": (0.8, 0.15), "threads.depthwise.int8": (0.8, 0.15), "threads.local.fp32": (0.7, 0.15),
     "threads.local.int8": (0.7, 0.15), "threads.far.fp32": (0.3, 0.15), "threads.far.int8": (0.3, 0.15),

@@ -24,6 +24,16 @@ STEPS = 25
 
 
 @dataclass(frozen=True)
+class Rough:
+    """What a roofline sees of a network: multiply-adds, those of depthwise convolutions, bytes moved, kernels."""
+
+    macs: float
+    depthwise: float
+    bytes: float
+    kernels: int
+
+
+@dataclass(frozen=True)
 class Figure:
     """One measured time.
 
@@ -32,6 +42,7 @@ class Figure:
         at: Where it was measured.
         counts: Units of the whole run.
         ns: The time.
+        rough: The network for rooflines.
         weight: How far to trust it.
     """
 
@@ -39,6 +50,7 @@ class Figure:
     at: Setting
     counts: Mapping[str, float]
     ns: float
+    rough: Rough
     weight: float = 1.0
 
 

@@ -1,13 +1,15 @@
 """How long tiny networks take through the real engines: the measuring job behind `edgekit devices probe`.
 
-All networks of one group (engine, arithmetic, threads) are open at once and run in turns, a few milliseconds each, so
-that a disturbance hits all of them alike; of each network's turns the quickest count.
+Networks of one group (engine, arithmetic, threads) run in turns of some milliseconds, so that a disturbance hits all
+of them alike; of each network's turns the quickest count. On one thread all are open at once. On several each is opened
+for its turns alone: threads of an engine go on waiting in a loop for milliseconds after their work, and those of the
+network before would take the cores.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ TURN_SECONDS = 0.001
 LUCKY = 2
 """Of a network's turns the second quickest counts: the quickest may be a slip of the clock."""
 LEAST_ROUNDS = 5
+TURNS = 6
+"""Of a network that was opened for them."""
 WARM = 2
 
 
@@ -74,23 +78,56 @@ def measure(request: MicroRequest) -> Generator[dict[str, Any], None, MicroResul
 
 def times(group: Group, seconds: float) -> tuple[float | None, ...]:
     """Nanoseconds a run of each network."""
+    seen = _together(group, seconds) if group.threads == 1 else _apart(group, seconds)
+    return tuple(sorted(taken)[LUCKY - 1] if taken else None for taken in seen)
+
+
+def _together(group: Group, seconds: float) -> list[list[float]]:
+    """All open; the thread's own processor time leaves out what others took."""
     calls = [_opened(Path(path), group) for path in group.paths]
     turns = [_turn(call) if call is not None else 0 for call in calls]
     seen: list[list[float]] = [[] for _ in calls]
-    # One thread's own processor time leaves out what others took; several threads are timed by the wall.
-    clock = time.thread_time_ns if group.threads == 1 else time.perf_counter_ns
-    end = time.monotonic() + seconds
-    rounds = 0
-    while rounds < LEAST_ROUNDS or time.monotonic() < end:
-        rounds += 1
+    for _ in _rounds(seconds):
         for call, turn, taken in zip(calls, turns, seen, strict=True):
             if call is not None:
                 call()  # what the others threw out of the caches comes back
-                start = clock()
-                for _ in range(turn):
-                    call()
-                taken.append((clock() - start) / turn)
-    return tuple(sorted(taken)[LUCKY - 1] if taken else None for taken in seen)
+                taken.append(_timed(call, turn, time.thread_time_ns))
+    return seen
+
+
+def _apart(group: Group, seconds: float) -> list[list[float]]:
+    """One open at a time, by the clock on the wall."""
+    from edgekit.errors import EngineError
+    from edgekit.measure.subject import open_subject
+
+    seen: list[list[float]] = [[] for _ in group.paths]
+    refused: set[str] = set()
+    for _ in _rounds(seconds):
+        for path, taken in zip(group.paths, seen, strict=True):
+            if path in refused:
+                continue
+            try:
+                with open_subject(Path(path), threads=group.threads, engine=group.engine) as subject:
+                    turn = _turn(subject.call)
+                    taken += [_timed(subject.call, turn, time.perf_counter_ns) for _ in range(TURNS)]
+            except EngineError:
+                refused.add(path)
+    return seen
+
+
+def _rounds(seconds: float) -> Iterator[int]:
+    """As many as there is time for, and a few in any case."""
+    end, count = time.monotonic() + seconds, 0
+    while count < LEAST_ROUNDS or time.monotonic() < end:
+        count += 1
+        yield count
+
+
+def _timed(call: Callable[[], object], turn: int, clock: Callable[[], int]) -> float:
+    start = clock()
+    for _ in range(turn):
+        call()
+    return (clock() - start) / turn
 
 
 def _opened(path: Path, group: Group) -> Callable[[], object] | None:
@@ -105,9 +142,12 @@ def _opened(path: Path, group: Group) -> Callable[[], object] | None:
 
 
 def _turn(call: Callable[[], object]) -> int:
-    """How many runs a turn has."""
-    for _ in range(WARM):
+    """How many runs a turn has; warm afterwards."""
+    start = time.perf_counter()
+    runs = 0
+    while runs < WARM or time.perf_counter() - start < TURN_SECONDS:
         call()
+        runs += 1
     start = time.perf_counter()
     call()
     return max(1, min(1000, round(TURN_SECONDS / max(1e-7, time.perf_counter() - start))))

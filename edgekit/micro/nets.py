@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["conv", "depthwise", "dense", "add", "mul", "max", "average", "mean", "softmax", "sigmoid", "swish",
-"tanh",
-"concat",
-               "transpose", "pad", "resize"]  # fmt: skip
+               "tanh", "concat", "transpose", "pad", "resize", "slice", "lstm", "gru"]  # fmt: skip
 Map = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer. Convolutions and dense layers end in a ReLU; `add`, `mul` and `concat` take their input twice.
+    """One layer. Convolutions and dense layers end in a ReLU; `add`, `mul` and `concat` take their input twice; `slice`
+    keeps every second row and column; `lstm` and `gru` take each place of the map as a step.
 
     Attributes:
         kind: What it is.
@@ -56,6 +55,10 @@ class Net:
 def _after(layer: Layer, at: Map) -> Map:
     height, width, channels = at
     match layer.kind:
+        case "lstm" | "gru":
+            return height, width, layer.out
+        case "slice":
+            return -(-height // 2), -(-width // 2), channels
         case "conv" | "depthwise" | "max" | "average":
             out = layer.out or channels
             return -(-height // layer.stride), -(-width // layer.stride), out
@@ -85,6 +88,15 @@ def _wise(kernel: int = 3, stride: int = 1) -> Layer:
 
 def _chain(name: str, shape: Map, *layers: Layer) -> Net:
     return Net(name, shape, layers)
+
+
+def _mixed() -> tuple[Layer, ...]:
+    """Different ops one after the other, as real networks have them: their code is not warm."""
+    return (
+        _conv(16), Layer("add"), Layer("sigmoid"), Layer("mul"), Layer("transpose"), _wise(), Layer("concat"),
+        _conv(16), Layer("softmax"), Layer("add"), Layer("pad"), Layer("max", 0, 2, 2), Layer("tanh"), Layer("mul"),
+        Layer("average", 0, 2, 2),
+    )  # fmt: skip
 
 
 def nets(*, quick: bool = False) -> tuple[Net, ...]:
@@ -131,6 +143,21 @@ def nets(*, quick: bool = False) -> tuple[Net, ...]:
         _chain("turning", (24, 32, 16), *[Layer("transpose")] * 3),
         _chain("padding", (24, 24, 16), *[Layer("pad")] * 3),
         _chain("growing", (16, 16, 16), Layer("resize"), Layer("resize")),
+        _chain("thinning", (32, 32, 16), Layer("slice"), Layer("slice")),
+        _chain("thinning-large", (48, 48, 32), Layer("slice")),
+        _chain("remembering-short", (1, 8, 32), Layer("lstm", 32)),
+        _chain("remembering", (1, 32, 16), Layer("lstm", 24)),
+        _chain("remembering-wide", (1, 12, 64), Layer("lstm", 96)),
+        _chain("gated-short", (1, 8, 32), Layer("gru", 32)),
+        _chain("gated", (1, 32, 16), Layer("gru", 24)),
+        _chain("gated-wide", (1, 12, 64), Layer("gru", 96)),
+        _chain("mixed", (4, 4, 16), *_mixed()),
+        _chain("mixed-twice", (8, 8, 8), *_mixed(), Layer("resize"), *_mixed()),
+        _chain("mixed-large", (16, 16, 24), *_mixed(), _conv(24), *_mixed()),
+        _chain("few-rows", (2, 2, 48), _conv(96), _conv(48), Layer("add"), _conv(96), _conv(48), Layer("add")),
+        _chain("few-rows-wide", (3, 4, 32), _conv(64, 3), _conv(32, 3), Layer("add"), _conv(64), _conv(32)),
+        _chain("tiny-classifier", (8, 8, 4), _conv(8, 3), _wise(), _conv(16, 1, 2), _wise(), _conv(16), Layer("mean"),
+            Layer("dense", 8), Layer("sigmoid")),
         _chain("digits", (28, 28, 1), _conv(8, 5), Layer("max", 0, 2, 2), _conv(16, 5), Layer("max", 0, 3, 3),
             Layer("dense", 10)),
         _chain("small-classifier", (32, 32, 3), _conv(16, 3), _conv(16, 3), _conv(32, 3, 2), _conv(64, 3, 2),

@@ -17,13 +17,18 @@ _SCALE = 0.05
 _OPSET, _IR = 13, 7
 _OPS = {
     "conv": "Conv", "depthwise": "Conv", "dense": "Gemm", "add": "Add", "mul": "Mul", "max": "MaxPool",
-    "average": "AveragePool",
-    "mean": "GlobalAveragePool", "softmax": "Softmax", "sigmoid": "Sigmoid", "swish": "Mul", "tanh": "Tanh",
-    "concat": "Concat",
-    "transpose": "Transpose", "pad": "Pad", "resize": "Resize",
+    "average": "AveragePool", "mean": "GlobalAveragePool", "softmax": "Softmax", "sigmoid": "Sigmoid", "swish": "Mul",
+    "tanh": "Tanh", "concat": "Concat", "transpose": "Transpose", "pad": "Pad", "resize": "Resize", "slice": "Slice",
+    "lstm": "LSTM", "gru": "GRU",
 }  # fmt: skip
-_ONLY_FLOAT = frozenset({"tanh"})
+_GATES = {"lstm": 4, "gru": 3}
+_ONLY_FLOAT = frozenset({"tanh", "lstm", "gru"})
 """Without a kernel for integers."""
+
+
+def writes(net: Net) -> bool:
+    """Whether ONNX has operators for all layers."""
+    return all(layer.kind in _OPS for layer in net.layers)
 
 
 def model(net: Net, precision: str) -> bytes:
@@ -71,6 +76,8 @@ class _Writer:
 
     def layer(self, layer: Layer, before: Map, after: Map, at: str, number: int) -> str:
         """Add a layer behind tensor `at`; gives its result."""
+        if layer.kind in _GATES:
+            return self._recurrent(layer, before, after, at, number)
         inputs, attributes = [at], self._settings(layer, before)
         if layer.kind in ("conv", "depthwise", "dense"):
             inputs += self._weights(layer, before, after, number)
@@ -93,6 +100,20 @@ class _Writer:
         if layer.kind == "dense":
             name = self._shaped(name, (1, after[2], *after[:2]), f"m{number}")
         return name
+
+    def _recurrent(self, layer: Layer, before: Map, after: Map, at: str, number: int) -> str:
+        """In float also between integers; what a step holds does not matter, so that maps are not transposed."""
+        import numpy as np
+
+        rows = _GATES[layer.kind] * layer.out
+        random = np.random.default_rng(number)
+        inputs = [self._shaped(at, (before[0] * before[1], 1, before[2]), f"s{number}")]
+        for name, width in (("w", before[2]), ("r", layer.out)):
+            whole = random.uniform(-1, 1, (1, rows, width)) / math.sqrt(width)
+            inputs.append(self._constant(whole.astype(np.float32), f"{name}{number}"))
+        inputs.append(self._constant(np.zeros((1, 2 * rows), np.float32), f"b{number}"))
+        self._node(_OPS[layer.kind], inputs, f"y{number}", hidden_size=layer.out)
+        return self._shaped(f"y{number}", (1, after[2], *after[:2]), f"m{number}")
 
     def _shaped(self, at: str, shape: tuple[int, ...], name: str) -> str:
         import numpy as np
@@ -123,6 +144,11 @@ class _Writer:
 
         if layer.kind == "pad":
             return [self._constant(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), f"pads{number}")]
+        if layer.kind == "slice":
+            return [
+                self._constant(np.array(values, np.int64), f"{name}{number}")
+                for name, values in (("from", (0, 0)), ("to", (2**31 - 1,) * 2), ("axes", (2, 3)), ("steps", (2, 2)))
+            ]
         if layer.kind == "resize":
             return ["", self._constant(np.array([1, 1, 2, 2], np.float32), f"sizes{number}")]
         return []

@@ -13,26 +13,35 @@ from edgekit.micro.nets import Layer, Map, Net
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_FLOAT, _INT32, _INT8 = 0, 2, 9
+_FLOAT, _INT32, _INT16, _INT8 = 0, 2, 7, 9
 _SCALE = 0.05
 _ALIGNED = 16
 _RELU = 1
 _OPTIONS = {
     "CONV_2D": 1, "DEPTHWISE_CONV_2D": 2, "MAX_POOL_2D": 5, "AVERAGE_POOL_2D": 5, "FULLY_CONNECTED": 8, "SOFTMAX": 9,
-    "CONCATENATION": 10,
-    "ADD": 11, "RESHAPE": 17, "MUL": 21, "PAD": 22, "TRANSPOSE": 26, "MEAN": 27, "RESIZE_NEAREST_NEIGHBOR": 74,
-    "HARD_SWISH": 91,
+    "CONCATENATION": 10, "ADD": 11, "RESHAPE": 17, "MUL": 21, "PAD": 22, "TRANSPOSE": 26, "MEAN": 27,
+    "STRIDED_SLICE": 32, "UNIDIRECTIONAL_SEQUENCE_LSTM": 71, "RESIZE_NEAREST_NEIGHBOR": 74, "HARD_SWISH": 91,
 }  # fmt: skip
 """enum BuiltinOptions of the ops that have any."""
 _OPS = {
     "conv": "CONV_2D", "depthwise": "DEPTHWISE_CONV_2D", "dense": "FULLY_CONNECTED", "add": "ADD", "mul": "MUL",
     "max": "MAX_POOL_2D", "average": "AVERAGE_POOL_2D", "mean": "MEAN", "softmax": "SOFTMAX", "sigmoid": "LOGISTIC",
-    "swish": "HARD_SWISH",
-    "tanh": "TANH",
+    "swish": "HARD_SWISH", "tanh": "TANH", "slice": "STRIDED_SLICE", "lstm": "UNIDIRECTIONAL_SEQUENCE_LSTM",
     "concat": "CONCATENATION", "transpose": "TRANSPOSE", "pad": "PAD", "resize": "RESIZE_NEAREST_NEIGHBOR",
 }  # fmt: skip
 _FIXED = {"softmax": (1 / 256, -128), "sigmoid": (1 / 256, -128), "tanh": (1 / 128, 0)}
 """Scale and zero point that kernels demand of these results."""
+
+
+_TANH = 4
+_GATES = 4
+_CELL = 2.0**-12
+"""Scale of the cell's state, which the kernel wants to be a power of two."""
+
+
+def writes(net: Net) -> bool:
+    """Whether TFLite has kernels for all layers."""
+    return all(layer.kind in _OPS for layer in net.layers)
 
 
 def model(net: Net, precision: str) -> bytes:
@@ -52,7 +61,7 @@ class _Writer:
         self._integer = integer
         self._buffers: list[Table] = [{}]
         self._tensors: list[Table] = []
-        self._ops: list[tuple[str, Sequence[int], int, Table]] = []
+        self._ops: list[tuple[str, Sequence[int], int, Table, Sequence[int]]] = []
 
     def tensor(self, shape: Sequence[int], name: str, scale: tuple[float, int] = (_SCALE, 0)) -> int:
         """An activation."""
@@ -68,10 +77,14 @@ class _Writer:
             quant = {2: vector("f", scales), 3: vector("q", [0] * len(scales)), 6: Scalar("i", axis)}
         return self._add(array.shape, kind, name, len(self._buffers) - 1, quant)
 
-    def _add(self, shape: Sequence[int], kind: int, name: str, buffer: int, quant: dict[int, Value]) -> int:
+    def _add(
+        self, shape: Sequence[int], kind: int, name: str, buffer: int, quant: dict[int, Value], *, kept: bool = False
+    ) -> int:
         table: dict[int, Value] = {0: vector("i", shape), 1: Scalar("b", kind), 2: Scalar("I", buffer), 3: name}
         if quant:
             table[4] = quant
+        if kept:
+            table[5] = Scalar("B", 1)
         self._tensors.append(table)
         return len(self._tensors) - 1
 
@@ -79,6 +92,8 @@ class _Writer:
         """Add a layer behind tensor `at`; gives its result."""
         import numpy as np
 
+        if layer.kind == "lstm":
+            return self._lstm(layer, before, after, at, number)
         inputs, options = [at], self._settings(layer)
         if layer.kind in ("conv", "depthwise", "dense"):
             inputs += self._weights(layer, before, after, number)
@@ -92,15 +107,63 @@ class _Writer:
             inputs.append(self.constant(np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32), f"pads{number}"))
         elif layer.kind == "resize":
             inputs.append(self.constant(np.array(after[:2], np.int32), f"size{number}"))
+        elif layer.kind == "slice":
+            for name, values in (("from", (0, 0, 0, 0)), ("to", (1, *before)), ("steps", (1, 2, 2, 1))):
+                inputs.append(self.constant(np.array(values, np.int32), f"{name}{number}"))
         shape = (1, after[2]) if layer.kind == "dense" else (1, *after)
         result = self.tensor(shape, f"y{number}", _FIXED.get(layer.kind, (_SCALE, 0)))
-        self._ops.append((_OPS[layer.kind], inputs, result, options))
-        if layer.kind == "dense":  # back to a map, which later layers take
-            wanted = self.constant(np.array((1, *after), np.int32), f"map{number}")
-            shaped = self.tensor((1, *after), f"z{number}")
-            self._ops.append(("RESHAPE", [result, wanted], shaped, {}))
-            return shaped
+        self._ops.append((_OPS[layer.kind], inputs, result, options, ()))
+        return self._shaped(result, (1, *after), f"z{number}") if layer.kind == "dense" else result
+
+    def _shaped(self, at: int, shape: Sequence[int], name: str) -> int:
+        """The same elements: layers take maps, some kernels do not."""
+        import numpy as np
+
+        wanted = self.constant(np.array(shape, np.int32), f"{name}s")
+        result = self.tensor(shape, name)
+        self._ops.append(("RESHAPE", [at, wanted], result, {}, ()))
         return result
+
+    def _lstm(self, layer: Layer, before: Map, after: Map, at: int, number: int) -> int:
+        """UNIDIRECTIONAL_SEQUENCE_LSTM: four gates without peepholes, projection and normalization."""
+        import numpy as np
+
+        steps, units = before[0] * before[1], layer.out
+        random = np.random.default_rng(number)
+        weights = [
+            self._matrix(random.integers(-127, 128, (units, width)), f"{name}{number}_{gate}")
+            for name, width in (("w", before[2]), ("r", units))
+            for gate in range(_GATES)
+        ]
+        kind, scales = (np.int32, [_SCALE / 127]) if self._integer else (np.float32, ())
+        biases = [self.constant(np.zeros(units, kind), f"b{number}_{gate}", scales) for gate in range(_GATES)]
+        output = self._add((1, units), _INT8 if self._integer else _FLOAT, f"h{number}", 0,
+                           self._scaled(_SCALE), kept=True)  # fmt: skip
+        cell = self._add((1, units), _INT16 if self._integer else _FLOAT, f"c{number}", 0,
+                         self._scaled(_CELL), kept=True)  # fmt: skip
+        between: list[int] = []
+        if self._integer:
+            between = [self._add((0,), _FLOAT, f"i{number}_{gate}", 0, {}) for gate in range(_GATES)]
+            between.append(self._add((0,), _INT8, f"i{number}", 0, self._scaled(_SCALE)))
+        inputs = [
+            self._shaped(at, (1, steps, before[2]), f"s{number}"), *weights, -1, -1, -1, *biases, -1, -1, output, cell,
+            -1, -1, -1, -1,
+        ]  # fmt: skip
+        result = self.tensor((1, steps, units), f"y{number}")
+        options: Table = {0: Scalar("b", _TANH), 1: Scalar("f", 10.0)}
+        self._ops.append((_OPS["lstm"], inputs, result, options, between))
+        return self._shaped(result, (1, *after), f"z{number}")
+
+    def _matrix(self, whole: NDArray[Any], name: str) -> int:
+        import numpy as np
+
+        scale = 1 / (127 * math.sqrt(whole.shape[1]))
+        if self._integer:
+            return self.constant(whole.astype(np.int8), name, [scale])
+        return self.constant((whole * scale).astype(np.float32), name)
+
+    def _scaled(self, scale: float) -> dict[int, Value]:
+        return {2: vector("f", [scale]), 3: vector("q", [0])} if self._integer else {}
 
     def _settings(self, layer: Layer) -> dict[int, Value]:
         stride = Scalar("i", layer.stride)
@@ -148,15 +211,17 @@ class _Writer:
         for kind in kinds:
             code = BUILTIN_OPERATORS.index(kind)
             version = 3 if kind == "DEPTHWISE_CONV_2D" and self._integer else 2 if self._integer else 1
-            version = 1 if kind in ("RESHAPE", "HARD_SWISH") else version
+            version = 1 if kind in ("RESHAPE", "HARD_SWISH", _OPS["lstm"]) else version
             codes.append({0: Scalar("b", min(code, 127)), 2: Scalar("i", version), 3: Scalar("i", code)})
         ops: list[Value] = []
-        for kind, inputs, result, options in self._ops:
+        for kind, inputs, result, options, between in self._ops:
             op: dict[int, Value] = {
                 0: Scalar("I", kinds.index(kind)), 1: vector("i", inputs), 2: vector("i", [result]),
             }  # fmt: skip
             if kind in _OPTIONS:
                 op |= {3: Scalar("B", _OPTIONS[kind]), 4: options}
+            if between:
+                op[8] = vector("i", between)
             ops.append(op)
         graph: dict[int, Value] = {0: self._tensors, 1: vector("i", [first]), 2: vector("i", [last]), 3: ops}
         return write({0: Scalar("I", 3), 1: codes, 2: [graph], 3: "edgekit", 4: self._buffers}, b"TFL3")

@@ -85,8 +85,9 @@ _LIMITS = {
     "swish": "arithmetic", "math": "arithmetic",
     "window": "arithmetic", "average": "arithmetic", "select": "arithmetic", "reduce": "arithmetic",
     "convert": "arithmetic", "gemv": "memory", "outputs": "memory", "traffic": "memory", "far": "memory",
-    "rows": "memory", "map": "memory", "move": "memory", "shuffle": "memory", "pad": "memory", "turn": "memory",
-    "kernel": "overhead", "run": "overhead", "step": "overhead",
+    "rows": "memory", "map": "memory", "move": "memory", "stride": "memory", "shuffle": "memory",
+    "pad": "memory", "turn": "memory",
+    "launch": "overhead", "builtin": "overhead", "kernel": "overhead", "run": "overhead", "step": "overhead",
 }  # fmt: skip
 _SLOW_INT16 = 30.0
 """TFLite runs int16 activations on reference kernels: 31 times as long as int8 on MobileNetV1 0.25 and 57 times on
@@ -96,7 +97,7 @@ _PROBED = "measured on this machine: prices fitted to tiny networks by `devices 
 _ENOUGH = 10
 """With fewer figures than this a processor is as good as unknown."""
 _RECENT: deque[tuple[ModelFacts, Plan]] = deque(maxlen=4)
-_LIKE = {"fp32": "fp32", "int8": "int8", "uint8": "int8", "dynamic": "int8", "int16x8": "int8", "fp16": "fp32"}
+LIKE = {"fp32": "fp32", "int8": "int8", "uint8": "int8", "dynamic": "int8", "int16x8": "int8", "fp16": "fp32"}
 """Arithmetic -> whose prices it pays."""
 
 
@@ -129,7 +130,7 @@ def predict(
     ops = tuple(_op(entry, parts, total) for entry, parts in zip(plan.kernels, times, strict=True))
     measured = _own(profile, chosen, _main_precision(plan), count) is not None
     level, said = ("probe", _PROBED) if measured else _basis(profile, chosen, known)
-    spread = _spread(known, level, _main_precision(plan))
+    spread = _spread(known, level, _main_precision(plan), profile)
     ms = total / 1e6
     latency = Latency(estimate=_round(ms), low=_round(ms * spread.low), high=_round(ms * spread.high), basis=said)
     return Prediction(latency, ops, chosen, count, level, _notes(facts, plan))
@@ -156,7 +157,7 @@ class _Costs:
         self._cache = cache_bytes(profile)
         dots = any(map(profile.has, ("dotprod", "i8mm", "avx_vnni", "avx512")))
         self._undotted = dots and library(engine, profile) == "xnnpack"
-        self._own = {like: _own(profile, engine, like, threads) for like in set(_LIKE.values())}
+        self._own = {like: _own(profile, engine, like, threads) for like in set(LIKE.values())}
 
     def _price(self, unit: str, precision: str) -> float:
         own = self._own[precision]
@@ -169,7 +170,7 @@ class _Costs:
 
     def of(self, kernel: Kernel) -> dict[str, float]:
         """Nanoseconds by unit."""
-        like = _LIKE[kernel.precision]
+        like = LIKE[kernel.precision]
         # XNNPACK has no dot-product kernels for unsigned integers: they are multiplied about as fast as floats.
         dense = "fp32" if kernel.precision == "uint8" and self._undotted else like
         slow = self._slow if kernel.precision == "int16x8" else 1.0
@@ -201,7 +202,7 @@ def _op(kernel: Kernel, parts: Mapping[str, float], total: float) -> OpTime:
 
 
 def _engine(format: str, profile: Profile) -> str | None:
-    from edgekit.device_profiles.schema import ENGINES
+    from edgekit.device_profiles.software import ENGINES
 
     usable = (
         n for n, runs in ENGINES.items() if runs == format and n in profile.engines and profile.engines[n].version
@@ -213,7 +214,7 @@ def _main_precision(plan: Plan) -> str:
     """What most of the multiplying is done in."""
     macs: dict[str, float] = {}
     for kernel in plan.kernels:
-        macs[_LIKE[kernel.precision]] = macs.get(_LIKE[kernel.precision], 0.0) + kernel.macs
+        macs[LIKE[kernel.precision]] = macs.get(LIKE[kernel.precision], 0.0) + kernel.macs
     return max(macs, key=lambda name: macs[name]) if macs else "fp32"
 
 
@@ -240,8 +241,9 @@ def _basis(profile: Profile, engine: str, known: Parameters) -> tuple[str, str]:
     return level, said
 
 
-def _spread(known: Parameters, level: str, precision: str) -> Spread:
-    return known.spread[level][precision]
+def _spread(known: Parameters, level: str, precision: str, profile: Profile) -> Spread:
+    own = known.boards.get(known.aliases.get(profile.cpu.soc, profile.cpu.soc)) if level == "board" else None
+    return (own.spread(precision) if own else None) or known.spread[level][precision]
 
 
 def _notes(facts: ModelFacts, plan: Plan) -> tuple[str, ...]:

@@ -13,24 +13,31 @@ from edgekit.predict.prices import Core
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Truth over prediction: the quantiles between which 80 % lie, as found on figures that were left out of a fit."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Board:
     """Published figures of a processor.
 
     Attributes:
         figures: How many.
         core: Of its fastest cores.
+        fp32, int8: Interval of its own, where there are figures enough.
     """
 
     figures: int
     core: str
+    fp32: Spread | None = None
+    int8: Spread | None = None
 
-
-@dataclass(frozen=True)
-class Spread:
-    """Truth over prediction: the quantiles between which 80 % lie, as found on figures that were left out of a fit."""
-
-    low: float
-    high: float
+    def spread(self, precision: str) -> Spread | None:
+        """Of floats ("fp32") or integers ("int8")."""
+        return self.fp32 if precision == "fp32" else self.int8
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,49 @@ def kernels(facts: ModelFacts) -> Plan:
     """What one run of a model comes to, free sizes counted as 1."""
     from edgekit.predict.plan_onnx import fused, turned
 
-    ops = fused(facts.ops) if facts.format == "onnx" else _padded(facts.ops)
-    planned = [kernel(op) for op in ops]
     if facts.format == "onnx":
-        planned = turned(ops, planned)
+        ops = fused(facts.ops)
+        planned = turned(ops, [kernel(op) for op in ops])
+    else:
+        ops, seen = _padded(facts.ops), _seen(facts)
+        planned = [_marked(kernel(op), seen.get(id(op))) for op in ops]
     found = tuple(entry for entry in planned if entry is not None)
     return Plan(found, tuple(op.name for op, entry in zip(ops, planned, strict=True) if entry and not _known(op)))
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What a TFLite op's settings decide: XNNPACK does not take it; a slice has steps."""
+
+    outside: bool
+    steps: bool
+
+
+def _seen(facts: ModelFacts) -> dict[int, _Mark]:
+    """Marks by the op's identity; none where the ops are not those of one graph."""
+    from edgekit.memory.xnnpack import takes
+
+    graph = facts.graphs[0] if len(facts.graphs) == 1 else None
+    if graph is None or [node.kind for node in graph.nodes] != [op.kind for op in facts.ops]:
+        return {}
+    return {
+        id(op): _Mark(
+            outside=op.kind not in FREE and not takes(node, graph),
+            steps=op.kind == "STRIDED_SLICE" and node.attributes.get("most", 1) not in (1, None),
+        )
+        for op, node in zip(facts.ops, graph.nodes, strict=True)
+    }
+
+
+def _marked(found: Kernel | None, mark: _Mark | None) -> Kernel | None:
+    if found is None or mark is None or not (mark.outside or mark.steps):
+        return found
+    units = dict(found.units)
+    if mark.outside:
+        units["builtin"] = 1.0
+    if mark.steps and "move" in units:
+        units["stride"] = units.pop("move") / _BYTES.get("float32" if found.precision == "fp32" else "int8", 4)
+    return replace(found, units=units)
 
 
 def _padded(ops: Sequence[OpFacts]) -> list[OpFacts]:
@@ -151,6 +188,8 @@ def kernel(op: OpFacts) -> Kernel | None:
             units[unit] = float(max(_count(inputs[:1]), _count(outputs[:1])))
         case "pad":
             units[unit] = sum(entry.elements / entry.shape[-1] for entry in outputs if entry.shape and entry.shape[-1])
+        case "move" if _strided(kind, op):
+            units["stride"] = float(_count(outputs[:1]))
         case "move" | "shuffle":
             units[unit] = written
         case "reduce":
@@ -161,8 +200,17 @@ def kernel(op: OpFacts) -> Kernel | None:
             units[unit] = float(max((entry.elements for entry in inputs), default=0))
         case _:
             steps = math.prod((inputs[0].shape or (1,))[:-1]) if inputs else 1
-            units |= {"recurrent": macs, "step": float(steps)}
+            units |= {"recurrent": macs, "step": float(steps), "builtin": 1.0}
     return Kernel(op.name, op.kind, precision, units, read + written, macs)
+
+
+def _strided(kind: str, op: OpFacts) -> bool:
+    """A slice that takes every second place along two axes or more: files state steps as data, but shapes show it."""
+    if kind not in ("STRIDED_SLICE", "Slice") or not op.reads or op.reads[0] is None or op.writes[0] is None:
+        return False
+    source, target = op.reads[0].shape or (), op.writes[0].shape or ()
+    halved = sum(1 for before, after in zip(source, target, strict=False) if before > 1 and after == -(-before // 2))
+    return len(source) == len(target) and halved > 1
 
 
 def _known(op: OpFacts) -> bool:
@@ -193,7 +241,8 @@ def _matrix(kind: str, op: OpFacts) -> Product | None:
     if kind in _PRODUCTS and op.macs:
         columns = target[-1]
         rows = math.prod(target[:-1])
-        return product(rows, max(1, op.macs // (rows * columns)), columns, size, stored)
+        made = product(rows, max(1, op.macs // (rows * columns)), columns, size, stored)
+        return made if weight.constant else replace(made, packed=True)
     return None
 
 
@@ -224,7 +273,9 @@ def _spread(source: Shape, target: Shape, window: Sequence[int], size: float, st
 
 
 def _precision(op: OpFacts) -> str:
-    """What an op computes in, by the element types of its data and weights."""
+    """What an op computes in, by the element types of its data and weights; between floats and integers: integers."""
+    if KINDS.get(op.kind) == "convert" and any(e and e.dtype in INTEGER_WEIGHTS for e in (*op.reads[:1], *op.writes)):
+        return "int8"
     reads = [entry for entry in op.reads if entry is not None]
     data = next((entry.dtype for entry in reads if not entry.constant), op.dtype)
     weights = [entry.dtype for entry in reads if entry.constant and entry.elements > 1]

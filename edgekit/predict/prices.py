@@ -19,14 +19,14 @@ GROUPS = {
     "gemm": "dense", "conv": "dense", "taps": "dense", "idle": "dense", "passes": "dense", "rows": "dense",
     "gemv": "dense", "recurrent": "dense", "depthwise": "depthwise", "places": "depthwise",
     "outputs": "local", "traffic": "local", "map": "local", "move": "local", "reduce": "local", "window": "local",
-    "average": "local",
-    "shuffle": "local", "pad": "local", "turn": "local", "convert": "local", "math": "local", "norm": "local",
-    "swish": "local",
-    "far": "far", "kernel": "fixed", "run": "fixed", "step": "fixed",
+    "average": "local", "stride": "local", "shuffle": "local", "pad": "local", "turn": "local", "convert": "local",
+    "math": "local", "norm": "local", "swish": "local",
+    "far": "far", "launch": "fixed", "builtin": "fixed", "kernel": "fixed", "run": "fixed", "step": "fixed",
     "select": "fixed",
 }  # fmt: skip
 """Unit -> the group that shares the departures of a core and of a board."""
 
+RECURRENT = frozenset({"recurrent", "step"})
 SERIAL = frozenset({"run", "step", "select"})
 """Units that one thread works off, however many there are."""
 
@@ -112,6 +112,8 @@ def terms(unit: str, at: Setting) -> Terms:
             names.append((f"core.{group}.{at.precision}.{at.core}", 1.0))
         if at.bits == 32:
             names.append((f"bits32.{group}.{at.precision}", 1.0))
+    if unit in RECURRENT:  # their kernels are not those of the library's products
+        names.append((f"recurrent.{unit}.{at.precision}.{at.library}", 1.0))
     names.append((f"board.{group}.{at.board}", 1.0))
     names.append((f"board.all.{at.board}", 1.0))
     names.append((f"board.all.{at.precision}.{at.board}", 1.0))

@@ -5,7 +5,8 @@ is linear, a whole model's counts may be summed first, which is how figures publ
 
     gemm        MACs of 1x1 convolutions and products of matrices, channels rounded up to whole vectors
     conv        MACs of convolutions over several taps, the same
-    idle        MACs more if channels are rounded up to twice as many: wide vectors pay for them
+    idle        MACs more if channels are rounded up to twice as many, and rows to whole tiles: wide vectors and few
+                rows pay for them
     depthwise   MACs of depthwise convolutions
     places      taps of depthwise convolutions for each place, however few channels there are
     taps        taps of dense convolutions for each place, however few channels there are
@@ -23,6 +24,7 @@ is linear, a whole model's counts may be summed first, which is how figures publ
     average     taps of average pooling
     reduce      elements that means, sums and arg-maxima read
     move        bytes that concatenations, slices and transpositions write
+    stride      elements that slices with steps pick one by one
     pad         runs of the innermost axis that paddings write
     shuffle     bytes that resizings and gathers write
     turn        elements that onnxruntime turns to channels-last for its integer convolutions, and back
@@ -30,6 +32,8 @@ is linear, a whole model's counts may be summed first, which is how figures publ
     select      anchors times classes of detection post-processing, elements of sorts
     recurrent   MACs of recurrent steps
     step        recurrent steps
+    launch      one a matrix kernel
+    builtin     one a kernel of TFLite's own, which XNNPACK does not take, and one a recurrent kernel
     kernel      one a kernel
     run         one a run
 """
@@ -45,11 +49,14 @@ from edgekit.formats.facts import Shape
 UNITS = (
     "gemm", "conv", "idle", "depthwise", "places", "taps", "passes", "rows", "gemv", "outputs", "traffic", "far", "map",
     "math", "swish", "norm", "window", "average",
-    "reduce", "move", "pad", "shuffle", "turn", "convert", "select", "recurrent", "step", "kernel", "run",
+    "reduce", "move", "stride", "pad", "shuffle", "turn", "convert", "select", "recurrent", "step", "launch", "builtin",
+    "kernel", "run",
 )  # fmt: skip
 
 LANES = 8
 """Output channels are computed this many at a time: narrower layers leave lanes idle."""
+ROWS = 6
+"""Rows of a tile, about: four to eight in XNNPACK and MLAS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,7 @@ class Product:
         weight_size: Bytes a weight.
         gathered: Weights are not known beforehand, so that no kernel was made for them: the windows are written out
             and multiplied as matrices, group by group.
+        packed: Weights that are not known beforehand are brought into the kernel's order at every run.
     """
 
     rows: int
@@ -97,11 +105,15 @@ class Product:
     size: float
     weight_size: float
     gathered: bool = False
+    packed: bool = False
 
     def units(self) -> dict[str, float]:
         traffic = self.size * (self.inputs + self.outputs)
         stored = self.weight_size * self.weights
-        found = {"outputs": float(self.outputs), "traffic": traffic, "far": traffic + stored, "kernel": 1.0}
+        found = {"outputs": float(self.outputs), "traffic": traffic, "far": traffic + stored}
+        found |= {"launch": 1.0, "kernel": 1.0}
+        if self.packed:
+            found["move"] = stored
         if self.gathered and self.taps > 1:
             windows = float(self.rows * self.groups * self.depth)
             found |= {"gemm": windows * whole(self.columns), "rows": windows, "move": self.size * windows}
@@ -118,7 +130,8 @@ class Product:
         each = float(self.rows * self.groups * self.depth)
         found[kind] = each * whole(self.columns)
         if kind != "gemv":
-            found["idle"] = each * (whole(self.columns, 2 * LANES) - whole(self.columns))
+            tiles = whole(self.rows, ROWS) / self.rows
+            found["idle"] = each * (whole(self.columns, 2 * LANES) * tiles - whole(self.columns))
         return found
 
     @property

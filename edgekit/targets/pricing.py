@@ -6,21 +6,26 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from edgekit import artifact
 from edgekit.child import Limits, Progress
-from edgekit.device_profiles.schema import ENGINES, Profile
+from edgekit.device_profiles.schema import Profile
+from edgekit.device_profiles.software import ENGINES
 from edgekit.formats import read_facts
-from edgekit.measure.micro import Group, Measured, MicroRequest, measure
+from edgekit.measure.micro import Group, MicroRequest, measure
 from edgekit.micro import nets, onnx, tflite
 from edgekit.predict.fitting import prices
-from edgekit.predict.latency import cost_key
+from edgekit.predict.latency import LIKE, cost_key
 from edgekit.predict.parameters import parameters
 from edgekit.predict.plan import kernels
 from edgekit.predict.prices import price
 from edgekit.predict.settings import cache_bytes, setting
 from edgekit.predict.work import UNITS, total
 from edgekit.targets.base import Target
+
+if TYPE_CHECKING:
+    from edgekit.formats.facts import ModelFacts
 
 SECONDS = 60.0
 QUICK_SECONDS = 20.0
@@ -30,9 +35,7 @@ _EACH = 4
 _FEWEST = 10
 """With fewer networks than this that an engine could run, prices would be guesses."""
 DIGITS = 4
-_RECURRENT = {"fp32": (0.35, 2.5e-5), "int8": (1.7, 4.5e-4), "onnx": (0.2, 1.5e-5)}
-"""Price of a step and of a MAC of recurrent ops, in multiples of a run's. TFLite's were measured on x86-64
-(UNIDIRECTIONAL_SEQUENCE_LSTM, a net of 28 steps, floats and integers); onnxruntime's LSTM is taken to be like them."""
+WRITERS: dict[str, Any] = {"tflite": tflite, "onnx": onnx}
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,9 @@ def measure_prices(
         quick: A third of the time, half of the networks.
         progress: Told what goes on.
     """
-    tiny = nets.nets(quick=quick)
+    tiny = {format: tuple(net for net in nets.nets(quick=quick) if WRITERS[format].writes(net)) for format in WRITERS}
     seconds = QUICK_SECONDS if quick else SECONDS
-    files = {(ENGINES[engine], p): _write(tiny, ENGINES[engine], p, folder) for engine in engines for p in PRECISIONS}
+    files = {(ENGINES[e], p): _write(tiny[ENGINES[e]], ENGINES[e], p, folder) for e in engines for p in PRECISIONS}
     there = {key: tuple(place.put(path) for path in paths) for key, paths in files.items()}
     asked = [
         (engine, precision, threads)
@@ -88,11 +91,10 @@ def measure_prices(
     groups = tuple(Group(_opened_as(e), t, there[ENGINES[e], p]) for e, p, t in asked)
     limits = Limits(seconds=300 + 4 * seconds)
     done = place.perform(measure, MicroRequest(groups, seconds), limits=limits, progress=progress)
-    counts = {key: [_counts(path, profile) for path in paths] for key, paths in files.items()}
-    found = Priced({}, len(tiny), {})
+    counts = {key: [counted(read_facts(artifact.read(p)), profile) for p in paths] for key, paths in files.items()}
+    found = Priced({}, max(map(len, files.values())), {})
     for (engine, precision, threads), seen in zip(asked, done.groups, strict=True):
-        _fit(found, counts[ENGINES[engine], precision], seen, cost_key(engine, precision, threads),
-             _prior(profile, engine, precision, threads, found))  # fmt: skip
+        fit(found, profile, engine, precision, threads, counts[ENGINES[engine], precision], seen.ns)
     return found
 
 
@@ -104,13 +106,25 @@ def _write(tiny: Sequence[nets.Net], format: str, precision: str, folder: Path) 
     made = []
     for net in tiny:
         path = folder / f"{net.name}-{precision}.{format}"
-        path.write_bytes((tflite if format == "tflite" else onnx).model(net, precision))
+        path.write_bytes(WRITERS[format].model(net, precision))
         made.append(path)
     return made
 
 
-def _counts(path: Path, profile: Profile) -> dict[str, float]:
-    return total(kernels(read_facts(artifact.read(path))).kernels, cache_bytes(profile))
+@dataclass(frozen=True)
+class Counted:
+    """Units of a network's run, apart by whose prices they pay: those of integers, those of floats."""
+
+    integers: Mapping[str, float]
+    floats: Mapping[str, float]
+
+
+def counted(facts: ModelFacts, profile: Profile) -> Counted:
+    """Of one file."""
+    planned = kernels(facts).kernels
+    integers = [kernel for kernel in planned if LIKE[kernel.precision] == "int8"]
+    floats = total([kernel for kernel in planned if LIKE[kernel.precision] != "int8"], cache_bytes(profile))
+    return Counted({u: n for u, n in total(integers, cache_bytes(profile)).items() if u != "run"}, floats)
 
 
 def _prior(profile: Profile, engine: str, precision: str, threads: int, found: Priced) -> Mapping[str, float]:
@@ -118,25 +132,34 @@ def _prior(profile: Profile, engine: str, precision: str, threads: int, found: P
     fitted = found.costs.get(cost_key(engine, precision, 1), {})
     known = parameters()
     at = setting(profile, engine, precision, threads, known)
-    return {unit: fitted.get(unit) or price(unit, at, known.factors) for unit in UNITS}
+    start = {unit: fitted.get(unit) or price(unit, at, known.factors) for unit in UNITS}
+    # Of a unit without published figures no more is known than that it is a call: the fit starts from there.
+    return {
+        unit: ns if f"unit.{unit}" in known.factors else fitted.get(unit, start["kernel"]) for unit, ns in start.items()
+    }
 
 
-def _recurrent(costs: dict[str, float], key: str) -> None:
-    """No network here is recurrent: the steps' prices follow those of plain code, which a bare run is made of."""
-    step, mac = _RECURRENT[key.split("-")[-2] if key.startswith(("litert", "tflite")) else "onnx"]
-    costs["step"], costs["recurrent"] = _short(step * costs["run"]), _short(mac * costs["run"])
-
-
-def _fit(
-    found: Priced, counts: Sequence[Mapping[str, float]], seen: Measured, key: str, prior: Mapping[str, float]
-) -> None:
-    pairs = [(count, ns) for count, ns in zip(counts, seen.ns, strict=True) if ns]
-    if len(pairs) < _FEWEST:
+def fit(
+    found: Priced, profile: Profile, engine: str, precision: str, threads: int, counts: Sequence[Counted],
+    ns: Sequence[float | None],
+) -> None:  # fmt: skip
+    """Add the prices of one engine, arithmetic and number of threads; floats come before integers."""
+    prior = _prior(profile, engine, precision, threads, found)
+    floats = found.costs.get(cost_key(engine, "fp32", threads), {})
+    known = [
+        sum(floats.get(u, 0.0) * n for u, n in each.floats.items()) if precision == "int8" else 0.0 for each in counts
+    ]
+    own = [each.integers if precision == "int8" else each.floats for each in counts]
+    rows = [(count, taken, fixed) for count, taken, fixed in zip(own, ns, known, strict=True) if taken and count]
+    if len(rows) < _FEWEST:
         return
-    fitted = prices([count for count, _ in pairs], [ns for _, ns in pairs], prior)
-    off = sorted(abs(sum(fitted[u] * n for u, n in count.items() if u in fitted) / ns - 1) for count, ns in pairs)
-    found.costs[key] = {unit: _short(value) for unit, value in {**prior, **fitted}.items()}
-    _recurrent(found.costs[key], key)
+    some, times, fixed = zip(*rows, strict=True)
+    fitted = prices(some, times, prior, fixed=fixed)
+    off = sorted(abs((sum(fitted[u] * n for u, n in count.items() if u in fitted) + rest) / taken - 1)
+                 for count, taken, rest in rows)  # fmt: skip
+    key = cost_key(engine, precision, threads)
+    shared = {"run": floats["run"]} if precision == "int8" and floats else {}  # a run pays the floats' price
+    found.costs[key] = {unit: _short(value) for unit, value in {**prior, **fitted, **shared}.items()}
     found.error[key] = round(off[len(off) // 2], 3)
 
 

@@ -40,24 +40,57 @@ def macs(net: nets.Net) -> int:
             found += places * after[2] * layer.kernel**2
         elif layer.kind == "dense":
             found += after[2] * math.prod(before)
+        elif layer.kind in ("lstm", "gru"):
+            gates = 4 if layer.kind == "lstm" else 3
+            found += places * gates * layer.out * (before[2] + layer.out)
     return found
+
+
+def written(format: str) -> list[nets.Net]:
+    return [net for net in NETS.values() if WRITERS[format].writes(net)]
 
 
 @pytest.mark.parametrize("format", ["tflite", "onnx"])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_our_readers_find_what_was_written(format, precision):
-    for net in NETS.values():
+    for net in written(format):
         seen = facts(net, format, precision)
         assert seen.macs == macs(net), net.name
         plan = kernels(seen)
         assert plan.unknown == (), net.name
-        assert {k.precision for k in plan.kernels if k.macs} <= {precision}, net.name
+        recurrent = format == "onnx" and net.layers[0].kind in ("lstm", "gru")  # which has no integer kernels there
+        assert {k.precision for k in plan.kernels if k.macs} <= {"fp32" if recurrent else precision}, net.name
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_engines_run_every_network(tmp_path, precision):
+    pytest.importorskip("ai_edge_litert")
+    pytest.importorskip("onnxruntime")
+    for format, engine in (("tflite", "litert"), ("onnx", "onnxruntime")):
+        paths = []
+        for net in written(format):
+            paths.append(tmp_path / f"{net.name}.{format}")
+            paths[-1].write_bytes(WRITERS[format].model(net, precision))
+        seen = times(Group(engine, 1, tuple(map(str, paths))), 0.0)
+        refused = {path.stem for path, ns in zip(paths, seen, strict=True) if ns is None}
+        assert refused <= {"swishes"}, (engine, precision)  # the integer kernel wants other scales
+
+
+@pytest.mark.parametrize(
+    ("net", "precision", "outside", "stride"),
+    [("adding", "fp32", 0, 0), ("thinning", "fp32", 2, 4096 + 1024), ("thinning", "int8", 2, 4096 + 1024),
+     ("classes", "fp32", 0, 0), ("classes", "int8", 1, 0), ("remembering", "fp32", 1, 0)],
+)  # fmt: skip
+def test_kernels_that_xnnpack_does_not_take_are_marked(net, precision, outside, stride):
+    units = total(kernels(facts(NETS[net], "tflite", precision)).kernels)
+    assert (units.get("builtin", 0), units.get("stride", 0)) == (outside, stride)
+    assert "move" not in units
 
 
 def test_every_unit_that_networks_can_show_is_shown():
-    shown = {unit for net in NETS.values() for format in WRITERS for precision in ("fp32", "int8")
+    shown = {unit for format in WRITERS for net in written(format) for precision in ("fp32", "int8")
              for unit in total(kernels(facts(net, format, precision)).kernels)}  # fmt: skip
-    assert set(UNITS) - shown == {"recurrent", "select", "step"}
+    assert set(UNITS) - shown == {"select"}
     assert {net.name for net in nets.nets(quick=True)} < set(NETS)
 
 
@@ -100,6 +133,21 @@ def test_a_unit_that_nothing_shows_keeps_its_prior():
     found = prices([{"run": 1.0, "gemm": 1e-6}] * 3, [500.0] * 3, {"run": 100.0, "gemm": 0.25})
     assert found["gemm"] == pytest.approx(0.25, rel=1e-3)
     assert found["run"] == pytest.approx(500, rel=0.02)
+
+
+def test_what_is_known_of_a_time_is_taken_off_before_the_fit():
+    counts, known = [{"conv": float(n)} for n in (1e3, 2e3, 5e3)], [4e3, 100.0, 2e4]
+    ns = [0.5 * count["conv"] + fixed for count, fixed in zip(counts, known, strict=True)]
+    assert prices(counts, ns, {"conv": 3.0}, fixed=known)["conv"] == pytest.approx(0.5, rel=0.01)
+
+
+def test_floats_between_integers_pay_the_prices_of_floats():
+    profile = load_profile("raspberry-pi-4b")
+    told = pricing.counted(facts(NETS["gated"], "onnx", "int8"), profile)
+    assert "recurrent" in told.floats
+    assert "recurrent" not in told.integers
+    assert told.integers["convert"] > 0
+    assert pricing.counted(facts(NETS["gated"], "onnx", "fp32"), profile).integers == {}
 
 
 @pytest.mark.parametrize(

@@ -61,10 +61,35 @@ def test_one_row_is_a_product_with_a_vector_and_idle_lanes_are_paid():
     assert made.macs == 300
 
 
+def test_few_rows_and_operands_that_are_packed_at_every_run_are_paid():
+    few, many = convolution((1, 3, 3, 64), (1, 3, 3, 64), (1, 1), 1, 4, 4), convolution(
+        (1, 6, 6, 64), (1, 6, 6, 64), (1, 1), 1, 4, 4)  # fmt: skip
+    assert few.units()["idle"] == 3 * 64 * 64  # nine rows take the tiles of twelve
+    assert many.units()["idle"] == 0
+    sides = [tensor(1, 8, 16), tensor(1, 16, 32)]
+    fixed, free = (
+        op("BATCH_MATMUL", ["x", "w"], ["y"], [sides[0], dataclasses.replace(sides[1], constant=constant)],
+           [tensor(1, 8, 32)], 8 * 16 * 32)
+        for constant in (True, False)
+    )  # fmt: skip
+    assert "move" not in kernels(model(fixed)).kernels[0].units
+    assert kernels(model(free)).kernels[0].units["move"] == 4 * 16 * 32
+
+
 def test_every_unit_has_a_group():
     assert set(GROUPS) == set(UNITS)
     unfitted = {unit for unit in UNITS if f"unit.{unit}" not in parameters().factors}
-    assert unfitted <= {"recurrent", "step", "turn"}  # no published figure has them
+    assert unfitted <= {"recurrent", "step", "turn", "builtin"}  # no published figure has them
+
+
+@pytest.mark.parametrize(
+    ("after", "unit"), [((1, 4, 4, 16), "stride"), ((1, 4, 8, 16), "move"), ((1, 8, 8, 8), "move")]
+)
+def test_slices_with_steps_are_picked_one_by_one(after, unit):
+    slice_ = op("STRIDED_SLICE", ["x"], ["y"], [tensor(1, 8, 8, 16)], [tensor(*after)])
+    (found,) = kernels(model(slice_)).kernels
+    assert unit in found.units
+    assert not {"stride", "move"} - {unit} & found.units.keys()
 
 
 def test_kernels_of_a_graph_sum_to_its_macs():
