@@ -48,6 +48,14 @@ def place(tmp_path, nets, keys):
     return root
 
 
+def ask_for_none(root: Path) -> None:
+    """A device that never saw a signature."""
+    policy.write(policy.Policy(), root)
+    shelf = Shelf(NAME, root)
+    with shelf.changing():
+        shelf.change(lambda record: replace(record.released(digest(b"the version before"), None), highest=None))
+
+
 def tried(root: Path, data: bytes, claimed: str, signed: str | None) -> str:
     """What an installation of these bytes under that digest says; "" when it took them."""
     arrived = root.parent / "arrived"
@@ -85,10 +93,7 @@ def test_nothing_changed_is_taken(place, nets, keys, form, signed, effort):
     data = nets[form]
     text = signature.sign(digest(data), NAME, 6, keys[0]).to_json() if signed else None
     if not signed:
-        policy.write(policy.Policy(), place)
-        shelf = Shelf(NAME, place)
-        with shelf.changing():
-            shelf.change(lambda record: record.released(digest(b"the version before"), None))
+        ask_for_none(place)
     before = Shelf(NAME, place).record().active
     seen = 0
     for kind, changed in mutations(data, random.Random(11), 25 if effort == 1 else 500):
@@ -105,10 +110,7 @@ def test_nothing_changed_is_taken(place, nets, keys, form, signed, effort):
 
 
 def test_a_manifest_of_another_model_and_an_artifact_without_parts_are_refused(place, nets):
-    policy.write(policy.Policy(), place)
-    shelf = Shelf(NAME, place)
-    with shelf.changing():
-        shelf.change(lambda record: record.released(digest(b"the version before"), None))
+    ask_for_none(place)
     opened = artifacts.from_bytes(nets["tflite"])
     other = artifacts.from_bytes(nets["onnx"])
     swapped = {**opened.members, "edgekit.json": other.members["edgekit.json"]}
