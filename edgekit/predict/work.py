@@ -130,8 +130,8 @@ class Product:
         each = float(self.rows * self.groups * self.depth)
         found[kind] = each * whole(self.columns)
         if kind != "gemv":
-            tiles = whole(self.rows, ROWS) / self.rows
-            found["idle"] = each * (whole(self.columns, 2 * LANES) * tiles - whole(self.columns))
+            tiled = float(whole(self.rows, ROWS) * self.groups * self.depth)
+            found["idle"] = tiled * whole(self.columns, 2 * LANES) - each * whole(self.columns)
         return found
 
     @property
