@@ -13,7 +13,7 @@ import numpy as np
 from edgekit.errors import UsageError
 from edgekit.reading import Interpret
 from edgekit.runtimes.base import Array
-from edgekit.runtimes.interpretation.classes import classification, few, multi_label
+from edgekit.runtimes.interpretation.classes import FEW, classification, few, multi_label
 from edgekit.runtimes.interpretation.results import (
     Answer,
     Classification,
@@ -49,7 +49,12 @@ def reader(how: Interpret, size: tuple[int, int] | None = None) -> Reader:
     ) -> Classification:
         del placement, given
         values = outputs.get(key) if key is not None else next(iter(outputs.values()), None)
-        if type(values) is np.ndarray and values.ndim == 2 and values.size and values.dtype.kind == "f":
+        if (
+            type(values) is np.ndarray
+            and values.ndim == 2
+            and 0 < values.size <= FEW * len(values)
+            and values.dtype.kind == "f"
+        ):
             scores: list[float] = values.tolist()[0] if len(values) == 1 else values[sample].tolist()
             answer = quick(scores)
             if answer is not None:

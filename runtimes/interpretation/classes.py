@@ -12,7 +12,7 @@ from edgekit.runtimes.interpretation.results import Classification, MultiLabel, 
 
 LABEL_THRESHOLD = 0.5
 
-_FEW = 16
+FEW = 16
 """Up to so many classes, Python sorts them before numpy has begun."""
 
 
@@ -31,7 +31,7 @@ def classification(sample: Array, how: Interpret) -> Classification:
 def few(how: Interpret) -> Callable[[list[float]], Classification | None]:
     """`classification` of one manifest, for a list of few probabilities; None for what it must look at itself."""
     least, labels, count = how.threshold or 0.0, how.labels, max(how.top_k, 0)
-    most = _FEW if how.scores == "probabilities" else 0
+    most = FEW if how.scores == "probabilities" else 0
     new = tuple.__new__  # half of what the call of a named tuple takes
 
     def read(scores: list[float]) -> Classification | None:
