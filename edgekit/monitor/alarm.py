@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 Kind = Literal[
     "input-shift", "input-spread", "input-relation", "input-shape", "output-shift", "confidence-shift", "class-shift",
-    "unfamiliar", "embedding-shift", "stuck", "blank", "clipped", "constant", "missing", "out-of-range",
+    "unfamiliar", "stuck", "blank", "clipped", "constant", "missing", "out-of-range",
     "latency", "temperature",
 ]  # fmt: skip
 """What an alarm is about: the middle, the spread, the relations or the shape of the input's distribution; outputs,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 else:
     Array = np.ndarray  # the typing module of numpy costs a device a millisecond
 
-Role = Literal["input", "relation", "output", "confidence", "class", "embedding", "unfamiliar"]
+Role = Literal["input", "relation", "output", "confidence", "class", "unfamiliar"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Column:
         name: Of the feature: "mean radius", "brightness", "band 3".
         source: The tensor that it is taken from.
         role: An "input"'s own feature; its "relation" to the others; a feature of an "output"; the "confidence" of the
-            answer; its "class"; a coordinate of an "embedding"; how "unfamiliar" the whole sample is.
+            answer; its "class"; how "unfamiliar" the whole sample is.
         noun: What the feature is, for messages about several: "feature", "picture", "band".
     """
 

@@ -11,6 +11,7 @@ from edgekit.monitor.alarm import Kind
 from edgekit.monitor.book import Book, Finding
 from edgekit.monitor.columns import Array
 from edgekit.monitor.faults import Events, Fault, Runs
+from edgekit.monitor.features import CLIPPED
 from edgekit.monitor.reference import Reference
 from edgekit.monitor.scan import BLOCK, Excess, Scan
 from edgekit.monitor.sketches import Distances, Sketches
@@ -26,7 +27,7 @@ RECENT = 16 * BLOCK
 _QUIET = 0.6
 """It is quiet when everything is below this part of its threshold."""
 
-_SHAPE: dict[str, Kind] = {"input": "input-shape", "output": "output-shift", "embedding": "embedding-shift"}
+_SHAPE: dict[str, Kind] = {"input": "input-shape", "output": "output-shift"}
 
 
 class Detectors:
@@ -271,7 +272,7 @@ def _bounds(about: Reference) -> tuple[Array, Array, list[Kind]]:
         kind: Kind = "out-of-range"
         if least == most:
             low[place], high[place] = mean - deviation, mean + deviation
-            kind = "constant"
+            kind = "clipped" if column.name == CLIPPED else "constant"
         else:
             span = most - least
             low[place], high[place] = mean + (least - span) * deviation, mean + (most + span) * deviation

@@ -34,6 +34,10 @@ _CORNERS = (0, 1, 2, 4, 5, 6, 8, 9, 10)
 """Cells of a 4 x 4 grid that have a neighbor to the right and below."""
 
 
+CLIPPED = "clipped share"
+"""Name of the feature of a wave that tells how much of it stands at its own extremes."""
+
+
 class Extractor(Protocol):
     """Makes the features of one tensor.
 
@@ -245,7 +249,7 @@ class Bands:
             self._group[ends[place] : ends[place + 1], place] = 1 / (ends[place + 1] - ends[place])
         if bands == 1:
             steps = tuple(f"change over {1 << level} steps" for level in range(_LEVELS))
-            self.names: tuple[str, ...] = ("mean", "loudness", *steps, "clipped")
+            self.names: tuple[str, ...] = ("mean", "loudness", *steps, CLIPPED)
         else:
             self.names = (
                 *(f"mean of band {group}" for group in groups),

@@ -9,6 +9,7 @@ import numpy as np
 from edgekit.monitor import bins
 from edgekit.monitor.alarm import Kind
 from edgekit.monitor.columns import Array, Role
+from edgekit.monitor.features import CLIPPED
 from edgekit.monitor.reference import Reference
 
 CLASSES = 32
@@ -22,10 +23,10 @@ TOLERANCE_CLASS = 0.08
 
 _MIDDLE: dict[Role, Kind] = {
     "input": "input-shift", "relation": "input-relation", "output": "output-shift", "confidence": "confidence-shift",
-    "unfamiliar": "unfamiliar", "embedding": "embedding-shift",
+    "unfamiliar": "unfamiliar",
 }  # fmt: skip
 _SPREAD: dict[Role, Kind] = {
-    "input": "input-spread", "relation": "input-relation", "output": "output-shift", "embedding": "embedding-shift",
+    "input": "input-spread", "relation": "input-relation", "output": "output-shift",
 }  # fmt: skip
 
 
@@ -65,7 +66,8 @@ def streams(reference: Reference) -> Streams:
         middle = bins.scores(share)
         if about.role == "confidence" and not reference.header.evaluated:
             continue  # on what it was trained with, a model is surer than in the field
-        found = [("middle", middle, _MIDDLE[about.role])]
+        cut = about.role == "input" and about.name == CLIPPED
+        found = [("middle", middle, "clipped" if cut else _MIDDLE[about.role])]
         if about.role in _SPREAD:
             found.append(("spread", bins.standardized(np.square(middle), share), _SPREAD[about.role]))
         for what, table, kind in found:

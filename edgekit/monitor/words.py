@@ -40,7 +40,7 @@ _OPENINGS: dict[Kind, str] = {
     "confidence-shift": "The model is not as sure as it was",
     "class-shift": "Classes are answered more or less often than they were",
     "unfamiliar": "Samples lie elsewhere than those of the reference",
-    "embedding-shift": "The inner representation has moved",
+    "clipped": "The sound is cut off at its extremes, or no longer is",
 }
 
 
@@ -80,6 +80,8 @@ def fault(kind: Kind, column: Column, found: Fault, others: int, last: float) ->
             return f"{where} is missing: {found.samples} times no number.{since}"
         case "blank":
             return f"{where} is as good as none in {found.samples} samples: black, silent or covered.{since}"
+        case "clipped":
+            return f"The sound of input {column.source} is cut off at its extremes in {found.samples} samples.{since}"
         case "constant":
             return f"{where} was always {last:.4g} and no longer is, in {found.samples} samples.{since}"
         case _:

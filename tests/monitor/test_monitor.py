@@ -185,3 +185,19 @@ def test_the_reference_of_another_model_is_refused(reference):
         Monitor(reference, (TensorSpec("x", (None, 5), "float32"),), SCORES, None, HOW)
     with pytest.raises(UsageError, match="between 0 and"):
         Monitor(reference, ROWS, SCORES, None, HOW, rate=0.0)
+
+
+def test_sound_that_is_cut_off_and_silence():
+    spec = (TensorSpec("wave", (None, 2000), "float32"),)
+    out = (TensorSpec("value", (None, 1), "float32"),)
+    dice = np.random.default_rng(1)
+    waves = (dice.normal(size=(600, 2000)) * dice.uniform(0.05, 0.2, (600, 1))).astype(np.float32)
+    value = np.zeros((600, 1), np.float32)
+    builder = Builder(spec, out)
+    builder.add({"wave": waves[:300]}, {"value": value[:300]})
+    made = builder.finish()
+    for change, kind in [(lambda x: np.clip(4 * x, -0.3, 0.3), "clipped"), (lambda x: x * 1e-3, "blank")]:
+        monitor = Monitor(made, spec, out)
+        assert monitor.observe({"wave": waves[300:]}, {"value": value[300:]}).alarms == ()
+        kinds = {alarm.kind for alarm in monitor.observe({"wave": change(waves[:96])}, {"value": value[:96]}).alarms}
+        assert kind in kinds
