@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgekit import __version__
 from edgekit.errors import LimitError
+from edgekit.runtimes.flow.metrics import gauge, together
 from edgekit.serve import openapi
 from edgekit.serve.messages import Reply, as_json, refusal
 from edgekit.serve.routes import Page, Route
@@ -94,22 +95,14 @@ class Pages:
         server = self._server
         lanes = server.lanes.values()
         texts = [server.traffic.text(), *(lane.metrics.text() for lane in lanes)]
-        texts += [f"# TYPE edgekit_{name} gauge\nedgekit_{name} {value}\n" for name, value in server.load.items()]
-        for name, read in _GAUGES.items():
-            texts.append(f"# TYPE edgekit_{name} gauge\n")
-            texts += [f'edgekit_{name}{{model="{lane.name}"}} {read(lane)}\n' for lane in lanes]
-        watched = [(lane.name, lane.drift) for lane in lanes if lane.drift]
+        texts += [gauge(name, {"": value}) for name, value in server.load.items()]
+        texts += [gauge(name, {lane.name: read(lane) for lane in lanes}) for name, read in _GAUGES.items()]
+        watched = {lane.name: lane.drift for lane in lanes if lane.drift}
         if watched:
-            texts.append("# TYPE edgekit_drift_alarms gauge\n")
-            texts += [f'edgekit_drift_alarms{{model="{name}"}} {len(seen["alarms"])}\n' for name, seen in watched]
-            texts.append("# TYPE edgekit_monitored_samples gauge\n")
-            texts += [f'edgekit_monitored_samples{{model="{name}"}} {seen["samples"]}\n' for name, seen in watched]
-        texts += [
-            f"# TYPE edgekit_{name} gauge\nedgekit_{name} {float(value):g}\n"
-            for name, value in board().items()
-            if value is not None
-        ]
-        return Reply(200, "".join(texts).encode(), _TEXT)
+            texts.append(gauge("drift_alarms", {name: len(seen["alarms"]) for name, seen in watched.items()}))
+            texts.append(gauge("monitored_samples", {name: seen["samples"] for name, seen in watched.items()}))
+        texts += [gauge(name, {"": float(value)}) for name, value in board().items() if value is not None]
+        return Reply(200, together(texts).encode(), _TEXT)
 
 
 def _listed(lane: Lane) -> dict[str, object]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 BOUNDS = tuple(round(base * 10.0**power, 9) for power in range(-5, 2) for base in (1.0, 1.8, 3.2, 5.6))
@@ -99,6 +99,29 @@ class Metrics:
     def _copied(self) -> tuple[dict[tuple[str, str], float], dict[str, list[int]], dict[str, float]]:
         with self._lock:
             return dict(self._counters), {k: list(v) for k, v in self._histograms.items()}, dict(self._sums)
+
+
+def gauge(name: str, values: Mapping[str, float]) -> str:
+    """What is true now, in Prometheus' text format: a value a model, or under "" one of no model."""
+    lines = [f"# TYPE edgekit_{name} gauge"]
+    for model, value in values.items():
+        label = f'{{model="{_escaped(model)}"}}' if model else ""
+        lines.append(f"edgekit_{name}{label} {value:g}")
+    return "\n".join([*lines, ""])
+
+
+def together(texts: Iterable[str]) -> str:
+    """Several texts as one: the format wants all lines of a metric in one group, under one head."""
+    groups: dict[str, list[str]] = {}
+    for text in texts:
+        head = ""
+        for line in text.splitlines():
+            if line.startswith("# TYPE "):
+                head = line
+            groups.setdefault(head, [])
+            if line is not head:
+                groups[head].append(line)
+    return "".join(f"{line}\n" for head, lines in groups.items() for line in (head, *lines))
 
 
 def _percentile(buckets: list[int], share: float) -> float:

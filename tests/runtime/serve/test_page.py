@@ -7,7 +7,7 @@ import json
 import pytest
 from chromium import CHROMIUM, Browser
 
-from edgekit.runtimes.flow.metrics import BOUNDS, Metrics
+from edgekit.runtimes.flow.metrics import BOUNDS, Metrics, gauge
 from edgekit.serve import status
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -128,6 +128,22 @@ def test_a_hot_board_says_so(tmp_path):
     assert (board["temperature_c"], board["throttled"], board["under_voltage"]) == (81.25, True, True)
     nothing = status.board(tmp_path / "none")
     assert (nothing["temperature_c"], nothing["throttled"]) == (None, None)
+
+
+def test_each_metric_stands_once_in_one_group(server, tensor, image):
+    for name in ("int8", "many"):
+        assert server.json("POST", f"/v2/models/{name}/infer", {"inputs": [tensor(image())]})[0] == 200
+    text = server.ask("GET", "/metrics")[2].decode()
+    heads = [line for line in text.splitlines() if line.startswith("# TYPE ")]
+    assert len(heads) == len(set(heads))
+    group = ""
+    for line in text.splitlines():
+        group = line.split()[2] if line.startswith("# TYPE ") else group
+        name = line.partition("{")[0].partition(" ")[0]
+        assert line.startswith("#") or name in {group, *(f"{group}_{end}" for end in ("bucket", "sum", "count"))}
+    assert 'edgekit_ready{model="int8"} 1' in text
+    assert 'edgekit_run_seconds_count{model="many"}' in text
+    assert gauge("queue", {'a"b': 2}) == '# TYPE edgekit_queue gauge\nedgekit_queue{model="a\\"b"} 2\n'
 
 
 def test_buckets_are_what_was_observed():
