@@ -201,12 +201,15 @@ def describe(lines: list[dict[str, Any]]) -> None:
             name = f"**{title}**" if line["predictor"] == "model" else f"{line['predictor']} roofline"
             rows.append(f"| {name} | {' | '.join(f'{line[column]:.1f} %' for column in COLUMNS)} |")
     held = next(line for line in lines if "covered" in line)["covered"]
-    shares = ", ".join(
-        f"{100 * share:.0f} % of the {precision} figures of {'known kinds' if split == 'pairs' else 'new kinds'}"
-        for split, of in held.items()
-        for precision, share in of.items()
+    pairs, kinds = (
+        " and ".join(f"{100 * share:.0f} % ({name})" for name, share in held[split].items())
+        for split in ("pairs", "networks")
     )
-    rows += ["", f"The 80 % interval of known processors, found on other figures, held {shares} of networks.", ""]
+    said = (
+        f"The 80 % interval of known processors, found on other figures, held the truth in {pairs} of the figures of "
+        f"known kinds of networks, and in {kinds} of those of new kinds."
+    )
+    rows += ["", said, ""]
     rows += ["Mean error by processor:", ""]
     rows += ["| processor | figures | known | simple | refined | left out | simple | refined |", "|" + " --- |" * 8]
     each = {s: {ln["processor"]: ln for ln in lines if ln.get("split") == s and "processor" in ln} for s in SPLITS}
