@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit import saturation
 from edgekit.converters import (
     onnx_dynamic,
     onnx_finish,
@@ -28,6 +27,7 @@ from edgekit.converters import (
 from edgekit.converters.stages import LEVELS, Graph, QuantizeOptions, Ranges
 from edgekit.errors import ConversionError, some
 from edgekit.precision import Precision
+from edgekit.runtimes.engine_onnxruntime import saturates_here
 
 FORMAT: Literal["tflite", "onnx"] = "onnx"
 
@@ -154,7 +154,7 @@ def _notes(in_float: Sequence[str], weight_bits: int) -> tuple[str, ...]:
         notes.append(f"onnxruntime has no int8 kernels for, and computes in float: {some(in_float)}")
     if weight_bits == 7:
         notes.append(_NARROW)
-    elif saturation.saturates_here():
+    elif saturates_here():
         notes.append(
             "this processor has no VNNI: onnxruntime's int8 sums saturate here, so accuracy may be better on the device"
         )

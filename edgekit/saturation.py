@@ -13,9 +13,6 @@ our runtime asks onnxruntime for the kernels that do not saturate (`session.x64q
 
 from __future__ import annotations
 
-import platform
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import UsageError
@@ -50,16 +47,3 @@ def saturates(profile: Profile) -> bool:
     """Whether onnxruntime's int8 sums saturate on a device."""
     wide = profile.has("avx2") or profile.has("avx512")
     return profile.os.machine == "x86_64" and wide and not profile.has("avx_vnni")
-
-
-@cache
-def saturates_here() -> bool:
-    """The same for this machine; False where the system does not tell."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    found = next((set(line.split()) for line in text.splitlines() if line.startswith("flags")), set())
-    return bool({"avx2", "avx512bw"} & found) and not {"avx512_vnni", "avx_vnni"} & found

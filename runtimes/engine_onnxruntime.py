@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
+from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from edgekit import saturation
 from edgekit.artifact import Artifact
 from edgekit.errors import EngineError, EngineMissingError, FeedError
 from edgekit.runtimes.base import Array, Feeds, closed, version_of
 from edgekit.tensors import TensorSpec
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _DTYPES = {
     "float": "float32", "double": "float64", "float16": "float16", "int8": "int8", "int16": "int16", "int32": "int32",
@@ -48,10 +47,23 @@ class OnnxRuntime:
 
 def _exact(artifact: Artifact) -> bool:
     """Whether sums of its products would saturate here: see `edgekit.saturation`."""
-    made = artifact.manifest if saturation.saturates_here() else None
+    made = artifact.manifest if saturates_here() else None
     if made is None or made.precision in ("fp32", "fp16"):
         return False
     return made.provenance.options.get("weight_bits") != 7
+
+
+@cache
+def saturates_here() -> bool:
+    """Whether onnxruntime's int8 sums saturate on this machine; False where the system does not tell."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    found = next((set(line.split()) for line in text.splitlines() if line.startswith("flags")), set())
+    return bool({"avx2", "avx512bw"} & found) and not {"avx512_vnni", "avx_vnni"} & found
 
 
 def bare_session(

@@ -159,7 +159,7 @@ def test_a_model_with_a_fixed_batch_converts_on_whole_batches(format, precision,
 
 def test_impossible_requests_are_refused(case, tmp_path):
     with pytest.raises(errors.UsageError, match="known: dynamic"):
-        run(case["source"], options(case, precision="int4"))
+        run(case["source"], options(case, precision="int3"))
     with pytest.raises(errors.UsageError, match="no folder"):
         run(case["source"], Options(output=tmp_path / "nowhere" / f"m.{case['format']}"))
     with pytest.raises(errors.UsageError, match="no observer is called 'guess'"):

@@ -164,11 +164,11 @@ def test_the_runtime_asks_for_exact_sums_where_it_must(net, tmp_path, monkeypatc
     monkeypatch.setattr(
         engine, "bare_session", lambda *args, **more: (exact.append(more["exact"]), real(*args, **more))[1]
     )
-    monkeypatch.setattr(saturation, "saturates_here", lambda: True)
+    monkeypatch.setattr(engine, "saturates_here", lambda: True)
     for precision, options in (("int8", {}), ("int8", {"weight_bits": 7}), ("fp32", {})):
         convert(net, precision, **options).artifact.write(tmp_path / "made.onnx")
         edgekit.load(tmp_path / "made.onnx").close()
     assert exact == [True, False, False]
-    monkeypatch.setattr(saturation, "saturates_here", lambda: False)
+    monkeypatch.setattr(engine, "saturates_here", lambda: False)
     edgekit.load(tmp_path / "made.onnx").close()
     assert exact[-1] is False

@@ -74,7 +74,8 @@ def test_whoever_is_killed_tears_nothing_and_takes_no_more(tmp_path, effort):
         assert records(copy) == left, (name, which)
         assert taken(copy) <= QUOTA
         shutil.rmtree(copy)
-    assert killed[-9] + killed[137] >= 0.95 * killed.total(), killed
+    # How often some calls come (futex, mmap) differs a little from run to run: the last ones may not come at all.
+    assert killed[-9] + killed[137] >= min(0.95 * killed.total(), killed.total() - 1), killed
 
 
 def test_whoever_is_killed_at_any_time_tears_nothing(tmp_path, effort):
