@@ -34,6 +34,9 @@ _JUDGED = (60, 400)
 _TURNS = 2
 """Copies of each kind, of different strength."""
 
+_SHARE = 12
+"""A reference should take at most one part in so many of the model: small models have coarser ones."""
+
 _WORK = 4e10
 """Multiply-accumulates that describing may cost: seconds at the desk."""
 
@@ -107,7 +110,9 @@ def describe(request: DescribeRequest) -> Generator[Event, None, Described]:
                 yield {"done": done, "total": len(data)}
     if builder.samples < LEAST:
         return Described(None, builder.samples)
-    reference = builder.finish()
+    room = Path(graph.path).stat().st_size // _SHARE
+    # Text in an ONNX file, a third longer.
+    reference = builder.finish(room * 3 // 4 if graph.format == "onnx" else room)
     return Described(base64.b64encode(reference.to_bytes()).decode(), builder.samples)
 
 

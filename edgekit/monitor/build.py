@@ -12,7 +12,7 @@ from edgekit.feeding import Preprocess
 from edgekit.monitor import bins
 from edgekit.monitor.columns import Array
 from edgekit.monitor.estimate import Estimator, fit
-from edgekit.monitor.reference import VERSION, Header, Reference, distances, grouped, inverse, watched
+from edgekit.monitor.reference import LIMIT, VERSION, Header, Reference, distances, grouped, inverse, watched
 from edgekit.monitor.rows import Rows, confidence
 from edgekit.reading import Interpret
 from edgekit.tensors import TensorSpec
@@ -28,6 +28,9 @@ PROVEN = 100
 
 JUDGED = 50
 """Labelled evaluation samples without which the accuracy is not estimated."""
+
+_BINS = (bins.BINS, 16, 8)
+"""Bins of a column, the finest that there is room for."""
 
 _FOLDS = 5
 _EACH = 3
@@ -102,8 +105,11 @@ class Builder:
             scores = self.rows.scores(outputs, sample)
             self._judged.append((row, scores, int(scores.argmax()) == int(label), kind))
 
-    def finish(self) -> Reference:
+    def finish(self, room: int = LIMIT) -> Reference:
         """The reference.
+
+        Args:
+            room: Bytes that it should take at most: it has fewer bins where it would take more, but at least 8.
 
         Raises:
             DataError: `reference-samples`: too few different samples.
@@ -129,27 +135,27 @@ class Builder:
             parts.append(confidence(scores))
             frequencies += np.bincount(scores.argmax(axis=1), minlength=self.rows.classes)
         columns = [column for part in parts for column in part.T]
-        return _described(
-            columns,
-            Header(
-                version=VERSION,
-                groups=grouped((*self.rows.inputs, *self.rows.outputs)),
-                samples=len(z),
-                proven=int(proven.sum()),
-                evaluated=sum(self._proven) >= PROVEN,
-                bins=1,
-                classes=self.rows.classes,
-                relations=relations,
-                shrink=shrink,
-                unfamiliar=_landmarks(whole),
-                estimator=self._estimator(mean, deviation, inverse(correlation, shrink if relations else 1.0), whole),
-                labels=self._labels,
-            ),
-            correlation,
-            np.array([_reach(column) for column in z.T]),
-            np.array([_usual(column) for column in table.T]),
-            frequencies,
+        header = Header(
+            version=VERSION,
+            groups=grouped((*self.rows.inputs, *self.rows.outputs)),
+            samples=len(z),
+            proven=int(proven.sum()),
+            evaluated=sum(self._proven) >= PROVEN,
+            bins=1,
+            classes=self.rows.classes,
+            relations=relations,
+            shrink=shrink,
+            unfamiliar=_landmarks(whole),
+            estimator=self._estimator(mean, deviation, inverse(correlation, shrink if relations else 1.0), whole),
+            labels=self._labels,
         )
+        reach = np.array([_reach(column) for column in z.T])
+        usual = np.array([_usual(column) for column in table.T])
+        for limit in _BINS:
+            made = _described(columns, header, correlation, reach, usual, frequencies, limit)
+            if len(made.to_bytes()) <= room:
+                break
+        return made
 
     def _estimator(self, mean: Array, deviation: Array, precision: Array, whole: Array) -> Estimator | None:
         """Fitted on what was judged; None where too little was."""
@@ -162,13 +168,19 @@ class Builder:
 
 
 def _described(
-    columns: list[Array], header: Header, correlation: Array, reach: Array, usual: Array, frequencies: Array
+    columns: list[Array],
+    header: Header,
+    correlation: Array,
+    reach: Array,
+    usual: Array,
+    frequencies: Array,
+    limit: int,
 ) -> Reference:
-    """Bins of every column."""
+    """At most `limit` bins of every column."""
     stats = [moments(column[:, None]) for column in columns]
     mean, deviation = (np.array([float(pair[place][0]) for pair in stats]) for place in (0, 1))
     scaled = [(c[np.isfinite(c)] - m) / d for c, m, d in zip(columns, mean, deviation, strict=True)]
-    cuts = [bins.edges(column) for column in scaled]
+    cuts = [bins.edges(column, limit) for column in scaled]
     number = max((cut.size for cut in cuts), default=0) + 1
     inner = np.full((len(columns), number - 1), np.inf, np.float16)
     counts = np.zeros((len(columns), number), np.uint16)

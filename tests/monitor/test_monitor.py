@@ -58,6 +58,20 @@ def test_a_reference_as_bytes(reference):
     np.testing.assert_allclose(again.precision, reference.precision, rtol=1e-6)
 
 
+def test_where_there_is_little_room_bins_are_fewer_and_a_shift_is_still_found():
+    builder = Builder(ROWS, SCORES, None, HOW)
+    x, scores = stream(500, 1)
+    builder.add({"x": x}, {"scores": scores})
+    fine, coarse = builder.finish(), builder.finish(room=1)
+    middle = builder.finish(room=len(fine.to_bytes()) - 1)
+    assert fine.header.bins > middle.header.bins > coarse.header.bins > 4
+    assert len(coarse.to_bytes()) < 0.6 * len(fine.to_bytes())
+    x, scores = stream(600, 7)
+    x[:, 1] += 0.5
+    assert any("x" in alarm.where or "x" in alarm.message for alarm in watched(coarse, x, scores)[0])
+    assert watched(coarse, *stream(3000, 8))[0] == []
+
+
 @pytest.mark.parametrize("cut", [0, 3, 40, -1])
 def test_a_damaged_reference_is_refused(reference, cut):
     with pytest.raises(ArtifactError, match="cannot be read"):
