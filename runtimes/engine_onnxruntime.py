@@ -121,6 +121,8 @@ class OnnxRuntimeSession:
                 return {names[0]: run(names, feeds)[0]}
             return dict(zip(names, run(names, feeds), strict=True))
         except self._failures as error:
+            if self._run is None:  # closed by another thread while this call was under way
+                raise closed() from error
             said = " ".join(str(error).split())
             raise EngineError(
                 "engine-failed", f"onnxruntime failed while running {self._artifact.path or 'the model'}", cause=said
