@@ -121,12 +121,7 @@ class OnnxRuntimeSession:
                 return {names[0]: run(names, feeds)[0]}
             return dict(zip(names, run(names, feeds), strict=True))
         except self._failures as error:
-            if self._run is None:  # closed by another thread while this call was under way
-                raise closed() from error
-            said = " ".join(str(error).split())
-            raise EngineError(
-                "engine-failed", f"onnxruntime failed while running {self._artifact.path or 'the model'}", cause=said
-            ) from error
+            raise self._failed(error) from error
 
     def run_into(self, feeds: Feeds, buffers: Feeds) -> None:
         """The same, some answers written by the engine itself into given arrays."""
@@ -147,9 +142,13 @@ class OnnxRuntimeSession:
             said = " ".join(str(error).split())
             if "shape" in said.lower() or "got:" in said.lower():
                 raise FeedError("out-array", f"an array for an output has another shape than it: {said}") from error
-            raise EngineError(
-                "engine-failed", f"onnxruntime failed while running {self._artifact.path or 'the model'}", cause=said
-            ) from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> EngineError:
+        if self._run is None:  # closed by another thread while the call was under way
+            return closed()
+        name, said = self._artifact.path or "the model", " ".join(str(error).split())
+        return EngineError("engine-failed", f"onnxruntime failed while running {name}", cause=said)
 
     def close(self) -> None:
         self._run = self._session = None

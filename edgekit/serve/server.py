@@ -86,7 +86,8 @@ class Server:
         self._scheduler = Scheduler(settings.slots)
         self.lanes = {source.name: self._lane(source) for source in sources}
         self._scheduler.lanes = list(self.lanes.values())
-        self._routes = Routes(Pages(self).paths(), self.lanes)
+        self._pages = Pages(self)
+        self._routes = Routes(self._pages.paths(), self.lanes)
         self._connections: set[Connection] = set()
         self._clients: Counter[str] = Counter()
         self._held = 0
@@ -267,7 +268,7 @@ class Server:
             if refused is not None:
                 self.refused(request, refused)
         elif isinstance(route, Route):
-            request.answer(route.page() if route.page else Pages(self).model(route))
+            request.answer(route.page() if route.page else self._pages.model(route))
 
     def finished(self, request: Request) -> None:
         """It is answered, or its client is gone."""

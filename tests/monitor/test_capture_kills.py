@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import shutil
 import subprocess
 from collections import Counter
@@ -12,28 +11,13 @@ from pathlib import Path
 
 import pytest
 from capture_case import MARKER, QUOTA, fill, records, script, strays, taken
+from kill_points import calls, killed
 
 from edgekit.monitor.ring import Bounds, Ring
 
-_SYSCALL = re.compile(r"^(?:\d+ +)?([a-z0-9_]+)\(")
 _COUNT = 16
 _EVERY = 89
 """In an ordinary run each n-th point; all of them with --run-stress."""
-
-
-def calls(folder: Path, log: Path) -> list[tuple[str, int]]:
-    """(system call, its how-manyth in the process) of everything behind the marker."""
-    subprocess.run(["strace", "-f", "-o", log, *script(folder, _COUNT)], check=True, capture_output=True)
-    seen: Counter[str] = Counter()
-    found, begun = [], False
-    for line in log.read_text(errors="replace").splitlines():
-        if (match := _SYSCALL.match(line)) is None:
-            continue
-        seen[match[1]] += 1
-        begun = begun or MARKER in line
-        if begun and match[1] not in ("exit_group", "execve"):
-            found.append((match[1], seen[match[1]]))
-    return found
 
 
 def sound(folder: Path) -> list[int]:
@@ -52,20 +36,15 @@ def test_whoever_is_killed_tears_nothing_and_takes_no_more(tmp_path, effort):
     old = sound(before)
     copy = tmp_path / "traced"
     shutil.copytree(before, copy)
-    points = calls(copy, tmp_path / "log")
+    points = calls(script(copy, _COUNT), MARKER, tmp_path / "log")
     assert len(points) > 200
-    killed = Counter()
+    codes = Counter()
     for number, (name, which) in enumerate(points):
         if effort == 1 and number % _EVERY:
             continue
         copy = tmp_path / f"run-{number}"
         shutil.copytree(before, copy)
-        inject = f"--inject={name}:signal=KILL:when={which}"
-        done = subprocess.run(
-            ["strace", "-f", "-o", "/dev/null", f"--trace={name}", inject, *script(copy, _COUNT)],
-            check=False, capture_output=True,
-        )  # fmt: skip
-        killed[done.returncode] += 1
+        codes[killed(script(copy, _COUNT), name, which)] += 1
         assert taken(copy) <= QUOTA, (name, which)
         left = records(copy)
         assert strays(copy) == []
@@ -75,7 +54,7 @@ def test_whoever_is_killed_tears_nothing_and_takes_no_more(tmp_path, effort):
         assert taken(copy) <= QUOTA
         shutil.rmtree(copy)
     # How often some calls come (futex, mmap) differs a little from run to run: the last ones may not come at all.
-    assert killed[-9] + killed[137] >= min(0.95 * killed.total(), killed.total() - 1), killed
+    assert codes[-9] + codes[137] >= min(0.95 * codes.total(), codes.total() - 1), codes
 
 
 def test_whoever_is_killed_at_any_time_tears_nothing(tmp_path, effort):
