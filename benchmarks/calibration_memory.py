@@ -28,7 +28,7 @@ TENSOR_MB = SIDE * SIDE * CHANNELS * 4 / 2**20
 
 
 def write_tflite(path: Path, tensors: int) -> None:
-    from edgekit.converters.tflite_builder import Builder
+    from edgekit.converters.tflite_graphs.builder import Builder
 
     graph = Builder()
     shape = (1, SIDE, SIDE, CHANNELS)

@@ -52,7 +52,7 @@ class Verdict:
 
 def lowered(model: Any, shapes: list[tuple[int, ...]]) -> tuple[Any, Any]:
     """The draft of a model for inputs of these shapes, and the file or the list of gaps."""
-    from edgekit.converters import _onnx_current as current
+    from edgekit.converters.from_onnx import current
     from edgekit.converters.onnx_to_tflite import patterns, writing
     from edgekit.converters.onnx_to_tflite.batches import Bound, readable, release
     from edgekit.converters.onnx_to_tflite.lowering import Lowering

@@ -135,7 +135,7 @@ def tiny(folder: Path) -> dict[str, Path]:
     """A model of microseconds in both formats, as float artifacts."""
     from onnx import TensorProto, helper, numpy_helper
 
-    from edgekit.converters.tflite_builder import Builder
+    from edgekit.converters.tflite_graphs.builder import Builder
 
     weights = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
     graph = Builder()

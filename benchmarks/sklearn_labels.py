@@ -28,11 +28,10 @@ import numpy as np
 import onnxruntime as ort
 from sklearn import datasets, ensemble, linear_model, neighbors, neural_network, pipeline, preprocessing, svm, tree
 
-from edgekit.converters import _sklearn_boosting as boosting
-from edgekit.converters import _sklearn_columns as folding
-from edgekit.converters import _sklearn_compose as compose
 from edgekit.converters import load_sklearn, lower_onnx_tflite
-from edgekit.converters._sklearn_forests import forest_of
+from edgekit.converters.from_sklearn import boosting, compose
+from edgekit.converters.from_sklearn import columns as folding
+from edgekit.converters.from_sklearn.forests import forest_of
 
 make = pipeline.make_pipeline
 scale = preprocessing.StandardScaler

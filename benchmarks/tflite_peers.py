@@ -192,7 +192,7 @@ def _measured(found: list[tuple[Row, Path]]) -> list[Row]:
 
 
 def _kinds(data: bytes) -> collections.Counter[str]:
-    from edgekit.converters import tflite_graph
+    from edgekit.converters.tflite_graphs import graph as tflite_graph
 
     model = tflite_graph.read(data)
     return collections.Counter(tflite_graph.op_name(model, op) for op in tflite_graph.operators(model))

@@ -10,7 +10,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.converters import _scan_onnx
+from edgekit.converters.from_onnx import scan as scan_onnx
 
 _HEAD = 4096
 
@@ -153,7 +153,7 @@ def _protobuf(path: Path) -> Foreign | None:
     """Core ML has its kind of network in a field of three digits; a GraphDef is a list of nodes with name and op."""
     try:
         with open(path, "rb") as file:
-            wire = _scan_onnx.Wire(file)
+            wire = scan_onnx.Wire(file)
             fields = list(wire.fields())
             numbers = {number for number, _, _, _ in fields}
             if {1, 2} <= numbers and any(200 <= number < 4000 for number in numbers):

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.converters import observers
-from edgekit.converters.checkpoints import Checkpoint
-from edgekit.converters.observers import Observer
+from edgekit.converters.calibration import observers
+from edgekit.converters.calibration.checkpoints import Checkpoint
+from edgekit.converters.calibration.observers import Observer
+from edgekit.converters.calibration.taps import Feed, Session, Tap, tap
 from edgekit.converters.stages import CalibrationOptions, Graph, Ranges
 from edgekit.converters.steps import folded, origins
-from edgekit.converters.taps import Feed, Session, Tap, tap
 from edgekit.errors import ConversionError, DataError
 
 if TYPE_CHECKING:

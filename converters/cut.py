@@ -11,9 +11,9 @@ import numpy as np
 
 from edgekit.artifact import Artifact
 from edgekit.codec import encode
-from edgekit.converters import tflite_graph as files
-from edgekit.converters.tflite_builder import Builder
-from edgekit.converters.tflite_graph import ModelT, OperatorT
+from edgekit.converters.tflite_graphs import graph as files
+from edgekit.converters.tflite_graphs.builder import Builder
+from edgekit.converters.tflite_graphs.graph import ModelT, OperatorT
 from edgekit.formats import read_facts
 from edgekit.measure.profile_tflite import INDEX, Index, Piece
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.converters import onnx_graph, tflite_graph
+from edgekit.converters.onnx_graphs import graph as onnx_graph
 from edgekit.converters.stages import Array, Folded, Graph, Range, Ranges
+from edgekit.converters.tflite_graphs import graph as tflite_graph
 from edgekit.errors import FeedError, UsageError
 from edgekit.feeding import Preprocess
 from edgekit.runtimes.preparation.pictures import geometry

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgekit.converters import sampling
-from edgekit.converters.answers import Answers, keep, read
-from edgekit.converters.answers import batches as answered
 from edgekit.converters.lint import Finding
 from edgekit.converters.stages import (
     Feeds,
@@ -29,6 +27,8 @@ from edgekit.converters.stages import (
     Ranges,
     Source,
 )
+from edgekit.converters.verification.answers import Answers, keep, read
+from edgekit.converters.verification.answers import batches as answered
 from edgekit.converters.verify import Verification
 from edgekit.data_ref import DataRef
 from edgekit.errors import InternalError, UsageError
@@ -108,7 +108,7 @@ def answer(request: AnswerRequest) -> Generator[Event, None, Answers]:
     """Run the source over the data; the answers go to files, so that any number of samples fits."""
     import numpy as np
 
-    from edgekit.converters import probes
+    from edgekit.converters.verification import probes
     from edgekit.data import open_data
 
     model = loaded()
@@ -192,7 +192,8 @@ class Survey:
 
 def survey(request: SurveyRequest) -> Survey:
     """Lint the data and decide what the answers are compared on."""
-    from edgekit.converters import lint, probes
+    from edgekit.converters import lint
+    from edgekit.converters.verification import probes
     from edgekit.data import open_data
 
     scratch = Path(request.scratch)

@@ -3,7 +3,8 @@
 A file is read by the Keras generation that wrote it, as the file itself says: Keras 3 by keras, Keras 2 by tf-keras,
 which is Keras 2 still maintained. Keras 3 reads many Keras 2 files but not all (it refuses the `groups` argument that
 Keras 2 wrote for DepthwiseConv2D), and trying one after the other would let a file choose its loader by failing.
-Both get the same file judged by the same rules beforehand (`_scan_keras`), with safe mode on unless it is trusted.
+Both get the same file judged by the same rules beforehand (`from_tensorflow.scan_keras`), with safe mode on unless it
+is trusted.
 
 A live model is handed over as a SavedModel, because its custom layers and Lambdas are Python objects that no other
 process has; the trace has them.
@@ -20,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import files
-from edgekit.converters import _scan_keras as scan
-from edgekit.converters._tf_model import LoadedTf, TfModel, reshape, spec_of, trace, unique
+from edgekit.converters.from_tensorflow import scan_keras as scan
+from edgekit.converters.from_tensorflow.model import LoadedTf, TfModel, reshape, spec_of, trace, unique
 from edgekit.converters.stages import LoadedFacts, LoadedModel, Source
 from edgekit.errors import ConversionError, EdgeKitError, SourceError
 

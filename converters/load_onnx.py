@@ -1,8 +1,8 @@
 """ONNX files; onnxruntime is their own framework.
 
-The file is parsed without its external data, which is then read by our own rules (`_scan_onnx.open_external`): ONNX'
-own loader follows links and trusts lengths in some versions. The answers come from the graph as it was exported, so
-that verification covers everything that `_onnx_current` does to it.
+The file is parsed without its external data, which is then read by our own rules (`from_onnx.scan`): ONNX' own
+loader follows links and trusts lengths in some versions. The answers come from the graph as it was exported, so
+that verification covers everything that `from_onnx.current` does to it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import artifact as artifacts
-from edgekit.converters import _onnx_current as current
-from edgekit.converters import _scan_onnx as scan
-from edgekit.converters._answering import Answering
-from edgekit.converters._onnx_ragged import ragged
-from edgekit.converters._onnx_rounding import half, squashed
+from edgekit.converters.from_onnx import current, scan
+from edgekit.converters.from_onnx.ragged import ragged
+from edgekit.converters.from_onnx.rounding import half, squashed
 from edgekit.converters.stages import Feeds, LoadedFacts, LoadedModel, Source
+from edgekit.converters.verification.answering import Answering
 from edgekit.errors import ArtifactError, FeedError, SourceError
 from edgekit.tensors import INTEGER_RANGE, Layout, QuantParams, TensorSpec
 

@@ -1,7 +1,8 @@
 """TensorFlow SavedModels: one signature becomes the model.
 
-The graph is judged before TensorFlow loads it (`_scan_saved_model`). Which signature is meant is decided by the user,
-by there being one, or by the name that TensorFlow Serving gave the usual one; else the choice is refused, with a list.
+The graph is judged before TensorFlow loads it (`from_tensorflow.scan_saved_model`). Which signature is meant
+is decided by the user, by there being one, or by the name that TensorFlow Serving gave the usual one; else the choice
+is refused, with a list.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgekit.converters import _scan_saved_model as scan
-from edgekit.converters._scan_keras import refuse
-from edgekit.converters._tf_model import NAMES, LoadedTf, holder, reshape, spec_of, trace
+from edgekit.converters.from_tensorflow import scan_saved_model as scan
+from edgekit.converters.from_tensorflow.model import NAMES, LoadedTf, holder, reshape, spec_of, trace
+from edgekit.converters.from_tensorflow.scan_keras import refuse
 from edgekit.converters.load_keras import reason, traceable
 from edgekit.converters.stages import LoadedFacts, LoadedModel, Source
 from edgekit.errors import SourceError

@@ -1,8 +1,8 @@
 """scikit-learn: fitted estimators and pipelines of numbers; XGBoost and LightGBM models.
 
-An estimator is written as ONNX by rules of our own (`_sklearn_compose`), because what matters on a board is the label,
-and labels hang on the last bit: trees decide every float32 row as the estimator does, and add their leaves exactly
-(`_sklearn_trees`). A few estimators are left to skl2onnx. The answers stay the estimator's own.
+An estimator is written as ONNX by rules of our own (`from_sklearn.compose`), because what matters on a board is the
+label, and labels hang on the last bit: trees decide every float32 row as the estimator does, and add their leaves
+exactly (`from_sklearn.trees`). A few estimators are left to skl2onnx. The answers stay the estimator's own.
 
 One input, `input` [N, columns] float32. Outputs are `probabilities` (or `scores`) and `label` of classifiers, `output`
 of regressors and transformers, `label` with `distances` or `score` of clusterers and outlier detectors. A label is an
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.converters import _onnx_current as current
-from edgekit.converters import _sklearn_files as files
-from edgekit.converters._answering import Answering
+from edgekit.converters.from_onnx import current
+from edgekit.converters.from_sklearn import files
 from edgekit.converters.stages import Feeds, LoadedFacts, LoadedModel, Source
+from edgekit.converters.verification.answering import Answering
 from edgekit.errors import SourceError
 from edgekit.tensors import TensorSpec
 
@@ -85,9 +85,8 @@ def loaded(model: Any, name: str, notes: tuple[str, ...] = (), shapes: dict[str,
     """
     import onnx
 
-    from edgekit.converters import _sklearn_answers as answers
-    from edgekit.converters import _sklearn_compose as compose
-    from edgekit.converters._sklearn_draft import FLOAT, INT64, Draft
+    from edgekit.converters.from_sklearn import answers, compose
+    from edgekit.converters.from_sklearn.draft import FLOAT, INT64, Draft
 
     if not accepts(model):
         raise SourceError(
@@ -175,8 +174,7 @@ def _require() -> None:
 
 def _asked(model: Any, name: str) -> Any:
     """The object that answers: the estimator, or a booster asked like one."""
-    from edgekit.converters import _sklearn_answers as answers
-    from edgekit.converters import _sklearn_boosting as boosting
+    from edgekit.converters.from_sklearn import answers, boosting
 
     if type(model).__name__ == "Booster":
         found = boosting.forest_of(model)
@@ -208,8 +206,8 @@ def _declare(proto: Any, width: int) -> None:
     """Give the outputs the shapes that the engine answers with, the batch free."""
     import numpy as np
 
-    from edgekit.converters import onnx_graph
-    from edgekit.converters._sklearn_answers import INPUT
+    from edgekit.converters.from_sklearn.answers import INPUT
+    from edgekit.converters.onnx_graphs import graph as onnx_graph
 
     session = onnx_graph.session(proto)
     found = session.run(None, {INPUT: np.zeros((3, width), np.float32)})

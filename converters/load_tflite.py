@@ -1,6 +1,7 @@
 """TFLite files; LiteRT is their own framework.
 
-The file is read as data first (`_tflite_current`), so that what is wrong with it has a name before an engine opens it.
+The file is read as data first (`from_tflite.current`), so that what is wrong with it has a name before an engine
+opens it.
 The answers come from the file as it was given; the float graph that goes on is that same file, unless it holds
 several models, float16 weights or sizes that the user fixed.
 
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import artifact as artifacts
-from edgekit.converters import _tflite_current as current
-from edgekit.converters import tflite_graph as files
-from edgekit.converters._answering import Answering
+from edgekit.converters.from_tflite import current
 from edgekit.converters.stages import Feeds, LoadedFacts, LoadedModel, Source
+from edgekit.converters.tflite_graphs import graph as files
+from edgekit.converters.verification.answering import Answering
 from edgekit.errors import ArtifactError, FeedError, SourceError
 from edgekit.tensors import TensorSpec
 

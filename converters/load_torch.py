@@ -18,14 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edgekit import files
-from edgekit.converters import _torch_code as code
-from edgekit.converters import _torch_export as export
-from edgekit.converters import _torch_files as scan
-from edgekit.converters import _torch_network as networks
-from edgekit.converters import _torch_weights as weights
-from edgekit.converters._answering import Answering
-from edgekit.converters._torch_network import Network, Shapes
+from edgekit.converters.from_torch import code, export, weights
+from edgekit.converters.from_torch import files as scan
+from edgekit.converters.from_torch import network as networks
+from edgekit.converters.from_torch.network import Network, Shapes
 from edgekit.converters.stages import Feeds, LoadedFacts, LoadedModel, Source
+from edgekit.converters.verification.answering import Answering
 from edgekit.errors import FeedError, SourceError, UnsafeSourceError, UsageError
 from edgekit.tensors import TensorSpec
 

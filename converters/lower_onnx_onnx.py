@@ -13,8 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from edgekit.converters import _onnx_current as current
-from edgekit.converters import onnx_graph
+from edgekit.converters.from_onnx import current
+from edgekit.converters.onnx_graphs import graph as onnx_graph
 from edgekit.converters.stages import Graph, LoadedModel
 from edgekit.errors import ConversionError
 

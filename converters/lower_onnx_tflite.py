@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from edgekit.converters import _onnx_current as current
 from edgekit.converters import sampling
+from edgekit.converters.from_onnx import current
 from edgekit.converters.stages import Graph, LoadedModel, QuantizeOptions, Range, Ranges
 from edgekit.errors import ConversionError, UsageError
 from edgekit.tensors import Layout, TensorSpec

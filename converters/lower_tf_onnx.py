@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgekit.converters._tf_model import TfModel, unique
+from edgekit.converters.from_tensorflow.model import TfModel, unique
 from edgekit.converters.load_keras import reason
 from edgekit.converters.stages import Graph, LoadedModel
 from edgekit.errors import ConversionError

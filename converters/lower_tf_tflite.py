@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgekit import files
-from edgekit.converters._tf_model import TfModel
+from edgekit.converters.from_tensorflow.model import TfModel
 from edgekit.converters.load_keras import reason
 from edgekit.converters.stages import Graph, LoadedModel
 from edgekit.errors import ConversionError

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from edgekit import files
-from edgekit.converters import _tflite_lstm, tflite_graph
-from edgekit.converters._tf_model import unique
+from edgekit.converters.from_tensorflow.model import unique
+from edgekit.converters.from_tflite import lstm as tflite_lstm
 from edgekit.converters.load_keras import reason
 from edgekit.converters.lower_tf_onnx import OPSET, _graphs, _name_free_sizes, _quiet, _repeatable
 from edgekit.converters.stages import Graph, LoadedModel
+from edgekit.converters.tflite_graphs import graph as tflite_graph
 from edgekit.errors import ConversionError
 from edgekit.tensors import TensorSpec
 
@@ -56,10 +57,10 @@ def lower(model: LoadedModel, path: Path) -> Graph:
     keys = unique([spec.name for spec in (*facts.inputs, *facts.outputs)])
     tidied = _tidied(source.handle, keys)
     with _quiet(), _repeatable():
-        recurrent = _tflite_lstm.set_aside(tidied)
+        recurrent = tflite_lstm.set_aside(tidied)
         _refuse_unknown(tidied, recurrent)
         proto = _converted(tflite_graph.dump(tidied))
-    _tflite_lstm.put_back(proto.graph, recurrent)
+    tflite_lstm.put_back(proto.graph, recurrent)
     _refuse_foreign(proto)
     inputs = _described(facts.inputs, keys[: len(facts.inputs)], proto.graph.input, "input")
     outputs = _described(facts.outputs, keys[len(facts.inputs) :], proto.graph.output, "output")

@@ -74,12 +74,15 @@ class Noise:
 def layers(graph: Graph) -> list[Layer]:
     """The operators of a graph, as rules see them."""
     if graph.format == "tflite":
-        from edgekit.converters import tflite_graph, tflite_plan, tflite_rewrites
+        from edgekit.converters.tflite_graphs import graph as tflite_graph
+        from edgekit.converters.tflite_graphs import plan as tflite_plan
+        from edgekit.converters.tflite_graphs import rewrites as tflite_rewrites
 
         model = tflite_graph.read(Path(graph.path).read_bytes())
         tflite_rewrites.give_unique_names(model)
         return tflite_plan.layers(model)
-    from edgekit.converters import onnx_graph, onnx_lifts
+    from edgekit.converters.onnx_graphs import graph as onnx_graph
+    from edgekit.converters.onnx_graphs import lifts as onnx_lifts
 
     return onnx_lifts.layers(onnx_graph.read(graph.path))
 

@@ -92,7 +92,7 @@ def shallow(graph: Graph) -> tuple[str, ...]:
     """
     if graph.format != "onnx":
         return ()
-    from edgekit.converters import onnx_graph
+    from edgekit.converters.onnx_graphs import graph as onnx_graph
 
     model = onnx_graph.read(graph.path)
     view = onnx_graph.View(model)

@@ -1,10 +1,10 @@
 """Quantize a float ONNX graph.
 
-    int8, int16x8   onnxruntime's QDQ quantizer, fed with our ranges      onnx_qdq, onnx_finish
-    dynamic         int8 weights, activations quantized while running     onnx_dynamic
-    fp16            weights stored as float16                             onnx_float16
+    int8, int16x8   onnxruntime's QDQ quantizer, fed with our ranges      onnx_graphs.qdq, onnx_graphs.finish
+    dynamic         int8 weights, activations quantized while running     onnx_graphs.dynamic
+    fp16            weights stored as float16                             onnx_graphs.float16
 
-The ways share preparation (`onnx_graph.optimize`, `onnx_rewrite`) and slimming. The float file is only read.
+The ways share preparation (`onnx_graphs.graph`, `onnx_graphs.rewrite`) and slimming. The float file is only read.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.converters import (
-    onnx_dynamic,
-    onnx_finish,
-    onnx_float16,
-    onnx_graph,
-    onnx_lifts,
-    onnx_qdq,
-    onnx_rewrite,
-    onnx_slim,
-)
+from edgekit.converters.onnx_graphs import dynamic as onnx_dynamic
+from edgekit.converters.onnx_graphs import finish as onnx_finish
+from edgekit.converters.onnx_graphs import float16 as onnx_float16
+from edgekit.converters.onnx_graphs import graph as onnx_graph
+from edgekit.converters.onnx_graphs import lifts as onnx_lifts
+from edgekit.converters.onnx_graphs import qdq as onnx_qdq
+from edgekit.converters.onnx_graphs import rewrite as onnx_rewrite
+from edgekit.converters.onnx_graphs import slim as onnx_slim
 from edgekit.converters.stages import LEVELS, Graph, QuantizeOptions, Ranges
 from edgekit.errors import ConversionError, some
 from edgekit.precision import Precision
@@ -54,8 +52,9 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
 
     Raises:
         UsageError: `rule-unmatched`.
-        ConversionError: See `onnx_qdq.quantize`, `onnx_graph.raise_opset`, `onnx_dynamic.quantize`;
-            `precision-unsupported`: no way for these element types; `ranges-missing`: static without calibration.
+        ConversionError: See `onnx_graphs.qdq.quantize`, `onnx_graphs.graph.raise_opset`,
+            `onnx_graphs.dynamic.quantize`; `precision-unsupported`: no way for these element types;
+            `ranges-missing`: static without calibration.
     """
     import onnx
     import onnxruntime

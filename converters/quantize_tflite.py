@@ -28,24 +28,22 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgekit.converters import (
-    tflite_folding,
-    tflite_interface,
-    tflite_islands,
-    tflite_narrow,
-    tflite_plan,
-    tflite_ranges,
-    tflite_recipe,
-    tflite_shapes,
-    tflite_spellings,
-)
-from edgekit.converters import tflite_graph as files
-from edgekit.converters import tflite_rewrites as rewrites
 from edgekit.converters.stages import Graph, QuantizeOptions, Ranges
-from edgekit.converters.tflite_decisions import decisions
-from edgekit.converters.tflite_graph import ModelT, TensorT
-from edgekit.converters.tflite_plan import Plan
-from edgekit.converters.tflite_write import write
+from edgekit.converters.tflite_graphs import folding as tflite_folding
+from edgekit.converters.tflite_graphs import graph as files
+from edgekit.converters.tflite_graphs import interface as tflite_interface
+from edgekit.converters.tflite_graphs import islands as tflite_islands
+from edgekit.converters.tflite_graphs import narrow as tflite_narrow
+from edgekit.converters.tflite_graphs import plan as tflite_plan
+from edgekit.converters.tflite_graphs import ranges as tflite_ranges
+from edgekit.converters.tflite_graphs import recipe as tflite_recipe
+from edgekit.converters.tflite_graphs import rewrites
+from edgekit.converters.tflite_graphs import shapes as tflite_shapes
+from edgekit.converters.tflite_graphs import spellings as tflite_spellings
+from edgekit.converters.tflite_graphs.decisions import decisions
+from edgekit.converters.tflite_graphs.graph import ModelT, TensorT
+from edgekit.converters.tflite_graphs.plan import Plan
+from edgekit.converters.tflite_graphs.write import write
 from edgekit.errors import ConversionError, EngineMissingError, some
 from edgekit.precision import Precision
 from edgekit.tensors import QuantParams, TensorSpec

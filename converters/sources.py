@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgekit import files
-from edgekit.converters import _foreign, _scan_onnx, loaders, lowerings
+from edgekit.converters import _foreign, loaders, lowerings
+from edgekit.converters.from_onnx import scan as scan_onnx
 from edgekit.converters.stages import Loader, Source
 from edgekit.errors import ConversionError, EdgeKitError, MissingFileError, SourceError, UsageError
 
@@ -188,7 +189,7 @@ def _unknown(path: Path) -> SourceError:
     readable = "; ".join(loader.TITLE for loader in loaders.all())
     if path.is_dir():
         return _unknown_folder(path, readable)
-    missing = _scan_onnx.missing_bytes(path)
+    missing = scan_onnx.missing_bytes(path)
     if missing:
         return SourceError(
             "source-unreadable", f"{path.name} is an ONNX model that was cut off: at least {missing} bytes are missing"

@@ -13,11 +13,11 @@ from typing import Literal
 
 import numpy as np
 
-from edgekit.converters.agreement import ENOUGH, Classes, one_sided
-from edgekit.converters.output_errors import OutputErrors, apart, span
 from edgekit.converters.policy import Policy, policy
 from edgekit.converters.stages import Array, Feeds
-from edgekit.converters.thinned import Outputs, Thinner
+from edgekit.converters.verification.agreement import ENOUGH, Classes, one_sided
+from edgekit.converters.verification.output_errors import OutputErrors, apart, span
+from edgekit.converters.verification.thinned import Outputs, Thinner
 from edgekit.errors import VerificationError
 from edgekit.manifest import Interpret, Metric, Proof, Task
 from edgekit.metrics import Accumulator, accumulator

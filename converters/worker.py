@@ -15,8 +15,8 @@ from typing import Any
 
 from edgekit import files
 from edgekit.child import Child, Limits, Spawned
-from edgekit.converters import describing, jobs, mixed, observing, pace
-from edgekit.converters.answers import Answers
+from edgekit.converters import describing, jobs, mixed, pace
+from edgekit.converters.calibration import observing
 from edgekit.converters.debugging import naming
 from edgekit.converters.debugging.examine import examine
 from edgekit.converters.debugging.pictures import ExamineRequest
@@ -24,6 +24,7 @@ from edgekit.converters.debugging.results import Examination
 from edgekit.converters.repairs import jobs as mending
 from edgekit.converters.repairs.mend import Mended, Wanted
 from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Ranges, Source
+from edgekit.converters.verification.answers import Answers
 from edgekit.converters.verify import Verification
 from edgekit.data_ref import DataRef
 from edgekit.errors import InternalError

@@ -279,7 +279,7 @@ def _refuse_requantization(facts: LoadedFacts, precision: Precision) -> None:
 
 
 def _observing(options: Options, precision: Precision) -> CalibrationOptions:
-    from edgekit.converters import observers
+    from edgekit.converters.calibration import observers
 
     if options.observer is not None:
         observers.factory(options.observer)

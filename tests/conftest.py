@@ -47,7 +47,7 @@ def _weights() -> tuple[Any, Any, Any, Any]:
 
 
 def _tiny_tflite() -> bytes:
-    from edgekit.converters.tflite_builder import Builder
+    from edgekit.converters.tflite_graphs.builder import Builder
 
     conv, conv_bias, dense, dense_bias = _weights()
     graph = Builder()

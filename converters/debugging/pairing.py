@@ -14,9 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from edgekit.converters import tflite_graph as files
 from edgekit.converters.debugging.nets import CONVERSIONS, Array, Net, Op, Tensor
 from edgekit.converters.onnx_to_tflite.nodes import channels_last, identity
+from edgekit.converters.tflite_graphs import graph as files
 
 How = Literal["interface", "name", "structure", "values"]
 Order = tuple[int, ...]

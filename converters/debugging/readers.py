@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.converters import onnx_graph
-from edgekit.converters import tflite_graph as files
+from edgekit.converters.calibration.taps import OnnxSession, TFLiteSession
 from edgekit.converters.debugging.nets import CONVERSIONS, Array, Net, Op, Runner, Side, Tensor
-from edgekit.converters.taps import OnnxSession, TFLiteSession
-from edgekit.converters.tflite_write import write
+from edgekit.converters.onnx_graphs import graph as onnx_graph
+from edgekit.converters.tflite_graphs import graph as files
+from edgekit.converters.tflite_graphs.write import write
 from edgekit.tensors import QuantParams, TensorSpec
 
 

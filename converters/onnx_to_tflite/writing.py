@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from edgekit.converters import tflite_graph as files
 from edgekit.converters.onnx_to_tflite.draft import Draft, Kernel, Op, Tensor, kernels
-from edgekit.converters.tflite_builder import Builder
+from edgekit.converters.tflite_graphs import graph as files
+from edgekit.converters.tflite_graphs.builder import Builder
 
 SIGNATURE = "serving_default"
 

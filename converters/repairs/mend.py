@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.converters import range_choice
+from edgekit.converters.calibration import range_choice
 from edgekit.converters.repairs import repairs as known
 from edgekit.converters.repairs.repair import Case, Change, Kind, Report
 from edgekit.converters.repairs.samples import Samples, answers

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.converters.calibrate import single_feeds
+from edgekit.converters.calibration.taps import tap
 from edgekit.converters.stages import Feeds, Graph
-from edgekit.converters.taps import tap
 
 Array = NDArray[Any]
 

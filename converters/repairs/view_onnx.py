@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.converters import onnx_graph, onnx_lifts
 from edgekit.converters import rules as matching
-from edgekit.converters.onnx_graph import MOVES, attribute, has_subgraph
+from edgekit.converters.onnx_graphs import graph as onnx_graph
+from edgekit.converters.onnx_graphs import lifts as onnx_lifts
+from edgekit.converters.onnx_graphs.graph import MOVES, attribute, has_subgraph
 from edgekit.converters.repairs.view import Floats, Layer, Op, Window, reduced, reshaped, transposed
 from edgekit.rules import Rule
 

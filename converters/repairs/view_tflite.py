@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from edgekit.converters import rules as matching
-from edgekit.converters import tflite_graph as files
-from edgekit.converters import tflite_rewrites as rewrites
 from edgekit.converters.repairs.view import Floats, Kind, Layer, Op, Window, reduced, reshaped, transposed
-from edgekit.converters.tflite_graph import OperatorT
-from edgekit.converters.tflite_write import write
+from edgekit.converters.tflite_graphs import graph as files
+from edgekit.converters.tflite_graphs import rewrites
+from edgekit.converters.tflite_graphs.graph import OperatorT
+from edgekit.converters.tflite_graphs.write import write
 from edgekit.rules import Rule
 
 _NONE, _RELU = 0, 1
@@ -190,7 +190,7 @@ class TFLiteView:
             axis=len(shape) - 1,
             made_axis=self._rank(made) - 1,
             homogeneous=fused in (_NONE, _RELU),
-            # See `tflite_rewrites.dense_of_several_rows`; in 8 bits all take a scale a channel.
+            # See `tflite_graphs.rewrites.dense_of_several_rows`; in 8 bits all take a scale a channel.
             per_channel=not (title == "FULLY_CONNECTED" and rows > 1),
             transposed=title == "TRANSPOSE_CONV",
         )

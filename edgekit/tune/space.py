@@ -97,7 +97,7 @@ def _plain(searched: Precision) -> str | None:
 
 
 def _others(plain: str, wanted: Iterable[str] | None) -> list[str]:
-    from edgekit.converters import observers
+    from edgekit.converters.calibration import observers
 
     names = observers.names() if wanted is None else list(wanted)
     for name in names:

@@ -12,7 +12,7 @@ import pytest
 from edgekit import artifact as artifacts
 from edgekit.converters.calibrate import calibrate
 from edgekit.converters.stages import CalibrationOptions, Graph, Ranges
-from edgekit.converters.tflite_builder import Builder
+from edgekit.converters.tflite_graphs.builder import Builder
 from edgekit.runtimes.model import Model
 from edgekit.tensors import TensorSpec
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from edgekit.converters import calibrate as module
-from edgekit.converters import observers
 from edgekit.converters.calibrate import calibrate
+from edgekit.converters.calibration import observers
 from edgekit.converters.stages import CalibrationOptions, Graph, Range
 from edgekit.converters.steps import Step, peak
-from edgekit.converters.tflite_builder import Builder
+from edgekit.converters.tflite_graphs.builder import Builder
 from edgekit.errors import ConversionError, DataError, EngineError, SourceError, UsageError
 from edgekit.tensors import TensorSpec
 
@@ -229,7 +229,7 @@ def test_tensors_that_others_tell_get_what_watching_them_gives(tmp_path, observe
     graph = branches(tmp_path)
     samples = np.random.default_rng(9).normal(size=(20, 6, 6, 2)).astype(np.float32) ** 3
     shown = []
-    monkeypatch.setattr("edgekit.converters.taps.OnnxTap.open", _spied(shown), raising=True)
+    monkeypatch.setattr("edgekit.converters.calibration.taps.OnnxTap.open", _spied(shown), raising=True)
     told = observe(graph, {"x": samples}, observer=observer, percentile=99.0)
     monkeypatch.setattr(module, "origins", lambda *_, **__: {})
     watched = observe(graph, {"x": samples}, observer=observer, percentile=99.0)
@@ -240,7 +240,7 @@ def test_tensors_that_others_tell_get_what_watching_them_gives(tmp_path, observe
 
 
 def _spied(shown):
-    from edgekit.converters.taps import OnnxTap
+    from edgekit.converters.calibration.taps import OnnxTap
 
     original = OnnxTap.open
 

@@ -16,9 +16,9 @@ from hypothesis.extra import numpy as hnp
 
 from edgekit import files
 from edgekit.converters import calibrate as module
-from edgekit.converters import checkpoints, observers
 from edgekit.converters.calibrate import calibrate
-from edgekit.converters.checkpoints import Checkpoint, checkpoint
+from edgekit.converters.calibration import checkpoints, observers
+from edgekit.converters.calibration.checkpoints import Checkpoint, checkpoint
 from edgekit.converters.stages import CalibrationOptions, Graph
 from edgekit.tensors import TensorSpec
 
@@ -30,7 +30,7 @@ import os, pickle, signal, sys
 from pathlib import Path
 import numpy as np
 from edgekit.converters.calibrate import calibrate
-from edgekit.converters.checkpoints import Checkpoint
+from edgekit.converters.calibration.checkpoints import Checkpoint
 from edgekit.converters.stages import CalibrationOptions, Graph
 from edgekit.tensors import TensorSpec
 

@@ -15,13 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgekit import cli
 from edgekit.converters import load_onnx, lower_onnx_onnx, lower_onnx_tflite, quantize_onnx, quantize_tflite
-from edgekit.converters import tflite_graph as files
 from edgekit.converters.calibrate import calibrate
 from edgekit.converters.debugging import naming
 from edgekit.converters.debugging.examine import examine
 from edgekit.converters.debugging.pictures import ExamineRequest
 from edgekit.converters.debugging.results import Examination
 from edgekit.converters.stages import CalibrationOptions, Graph, QuantizeOptions, Ranges, Source
+from edgekit.converters.tflite_graphs import graph as files
 from edgekit.data_ref import DataRef
 from edgekit.precision import precisions
 

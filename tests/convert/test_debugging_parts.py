@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as arrays
 
 from edgekit.cli import cmd_convert
 from edgekit.converters import repairs
+from edgekit.converters.calibration.observers import names as observers
 from edgekit.converters.debugging import reasons
 from edgekit.converters.debugging.figures import NOTHING, Comparison, Figures, Spread
 from edgekit.converters.debugging.layers import boundary
@@ -23,7 +24,6 @@ from edgekit.converters.debugging.nets import Net, Op, Tensor
 from edgekit.converters.debugging.pairing import Match, orders
 from edgekit.converters.debugging.rescaling import Gauge
 from edgekit.converters.debugging.results import Layer, Weights
-from edgekit.converters.observers import names as observers
 from edgekit.precision import precisions
 from edgekit.tensors import QuantParams
 

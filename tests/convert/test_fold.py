@@ -22,7 +22,7 @@ def nets(tmp_path_factory):
     """Suffix -> a small net over [N,8,8,3] (TFLite) or [N,3,8,8] (ONNX), of a convolution and a dense layer."""
     from onnx import TensorProto, helper, numpy_helper
 
-    from edgekit.converters.tflite_builder import Builder
+    from edgekit.converters.tflite_graphs.builder import Builder
 
     folder = tmp_path_factory.mktemp("fold")
     dice = np.random.default_rng(0)
@@ -103,7 +103,7 @@ def test_integers_take_bytes(nets, tmp_path, source, target):
 
 
 def test_other_inputs_than_pictures(tiny_files):
-    from edgekit.converters.tflite_builder import Builder
+    from edgekit.converters.tflite_graphs.builder import Builder
 
     graph = Builder()
     x = graph.input("row", (-1, 4))

@@ -7,8 +7,8 @@ import pytest
 
 import edgekit
 from edgekit import cli
-from edgekit.converters import tflite_graph as files
-from edgekit.converters.tflite_builder import Builder
+from edgekit.converters.tflite_graphs import graph as files
+from edgekit.converters.tflite_graphs.builder import Builder
 from edgekit.device_profiles import load_profile
 from edgekit.errors import UsageError
 from edgekit.formats import read_facts

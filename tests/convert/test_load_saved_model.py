@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgekit.converters import load_saved_model
-from edgekit.converters._scan_saved_model import judge, parse
+from edgekit.converters.from_tensorflow.scan_saved_model import judge, parse
 from edgekit.converters.stages import LoadedModel, Source
 from edgekit.errors import SourceError, UnsafeSourceError, UsageError
 

@@ -11,10 +11,10 @@ import pytest
 
 from edgekit import errors
 from edgekit.converters import load_tflite, lower_tflite_tflite
-from edgekit.converters import tflite_graph as files
 from edgekit.converters.sources import identify
-from edgekit.converters.tflite_builder import Builder
-from edgekit.converters.tflite_write import write
+from edgekit.converters.tflite_graphs import graph as files
+from edgekit.converters.tflite_graphs.builder import Builder
+from edgekit.converters.tflite_graphs.write import write
 
 pytest.importorskip("ai_edge_litert", reason="comes with the convert extra")
 

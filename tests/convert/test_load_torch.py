@@ -19,8 +19,9 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from edgekit import errors  # noqa: E402
-from edgekit.converters import load_torch, lower_onnx_onnx, lower_onnx_tflite, tflite_graph  # noqa: E402
+from edgekit.converters import load_torch, lower_onnx_onnx, lower_onnx_tflite  # noqa: E402
 from edgekit.converters.stages import Source  # noqa: E402
+from edgekit.converters.tflite_graphs import graph as tflite_graph  # noqa: E402
 
 X = {"x": (None, 4)}
 
@@ -306,7 +307,7 @@ WRAPPINGS = {
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 @pytest.mark.parametrize("write", [plain, legacy, safetensors])
 def test_weights_however_they_are_kept(wrapping, write, tmp_path):
-    from edgekit.converters import _torch_weights
+    from edgekit.converters.from_torch import weights as torch_weights
 
     source, target = torch_nets.resnet(), torch_nets.CifarResNet(1, (8, 16))
     wrapped = WRAPPINGS[wrapping](source.state_dict())
@@ -315,7 +316,7 @@ def test_weights_however_they_are_kept(wrapping, write, tmp_path):
     path = tmp_path / "w.bin"
     write(path, wrapped)
     assert load_torch.recognizes(path)
-    _torch_weights.fit(_torch_weights.read(path), target, path.name)
+    torch_weights.fit(torch_weights.read(path), target, path.name)
     image = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         bound = 1e-2 if wrapping == "half" else 0.0
@@ -323,7 +324,7 @@ def test_weights_however_they_are_kept(wrapping, write, tmp_path):
 
 
 def test_weights_that_are_used_twice_and_stored_once(tmp_path):
-    from edgekit.converters import _torch_weights
+    from edgekit.converters.from_torch import weights as torch_weights
 
     class Tied(nn.Module):
         def __init__(self):
@@ -334,7 +335,7 @@ def test_weights_that_are_used_twice_and_stored_once(tmp_path):
     state = {key: torch.full_like(value, 0.5) for key, value in Tied().state_dict().items() if key != "two.weight"}
     safetensors(tmp_path / "w.safetensors", state)
     target = Tied()
-    _torch_weights.fit(_torch_weights.read(tmp_path / "w.safetensors"), target, "w")
+    torch_weights.fit(torch_weights.read(tmp_path / "w.safetensors"), target, "w")
     assert float(target.two.weight.detach().min()) == 0.5
 
 

@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit import errors
-from edgekit.converters import _onnx_current as current
 from edgekit.converters import load_onnx, lower_onnx_onnx
+from edgekit.converters.from_onnx import current
 from edgekit.converters.sources import identify
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL

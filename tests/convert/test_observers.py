@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgekit.converters import observers
-from edgekit.converters.observers import Histogram
+from edgekit.converters.calibration import observers
+from edgekit.converters.calibration.observers import Histogram
 from edgekit.converters.stages import CalibrationOptions, Range
 from edgekit.errors import InternalError, UsageError
 

@@ -24,9 +24,10 @@ from onnx_node_tests import answers_of, lowered  # noqa: E402
 
 import edgekit  # noqa: E402
 from edgekit import errors  # noqa: E402
-from edgekit.converters import load_onnx, lower_onnx_tflite, tflite_graph  # noqa: E402
+from edgekit.converters import load_onnx, lower_onnx_tflite  # noqa: E402
 from edgekit.converters.onnx_to_tflite.draft import kernels  # noqa: E402
 from edgekit.converters.stages import Source  # noqa: E402
+from edgekit.converters.tflite_graphs import graph as tflite_graph  # noqa: E402
 
 FLOAT = TensorProto.FLOAT
 

@@ -17,7 +17,7 @@ from onnxruntime import quantization as orq  # noqa: E402
 
 import edgekit  # noqa: E402
 from edgekit import errors  # noqa: E402
-from edgekit.converters import tflite_graph  # noqa: E402
+from edgekit.converters.tflite_graphs import graph as tflite_graph  # noqa: E402
 
 
 def float_net() -> onnx.ModelProto:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import edgekit
 from edgekit import errors
 from edgekit.converters import load_onnx, lower_onnx_tflite
-from edgekit.converters._onnx_ragged import ragged
+from edgekit.converters.from_onnx.ragged import ragged
 from edgekit.converters.sources import identify
 from edgekit.runtimes.replay import replay
 

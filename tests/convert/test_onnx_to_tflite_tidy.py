@@ -9,8 +9,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.converters import load_onnx, lower_onnx_tflite, tflite_graph
+from edgekit.converters import load_onnx, lower_onnx_tflite
 from edgekit.converters.sources import identify
+from edgekit.converters.tflite_graphs import graph as tflite_graph
 
 FLOAT = TensorProto.FLOAT
 node = helper.make_node

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.converters import probes
+from edgekit.converters.verification import probes
 from edgekit.data import open_data
 from edgekit.tensors import QuantParams, TensorSpec
 

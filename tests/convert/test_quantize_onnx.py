@@ -17,7 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.converters import onnx_dynamic, onnx_float16, onnx_graph, quantize_onnx
+from edgekit.converters import quantize_onnx
+from edgekit.converters.onnx_graphs import dynamic as onnx_dynamic
+from edgekit.converters.onnx_graphs import float16 as onnx_float16
+from edgekit.converters.onnx_graphs import graph as onnx_graph
 from edgekit.converters.stages import Graph, QuantizeOptions, Range, Ranges
 from edgekit.errors import ConversionError
 from edgekit.precision import Precision, precisions

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from edgekit import artifact
 from edgekit.converters import quantize_tflite
-from edgekit.converters import tflite_graph as files
 from edgekit.converters.calibrate import calibrate
 from edgekit.converters.stages import CalibrationOptions, Graph, QuantizeOptions, Range, Ranges
-from edgekit.converters.tflite_builder import Builder
+from edgekit.converters.tflite_graphs import graph as files
+from edgekit.converters.tflite_graphs.builder import Builder
 from edgekit.errors import ConversionError
 from edgekit.precision import Precision, precisions
 from edgekit.runtimes.model import Model

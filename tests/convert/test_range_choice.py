@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.converters import quantizers, range_choice
+from edgekit.converters import quantizers
 from edgekit.converters.calibrate import calibrate
-from edgekit.converters.range_choice import choose
+from edgekit.converters.calibration import range_choice
+from edgekit.converters.calibration.range_choice import choose
 from edgekit.converters.stages import CalibrationOptions, Graph, QuantizeOptions, Range, Ranges
 from edgekit.converters.steps import Step, scores
 from edgekit.precision import precisions

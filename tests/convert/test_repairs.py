@@ -26,7 +26,7 @@ from edgekit.converters.repairs.samples import Samples, answers
 from edgekit.converters.repairs.view import Layer, Window, layers, open_view, reduced, reshaped, transposed
 from edgekit.converters.sources import identify, lowering_for
 from edgekit.converters.stages import CalibrationOptions, Graph, QuantizeOptions
-from edgekit.converters.tflite_builder import Builder
+from edgekit.converters.tflite_graphs.builder import Builder
 from edgekit.errors import ConversionError, UsageError
 from edgekit.inspect import inspect
 from edgekit.options import Options

@@ -14,8 +14,9 @@ from residual_nets import WIDTH, images, observe, saved, sqnr
 import edgekit
 from edgekit import artifact as artifacts
 from edgekit import rules
-from edgekit.converters import onnx_lifts, quantizers
+from edgekit.converters import quantizers
 from edgekit.converters import rules as matching
+from edgekit.converters.onnx_graphs import lifts as onnx_lifts
 from edgekit.converters.rules import Layer
 from edgekit.converters.stages import Graph, QuantizeOptions
 from edgekit.errors import MissingFileError, UsageError

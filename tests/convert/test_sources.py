@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 import edgekit
 from edgekit import errors
-from edgekit.converters import _foreign, _scan_onnx, loaders, lowerings
+from edgekit.converters import _foreign, loaders, lowerings
+from edgekit.converters.from_onnx import scan as scan_onnx
 from edgekit.converters.sources import identify, identify_live, lowering_for, routes
 
 
@@ -260,7 +261,7 @@ def test_a_length_of_exabytes_costs_nothing(tmp_path):
 def test_endless_fields_are_given_up(tmp_path):
     path = tmp_path / "m.onnx"
     path.write_bytes(b"\x08\x08" * 300_000)
-    assert not _scan_onnx.is_model(path)
+    assert not scan_onnx.is_model(path)
     assert code_of(path) == "source-unknown"
 
 
@@ -285,7 +286,7 @@ def test_mutated_models_give_a_source_or_a_typed_error(tiny_files, tmp_path_fact
     path.write_bytes(content)
     try:
         identify(path)
-        _scan_onnx.external_files(path)
+        scan_onnx.external_files(path)
     except errors.SourceError as error:
         assert error.code.startswith("source-")
 
@@ -299,7 +300,7 @@ def test_external_data_stays_in_the_folder(location, tmp_path):
     folder = tmp_path / "model"
     (folder / "a").mkdir(parents=True)
     with pytest.raises(errors.UnsafeSourceError) as caught:
-        _scan_onnx.open_external(folder, location)
+        scan_onnx.open_external(folder, location)
     assert caught.value.code == "source-unsafe-path"
 
 
@@ -308,14 +309,14 @@ def test_external_data_inside_the_folder_is_opened(location, tmp_path):
     (tmp_path / "a").mkdir()
     for place in ("w.bin", "a/w.bin"):
         (tmp_path / place).write_bytes(place.encode())
-    with _scan_onnx.open_external(tmp_path, location) as file:
+    with scan_onnx.open_external(tmp_path, location) as file:
         assert file.read() == (b"a/w.bin" if location.startswith("a") else b"w.bin")
 
 
 def test_a_folder_of_the_way_that_becomes_a_file(tmp_path):
     (tmp_path / "a").write_bytes(b"")
     with pytest.raises(errors.SourceError) as caught:
-        _scan_onnx.open_external(tmp_path, "a/w.bin")
+        scan_onnx.open_external(tmp_path, "a/w.bin")
     assert caught.value.code == "source-weights-missing"
 
 

@@ -11,9 +11,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import edgekit
-from edgekit.converters import tflite_folding
-from edgekit.converters import tflite_graph as files
-from edgekit.converters.tflite_builder import Builder
+from edgekit.converters.tflite_graphs import folding as tflite_folding
+from edgekit.converters.tflite_graphs import graph as files
+from edgekit.converters.tflite_graphs.builder import Builder
 from edgekit.errors import ConversionError
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.converters import tflite_graph as files
-from edgekit.converters.tflite_builder import Builder
-from edgekit.converters.tflite_write import write
+from edgekit.converters.tflite_graphs import graph as files
+from edgekit.converters.tflite_graphs.builder import Builder
+from edgekit.converters.tflite_graphs.write import write
 from edgekit.errors import InternalError, SourceError
 from edgekit.tensors import TensorSpec
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgekit.converters import tflite_graph, tflite_shapes
-from edgekit.converters.tflite_builder import Builder
-from edgekit.converters.tflite_write import write
+from edgekit.converters.tflite_graphs import graph as tflite_graph
+from edgekit.converters.tflite_graphs import shapes as tflite_shapes
+from edgekit.converters.tflite_graphs.builder import Builder
+from edgekit.converters.tflite_graphs.write import write
 from edgekit.errors import SourceError
 
 

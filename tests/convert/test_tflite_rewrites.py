@@ -9,11 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.converters import tflite_graph as files
-from edgekit.converters import tflite_interface, tflite_ranges, tflite_rewrites, tflite_shapes, tflite_spellings
 from edgekit.converters.stages import Range
-from edgekit.converters.tflite_builder import Builder
-from edgekit.converters.tflite_write import write
+from edgekit.converters.tflite_graphs import graph as files
+from edgekit.converters.tflite_graphs import interface as tflite_interface
+from edgekit.converters.tflite_graphs import ranges as tflite_ranges
+from edgekit.converters.tflite_graphs import rewrites as tflite_rewrites
+from edgekit.converters.tflite_graphs import shapes as tflite_shapes
+from edgekit.converters.tflite_graphs import spellings as tflite_spellings
+from edgekit.converters.tflite_graphs.builder import Builder
+from edgekit.converters.tflite_graphs.write import write
 
 interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="comes with the tflite extra")
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import edgekit
-from edgekit.converters.tflite_builder import Builder
+from edgekit.converters.tflite_graphs.builder import Builder
 
 VALID = """
 import pytest

@@ -34,7 +34,7 @@ def picture_models(tmp_path_factory):
     """Kind -> path of a classifier [N,8,8,3] (ONNX: [N,3,8,8]) whose manifest says how pictures are prepared."""
     from onnx import TensorProto, helper, numpy_helper
 
-    from edgekit.converters.tflite_builder import Builder
+    from edgekit.converters.tflite_graphs.builder import Builder
 
     folder = tmp_path_factory.mktemp("pictures")
     dice = np.random.default_rng(5)

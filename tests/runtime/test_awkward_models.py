@@ -46,9 +46,9 @@ def onnx_model(nodes, inputs, outputs, constants=()):
 
 def tflite_model(change, shape=(-1, 4)):
     """A RELU from x to y, changed as an object tree, opened."""
-    from edgekit.converters import tflite_graph
-    from edgekit.converters.tflite_builder import Builder
-    from edgekit.converters.tflite_write import write
+    from edgekit.converters.tflite_graphs import graph as tflite_graph
+    from edgekit.converters.tflite_graphs.builder import Builder
+    from edgekit.converters.tflite_graphs.write import write
 
     graph = Builder()
     made = graph.op("RELU", [graph.input("x", shape)], shape, "y")
@@ -186,7 +186,7 @@ def test_free_sizes_inside():
 
 
 def test_free_sizes_inside_a_tflite_file_and_one_that_it_cannot_take():
-    from edgekit.converters.tflite_builder import Builder
+    from edgekit.converters.tflite_graphs.builder import Builder
 
     graph, shape = Builder(), (-1, -1)
     x = graph.input("x", shape)

@@ -35,7 +35,7 @@ def slow(tmp_path_factory):
     """A model that takes several times as long as the artifacts."""
     import numpy as np
 
-    from edgekit.converters.tflite_builder import Builder
+    from edgekit.converters.tflite_graphs.builder import Builder
 
     graph = Builder()
     x = graph.input("image", (1, 32, 32, 2))

@@ -107,8 +107,8 @@ def test_tensorflow_stands_in_when_it_is_all_there_is(artifacts, tmp_path):
 
 
 def test_a_tflite_op_that_the_engine_does_not_have(artifacts, tmp_path):
-    from edgekit.converters import tflite_graph
-    from edgekit.converters.tflite_write import write
+    from edgekit.converters.tflite_graphs import graph as tflite_graph
+    from edgekit.converters.tflite_graphs.write import write
 
     model = tflite_graph.read(artifacts_module.read(artifacts["fp32.tflite"]).model)
     conv = next(

@@ -95,8 +95,8 @@ def test_an_engine_from_a_distribution_of_another_name(tiny_files, tmp_path, suf
         model.graph.node[1].op_type = "Frobnicate"
         bad.write_bytes(model.SerializeToString())
     else:
-        from edgekit.converters import tflite_graph
-        from edgekit.converters.tflite_write import write
+        from edgekit.converters.tflite_graphs import graph as tflite_graph
+        from edgekit.converters.tflite_graphs.write import write
 
         model = tflite_graph.read(tiny_files["tflite"].read_bytes())
         for operator in model.operatorCodes:

@@ -9,7 +9,7 @@ import pytest
 
 from edgekit import artifact, cli, profiling
 from edgekit.converters.cut import cut
-from edgekit.converters.tflite_builder import Builder
+from edgekit.converters.tflite_graphs.builder import Builder
 from edgekit.errors import ConversionError, EngineError, UsageError
 from edgekit.measure import profile_onnx, profiler
 from edgekit.measure.profile import CALL, ProfileRequest, Timed, assemble, trace

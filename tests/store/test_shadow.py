@@ -27,7 +27,7 @@ X = np.random.default_rng(3).normal(size=(4, 16)).astype(np.float32)
 
 def net(seed: int, width: int = 16, scale: float = 1.0) -> bytes:
     """An artifact: rows of 16 numbers -> probabilities of 5 classes."""
-    from edgekit.converters.tflite_builder import Builder
+    from edgekit.converters.tflite_graphs.builder import Builder
 
     dice = np.random.default_rng(seed)
     graph = Builder()

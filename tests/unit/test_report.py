@@ -11,7 +11,7 @@ import pytest
 from chromium import CHROMIUM, Browser
 
 from edgekit import cli, report
-from edgekit.converters.thinned import LIMIT, Thinner
+from edgekit.converters.verification.thinned import LIMIT, Thinner
 from edgekit.errors import EngineMissingError
 
 HOSTILE = "</pre></script><img src=x onerror=alert(1)>$x_1$"
@@ -311,7 +311,7 @@ def test_a_browser_shows_it(browser, tmp_path, kind, scheme, width):
 
 
 def test_the_commands_write_pages(tmp_path, capsys):
-    from edgekit.converters.tflite_builder import Builder
+    from edgekit.converters.tflite_graphs.builder import Builder
 
     net = Builder()
     x = net.input("x", (1, 8))

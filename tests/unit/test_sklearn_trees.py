@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.converters import _sklearn_columns as columns
-from edgekit.converters import _sklearn_files as files
-from edgekit.converters import _sklearn_trees as trees
-from edgekit.converters._sklearn_trees import LEAF, Forest, Tree
+from edgekit.converters.from_sklearn import columns, files, trees
+from edgekit.converters.from_sklearn.trees import LEAF, Forest, Tree
 
 WIDE = st.floats(allow_nan=False, width=64)
 SINGLE = st.floats(allow_nan=False, allow_infinity=False, width=32)

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.converters import _scan_keras as scan
-from edgekit.converters import _scan_saved_model as scan_graph
 from edgekit.converters import load_keras
+from edgekit.converters.from_tensorflow import scan_keras as scan
+from edgekit.converters.from_tensorflow import scan_saved_model as scan_graph
 from edgekit.errors import SourceError, UnsafeSourceError
 
 h5py = pytest.importorskip("h5py", reason="comes with the tensorflow extra")

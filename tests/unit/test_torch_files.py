@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.converters import _torch_files, load_torch
+from edgekit.converters import load_torch
+from edgekit.converters.from_torch import files as torch_files
 
 
 def archive(*members: str) -> bytes:
@@ -46,14 +47,14 @@ HEADER = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
 def test_content(data, expected, tmp_path):
     path = tmp_path / "m"
     path.write_bytes(data)
-    assert _torch_files.content(path) == expected
+    assert torch_files.content(path) == expected
     assert load_torch.recognizes(path) == (expected is not None)
 
 
 def test_folders_and_missing_files_are_no_pytorch(tmp_path):
     assert not load_torch.recognizes(tmp_path)
     assert not load_torch.recognizes(tmp_path / "nothing")
-    assert _torch_files.content(tmp_path / "nothing") is None
+    assert torch_files.content(tmp_path / "nothing") is None
 
 
 @settings(max_examples=200, deadline=None)
@@ -61,4 +62,4 @@ def test_folders_and_missing_files_are_no_pytorch(tmp_path):
 def test_any_bytes_are_judged(tmp_path_factory, tail, head):
     path = tmp_path_factory.mktemp("any") / "m"
     path.write_bytes(head + tail)
-    assert _torch_files.content(path) in (None, "weights")
+    assert torch_files.content(path) in (None, "weights")

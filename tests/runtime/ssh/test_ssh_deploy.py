@@ -111,7 +111,7 @@ def test_a_new_version_travels_as_a_difference(proxy, board, tmp_path, monkeypat
 def _wide(last: float) -> bytes:
     """An artifact of half a megabyte; one weight differs."""
     import edgekit
-    from edgekit.converters.tflite_builder import Builder
+    from edgekit.converters.tflite_graphs.builder import Builder
 
     weights = np.random.default_rng(0).normal(size=(256, 512)).astype(np.float32)
     weights[-1, -1] = last

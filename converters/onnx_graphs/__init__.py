@@ -1,0 +1,1 @@
+"""ONNX graphs: read, rewritten, quantized, made small."""

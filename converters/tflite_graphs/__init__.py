@@ -1,0 +1,1 @@
+"""TFLite graphs: read, built, rewritten, planned for the quantizer, written."""
