@@ -7,10 +7,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test dev check wheel bench peers int8-peers serve-peers runtime-peers stress clean help
+.PHONY: demo test dev check wheel device-wheel bench peers int8-peers serve-peers runtime-peers stress clean help
 
 help:            ## this list
-	@grep -E '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
 
 # The environment: the tested versions of everything, installed once and again when they change.
 $(READY): pyproject.toml constraints.txt
@@ -32,6 +32,11 @@ test: $(READY)   ## all tests
 wheel: $(READY)  ## dist/*.whl
 	rm -rf build/lib build/bdist.* dist
 	$(BIN)/python -m build --wheel --quiet .
+
+# Without converters, for boards: which modules it has stands in edgekit/parts.toml.
+device-wheel: $(READY) ## dist/edgekit_runtime-*.whl
+	rm -f dist/edgekit_runtime-*.whl
+	$(BIN)/python -m build --wheel --quiet --outdir dist distributions/runtime
 
 # Linted is the tree; type-checked is the installed wheel, because that is what users get.
 check: wheel     ## ruff, mypy and pyright

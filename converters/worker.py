@@ -13,7 +13,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from edgekit import files
+from edgekit import files, parts
 from edgekit.child import Child, Limits, Spawned
 from edgekit.converters import describing, jobs, mixed, pace
 from edgekit.converters.calibration import observing
@@ -78,7 +78,12 @@ class Workshop:
             self.seconds.append((name, time.perf_counter() - started))
 
     def start(self, preload: tuple[str, ...], format: str, *, quantizes: bool) -> None:
-        """Start both children; they import at once."""
+        """Start both children; they import at once.
+
+        Raises:
+            UsageError: `installed-twice`: they would import modules of two versions.
+        """
+        parts.refuse_a_mixture()
         engine = (*_PRELOAD[format], *((_QUANTIZERS[format],) if quantizes else ()))
         self._framework = self._child("framework", ("edgekit.converters.jobs", *preload))
         # Linear algebra of the repairs is too small for threads that wait for each other, and must not depend on

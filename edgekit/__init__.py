@@ -63,7 +63,14 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'edgekit' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    try:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    except ModuleNotFoundError as error:
+        from edgekit import parts
+
+        if error.name != _HOME[name] or parts.has_desk():
+            raise
+        raise parts.at_desk_only(f"edgekit.{name}") from error
     globals()[name] = value
     return value
 

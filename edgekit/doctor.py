@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgekit import files
+from edgekit import files, parts
 from edgekit.child import Limits, Progress
 from edgekit.errors import EdgeKitError, EngineError, TargetError
 
@@ -135,7 +135,7 @@ def diagnose(target: str = "local", progress: Progress | None = None) -> Report:
     with files.scratch() as folder, open_target(target, progress) as place:
         engines = try_engines(place, folder, progress)
         machine = place.perform(look, Question(), limits=_LIMITS)
-    modules = tuple(_module(name, extra) for name, extra in FRAMEWORKS.items()) if target == "local" else ()
+    modules = _here() if target == "local" else ()
     return Report(
         ready=any(finding.status == "ok" for finding in engines),
         machine=machine.architecture,
@@ -169,6 +169,16 @@ def _engine(place: Target, name: str, path: Path) -> Finding:
             return Finding(name, "missing", error.message, error.next_step)
         cause = f". {error.cause}" if error.code == "engine-crashed" else ""
         return Finding(name, "broken", error.message + cause, error.next_step)
+
+
+def _here() -> tuple[Finding, ...]:
+    """What only this machine is asked: two wheels that write over each other, and frameworks where it is a desk."""
+    found = [_module(name, extra) for name, extra in FRAMEWORKS.items()] if parts.has_desk() else []
+    if (versions := parts.both()) is not None:
+        said = f"{parts.SDK} {versions[0]} is installed as well; what one of them removes, the other loses"
+        fix = f"pip uninstall {parts.SDK} {parts.RUNTIME}, then install the one that is wanted"
+        found.append(Finding(parts.RUNTIME, "broken", said, fix))
+    return tuple(found)
 
 
 def _module(name: str, extra: str) -> Finding:

@@ -162,10 +162,12 @@ def _find() -> tuple[str, Any]:
                 raise _numpy2(distribution, error) from error  # it is here, what it needs is not
         except (ImportError, AttributeError, RuntimeError, SystemError) as error:
             raise _numpy2(distribution, error) from error
+    from edgekit.parts import install
+
     raise EngineMissingError(
         "engine-missing",
         "no LiteRT engine is installed, and a .tflite file needs one",
-        next_step='pip install "edgekit-sdk[tflite]"',
+        next_step=install("tflite"),
     )
 
 

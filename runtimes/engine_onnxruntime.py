@@ -162,10 +162,12 @@ def _engine() -> Any:
     except ModuleNotFoundError as error:
         if error.name and not error.name.startswith("onnxruntime"):
             raise EngineError("engine-broken", f"onnxruntime cannot be used: {error}") from error
+        from edgekit.parts import install
+
         raise EngineMissingError(
             "engine-missing",
             "onnxruntime is not installed, and an .onnx file needs it",
-            next_step='pip install "edgekit-sdk[onnx]"',
+            next_step=install("onnx"),
         ) from error
     except ImportError as error:
         raise EngineError("engine-broken", f"onnxruntime cannot be used: {error}") from error

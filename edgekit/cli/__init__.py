@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from edgekit import __version__
+from edgekit import __version__, parts
 from edgekit.cli import output
 from edgekit.errors import EdgeKitError, InternalError, UsageError
 
@@ -41,6 +41,8 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
+            if cmd_name in parts.desk_commands():
+                raise parts.at_desk_only(f"edgekit {cmd_name}")
             return None
         command = importlib.import_module(f"edgekit.cli.cmd_{cmd_name}").command
         assert isinstance(command, click.Command)  # noqa: S101 - each file defines one; a test imports them all

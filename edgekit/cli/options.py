@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from edgekit import parts
 from edgekit.errors import UsageError
 from edgekit.tensors import DTYPES
 
@@ -27,10 +28,21 @@ target_option = click.option(
     show_default=True,
     help="Where it runs: local, emulator:PROFILE or ssh://[USER@]HOST[:PORT].",
 )
+
+
+def _with_plots(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """Said before anything is measured."""
+    del ctx, param
+    if value is not None and not parts.has_desk():
+        raise parts.at_desk_only("a page with plots")
+    return value
+
+
 report_option = click.option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.html",
+    callback=_with_plots,
     help="Also write a page with plots.",
 )
 store_option = click.option(

@@ -104,5 +104,8 @@ def _library(key: bytes) -> tuple[Any, type[Exception]]:
         from cryptography.exceptions import InvalidTag
         from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
     except ImportError as error:
-        raise EngineMissingError("seal-missing", "encrypted captures need the package cryptography") from error
+        from edgekit.parts import install
+
+        said = "encrypted captures need the package cryptography"
+        raise EngineMissingError("seal-missing", said, next_step=install("sign")) from error
     return ChaCha20Poly1305(key), InvalidTag

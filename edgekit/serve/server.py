@@ -305,9 +305,9 @@ def _httptools() -> ModuleType:
         import httptools
         import orjson
     except ModuleNotFoundError as error:
-        raise EngineMissingError(
-            "serve-missing", f"serving needs {error.name}", next_step='pip install "edgekit-sdk[serve]"'
-        ) from error
+        from edgekit.parts import install
+
+        raise EngineMissingError("serve-missing", f"serving needs {error.name}", next_step=install("serve")) from error
     del orjson  # the workers'
     return httptools
 

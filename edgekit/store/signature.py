@@ -198,7 +198,10 @@ def library() -> Any:
         from cryptography.hazmat.primitives import hashes, serialization
         from cryptography.hazmat.primitives.asymmetric import ec, ed25519
     except ImportError as error:
-        raise EngineMissingError("sign-missing", "signatures need the package cryptography") from error
+        from edgekit.parts import install
+
+        said = "signatures need the package cryptography"
+        raise EngineMissingError("sign-missing", said, next_step=install("sign")) from error
     return SimpleNamespace(
         ec=ec, ed25519=ed25519, hashes=hashes, serialization=serialization, exceptions=exceptions
     )  # fmt: skip

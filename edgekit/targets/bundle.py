@@ -1,4 +1,7 @@
-"""What of EdgeKit travels to a board: the modules that running and measuring need, as one zip named by its content."""
+"""What of EdgeKit travels to a board: the modules that running and measuring need, as one zip named by its content.
+
+Which those are stands in `edgekit/parts.toml`.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ import hashlib
 import importlib
 import io
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PACKAGES = (
-    "edgekit", "edgekit.deploy", "edgekit.device_profiles", "edgekit.formats", "edgekit.measure", "edgekit.monitor",
-    "edgekit.runtimes", "edgekit.store", "edgekit.targets",
-)  # fmt: skip
-"""Modules and data in these, and in packages below all but the first; converters, commands and reports stay here."""
+from edgekit.parts import place_of
+
+_APART = ("device_profiles", "runtimes")
+"""Packages whose folders stand elsewhere in a checkout."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest date that a zip can hold: the same modules give the same bytes."""
@@ -42,13 +45,22 @@ def bundle() -> Bundle:
     """The bundle of this very EdgeKit."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as packed:
-        for package in PACKAGES:
-            folder = Path(importlib.import_module(package).__path__[0])
-            for file in sorted(folder.iterdir() if package == "edgekit" else folder.rglob("*")):
-                if file.suffix in (".py", ".toml") and file.is_file():
-                    name = file.relative_to(folder).as_posix()
-                    entry = zipfile.ZipInfo(f"{package.replace('.', '/')}/{name}", _EPOCH)
-                    entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-                    packed.writestr(entry, file.read_bytes())
+        for name, file in _carried():
+            entry = zipfile.ZipInfo(name, _EPOCH)
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            packed.writestr(entry, file.read_bytes())
     data = content.getvalue()
     return Bundle(hashlib.sha256(data).hexdigest(), data)
+
+
+def _carried() -> Iterator[tuple[str, Path]]:
+    """Names in the zip and files: modules and data that are needed everywhere."""
+    for package in ("edgekit", *(f"edgekit.{name}" for name in _APART)):
+        folder = Path(importlib.import_module(package).__path__[0])
+        for file in sorted(folder.rglob("*")):
+            inside = file.relative_to(folder)
+            if file.suffix not in (".py", ".toml") or (package == "edgekit" and inside.parts[0] in _APART):
+                continue  # a checkout may have links there
+            module = ".".join([package, *inside.with_suffix("").parts])
+            if file.is_file() and place_of(module) == "everywhere":
+                yield f"{package.replace('.', '/')}/{inside.as_posix()}", file
