@@ -84,8 +84,8 @@ def places(path: Path, threads: int, *, plain: bool) -> tuple[dict[int, tuple[in
             view = interpreter.tensor(detail["index"])()
         except ValueError:  # it has no place
             continue
-        address = view.__array_interface__["data"][0]
-        if view.nbytes and not start <= address < start + len(data):
+        address = view.__array_interface__["data"][0]  # of a single number it is a copy's
+        if view.nbytes and detail["shape"].size and not start <= address < start + len(data):
             found[detail["index"]] = (address, view.nbytes)
     return found, sum(op["op_name"] == "DELEGATE" for op in interpreter._get_ops_details())  # noqa: SLF001
 
@@ -98,10 +98,12 @@ def arena(path: Path, threads: int, *, plain: bool) -> dict[str, Any]:
     if plan.layout is None:
         return {"planned": None}
     mine = {key: place for key, place in plan.layout.places.items() if key in there}
+    if not mine:
+        return {"planned": None}
     start = min(there[key][0] for key in mine)
     theirs = max(there[key][0] + there[key][1] for key in mine) - start
     return {
-        "planned": plan.layout.bytes - plan.layout.kept_bytes, "interpreter": theirs,
+        "planned": max(place.offset + place.bytes for place in mine.values()), "interpreter": theirs,
         "misplaced": sum(there[key][0] - start != place.offset for key, place in mine.items()),
         "parts": [sum(part.delegated for part in plan.parts), parts], "exact": plan.exact,
     }  # fmt: skip

@@ -41,7 +41,7 @@ class Step:
         outputs: Keys of tensors.
         inplace: Positions of inputs whose place the first output may take over.
         unmodified: The output has the very bytes of the input (a reshape), so that other readers do not matter.
-        scratch: Keys of tensors that only its kernel uses, while it runs.
+        scratch: Keys of tensors that only its kernel uses, while it runs, or for good if they are variables.
     """
 
     inputs: tuple[Key, ...]
@@ -115,42 +115,39 @@ def layout(
     variables: Iterable[Key] = (),
 ) -> Layout | None:
     """Like `plan`, with the place of every tensor."""
-    fixed, inputs = {*variables}, tuple(inputs)
-    ends = ({*inputs} - fixed, {*outputs})
+    fixed, made = {*variables}, {key for step in steps for key in (*step.outputs, *step.scratch)}
+    begun = tuple(dict.fromkeys(key for key in (*variables, *inputs) if key not in made or key not in fixed))
+    ends = ({*begun} - fixed, {*outputs})
     shared = _shared(sizes, steps, ends, fixed)
-    first, last = _lifetimes(steps, ends, fixed, shared)
-    moving = [t for t in _order(sizes, steps, (inputs, fixed), first, last) if t not in shared and t not in fixed]
-    whole = {t: i for i, t in enumerate(sizes)}
-    persistent = _place([(sizes[t], 0, _FOREVER) for t in sorted(fixed & sizes.keys(), key=whole.__getitem__)])
+    first, last = _lifetimes(steps, begun, ends[1], shared)
+    order = _order(sizes, steps, begun, first, last)
+    moving = [t for t in order if t not in shared and t not in fixed]
+    persistent = _place([(sizes[t], 0, _FOREVER) for t in order if t in fixed])
     passing = _place([(sizes[t], first[t], last[t]) for t in moving])
     if persistent is None or passing is None:
         return None
     end = max(len(steps) - 1, 0)
-    places = {
-        t: Place(at, sizes[t], first[t], min(last[t], end))
-        for t, at in zip(moving, passing[1], strict=True)
-        if sizes[t]
-    }
+    places = {t: Place(at, sizes[t], first[t], min(last[t], end)) for t, at in zip(moving, passing[1], strict=True)}
     return Layout(persistent[0] + passing[0], persistent[0], places, shared)
 
 
 def _order(
     sizes: Mapping[Key, int],
     steps: Sequence[Step],
-    starts: tuple[Sequence[Key], set[Key]],
+    begun: Sequence[Key],
     first: Mapping[Key, int],
     last: Mapping[Key, int],
 ) -> list[Key]:
     """In which order tensors are placed: those that live throughout, then by falling size, then by first use."""
     rank: dict[Key, tuple[int, int, int]] = {}
     for number, key in enumerate(sizes):
-        if key in first:
+        if key in first and sizes[key]:
             always = first[key] == 0 and last[key] == _FOREVER
             rank[key] = (0, number, 0) if always else (1, -sizes[key], first[key])
     if len(set(rank.values())) == len(rank) or not all(isinstance(key, int) for key in rank):
         return sorted(rank, key=rank.__getitem__)
     groups: list[list[int]] = [[] for _ in range(max(len(steps), 1))]
-    groups[0] += [key for key in (*sorted(starts[1], key=str), *starts[0]) if isinstance(key, int)]
+    groups[0] += [key for key in begun if isinstance(key, int)]
     for index, step in enumerate(steps):
         groups[index] += [key for key in (*step.outputs, *step.scratch) if isinstance(key, int)]
     met = dict.fromkeys(key for group in groups for key in ties.set_order(group) if key in rank)
@@ -185,11 +182,11 @@ def _shared(
 
 
 def _lifetimes(
-    steps: Sequence[Step], ends: tuple[set[Key], set[Key]], fixed: set[Key], shared: Mapping[Key, Key]
+    steps: Sequence[Step], begun: Sequence[Key], outputs: set[Key], shared: Mapping[Key, Key]
 ) -> tuple[dict[Key, int], dict[Key, int]]:
-    """Tensor -> step of its first use, and of its last."""
-    first = dict.fromkeys([*fixed, *ends[0]], 0)
-    kept = {*fixed, *ends[0], *ends[1]}
+    """Tensor -> step of its first use, and of its last; `begun`: what is there from the start, and stays."""
+    first = dict.fromkeys(begun, 0)
+    kept = {*begun, *outputs}
     last: dict[Key, int] = {}
     for index, step in enumerate(steps):
         for name in step.outputs:

@@ -25,6 +25,8 @@ class Tensor:
         bytes: Of its content; 0 for what lies in no arena (strings, handles), None when the shape is unknown.
         constant: It lies in the file, or follows from constants only.
         variable: It outlives a run.
+        scale: Of one step of integers, where the whole tensor has one; else None.
+        zero: The integer that stands for 0.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Tensor:
     bytes: int | None
     constant: bool = False
     variable: bool = False
+    scale: float | None = None
+    zero: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Public names come from the model's signature when it has exactly one, as engines
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 from edgekit.formats import tflite_macs, tflite_parts
@@ -259,13 +260,26 @@ def _quant(tensor: Part) -> QuantParams | None:
 
 
 def _facts(graph: Subgraph, buffers: list[Table]) -> GraphFacts:
-    tensors = [Tensor(t.name, t.shape, t.dtype, t.bytes, t.constant or not t.bits, t.variable) for t in graph.tensors]
+    tensors = [
+        Tensor(t.name, t.shape, t.dtype, t.bytes, t.constant or not t.bits, t.variable, *_steps(t))
+        for t in graph.tensors
+    ]
     nodes = [
         node(op.facts, op.inputs, op.outputs, op.table, _scales(op, graph), _setting(op, graph, buffers))
         for op in graph.ops
     ]
     calls = any(op.calls for op in graph.ops)
     return GraphFacts(dict(enumerate(tensors)), tuple(nodes), graph.inputs, graph.outputs, calls)
+
+
+def _steps(tensor: Part) -> tuple[float | None, int]:
+    """Scale and zero point of a tensor that has one of each."""
+    about = tensor.table.table(Slot.TENSOR_QUANTIZATION) if tensor.scaled else None
+    scales = about.length(Slot.QUANT_SCALE, "f") if about is not None else 0
+    if about is None or scales != 1:
+        return None, 0
+    zero = about.scalars(Slot.QUANT_ZERO_POINT, "q") or (0,)
+    return (about.scalars(Slot.QUANT_SCALE, "f") or (0.0,))[0], zero[0]
 
 
 def _scales(op: Step, graph: Subgraph) -> int:
@@ -275,12 +289,16 @@ def _scales(op: Step, graph: Subgraph) -> int:
     return about.length(Slot.QUANT_SCALE, "f") if about is not None else 0
 
 
-def _setting(op: Step, graph: Subgraph, buffers: list[Table]) -> bytes:
+def _setting(op: Step, graph: Subgraph, buffers: list[Table]) -> tuple[int, ...]:
     """Content of the input that sets the op up, where that is looked at."""
     at = SETTINGS.get(op.facts.kind, len(op.inputs))
     tensor = graph.tensors[op.inputs[at]] if at < len(op.inputs) and op.inputs[at] >= 0 else None
-    wanted = tensor is not None and tensor.constant and tensor.dtype == "int32" and tensor.buffer < len(buffers)
-    return buffers[tensor.buffer].blob(Slot.BUFFER_DATA, _METADATA_LIMIT) if tensor and wanted else b""
+    letter = {"int32": "i", "int64": "q"}.get(tensor.dtype) if tensor is not None and tensor.constant else None
+    if tensor is None or letter is None or tensor.buffer >= len(buffers):
+        return ()
+    size = struct.calcsize(letter)
+    content = buffers[tensor.buffer].blob(Slot.BUFFER_DATA, _METADATA_LIMIT)
+    return struct.unpack(f"<{len(content) // size}{letter}", content[: len(content) // size * size])
 
 
 def _metadata(model: Table, buffers: list[Table]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 
 from edgekit.formats import arena
@@ -20,8 +19,9 @@ SETTINGS = {"SLICE": 2, "STRIDED_SLICE": 3}
 
 
 def node(
-    facts: OpFacts, inputs: Sequence[int], outputs: Sequence[int], table: Table, scales: int, setting: bytes = b""
-) -> Node:
+    facts: OpFacts, inputs: Sequence[int], outputs: Sequence[int], table: Table, scales: int,
+    setting: Sequence[int] = (),
+) -> Node:  # fmt: skip
     """One op, with those of its options that decide on memory (see `OPTIONS`).
 
     Args:
@@ -38,8 +38,7 @@ def node(
     if slots and options is not None:
         found |= {name: options.scalar(slot, letter, default) for name, (slot, letter, default) in slots.items()}
     if setting:
-        numbers = struct.unpack(f"<{len(setting) // 4}i", setting[: len(setting) // 4 * 4])
-        found["least"], found["most"] = min(numbers, default=0), max(numbers, default=0)
+        found["least"], found["most"] = min(setting), max(setting)
     return Node(facts.kind, facts.name, _keys(inputs), _keys(outputs), found or _NONE)
 
 

@@ -89,16 +89,36 @@ class Slot:
 
 
 _STRIDES = {"stride_w": (1, "i", 1), "stride_h": (2, "i", 1)}
-_WINDOW = {**_STRIDES, "window_w": (3, "i", 1), "window_h": (4, "i", 1)}
+_WINDOW = {**_STRIDES, "window_w": (3, "i", 1), "window_h": (4, "i", 1), "activation": (5, "b", 0)}
+_DEEP = {
+    "stride_d": (1, "i", 1), "stride_w": (2, "i", 1), "stride_h": (3, "i", 1),
+    "dilation_d": (5, "i", 1), "dilation_w": (6, "i", 1), "dilation_h": (7, "i", 1),
+}  # fmt: skip
+_FUSED = {"activation": (0, "b", 0)}
+_BLOCK = {"block": (0, "i", 0)}
+_KEEP = {"keep": (0, "B", 0)}
 OPTIONS: Final[Mapping[str, Mapping[str, tuple[int, str, int]]]] = {
-    "CONV_2D": {**_STRIDES, "dilation_w": (4, "i", 1), "dilation_h": (5, "i", 1)},
-    "DEPTHWISE_CONV_2D": {**_STRIDES, "dilation_w": (5, "i", 1), "dilation_h": (6, "i", 1)},
-    "TRANSPOSE_CONV": _STRIDES,
+    "CONV_2D": {**_STRIDES, "activation": (3, "b", 0), "dilation_w": (4, "i", 1), "dilation_h": (5, "i", 1)},
+    "DEPTHWISE_CONV_2D": {**_STRIDES, "activation": (4, "b", 0), "dilation_w": (5, "i", 1), "dilation_h": (6, "i", 1)},
+    "TRANSPOSE_CONV": {**_STRIDES, "activation": (3, "b", 0)},
     "AVERAGE_POOL_2D": _WINDOW,
     "MAX_POOL_2D": _WINDOW,
     "L2_POOL_2D": _WINDOW,
     "BATCH_MATMUL": {"adjoint_x": (0, "B", 0), "adjoint_y": (1, "B", 0)},
-    "MEAN": {"keep": (0, "B", 0)},
-    "SUM": {"keep": (0, "B", 0)},
+    "FULLY_CONNECTED": _FUSED,
+    "ADD": _FUSED,
+    "SUB": _FUSED,
+    "MUL": _FUSED,
+    "DIV": _FUSED,
+    "MEAN": _KEEP,
+    "SUM": _KEEP,
+    "CONV_3D": _DEEP,
+    "CONV_3D_TRANSPOSE": _DEEP,
+    "STRIDED_SLICE": {"ellipsis": (2, "i", 0), "new_axis": (3, "i", 0), "shrink_axis": (4, "i", 0)},
+    "SOFTMAX": {"beta_bits": (0, "I", 0)},
+    "LEAKY_RELU": {"alpha_bits": (0, "I", 0)},
+    "DEPTH_TO_SPACE": _BLOCK,
+    "SPACE_TO_DEPTH": _BLOCK,
 }
-"""Op -> what of its options decides on memory: name -> (slot, `struct` letter, default)."""
+"""Op -> what of its options decides on memory: name -> (slot, `struct` letter, default); "..._bits" is a float as it is
+stored."""

@@ -6,6 +6,7 @@ plan.bytes            # as the interpreter reports it, to the byte
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from edgekit.formats import arena
@@ -13,6 +14,7 @@ from edgekit.formats.arena import Layout, Step
 from edgekit.formats.graph import GraphFacts, Key, Node
 from edgekit.formats.tflite_graph import ends
 from edgekit.memory import kernels, xnnpack
+from edgekit.memory.delegate import expands
 
 _SIZES = frozenset({"RANK", "SHAPE"})
 """Ops whose result is computed once, outside the arena."""
@@ -79,30 +81,43 @@ def arena_of(graph: GraphFacts, *, delegate: bool = True, threads: int | None = 
     """
     graph = without_sizes_of_tensors(graph)
     found = xnnpack.parts(graph, delegate=delegate)
+    graph = _with_kept(graph, found)
     sizes = graph.sizes()
     steps, nodes, kept = [], [], list(ends(graph)[2])
     idle: set[Key] = set()
     free = len(graph.tensors)  # the interpreter numbers scratch tensors from here on
     for node, step in xnnpack.delegated_steps(found):
-        passing, lasting = kernels.scratch(node, graph, threads) if node else ([], [])
-        keys: list[Key] = list(range(free, free + len(passing) + len(lasting)))
-        free += len(keys)
+        asked = kernels.scratch(node, graph, threads) if node else []
+        added = {free + number: one for number, one in enumerate(asked) if one.used}
         if sizes is not None:
-            sizes.update(zip(keys, [*passing, *lasting], strict=True))
-        kept += keys[len(passing) :]
-        idle.update(keys[i] for i in (kernels.idle(node, graph) if node else ()))
-        steps.append(Step(step.inputs, step.outputs, step.inplace, step.unmodified, tuple(keys[: len(passing)])))
+            sizes.update((key, one.bytes) for key, one in added.items() if one.bytes is not None)
+        kept += [key for key, one in added.items() if one.lasting]
+        idle.update(free + number for number in (kernels.idle(node, graph) if node else ()))
+        free += len(asked)
+        steps.append(Step(step.inputs, step.outputs, step.inplace, step.unmodified, tuple(added)))
         nodes.append(node)
     layout = None if sizes is None else arena.layout(sizes, steps, graph.inputs, graph.outputs, kept)
     return TFLitePlan(layout, tuple(found), tuple(nodes), layout is not None and not late(graph), frozenset(idle))
 
 
+def _with_kept(graph: GraphFacts, parts: Iterable[xnnpack.Part]) -> GraphFacts:
+    """Constants that the interpreter itself expands are computed once, and stay (dequantize.cc)."""
+    kept = {
+        key: replace(graph.tensors[key], variable=True)
+        for part in parts if not part.delegated
+        for node in part.nodes if expands(node, graph)
+        for key in node.outputs if key in graph.tensors
+    }  # fmt: skip
+    return replace(graph, tensors={**graph.tensors, **kept}) if kept else graph
+
+
 def late(graph: GraphFacts) -> bool:
-    """Whether some tensor gets its place only when the model runs: the plan before that is no more than a part."""
-    return any(
-        node.kind in _SIZED_BY_DATA
-        or (node.kind == "SLICE" and node.attributes.get("least", 0) < 0)  # "all the rest" is looked up late
-        or ((key := _sized_by(node)) is not None and not graph.tensors[key].constant)
+    """Whether some tensor gets its place only when the model runs: the plan before that is no more than a part.
+
+    So does what loops and branches give.
+    """
+    return graph.calls or any(
+        node.kind in _SIZED_BY_DATA or ((key := _sized_by(node)) is not None and not graph.tensors[key].constant)
         for node in graph.nodes
     )
 

@@ -2,8 +2,7 @@
 
 Source: XNNPACK, src/operators/convolution-nhwc.c, max-pooling-nhwc.c, resize-bilinear-nhwc.c (sizes of indirection
 buffers), src/packing.c and src/configs (how weights are packed), src/memory-planner.c (the workspace: greedy by size,
-shared by all parts); LiteRT, tflite/delegates/xnnpack/xnnpack_delegate.cc (which ops it takes) and
-tflite/graph_info.cc (how they are grouped).
+shared by all parts); LiteRT, tflite/graph_info.cc (how ops are grouped).
 """
 
 from __future__ import annotations
@@ -15,16 +14,12 @@ from dataclasses import dataclass
 
 from edgekit.formats import arena
 from edgekit.formats.graph import GraphFacts, Key, Node, Tensor
+from edgekit.memory.delegate import INTEGERS, expands, taken
 from edgekit.memory.footprint import Machine, data
 
-INTEGERS = frozenset({"int8", "uint8"})
 _CONVOLUTIONS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D"})
 _MATRICES = frozenset({*_CONVOLUTIONS, "FULLY_CONNECTED", "TRANSPOSE_CONV"})
 _POOLS = frozenset({"AVERAGE_POOL_2D", "MAX_POOL_2D"})
-_SETTINGS = {"RESHAPE": 1, "MEAN": 1, "SUM": 1, "PAD": 1, "TRANSPOSE": 1, "SLICE": 1, "RESIZE_BILINEAR": 1,
-             "TRANSPOSE_CONV": 0}  # fmt: skip
-"""Ops that are taken only when this input, which sets them up, is a constant."""
-
 _TAIL = 16
 """XNN_EXTRA_BYTES: kernels may read beyond an array's end."""
 
@@ -39,35 +34,12 @@ class Part:
     outputs: tuple[Key, ...]
 
 
-def takes(node: Node, graph: GraphFacts) -> bool:
-    """Whether LiteRT's default delegate takes this op."""
-    first = _tensor(graph, node.outputs, 0)
-    if first is None:
-        return False
-    dtype = first.dtype
-    table = data()["xnnpack"]
-    known = table["float"] if dtype == "float32" else table["integer"] if dtype in INTEGERS else ()
-    if node.kind not in known or (dtype == "uint8" and node.kind in table["not_unsigned"]):
-        return False
-    setting = _tensor(graph, node.inputs, _SETTINGS[node.kind]) if node.kind in _SETTINGS else None
-    if node.kind in _SETTINGS and (setting is None or not setting.constant):
-        return False
-    least, most = node.attributes.get("least"), node.attributes.get("most")
-    if node.kind == "STRIDED_SLICE" and (least, most) != (1, 1):  # steps over elements, or backwards
-        return False
-    if node.kind == "SLICE" and (least is None or least < 0):  # -1: all the rest
-        return False
-    weights = _tensor(graph, node.inputs, 1) if node.kind in _MATRICES else None
-    # Weights of integers below float activations: no kernel for depthwise convolutions.
-    return not (node.kind == "DEPTHWISE_CONV_2D" and weights and dtype == "float32" and weights.dtype in INTEGERS)
-
-
 def parts(graph: GraphFacts, *, delegate: bool = True) -> list[Part]:
     """The graph in the order of execution, cut where XNNPACK begins and ends.
 
     As tflite/graph_info.cc: a part takes every node of its kind whose inputs are there, until none is left.
     """
-    mine = [delegate and takes(node, graph) for node in graph.nodes]
+    mine = taken(graph) if delegate else [False] * len(graph.nodes)
     maker = {key: number for number, node in enumerate(graph.nodes) for key in node.outputs if key is not None}
     waits = [
         len({maker[key] for key in node.inputs if key in maker} - {number}) for number, node in enumerate(graph.nodes)
@@ -202,16 +174,11 @@ def workspace(graph: GraphFacts, part: Part) -> int | None:
                 continue
             if tensor.bytes is None:
                 return None
-            if not _expands(node, graph):
+            if not expands(node, graph):
                 sizes[key] = tensor.bytes + _TAIL
     steps = [arena.Step(_there(n.inputs), _there(n.outputs), (0,) if n.kind == "RESHAPE" else (), unmodified=True)
              for n in part.nodes]  # fmt: skip
     return arena.plan(sizes, steps, (), ())
-
-
-def _expands(node: Node, graph: GraphFacts) -> bool:
-    source = _tensor(graph, node.inputs, 0)
-    return node.kind in ("DEQUANTIZE", "DENSIFY") and source is not None and source.constant
 
 
 def delegated_steps(found: list[Part]) -> Iterator[tuple[Node | None, arena.Step]]:

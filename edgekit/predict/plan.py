@@ -47,17 +47,17 @@ class _Mark:
 
 def _seen(facts: ModelFacts) -> dict[int, _Mark]:
     """Marks by the op's identity; none where the ops are not those of one graph."""
-    from edgekit.memory.xnnpack import takes
+    from edgekit.memory.delegate import taken
 
     graph = facts.graphs[0] if len(facts.graphs) == 1 else None
     if graph is None or [node.kind for node in graph.nodes] != [op.kind for op in facts.ops]:
         return {}
     return {
         id(op): _Mark(
-            outside=op.kind not in FREE and not takes(node, graph),
+            outside=op.kind not in FREE and not inside,
             steps=op.kind == "STRIDED_SLICE" and node.attributes.get("most", 1) not in (1, None),
         )
-        for op, node in zip(facts.ops, graph.nodes, strict=True)
+        for op, node, inside in zip(facts.ops, graph.nodes, taken(graph), strict=True)
     }
 
 
