@@ -36,24 +36,18 @@ class Known:
     """In place of a monitor's rows: features of the samples that a stream is drawn from are taken once."""
 
     def __init__(self, rows: Any, subject: Subject, answers: Array) -> None:
-        feeds = subject.feeds(subject.field, answers)
-        self._inputs = np.zeros((len(answers), len(rows.inputs)))
-        self._outputs = np.zeros((len(answers), len(rows.outputs)))
-        for place in range(len(answers)):
-            rows.read_inputs(feeds[0], place, self._inputs[place])
-            rows.read_outputs(feeds[1], place, self._outputs[place])
+        self._table, self._scores = rows.read(*subject.feeds(subject.field, answers))
         self.classes, self.inputs, self.outputs, self.left_out = rows.classes, rows.inputs, rows.outputs, []
-        self._scores = [rows.scores(feeds[1], place) for place in range(len(answers))] if rows.classes else []
 
-    def read_inputs(self, arrays: Any, sample: int, row: Array) -> None:
-        self._at = arrays["row"][sample]
-        row[:] = self._inputs[self._at]
+    def views(self, inputs: Any, _: Any, first: int, count: int) -> list[tuple[Array, ...]]:
+        chosen = inputs["row"][first : first + count]
+        return [(self._table[chosen],), *([(self._scores[chosen],)] if self.classes else [])]
 
-    def read_outputs(self, _: Any, __: int, row: Array) -> None:
-        row[:] = self._outputs[self._at]
+    def features(self, views: Any, table: Array) -> None:
+        table[:] = views[0][0]
 
-    def scores(self, _: Any, __: int) -> Array:
-        return self._scores[self._at]
+    def probabilities(self, scores: Array) -> Array:
+        return scores
 
 
 def false_alarms(subject: Subject, samples: int, seeds: int, streams: list[str]) -> None:
@@ -65,7 +59,7 @@ def false_alarms(subject: Subject, samples: int, seeds: int, streams: list[str])
         for seed in range(seeds):
             dice = np.random.default_rng(1000 + seed)
             monitor = subject.monitor(reference)
-            monitor._rows = Known(monitor._rows, subject, answers)  # noqa: SLF001
+            monitor._rows = monitor._block._rows = Known(monitor._rows, subject, answers)  # noqa: SLF001
             for _ in range(samples // CHUNK):
                 chosen = dice.integers(0, len(answers), CHUNK)
                 verdict = monitor.observe({"row": chosen}, {})

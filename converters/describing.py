@@ -21,7 +21,8 @@ from edgekit.data_ref import DataRef
 from edgekit.feeding import Preprocess
 from edgekit.manifest import Interpret
 from edgekit.monitor.build import LEAST, Builder
-from edgekit.monitor.features import Picture, Values, extractor
+from edgekit.monitor.features import Values, extractor
+from edgekit.monitor.picture import Picture
 from edgekit.runtimes.model import Model
 from edgekit.tensors import TensorSpec
 

@@ -75,20 +75,18 @@ class Builder:
             outputs: As it gives them.
             proven: The model was not trained on these.
         """
-        for sample in range(len(next(iter(inputs.values())))):
-            row = np.empty(len(self.rows.inputs))
-            self.rows.read_inputs(inputs, sample, row)
-            mark = row.tobytes()
+        rows, scores = self.rows.read(inputs, outputs)
+        own = len(self.rows.inputs)
+        for sample, row in enumerate(rows):
+            mark = row[:own].tobytes()
             if mark in self._seen or len(self._inputs) == MOST:
                 continue
             self._seen.add(mark)
-            answer = np.empty(len(self.rows.outputs))
-            self.rows.read_outputs(outputs, sample, answer)
-            self._inputs.append(row)
-            self._outputs.append(answer)
+            self._inputs.append(row[:own])
+            self._outputs.append(row[own:])
             self._proven.append(proven)
             if self.rows.classes:
-                self._scores.append(self.rows.scores(outputs, sample))
+                self._scores.append(scores[sample])
 
     def judge(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], labels: Array, kind: int) -> None:
         """A batch whose right answers are known, for the estimate of the accuracy; it counts for nothing else.
@@ -99,11 +97,9 @@ class Builder:
             labels: Class indices [n].
             kind: Of the drift that these samples were given; 0 for none.
         """
-        for sample, label in enumerate(labels.tolist()):
-            row = np.empty(len(self.rows.inputs))
-            self.rows.read_inputs(inputs, sample, row)
-            scores = self.rows.scores(outputs, sample)
-            self._judged.append((row, scores, int(scores.argmax()) == int(label), kind))
+        rows, scores = self.rows.read(inputs, outputs)
+        for row, score, label in zip(rows[:, : len(self.rows.inputs)], scores, labels.tolist(), strict=True):
+            self._judged.append((row, score, int(score.argmax()) == int(label), kind))
 
     def finish(self, room: int = LIMIT) -> Reference:
         """The reference.

@@ -12,7 +12,7 @@ from edgekit.monitor.book import Book, Finding
 from edgekit.monitor.columns import Array
 from edgekit.monitor.faults import Events, Fault, Runs
 from edgekit.monitor.features import CLIPPED
-from edgekit.monitor.reference import Reference
+from edgekit.monitor.reference import CLIP, Reference
 from edgekit.monitor.scan import BLOCK, Excess, Scan
 from edgekit.monitor.sketches import Distances, Sketches
 from edgekit.monitor.streams import streams
@@ -20,7 +20,6 @@ from edgekit.monitor.streams import streams
 SHARES = {"scan": 0.7, "sketches": 0.1, "runs": 0.05, "events": 0.05, "pace": 0.1}
 """Parts of the accepted rate of false alarms that the detectors may spend."""
 
-CLIP = 8.0
 RECENT = 16 * BLOCK
 """Samples over which an alarm must have gone quiet to end."""
 

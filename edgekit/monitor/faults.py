@@ -19,6 +19,7 @@ _TIES = 0.1
 """Chance of a tie that is granted to every number: sensors are read faster than they measure now and then."""
 
 _TENFOLD = 10.0
+_FAR = 1 << 20
 _OFTEN = 0.2
 """An event that happens in a fifth of the samples is found as fast as can be."""
 
@@ -53,19 +54,33 @@ class Runs:
         self._equal = np.zeros(usual.size)
         self._seen = 0
         self._limit = self._limits(self._ties)
+        self._least = int(min(_FAR, self._limit.min(initial=_FAR)))
+        self._quick = True  # no run is open
 
-    def add(self, row: Array) -> bool:
-        """One sample [k]; whether anything stands still now."""
-        before = self._before
-        self._before = row
-        self._seen += 1
-        if before is None:
+    def add(self, rows: Array) -> bool:
+        """Samples [n, k], no more than `slack` told; whether anything stands still now, at the last of them."""
+        count = len(rows)
+        before, self._before = self._before, rows[-1].copy()
+        self._seen += count
+        equal = rows[1:] == rows[:-1] if before is None else rows == np.concatenate([before[None], rows[:-1]])
+        if not equal.any():
+            if len(equal):
+                self._run[:] = 0
+                self._quick = True
             return False
-        equal = row == before
-        self._equal += equal
-        self._run += 1
-        self._run *= equal
-        return True in (self._run >= self._limit).tolist()
+        self._quick = False
+        self._equal += np.count_nonzero(equal, axis=0)
+        broken = equal[::-1].argmin(axis=0)  # how many of the last ones are equal, unless all are
+        self._run = np.where(equal.all(axis=0), self._run + len(equal), broken)
+        return bool((self._run >= self._limit).any())
+
+    @property
+    def slack(self) -> int:
+        """Samples that may come before anything new can stand still."""
+        if self._quick:
+            return self._least
+        left = self._limit - self._run
+        return int(min(_FAR, left[left > 0].min(initial=_FAR)))
 
     def settle(self) -> None:
         """What this stream repeats by nature is no fault: limits follow its own ties, those of the present runs aside.
@@ -73,6 +88,7 @@ class Runs:
         """
         own = (self._equal - self._run + 1) / (self._seen - self._run + 20)
         self._limit = self._limits(np.maximum(self._ties, np.minimum(1.0, 1.5 * own)))
+        self._least = int(min(_FAR, self._limit.min(initial=_FAR)))
 
     def faults(self, sample: int) -> list[Fault]:
         """Those of now; `sample` is the last one's number."""
@@ -91,6 +107,7 @@ class Runs:
     def restore(self, state: dict[str, Array]) -> None:
         self._run, self._equal = state["run"].copy(), state["equal"].copy()
         self._seen = int(state["seen"])
+        self._quick = False
         self.settle()
 
 

@@ -1,37 +1,34 @@
 """From a tensor to a few numbers that drift moves: values, pictures, bands over time, ids, texts.
 
-A feature is cheap (a picture of any size takes some 30 microseconds) and tells something that a person can act on:
-"brighter", "blurred", "band 3 is louder". What a tensor is taken for follows from its shape, its dtype and the
-manifest, so that workstation and device make the same row of the same sample.
+A feature is cheap and tells something that a person can act on: "brighter", "blurred", "band 3 is louder". What a
+tensor is taken for follows from its shape, its dtype and the manifest, so that workstation and device make the same
+row of the same sample.
+
+A call only copies what is looked at (`Extractor.views`); features are made of several samples at once, which is what
+makes them cheap. Those of a sample do not depend on its neighbors, bit for bit: what stands still is equal.
 """
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from edgekit.feeding import Preprocess
 from edgekit.monitor.columns import Array
+from edgekit.monitor.picture import SIDE, TINY, Picture, Real, dots
 from edgekit.tensors import TensorSpec
 
 VALUES = 64
 """A tensor of so many elements is watched value by value."""
-
-SIDE = 32
-"""Rows and columns of a picture that are looked at: evenly spread ones, and as many neighbors in its middle."""
 
 BANDS = 16
 """A longer axis of bands is watched in groups."""
 
 SPAN = 4096
 """Elements of a longer signal that are looked at: those in its middle."""
-
-_TINY = 1e-12
-_CORNERS = (0, 1, 2, 4, 5, 6, 8, 9, 10)
-"""Cells of a 4 x 4 grid that have a neighbor to the right and below."""
 
 
 CLIPPED = "clipped share"
@@ -49,8 +46,12 @@ class Extractor(Protocol):
     names: tuple[str, ...]
     noun: str
 
-    def into(self, sample: Array, row: Array) -> None:
-        """Features of one sample, whose batch axis is gone, into `row` [len(names)] (float64)."""
+    def views(self, batch: Array) -> tuple[Array, ...]:
+        """Of samples [n, ...] the parts that are looked at, each [n, ...]."""
+        ...
+
+    def rows(self, *views: Array) -> Array:
+        """[n, len(names)]: features of those parts."""
         ...
 
 
@@ -109,21 +110,6 @@ def _picture(sizes: tuple[int, ...], spec: TensorSpec, kind: str) -> tuple[int, 
     return (channels, first) if channels in (1, 3, 4) and (kind == "image" or square) and min(sides) >= 8 else None
 
 
-class _Real:
-    """Integers of a quantized tensor as reals."""
-
-    def __init__(self, spec: TensorSpec) -> None:
-        quant = spec.quant if spec.quant is not None and spec.quant.axis is None else None
-        self.dtype = np.dtype(spec.dtype) if quant is not None else None
-        self.scale = quant.scale[0] if quant is not None else 1.0
-        self.zero = float(quant.zero_point[0]) if quant is not None else 0.0
-
-    def __call__(self, array: Array) -> Array:
-        if array.dtype == self.dtype:
-            return (array.astype(np.float32) - np.float32(self.zero)) * np.float32(self.scale)
-        return array if array.dtype == np.float32 else array.astype(np.float32)
-
-
 class Values:
     """Each element by itself."""
 
@@ -131,99 +117,14 @@ class Values:
 
     def __init__(self, spec: TensorSpec, names: tuple[str, ...]) -> None:
         self.names = names
-        self._real = _Real(spec)
+        self._real = Real(spec)
 
-    def into(self, sample: Array, row: Array) -> None:
-        flat = sample.reshape(-1)
-        row[:] = flat if flat.dtype != self._real.dtype else self._real(flat)
+    def views(self, batch: Array) -> tuple[Array, ...]:
+        return (batch if batch.ndim == 2 else batch.reshape(len(batch), -1),)
 
-
-class Picture:
-    """Brightness, contrast, where it is bright, edges and their direction, grain.
-
-    Looked at are `SIDE` x `SIDE` evenly spread pixels, and of a larger picture as many neighbors in its middle, because
-    blur and noise show between neighbors only. Energies are logarithms, ratios where one of them alone would only
-    repeat the contrast.
-    """
-
-    noun = "picture"
-
-    def __init__(self, spec: TensorSpec, channels: int, first: bool) -> None:
-        self._real = _Real(spec)
-        self.first = first
-        self._channels = channels
-        self._pools: dict[tuple[int, int], tuple[Array, Array]] = {}
-        colors = ("red", "green", "blue", "alpha")[:channels] if channels > 1 else ()
-        grid = tuple(f"brightness at {row + 1}, {column + 1} of 4" for row in range(4) for column in range(4))
-        self.names = (
-            "brightness", "contrast", *colors, *grid,
-            "edges", "fine detail", "direction of edges", "slant of edges", "coarse detail",
-        )  # fmt: skip
-
-    def into(self, sample: Array, row: Array) -> None:
-        if self.first and sample.ndim == 3:
-            sample = sample.transpose(1, 2, 0)
-        height, width = sample.shape[:2]
-        down, across = -(-height // SIDE), -(-width // SIDE)
-        real = self._real
-        gray = sample if sample.ndim == 2 else sample[:, :, self._channels // 2 if self._channels == 3 else 0]
-        wide = real(gray[::down, ::across])
-        if down > 1 or across > 1:
-            top, left = (height - min(height, SIDE)) // 2, (width - min(width, SIDE)) // 2
-            near = real(gray[top : top + SIDE, left : left + SIDE])
-        else:
-            near = wide
-        pools = self._pools.get(wide.shape)
-        if pools is None:
-            pools = self._pools[wide.shape] = (_pool(wide.shape[0]), _pool(wide.shape[1]).T.copy())
-        grid = (pools[0] @ wide @ pools[1]).reshape(-1).tolist()
-        corner = near[:-1, :-1]
-        right, below = (near[:-1, 1:] - corner).reshape(-1), (near[1:, :-1] - corner).reshape(-1)
-        square = wide.reshape(-1)
-        mean = sum(grid) / 16
-        across_2, below_2, both = float(right.dot(right)), float(below.dot(below)), float(right.dot(below))
-        edges = across_2 + below_2
-        # The difference of differences along a diagonal: none of a slope, all of grain.
-        fine = (near[1:, 1:] - near[:-1, 1:]).reshape(-1) - below
-        grain = float(fine.dot(fine))
-        spread = float(square.dot(square)) / square.size - mean * mean
-        rough = sum((grid[at + 1] - grid[at]) ** 2 + (grid[at + 4] - grid[at]) ** 2 for at in _CORNERS)
-        tiny = _TINY * (mean * mean + 1)
-        log = math.log
-        numbers = [mean, log(max(spread, 0.0) + tiny) / 2]
-        if self._channels > 1:
-            colors = sample[::down, ::across].reshape(-1, self._channels)
-            sums = _ones(colors.shape[0]) @ real(colors)
-            numbers += (sums / colors.shape[0] - mean).tolist()
-        numbers += grid
-        numbers += [
-            log(edges / right.size + tiny),
-            log((grain + tiny) / (edges + tiny)),
-            (across_2 - below_2) / (edges + tiny),
-            both / (edges + tiny),
-            log(rough + tiny),
-        ]
-        row[:] = numbers
-
-
-def _pool(size: int) -> Array:
-    """[4, size]: means of four stretches of an axis."""
-    ends = np.linspace(0, size, 5).round().astype(int)
-    pool = np.zeros((4, size), np.float32)
-    for place in range(4):
-        begin, end = ends[place], max(ends[place + 1], ends[place] + 1)
-        pool[place, begin:end] = 1 / (end - begin)
-    return pool
-
-
-_ONES: dict[int, Array] = {}
-
-
-def _ones(size: int) -> Array:
-    found = _ONES.get(size)
-    if found is None:
-        found = _ONES[size] = np.ones(size, np.float32)
-    return found
+    def rows(self, *views: Array) -> Array:
+        (flat,) = views
+        return flat if flat.dtype != self._real.dtype else self._real(flat)
 
 
 class Bands:
@@ -236,7 +137,7 @@ class Bands:
     noun = "band"
 
     def __init__(self, spec: TensorSpec, sizes: tuple[int, ...], *, bands_first: bool) -> None:
-        self._real = _Real(spec)
+        self._real = Real(spec)
         squeezed = tuple(size for size in sizes if size > 1) or (1,)
         self._first = bands_first and len(squeezed) > 1
         bands = 1 if len(squeezed) == 1 else squeezed[0] if self._first else squeezed[-1]
@@ -257,45 +158,60 @@ class Bands:
                 "change over time",
             )
 
-    def into(self, sample: Array, row: Array) -> None:
+    def views(self, batch: Array) -> tuple[Array, ...]:
+        number = len(batch)
         if self._bands == 1:
-            self._wave(sample.reshape(-1), row)
-            return
-        table = sample.reshape(self._bands, -1).T if self._first else sample.reshape(-1, self._bands)
+            wave = batch.reshape(number, -1)
+            begin = max(0, (wave.shape[1] - SPAN) // 2)
+            return (wave[:, begin : begin + SPAN],)
+        if self._first:
+            table = batch.reshape(number, self._bands, -1).transpose(0, 2, 1)
+        else:
+            table = batch.reshape(number, -1, self._bands)
         longest = max(2, SPAN // self._bands)
-        if table.shape[0] > longest:
-            table = table[:: -(-table.shape[0] // longest)]
-        real = np.ascontiguousarray(self._real(table))
-        size = real.shape[0]
-        ones = _ones(size)
+        return (table[:, :: -(-table.shape[1] // longest)] if table.shape[1] > longest else table,)
+
+    def rows(self, *views: Array) -> Array:
+        real = np.ascontiguousarray(self._real(views[0]))
+        if self._bands == 1:
+            return self._waves(real)
+        number, size, _ = real.shape
+        ones = np.ones((1, size), np.float32)
         means = ones @ real / size
         powers = ones @ np.square(real) / size
+        spread = np.sqrt(np.maximum(powers - np.square(means), 0))
+        change = (real[:, 1:] - real[:, :-1]).reshape(number, -1)
         count = self._group.shape[1]
-        row[:count] = means @ self._group
-        row[count : 2 * count] = np.sqrt(np.maximum(powers - np.square(means), 0)) @ self._group
-        change = (real[1:] - real[:-1]).reshape(-1)
-        row[-1] = math.log(float(change.dot(change)) / max(1, change.size) + _TINY)
+        made = np.empty((number, 2 * count + 1))
+        made[:, :count] = (means @ self._group)[:, 0]
+        made[:, count:-1] = (spread @ self._group)[:, 0]
+        made[:, -1] = np.log(dots(change, change) / max(1, change.shape[1]) + TINY)
+        return made
 
-    def _wave(self, wave: Array, row: Array) -> None:
-        begin = max(0, (wave.size - SPAN) // 2)
-        real = self._real(wave[begin : begin + SPAN])
-        mean = float(_ones(real.size) @ real) / real.size
-        power = float(real.dot(real)) / real.size
-        tiny = _TINY
-        numbers = [mean, math.log(max(power - mean * mean, 0.0) + tiny) / 2]
-        level = real
-        for _ in range(_LEVELS):
-            half = level.size // 2
+    def _waves(self, wave: Array) -> Array:
+        number, size = wave.shape
+        made = np.zeros((number, len(self.names)))
+        if not size:
+            return made
+        mean = wave.sum(axis=1).astype(np.float64) / size
+        power = dots(wave, wave) / size
+        made[:, 0] = mean
+        made[:, 1] = np.log(np.maximum(power - mean * mean, 0.0) + TINY) / 2
+        level = wave
+        for place in range(2, 2 + _LEVELS):
+            half = level.shape[1] // 2
             if half < 2:
-                numbers.append(math.log(tiny))
-                continue
-            even, odd = level[: 2 * half : 2], level[1 : 2 * half : 2]
+                made[:, place : 2 + _LEVELS] = math.log(TINY)
+                break
+            even, odd = level[:, : 2 * half : 2], level[:, 1 : 2 * half : 2]
             change = odd - even
-            numbers.append(math.log(float(change.dot(change)) / half / (power + tiny) + tiny))
+            made[:, place] = np.log(dots(change, change) / half / (power + TINY) + TINY)
             level = even + odd
-        most = float(max(real.max(), -real.min()))
-        at_the_end = np.count_nonzero(np.abs(real) >= 0.999 * most) if most > 0 else 0
-        row[:] = [*numbers, at_the_end / real.size if at_the_end > 2 else 0.0]
+        size_of = np.abs(wave)
+        most = size_of.max(axis=1)
+        ends = np.count_nonzero(size_of >= np.float32(0.999) * most[:, None], axis=1)
+        made[:, -1] = np.where((ends > 2) & (most > 0), ends / size, 0.0)
+        return made
 
 
 _LEVELS = 8
@@ -307,11 +223,19 @@ class Ids:
     noun = "id"
     names: tuple[str, ...] = ("share that is not 0", *(f"share of ids in heap {heap} of 16" for heap in range(16)))
 
-    def into(self, sample: Array, row: Array) -> None:
-        flat = sample.reshape(-1)[:SPAN].astype(np.int64, copy=False)
-        used = flat[flat != 0]
-        row[0] = used.size / max(1, flat.size)
-        row[1:] = np.bincount(used & 15, minlength=16) / max(1, used.size)
+    def views(self, batch: Array) -> tuple[Array, ...]:
+        return (batch.reshape(len(batch), -1)[:, :SPAN],)
+
+    def rows(self, *views: Array) -> Array:
+        flat = views[0].astype(np.int64, copy=False)
+        number, size = flat.shape
+        heaps = np.where(flat != 0, flat & 15, 16) + 17 * np.arange(number)[:, None]
+        counts = np.bincount(heaps.reshape(-1), minlength=17 * number).reshape(number, 17)
+        used = size - counts[:, 16]
+        made = np.empty((number, 17))
+        made[:, 0] = used / max(1, size)
+        made[:, 1:] = counts[:, :16] / np.maximum(1, used)[:, None]
+        return made
 
 
 class Texts:
@@ -327,12 +251,18 @@ class Texts:
         "share beyond ASCII",
     )
 
-    def into(self, sample: Array, row: Array) -> None:
-        flat = np.asarray(sample, object).reshape(-1)[:64]
-        texts = [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in flat.tolist()]
+    def views(self, batch: Array) -> tuple[Array, ...]:
+        return (np.asarray(batch, object).reshape(len(batch), -1)[:, :64],)
+
+    def rows(self, *views: Array) -> Array:
+        return np.array([self._row(texts) for texts in views[0].tolist()]).reshape(-1, len(self.names))
+
+    @staticmethod
+    def _row(given: list[Any]) -> list[float]:
+        texts = [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in given]
         text = "".join(texts)[:SPAN]
         size = max(1, len(text))
-        row[:] = [
+        return [
             sum(map(len, texts)),
             sum(map(str.isalpha, text)) / size,
             sum(map(str.isupper, text)) / size,
@@ -349,18 +279,23 @@ class Summary:
     names: tuple[str, ...] = ("mean", "spread", "smallest", "largest")
 
     def __init__(self, spec: TensorSpec) -> None:
-        self._real = _Real(spec)
+        self._real = Real(spec)
 
-    def into(self, sample: Array, row: Array) -> None:
-        flat = sample.reshape(-1)
+    def views(self, batch: Array) -> tuple[Array, ...]:
+        """Some of it, and its extremes [n, 2]."""
+        flat = batch.reshape(len(batch), -1)
         if not flat.size:
-            row[:] = 0
-            return
-        low, high = float(flat.min()), float(flat.max())
-        some = self._real(flat[:: -(-flat.size // 1024)])
-        mean = float(_ones(some.size) @ some) / some.size
-        power = float(some.dot(some)) / some.size
-        real = self._real
-        if flat.dtype == real.dtype:
-            low, high = (low - real.zero) * real.scale, (high - real.zero) * real.scale
-        row[:] = [mean, math.sqrt(max(0.0, power - mean * mean)), low, high]
+            return flat[:, :0], np.zeros((len(batch), 2), flat.dtype)
+        ends = np.stack([flat.min(axis=1), flat.max(axis=1)], axis=1)
+        return flat[:, :: -(-flat.shape[1] // 1024)], ends
+
+    def rows(self, *views: Array) -> Array:
+        some, ends = (np.ascontiguousarray(self._real(view)) for view in views)
+        number, size = some.shape
+        made = np.zeros((number, 4))
+        if size:
+            mean = some.sum(axis=1).astype(np.float64) / size
+            made[:, 0] = mean
+            made[:, 1] = np.sqrt(np.maximum(0.0, dots(some, some) / size - mean * mean))
+            made[:, 2:] = ends
+        return made

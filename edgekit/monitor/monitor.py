@@ -3,9 +3,9 @@
     monitor = model.monitor("/var/lib/app/monitor")      # every run and predict is observed from now on
     monitor.status()["alarms"]
 
-What a single sample shows (how far it lies from the reference, how unsure its answer is, whether a sensor stands
-still) is known at once; distributions are looked at every 32 samples, all columns together, which is what makes it
-cheap.
+A call only copies what is looked at. Whether a sensor stands still is found out in time, how far a sample lies from the
+reference and how unsure its answer is when somebody asks, and distributions are looked at every 32 samples, all columns
+together, which is what makes it cheap (see `edgekit.monitor.block`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from edgekit.errors import ArtifactError, UsageError
 from edgekit.feeding import Preprocess
 from edgekit.monitor import state
 from edgekit.monitor.alarm import Alarm, Verdict
+from edgekit.monitor.block import Block, Later, Span
 from edgekit.monitor.book import Book, Finding
 from edgekit.monitor.columns import Array
-from edgekit.monitor.detect import CLIP, SHARES, Detectors
+from edgekit.monitor.detect import SHARES, Detectors
 from edgekit.monitor.estimate import LEVEL
 from edgekit.monitor.pace import Pace, thermometer
 from edgekit.monitor.reference import Reference
-from edgekit.monitor.rows import Rows, confidence
+from edgekit.monitor.rows import Rows, confidence, samples_of
 from edgekit.monitor.scan import BLOCK
 from edgekit.reading import Interpret
 from edgekit.tensors import TensorSpec
@@ -88,30 +89,15 @@ class Monitor:
         self.calls = 0
         self.passed_over = 0
         self._detectors = Detectors(reference, rate)
+        self._still = False
+        self._chances = np.zeros((BLOCK, 2))
         self._book = Book(clock)
         self._pace = Pace(rate * SHARES["pace"], ticks, degrees)
-        self._prepare(reference)
+        self._block = Block(reference, self._rows, self._seen)
         self._keeper = None if folder is None else state.Keeper(Path(folder), ticks)
         self._resumed = "new"
         if self._keeper is not None:
             self._resume(self._keeper)
-
-    def _prepare(self, about: Reference) -> None:
-        header, columns = about.header, len(about.columns)
-        number, read = header.inputs, len(header.columns)
-        self._own, self._theirs = slice(0, number), slice(number, read)
-        self._residual = slice(read, read + number * header.relations)
-        self._sure = slice(columns - 3, columns)
-        self._far = columns - 1 - 3 * bool(header.classes)
-        self._center, self._per = about.mean[:number], 1 / about.deviation[:number]
-        self._precision = about.precision
-        self._units = 1 / np.sqrt(np.diag(self._precision))
-        middle, far = header.unfamiliar
-        self._middle, self._reach = middle, far - middle
-        self._block = np.zeros((BLOCK, columns))
-        self._scores = np.zeros((BLOCK, header.classes))
-        self._chances = np.zeros((BLOCK, 2))
-        self._filled = 0
 
     # -- Observing ------------------------------------------------------------------------------------------------
 
@@ -131,22 +117,25 @@ class Monitor:
         Raises:
             KeyError: A tensor is missing.
         """
+        alarms: list[Alarm] = []
+        spans: list[Span] = []
+        block = self._block
         with self._lock:
             self.calls += 1
-            first = next(iter(inputs.values()))
-            number = first.shape[0] if first.ndim else 1
-            score = uncertainty = -np.inf
-            alarms: list[Alarm] = []
-            for sample in range(number):
-                far, unsure = self._take(inputs, outputs, sample, alarms)
-                score, uncertainty = max(score, far), max(uncertainty, unsure)
+            number, done = samples_of(inputs), 0
+            while done < number:
+                count = min(number - done, block.due - block.filled)
+                spans.append(block.put(inputs, outputs, done, count))
+                done += count
+                if block.filled >= block.due:
+                    self._look(alarms)
             if seconds is not None:
                 slow = self._pace.add(seconds, self.samples)
                 if slow is not None:
                     self._enter(slow, alarms)
             if alarms and self._keeper is not None:
                 self._keeper.offer(self._packed())
-        return Verdict(float(score), float(uncertainty), tuple(alarms))
+        return Later(self._judged, spans, alarms)
 
     def pass_over(self) -> None:
         """Count a call that cannot be judged."""
@@ -157,60 +146,48 @@ class Monitor:
     @property
     def samples(self) -> int:
         """That were observed."""
-        return self._detectors.samples + self._filled
+        return self._detectors.samples + self._block.filled
 
-    def _take(
-        self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], sample: int, alarms: list[Alarm]
-    ) -> tuple[float, float]:
-        row = self._block[self._filled]
-        own = row[self._own]
-        self._rows.read_inputs(inputs, sample, own)
-        if self._theirs.stop > self._theirs.start:
-            self._rows.read_outputs(outputs, sample, row[self._theirs])
-        uncertainty = 0.0
-        if self._rows.classes:
-            scores = self._scores[self._filled] = self._rows.scores(outputs, sample)
-            uncertainty = 1.0 - float(scores.max())
-        z = (own - self._center) * self._per
-        np.maximum(z, -CLIP, out=z)
-        np.minimum(z, CLIP, out=z)
-        weighted = z @ self._precision
-        square = float(weighted @ z)
-        if square != square:  # noqa: PLR0124  NaN: something is missing
-            square = self._fill(own, z)
-            weighted = z @ self._precision
-        if self._residual.stop > self._residual.start:
-            row[self._residual] = weighted * self._units
-        far = (max(square, 0.0) / max(1, z.size)) ** 0.5
-        if z.size:
-            row[self._far] = far
-        if self._detectors.runs.add(own):
-            for found in self._detectors.standing_still(self.samples):
+    def _judged(self, spans: list[Span]) -> tuple[float, float]:
+        """Largest score and uncertainty of samples."""
+        with self._lock:
+            if spans and spans[-1][0] is self._block.told:
+                self._block.judge()
+            far = max((float(told.far[first:last].max()) for told, first, last in spans), default=-np.inf)
+            unsure = max((float(told.unsure[first:last].max()) for told, first, last in spans), default=-np.inf)
+        return far, unsure
+
+    def _seen(self, own: Array, missing: Array, place: int) -> int:
+        """Numbers of samples, the first at this place of the block; how many more may wait."""
+        if missing.any():
+            for row in np.flatnonzero(missing.any(axis=1)).tolist():
+                self._detectors.missing(missing[row], self._detectors.samples + place + row)
+        self._still = self._detectors.runs.add(own)
+        return self._detectors.runs.slack
+
+    def _look(self, alarms: list[Alarm]) -> None:
+        """See whether something stands still, and where the block is full, at all else."""
+        block = self._block
+        block.look()
+        if self._still:
+            for found in self._detectors.standing_still(self.samples - 1):
                 self._enter(found, alarms)
-        self._filled += 1
-        if self._filled == BLOCK:
+        if block.filled == BLOCK:
             self._flush(alarms)
-        return (far - self._middle) / self._reach, uncertainty
-
-    def _fill(self, own: Array, z: Array) -> float:
-        """A missing number counts as the reference's mean, and as an event."""
-        missing = np.isnan(own)
-        own[missing] = self._center[missing]
-        z[missing] = 0.0
-        self._detectors.missing(missing, self.samples)
-        return float(z @ self._precision @ z)
 
     def _flush(self, alarms: list[Alarm]) -> None:
-        self._filled = 0
+        block = self._block
+        block.judge()
         if self._rows.classes:
-            sure = self._block[:, self._sure] = confidence(self._scores)
+            sure = block.rows[:, -3:] = confidence(block.scores)
             estimator = self.reference.header.estimator
             if estimator is not None:
-                z = (self._block[:, self._own] - self._center) * self._per
-                chance = estimator.chances(sure, self._block[:, self._far] / max(self._middle, 1e-9), z)
+                chance = estimator.chances(sure, block.distances, block.deviations())
                 self._chances[:, 0], self._chances[:, 1] = chance, chance * (1 - chance)
-        for found in self._detectors.block(self._block, self._scores, self._chances, self._book):
-            self._enter(found, alarms)
+        found = self._detectors.block(block.rows, block.scores, self._chances, self._book)
+        block.clear(self._detectors.runs.slack)
+        for finding in found:
+            self._enter(finding, alarms)
         hot = self._pace.look(self.samples)
         if hot is not None:
             self._enter(hot, alarms)
@@ -302,8 +279,10 @@ class Monitor:
             "book": self._book.state(),
             "pace": self._pace.state(),
         }
+        block = self._block
+        block.judge()
         arrays = self._detectors.state()
-        open_rows = {"rows": self._block[: self._filled], "scores": self._scores[: self._filled]}
+        open_rows = {"rows": block.rows[: block.filled], "scores": block.scores[: block.filled]}
         return state.pack(about, {**arrays, **open_rows})
 
     def _resume(self, keeper: state.Keeper) -> None:
@@ -321,12 +300,11 @@ class Monitor:
             self._book.restore(about["book"])
             self._pace.restore(about["pace"])
             self.calls, self.passed_over = int(about["calls"]), int(about["passed_over"])
-            self._filled = min(len(rows), BLOCK - 1)
-            self._block[: self._filled], self._scores[: self._filled] = rows[: self._filled], scores[: self._filled]
+            self._block.restore(rows, scores, self._detectors.runs.slack)
         except (ValueError, KeyError, TypeError) as error:
             self._resumed = f"unreadable: {error}"
             self._detectors = Detectors(self.reference, self.rate)
-            self._filled = 0
+            self._block.clear(self._detectors.runs.slack)
             return
         self._resumed = "resumed"
 

@@ -27,7 +27,7 @@ LIMIT = 48 * 1024
 """Bytes of a reference: in an ONNX file it is text, a third longer, and stays under 64 kB."""
 
 VERSION = 1
-_CLIP = 8.0
+CLIP = 8.0
 """Standard deviations beyond which a number counts as so many, so that one outlier does not rule a correlation."""
 
 
@@ -241,7 +241,7 @@ def distances(z: Array, precision: Array) -> tuple[Array, Array]:
     With P the inverse correlation, (Pz)_i / sqrt(P_ii) is the residual of number i given all others, in units of about
     its own deviation; sqrt(z'Pz / k) is Mahalanobis' distance a column.
     """
-    clipped = np.minimum(np.maximum(z, -_CLIP), _CLIP)
+    clipped = np.minimum(np.maximum(z, -CLIP), CLIP)
     weighted = clipped @ precision
     whole = np.sqrt(np.maximum((weighted * clipped).sum(axis=1), 0) / z.shape[1])
     return weighted / np.sqrt(np.diag(precision)), whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -41,15 +42,14 @@ class Rows:
         self.inputs: list[Column] = []
         self.outputs: list[Column] = []
         self.left_out: list[str] = []
-        self._input_parts: list[tuple[str, Extractor, int, int, int]] = []
-        self._output_parts: list[tuple[str, Extractor, int, int, int]] = []
+        self._parts: list[tuple[str, Extractor, int, bool, int | None]] = []
         for place, spec in enumerate(inputs):
             room = max(1, (MOST - len(self.inputs)) // (len(inputs) - place))
             self._watch(spec, extractor(spec, preprocess if len(inputs) == 1 else None, room), "input")
         answer = _answer(outputs, interpret)
         self.answer = answer.name if answer is not None else None
         size = 0 if answer is None else elements(answer)
-        self.probabilities = interpret.scores == "probabilities"
+        self.probable = interpret.scores == "probabilities"
         # A model that ends in an arg max gives the class itself.
         self.chosen = answer is not None and size == 1 and answer.quant is None and not answer.dtype.startswith("float")
         self.classes = 0 if answer is None else max(2, len(interpret.labels) if self.chosen else size)
@@ -63,54 +63,85 @@ class Rows:
                 self._watch(spec, made, "output")
         self.width = len(self.inputs)
 
-    def _watch(self, spec: TensorSpec, made: Extractor, role: str) -> None:
-        side, parts = (self.inputs, self._input_parts) if role == "input" else (self.outputs, self._output_parts)
+    def _watch(self, spec: TensorSpec, made: Extractor, role: Literal["input", "output"]) -> None:
+        side = self.inputs if role == "input" else self.outputs
         if len(side) + len(made.names) > MOST:
             self.left_out.append(spec.name)
             return
-        begin = len(side)
-        side += [Column(name, spec.name, "input" if role == "input" else "output", made.noun) for name in made.names]
-        parts.append((spec.name, made, begin, len(side), len(spec.shape)))
+        side += [Column(name, spec.name, role, made.noun) for name in made.names]
+        axis = 0 if role == "input" else self._batches[spec.name]
+        self._parts.append((spec.name, made, len(spec.shape), role == "input", axis))
 
-    def read_inputs(self, arrays: Mapping[str, Array], sample: int, row: Array) -> None:
-        """Numbers of one sample of a batch into `row` [len(inputs)]."""
-        for name, made, begin, end, rank in self._input_parts:
-            array = arrays[name]
-            made.into(array[sample] if array.ndim == rank and rank else array, row[begin:end])
+    def views(
+        self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], first: int, count: int
+    ) -> list[tuple[Array, ...]]:
+        """What is looked at of samples [first, first + count) of a batch: parts of each tensor [count, ...], views
+        where they can be; `features` makes rows of them. Scores of classes come last, as they are.
 
-    def read_outputs(self, arrays: Mapping[str, Array], sample: int, row: Array) -> None:
-        """The same of the outputs, into `row` [len(outputs)]. An output that has no such sample is read whole."""
-        for name, made, begin, end, rank in self._output_parts:
-            array = arrays[name]
-            axis = self._batches[name]
-            if axis is None:  # several answers of this kind come stacked
-                one = array[sample] if array.ndim > rank else array
-            else:
-                one = array.take(sample, axis) if array.ndim == rank and rank and sample < array.shape[axis] else array
-            if one.size or not isinstance(made, Values):
-                made.into(one, row[begin:end])
-            else:
-                row[begin:end] = 0
+        Raises:
+            KeyError: A tensor is missing.
+        """
+        found = [
+            made.views(_samples((inputs if own else outputs)[name], rank, axis, first, count))
+            for name, made, rank, own, axis in self._parts
+        ]
+        if self.answer is not None:
+            scores = outputs[self.answer]
+            found.append((scores[first : first + count].reshape(count, -1),))
+        return found
 
-    def scores(self, arrays: Mapping[str, Array], sample: int) -> Array:
-        """Probabilities of the classes [classes] of one sample, float64."""
+    def features(self, views: Sequence[Sequence[Array]], table: Array) -> None:
+        """Numbers of the inputs, then of the outputs, into `table` [n, len(inputs) + len(outputs)]."""
+        at = 0
+        for (_, made, *_), parts in zip(self._parts, views, strict=False):
+            width = len(made.names)
+            made_rows = made.rows(*parts)
+            table[:, at : at + width] = made_rows if made_rows.shape[1] == width else 0
+            at += width
+
+    def read(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Numbers [n, len(inputs) + len(outputs)] and probabilities [n, classes] of a whole batch."""
+        number = samples_of(inputs)
+        views = self.views(inputs, outputs, 0, number)
+        table = np.empty((number, len(self.inputs) + len(self.outputs)))
+        self.features(views, table)
+        return table, self.probabilities(views[-1][0]) if self.classes else np.zeros((number, 0))
+
+    def probabilities(self, scores: Array) -> Array:
+        """Of the classes [n, classes], float64, from the last of `views`."""
         spec = self._answer
-        assert spec is not None  # noqa: S101  only asked of models with classes
-        values = arrays[spec.name][sample].reshape(-1)
-        if spec.quant is not None and values.dtype == spec.dtype:
-            values = (values.astype(np.float64) - spec.quant.zero_point[0]) * spec.quant.scale[0]
+        if spec is not None and spec.quant is not None and scores.dtype == spec.dtype:
+            scores = (scores.astype(np.float64) - spec.quant.zero_point[0]) * spec.quant.scale[0]
         if self.chosen:
-            made: Array = np.zeros(self.classes)
-            made[min(max(int(values[0]), 0), self.classes - 1)] = 1.0
+            made: Array = np.zeros((len(scores), self.classes))
+            made[np.arange(len(scores)), np.clip(scores[:, 0].astype(np.intp), 0, self.classes - 1)] = 1.0
             return made
-        values = values.astype(np.float64)
-        if values.size == 1:
-            one = float(values[0]) if self.probabilities else 1 / (1 + float(np.exp(-np.clip(values[0], -60, 60))))
-            return np.array([1 - one, one])
-        if self.probabilities:
-            return np.asarray(values)
-        raised = np.exp(values - values.max())
-        return np.asarray(raised / raised.sum())
+        scores = scores.astype(np.float64)
+        if scores.shape[1] == 1:
+            one = scores if self.probable else 1 / (1 + np.exp(-np.clip(scores, -60, 60)))
+            return np.concatenate([1 - one, one], axis=1)
+        if self.probable:
+            return np.asarray(scores)
+        raised = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+
+
+def samples_of(inputs: Mapping[str, Array]) -> int:
+    """How many samples a batch has."""
+    first = next(iter(inputs.values()))
+    return first.shape[0] if first.ndim else 1
+
+
+def _samples(array: Array, rank: int, axis: int | None, first: int, count: int) -> Array:
+    """Some samples [count, ...] of a tensor that has them along `axis`; None: several answers of this kind come
+    stacked. What has no such samples is read whole for each.
+    """
+    if axis is None:
+        if array.ndim > rank:
+            return array[first : first + count]
+    elif array.ndim == rank and rank and first + count <= array.shape[axis]:
+        return (array if axis == 0 else np.moveaxis(array, axis, 0))[first : first + count]
+    return np.broadcast_to(array, (count, *array.shape))
 
 
 def _batch(spec: TensorSpec, firsts: Sequence[int | None]) -> int | None:

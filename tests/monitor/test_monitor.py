@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 
 from edgekit.errors import ArtifactError, DataError, UsageError
+from edgekit.monitor.alarm import Verdict
 from edgekit.monitor.build import Builder
 from edgekit.monitor.monitor import Monitor
 from edgekit.monitor.reference import Reference
@@ -192,6 +194,53 @@ def test_batches_are_the_same_as_single_calls(reference):
     ]
     assert together == alarms
     assert monitor.status()["samples"] == single.status()["samples"]
+
+
+def test_a_verdict_is_the_same_whenever_it_is_asked_for(reference):
+    x, scores = stream(200, 12)
+    at_once, late = (Monitor(reference, ROWS, SCORES, None, HOW) for _ in range(2))
+    expected, waiting = [], []
+    for at in range(200):
+        feeds = {"x": x[at : at + 1]}, {"scores": scores[at : at + 1]}
+        verdict = at_once.observe(*feeds)
+        expected.append((verdict.ood_score, verdict.uncertainty))
+        waiting.append(late.observe(*feeds))
+        if at % 7 == 0:  # the features of some samples before their block is full
+            assert waiting[-1].ood_score == pytest.approx(expected[-1][0])
+    found = [(verdict.ood_score, verdict.uncertainty) for verdict in waiting]
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert pickle.loads(pickle.dumps(waiting[3])) == Verdict(*found[3])
+    together = Monitor(reference, ROWS, SCORES, None, HOW).observe({"x": x}, {"scores": scores})
+    assert together.ood_score == pytest.approx(max(score for score, _ in expected))
+    with pytest.raises(AttributeError):
+        _ = together.other
+
+
+def test_asking_for_verdicts_changes_no_alarm(reference):
+    x, scores = stream(900, 13)
+    x[300:330, 3] = x[300, 3]
+    x[500::3, 1] = np.nan
+    x[600:, 0] += 1.5
+    asked = Monitor(reference, ROWS, SCORES, None, HOW, clock=lambda: 1e9)
+    alarms = []
+    for at in range(900):
+        verdict = asked.observe({"x": x[at : at + 1]}, {"scores": scores[at : at + 1]})
+        assert np.isfinite(verdict.ood_score)
+        alarms += verdict.alarms
+    assert alarms == watched(reference, x, scores)[0]
+    assert {alarm.kind for alarm in alarms} >= {"stuck", "missing", "input-shift"}
+    assert next(alarm for alarm in alarms if alarm.kind == "stuck").raised <= 320
+
+
+def test_the_same_values_in_another_dtype_are_the_same_samples(reference):
+    x, scores = stream(160, 14)
+    plain, mixed = (Monitor(reference, ROWS, SCORES, None, HOW) for _ in range(2))
+    for at in range(160):
+        one = {"x": x[at : at + 1]}, {"scores": scores[at : at + 1]}
+        dtype = (np.float32, np.float64)[at // 3 % 2]
+        other = {"x": one[0]["x"].astype(dtype)}, {"scores": one[1]["scores"].astype(dtype)}
+        assert plain.observe(*one).alarms == mixed.observe(*other).alarms == ()
+    assert mixed.status()["scales"] == plain.status()["scales"]
 
 
 def test_the_reference_of_another_model_is_refused(reference):

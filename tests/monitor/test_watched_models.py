@@ -148,7 +148,9 @@ def test_an_output_whose_batch_is_not_in_front_is_read_whole(batch):
     given = steps if batch is None else steps.transpose(1, 0, 2)[:, :, None]
     rows = Rows(inputs, (TensorSpec("steps", (3, batch, 2), "float32"),), Preprocess(), Interpret())
     for sample in range(5):  # more than there are steps
-        together, alone = np.empty(len(rows.outputs)), np.empty(len(rows.outputs))
-        rows.read_outputs({"steps": given}, sample, together)
-        rows.read_outputs({"steps": steps[:, sample : sample + 1]}, 0, alone)
+        together, alone = np.empty((1, rows.width + len(rows.outputs))), np.empty((1, rows.width + len(rows.outputs)))
+        x = np.zeros((5, 4), np.float32)
+        rows.features(rows.views({"x": x}, {"steps": given}, sample, 1), together)
+        rows.features(rows.views({"x": x}, {"steps": steps[:, sample : sample + 1]}, 0, 1), alone)
         np.testing.assert_array_equal(together, alone)
+        assert together.any() == bool(len(rows.outputs))

@@ -1,0 +1,199 @@
+"""The block of samples that is open: a call only copies what is looked at, and numbers are made of several at once.
+
+Nothing is later for it. Sensors that stand still are looked for as soon as a run can be long enough (`Runs.slack`),
+distributions every `BLOCK` samples in any case, and the verdict on a single sample is worked out when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from edgekit.monitor.alarm import Alarm, Verdict
+from edgekit.monitor.columns import Array
+from edgekit.monitor.reference import CLIP, Reference
+from edgekit.monitor.rows import Rows
+from edgekit.monitor.scan import BLOCK
+
+WAIT = 8
+"""Samples that are read together at most: more would leave the nearest cache."""
+
+
+class Told:
+    """Scores of a block's samples: how far they lie [BLOCK], how unsure their answers are [BLOCK]."""
+
+    __slots__ = ("far", "unsure")
+
+    def __init__(self) -> None:
+        self.far, self.unsure = np.zeros(BLOCK), np.zeros(BLOCK)
+
+
+Span = tuple[Told, int, int]
+"""Some samples of a block: [first, last)."""
+
+
+class Later(Verdict):
+    """A verdict that is worked out when it is asked for.
+
+    Args:
+        ask: Samples to their largest score and uncertainty.
+        spans: Of the call.
+        alarms: That it raised.
+    """
+
+    _ask: Callable[[list[Span]], tuple[float, float]]
+    _spans: list[Span]
+
+    def __init__(
+        self, ask: Callable[[list[Span]], tuple[float, float]], spans: list[Span], alarms: list[Alarm]
+    ) -> None:
+        self.__dict__.update(_ask=ask, _spans=spans, alarms=tuple(alarms))
+
+    def __getattr__(self, name: str) -> float:
+        if name not in ("ood_score", "uncertainty"):
+            raise AttributeError(name)
+        score, uncertainty = self._ask(self._spans)
+        self.__dict__.update(ood_score=score, uncertainty=uncertainty)
+        return score if name == "ood_score" else uncertainty
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return Verdict, (self.ood_score, self.uncertainty, self.alarms)
+
+
+class Block:
+    """See the module header.
+
+    Args:
+        reference: Of the model.
+        rows: What is taken of its tensors.
+        seen: Is given the inputs' numbers [n, inputs] of samples as they are made, which of them are missing, and the
+            place of the first in the block; tells how many more may wait to be read.
+
+    Attributes:
+        rows: [BLOCK, columns] as the reference has them; those of `read` samples hold the features.
+        scores: [BLOCK, classes]: probabilities.
+        filled, read, judged: Samples that are there; whose features are; whose distance and probabilities are.
+        due: How many there may be before the next look.
+        told: Their scores.
+    """
+
+    def __init__(self, reference: Reference, rows: Rows, seen: Callable[[Array, Array, int], int]) -> None:
+        header, columns = reference.header, len(reference.columns)
+        number, read = header.inputs, len(header.columns)
+        self._rows, self._seen = rows, seen
+        self._own, self._features = slice(0, number), slice(0, read)
+        self._residual = slice(read, read + number * header.relations)
+        self._far = columns - 1 - 3 * bool(header.classes)
+        self._inputs = number
+        self._center, self._per = reference.mean[:number], 1 / reference.deviation[:number]
+        self._precision = reference.precision
+        self._units = 1 / np.sqrt(np.diag(self._precision))
+        self.middle, far = header.unfamiliar
+        self._reach = far - self.middle
+        self._store: list[tuple[Array, ...]] = []
+        self._raw = np.zeros((BLOCK, 0))
+        self.rows = np.zeros((BLOCK, columns))
+        self.scores = np.zeros((BLOCK, header.classes))
+        self.filled = self.read = self.judged = 0
+        self.due = WAIT
+        self.told = Told()
+
+    def put(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], first: int, count: int) -> Span:
+        """Take in samples [first, first + count) of a batch; there must be room for them.
+
+        Raises:
+            KeyError: A tensor is missing.
+        """
+        views = self._rows.views(inputs, outputs, first, count)
+        begin, end = self.filled, self.filled + count
+        if self._rows.classes:
+            (raw,) = views.pop()
+            if raw.dtype != self._raw.dtype or raw.shape[1] != self._raw.shape[1]:
+                self.judge()
+                self._raw = np.zeros((BLOCK, raw.shape[1]), raw.dtype)
+            self._raw[begin:end] = raw
+        if not self._fits(views):
+            self.look()
+            self._store = [tuple(np.zeros((WAIT, *part.shape[1:]), part.dtype) for part in parts) for parts in views]
+        waiting = begin - self.read
+        for blocks, parts in zip(self._store, views, strict=True):
+            for block, part in zip(blocks, parts, strict=True):
+                block[waiting : waiting + count] = part
+        self.filled = end
+        return self.told, begin, end
+
+    def _fits(self, views: list[tuple[Array, ...]]) -> bool:
+        """Whether samples are of the sizes and dtypes of those before."""
+        if len(views) != len(self._store):
+            return False
+        for blocks, parts in zip(self._store, views, strict=True):
+            if len(blocks) != len(parts):
+                return False
+            for block, part in zip(blocks, parts, strict=True):
+                if block.dtype != part.dtype or block.shape[1:] != part.shape[1:]:
+                    return False
+        return True
+
+    def look(self) -> None:
+        """Make the features of what was put. What is missing counts as the reference's mean."""
+        begin, end = self.read, self.filled
+        count = end - begin
+        if not count:
+            return
+        table = self.rows[begin:end, self._features]
+        with np.errstate(all="ignore"):  # what overflows is out of range, and told so
+            self._rows.features([tuple(block[:count] for block in blocks) for blocks in self._store], table)
+        own = table[:, self._own]
+        missing = np.isnan(own)
+        if missing.any():
+            np.copyto(own, self._center, where=missing)
+        self.read = end
+        self.due = min(BLOCK, end + max(1, min(WAIT, self._seen(own, missing, begin))))
+
+    def judge(self) -> None:
+        """Work out distances and probabilities of what was put."""
+        if self.read < self.filled:
+            self.look()
+        begin, end = self.judged, self.filled
+        if begin == end:
+            return
+        rows, told = self.rows[begin:end], self.told
+        if self._inputs:
+            z = (rows[:, self._own] - self._center) * self._per
+            np.maximum(z, -CLIP, out=z)
+            np.minimum(z, CLIP, out=z)
+            weighted = z @ self._precision
+            far = np.sqrt(np.maximum(np.einsum("nk,nk->n", weighted, z), 0.0) / self._inputs)
+            if self._residual.stop > self._residual.start:
+                rows[:, self._residual] = weighted * self._units
+            rows[:, self._far] = far
+            told.far[begin:end] = (far - self.middle) / self._reach
+        else:
+            told.far[begin:end] = -self.middle / self._reach
+        if self._rows.classes:
+            scores = self.scores[begin:end] = self._rows.probabilities(self._raw[begin:end])
+            told.unsure[begin:end] = 1.0 - scores.max(axis=1)
+        self.judged = end
+
+    def deviations(self) -> Array:
+        """Numbers of the inputs [BLOCK, inputs] in deviations of the reference."""
+        return np.asarray((self.rows[:, self._own] - self._center) * self._per)
+
+    @property
+    def distances(self) -> Array:
+        """[BLOCK]: of each sample, over that of the reference's middle one."""
+        return np.asarray(self.rows[:, self._far] / max(self.middle, 1e-9))
+
+    def clear(self, slack: int) -> None:
+        """Begin the next one; `slack` as `seen` tells it."""
+        self.due = max(1, min(WAIT, slack))
+        self.filled = self.read = self.judged = 0
+        self.told = Told()
+
+    def restore(self, rows: Array, scores: Array, slack: int) -> None:
+        """Go on with samples that a state held; `slack` as `seen` tells it."""
+        self.filled = self.read = self.judged = count = min(len(rows), BLOCK - 1)
+        self.rows[:count], self.scores[:count] = rows[:count], scores[:count]
+        self.due = min(BLOCK, count + max(1, min(WAIT, slack)))
