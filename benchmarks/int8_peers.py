@@ -17,6 +17,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -47,7 +48,7 @@ TOOLS = {
     "nncf": ("onnx", "onnx", "nncf"),
 }
 _EVALUATED = 1000
-_LIMIT = 300
+_LIMIT = 600
 
 
 def main() -> None:
@@ -106,7 +107,7 @@ def _files(
     np.save(samples, np.load(folder / f"{case.name}_calibration.npz")["x"].astype(np.float32))
     for tool in tools:
         format, start, environment = TOOLS[tool]
-        taken = {"source": source, "tflite": folder / "fp32.tflite", "onnx": folder / "fp32.onnx"}[start]
+        taken = source if start == "source" else _copied(folder / f"fp32.{start}", tool)
         python = environments / environment / "bin" / "python" if environment else Path(sys.executable)
         if start == "source" and source.suffix not in (".h5", ".keras", ""):
             made[tool] = "no route"
@@ -115,6 +116,13 @@ def _files(
         else:
             path = folder / f"{tool}.{format}"
             made[tool] = _run([python, HERE / "int8_peers_tools.py", tool, taken, samples, path], path, {})
+    return made
+
+
+def _copied(file: Path, tool: str) -> Path:
+    """For one tool alone: onnx2tf rewrites the file that it is given."""
+    made = file.with_name(f"{file.stem}.{tool}{file.suffix}")
+    shutil.copy(file, made)
     return made
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.converters.calibration import observers
+from edgekit.converters.calibration.bends import bends
 from edgekit.converters.calibration.checkpoints import Checkpoint
 from edgekit.converters.calibration.observers import Observer
 from edgekit.converters.calibration.taps import Feed, Session, Tap, tap
@@ -153,6 +154,7 @@ class _Watch:
         self._answers = tapped.answers()
         steps = tapped.steps()
         self._folded = folded(steps, self._answers)
+        self._bends = bends(steps)
         self.told = origins(
             steps, self._answers | self._folded, cut=hasattr(observers.factory(options.observer), "positive")
         )
@@ -178,7 +180,10 @@ class _Watch:
 
     def _make(self, name: str) -> Observer:
         kind = "minmax" if name in self._answers or name in self._folded else self._options.observer
-        return observers.factory(kind)(self._options)
+        made = observers.factory(kind)(self._options)
+        if name in self._bends and isinstance(made, observers.Auto):
+            made.read_by(self._bends[name])
+        return made
 
     def tell(self) -> None:
         """Give the tensors that were not watched what those that they come from tell about them."""

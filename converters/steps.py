@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Step:
-    """An operator: its kind, and the tensors it reads and makes."""
+    """An operator: its kind, the tensors it reads and makes, and its attributes that are floats."""
 
     kind: str
     read: tuple[str, ...]
     made: tuple[str, ...]
+    numbers: tuple[tuple[str, float], ...] = ()
 
 
 def peak(steps: Sequence[Step], sizes: Mapping[str, int]) -> int:

@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 _NOTHING = 1e-37
 """Magnitude below which a bucket holds zeros (and numbers that no grid tells from zero), which cost nothing."""
 
-_CUTS = np.concatenate([[1.0], np.geomspace(0.995, 0.1, 80)])
+CUTS = np.concatenate([[1.0], np.geomspace(0.995, 0.1, 80)])
 """Parts of the observed end that are tried as the new end, about 3 % apart."""
 
 _BINS = 4096
@@ -116,8 +116,8 @@ def least_divergence(seen: Counted, grid: Grid) -> Range:
 
 def _ends(seen: Counted) -> tuple[Floats, Floats]:
     """Ends to try; an end on zero's other side stays, as the grid reaches to zero anyhow."""
-    lows = seen.low * _CUTS if seen.low < 0 else np.array([seen.low])
-    highs = seen.high * _CUTS if seen.high > 0 else np.array([seen.high])
+    lows = seen.low * CUTS if seen.low < 0 else np.array([seen.low])
+    highs = seen.high * CUTS if seen.high > 0 else np.array([seen.high])
     return lows, highs
 
 

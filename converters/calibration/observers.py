@@ -24,6 +24,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.converters.calibration.bends import Function, cut
 from edgekit.converters.calibration.clipping import GRIDS, Counted, least_divergence, least_squares
 from edgekit.converters.stages import CalibrationOptions, Range
 from edgekit.errors import InternalError, UsageError
@@ -363,10 +364,19 @@ class Entropy(_Counting):
 class Auto(_Counting):
     """Several ways to choose from; the first is what is taken where nothing can be measured.
 
-    A tensor of at most 256 different values lies on a grid already, such as the numbers of a picture: it keeps all.
+    A tensor of at most 256 different values lies on a grid already, such as the numbers of a picture: it keeps all. One
+    that only an activation function reads loses what that does not tell apart, see `bends`.
     """
 
     _GRID = 256
+
+    def __init__(self, options: CalibrationOptions) -> None:
+        super().__init__(options)
+        self._function: Function | None = None
+
+    def read_by(self, function: Function) -> None:
+        """All that reads the tensor is this function."""
+        self._function = function
 
     def range(self) -> Range:
         return next(iter(self.candidates().values()))
@@ -378,7 +388,10 @@ class Auto(_Counting):
         if np.count_nonzero(seen.counts) <= self._GRID:
             return dict.fromkeys(CANDIDATES, whole)
         fine, coarse = (Range(*self._histogram.central(percent)) for percent in (99.999, 99.99))
-        return dict(zip(CANDIDATES, (fine, whole, coarse, least_squares(seen, self._grid)), strict=True))
+        found = [fine, whole, coarse, least_squares(seen, self._grid)]
+        if self._function is not None:
+            found = [cut(one, seen, self._grid, self._function) for one in found]
+        return dict(zip(CANDIDATES, found, strict=True))
 
 
 CANDIDATES = ("percentile 99.999", "minmax", "percentile 99.99", "mse")

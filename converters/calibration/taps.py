@@ -280,7 +280,16 @@ class OnnxTap:
         return graphs.scores(self.steps(), [value.name for value in self._outputs])
 
     def steps(self) -> list[Step]:
-        return [Step(node.op_type, tuple(node.input), tuple(node.output)) for node in self._model.graph.node]
+        floats = self._onnx.AttributeProto.FLOAT
+        return [
+            Step(
+                node.op_type,
+                tuple(node.input),
+                tuple(node.output),
+                tuple((one.name, one.f) for one in node.attribute if one.type == floats),
+            )
+            for node in self._model.graph.node
+        ]
 
     def real(self, name: str, values: NDArray[Any]) -> NDArray[np.float32]:
         del name  # scales are nodes of the graph: what it shows are real numbers
