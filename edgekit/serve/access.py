@@ -6,13 +6,10 @@ import hmac
 import ipaddress
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgekit.errors import FeedError, MissingFileError, UsageError
-
-if TYPE_CHECKING:
-    from edgekit.serve.messages import Request
-    from edgekit.serve.settings import Settings
+from edgekit.serve.messages import Request
+from edgekit.serve.settings import Settings
 
 _LEAST = 16
 """Characters of a key: shorter ones can be tried out."""
@@ -61,8 +58,8 @@ class Access:
         """Requests show a key."""
         return bool(self._keys)
 
-    def check(self, request: Request) -> None:
-        """Refuse who may not ask; a request that shows a key is counted for it.
+    def check(self, request: Request) -> str:
+        """Refuse who may not ask; the key that a request shows, for which it is counted, or nothing.
 
         Raises:
             FeedError: `api-key-wrong`, `http-host`, `http-origin`.
@@ -77,8 +74,8 @@ class Access:
         if origin is not None and origin.decode("latin1").partition("://")[2] != host:
             raise FeedError("http-origin", "pages of other sites may not ask")
         if self._keys and request.path.partition(b"?")[0] not in _OPEN:
-            place = self._shown(headers)
-            request.client = f"key {place}"
+            return f"key {self._shown(headers)}"
+        return ""
 
     def _shown(self, headers: dict[bytes, bytes]) -> int:
         shown = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")

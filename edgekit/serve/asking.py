@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from edgekit.errors import FeedError
-from edgekit.serve.lane import Asking, Lane
 from edgekit.serve.settings import PRIORITIES
 from edgekit.serve.wire import CODINGS, Kind
-
-if TYPE_CHECKING:
-    from edgekit.serve.messages import Request
 
 DEADLINE, PRIORITY, JSON_LENGTH = b"edgekit-deadline-ms", b"edgekit-priority", b"inference-header-content-length"
 LONGEST_MS = 600_000
 
 
-def asking(request: Request, lane: Lane, verb: str, version: str | None) -> Asking:
+class Asking(NamedTuple):
+    """What is asked of a model.
+
+    Attributes:
+        coding: Of the body, as place in `CODINGS`.
+        json: Bytes of its JSON; -1 for all.
+        seconds: From the request's arrival until it is too late.
+        priority: Place in `PRIORITIES`.
+        version: That must answer; None for whichever does.
+    """
+
+    kind: Kind
+    coding: int
+    json: int
+    seconds: float
+    priority: int
+    version: str | None
+
+
+def asking(headers: Mapping[bytes, bytes], verb: str, version: str | None, deadline_ms: float) -> Asking:
     """Read them.
+
+    Args:
+        headers: By name in lower case.
+        verb: "infer" or "predict".
+        version: That the path names.
+        deadline_ms: Where they name none.
 
     Raises:
         FeedError: `http-header`, `http-media`, `http-coding`.
     """
-    headers = request.headers
     coding = headers.get(b"content-encoding", b"").strip().lower()
     if coding == b"identity":
         coding = b""
@@ -33,14 +54,13 @@ def asking(request: Request, lane: Lane, verb: str, version: str | None) -> Aski
     priority = headers.get(PRIORITY, b"normal").strip().decode("latin1")
     if priority not in PRIORITIES:
         raise FeedError("http-header", f"{PRIORITY.decode()} is one of {', '.join(PRIORITIES)}")
-    seconds = (lane.serving.deadline_ms if milliseconds is None else milliseconds) / 1000
     return Asking(
-        lane, "infer" if verb == "infer" else _kind(headers), CODINGS.index(coding), -1 if length is None else length,
-        request.arrived + seconds, PRIORITIES.index(priority), version,
+        "infer" if verb == "infer" else _kind(headers), CODINGS.index(coding), -1 if length is None else length,
+        (deadline_ms if milliseconds is None else milliseconds) / 1000, PRIORITIES.index(priority), version,
     )  # fmt: skip
 
 
-def _kind(headers: dict[bytes, bytes]) -> Kind:
+def _kind(headers: Mapping[bytes, bytes]) -> Kind:
     media = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
     if media == b"application/json":
         return "row"
@@ -51,7 +71,7 @@ def _kind(headers: dict[bytes, bytes]) -> Kind:
     raise FeedError("http-media", "predict takes application/json, image/* and audio/wav")
 
 
-def _number(headers: dict[bytes, bytes], name: bytes, least: int, most: int) -> int | None:
+def _number(headers: Mapping[bytes, bytes], name: bytes, least: int, most: int) -> int | None:
     said = headers.get(name)
     if said is None:
         return None

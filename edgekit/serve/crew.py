@@ -12,18 +12,16 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias
 
 from edgekit import errors
 from edgekit.codec import encode
 from edgekit.errors import EdgeKitError, EngineError
+from edgekit.serve.jobs import Job
 from edgekit.serve.wire import ANSWER, DRIFT, FRAME, TELL, Opening, Told
 
-if TYPE_CHECKING:
-    from edgekit.serve.jobs import Job
-
 _PIECE = 1 << 18
-"""Bytes that are handed to a worker's socket at once."""
+"""Bytes up to which requests are put together for one call of the system."""
 _READ = 1 << 16
 """Bytes that are read from one at once."""
 _GONE_SECONDS = 1.0
@@ -46,11 +44,16 @@ class Took(NamedTuple):
     size: int
 
 
-class Worker(asyncio.BufferedProtocol):
+Tell: TypeAlias = "Callable[[Crew, Job, Told, Took | None], None]"
+Lose: TypeAlias = "Callable[[Crew, list[list[Job]], EngineError], None]"
+
+
+class Worker:
     """One process.
 
     Attributes:
         batches: What it was handed and has not answered in full, in order; it works at the first.
+        jobs: How many requests that are.
         until: When the first is overdue, by the loop's clock.
         ready: It said hello, and was not asked to leave.
         drift: What its monitor noticed last; empty without one.
@@ -60,12 +63,14 @@ class Worker(asyncio.BufferedProtocol):
         self._crew = crew
         self._data = bytearray()
         self._buffer = bytearray(_READ)
-        self._transport: asyncio.Transport | None = None
+        self._link: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._hung = False
-        self._paused = False
+        self._blocked = False
+        self._burial: asyncio.Task[None] | None = None
         self._out: deque[memoryview] = deque()
         self.batches: list[Batch] = []
+        self.jobs = 0
         self._begun = 0.0
         self.until = math.inf
         self.ready = False
@@ -76,19 +81,20 @@ class Worker(asyncio.BufferedProtocol):
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
-    async def start(self, opening: Opening) -> None:
+    def start(self, opening: Opening) -> None:
         """Spawn it; it says hello when it is ready."""
         mine, its = socket.socketpair()
         with its:
-            self._process = subprocess.Popen(  # noqa: ASYNC220 - a fork of some milliseconds, at starts alone
+            self._process = subprocess.Popen(  # a fork of some milliseconds, at starts alone
                 [sys.executable, "-P", "-m", "edgekit.serve.worker", str(its.fileno())],
                 stdin=subprocess.DEVNULL, pass_fds=(its.fileno(),), start_new_session=True,
                 env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
             )  # fmt: skip
         mine.setblocking(False)
+        self._link = mine
         loop = asyncio.get_running_loop()
         self.until = loop.time() + self._crew.start_seconds
-        await loop.create_connection(lambda: self, sock=mine)
+        loop.add_reader(mine, self._read)
         about = json.dumps(encode(opening)).encode()
         self._send(FRAME.pack(0, len(about)) + about)
 
@@ -97,6 +103,7 @@ class Worker(asyncio.BufferedProtocol):
         if not self.batches:
             self._begun = asyncio.get_running_loop().time()
             self.until = self._begun + self._crew.watchdog
+        self.jobs += len(jobs)
         self.batches.append(Batch({job.number: job for job in jobs}, len(jobs)))
         parts: list[bytes | bytearray] = [part for job in jobs for part in (job.head(), job.request.body)]
         parts.insert(0, FRAME.pack(len(jobs), sum(map(len, parts))))
@@ -113,8 +120,14 @@ class Worker(asyncio.BufferedProtocol):
             self.close()
 
     def close(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        if self._link is not None:
+            asyncio.get_running_loop().call_soon(self._hang_up)
+
+    def serve(self) -> None:
+        """Take what it says and give it what waits for it, also where the loop has not come to that yet."""
+        self._flush()
+        if self.batches:
+            self._read()
 
     def overdue(self) -> None:
         """It hangs: end it; what follows is as if it had died."""
@@ -123,30 +136,21 @@ class Worker(asyncio.BufferedProtocol):
         if self._process is not None:
             self._process.kill()
 
-    def abandon(self) -> None:
-        """Nobody will talk to it: it is not connected yet, and the crew leaves."""
-        self.overdue()
-        self.connection_lost(None)
-
     # -- The link ----------------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=_PIECE)
-
-    def pause_writing(self) -> None:
-        self._paused = True
-
-    def resume_writing(self) -> None:
-        self._paused = False
-        self._flush()
-
-    def get_buffer(self, sizehint: int) -> bytearray:
-        del sizehint
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._data += memoryview(self._buffer)[:nbytes]
+    def _read(self) -> None:
+        if self._link is None:
+            return
+        try:
+            got = self._link.recv_into(self._buffer)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            got = 0
+        if not got:
+            self._hang_up()
+            return
+        self._data += memoryview(self._buffer)[:got]
         start = 0
         while len(self._data) - start >= TELL.size:
             kind, status, number, length, size, together, *times = TELL.unpack_from(self._data, start)
@@ -163,26 +167,34 @@ class Worker(asyncio.BufferedProtocol):
                 self._hello(json.loads(body))
         del self._data[:start]
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        self._transport = None
+    def _hang_up(self) -> None:
+        """It ended, or shall."""
+        link = self._link
+        if link is None:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(link)
+        loop.remove_writer(link)
+        link.close()
+        self._link = None
         self._out.clear()
         self.until = math.inf
-        asyncio.get_running_loop().create_task(self._bury())
+        self._burial = loop.create_task(self._bury())
 
     def _tell(self, told: Told) -> None:
         if not self.batches:
             return
         batch = self.batches[0]
         job = batch.jobs.pop(told.number, None)
+        self.jobs -= job is not None
         self.answered += 1
         took = None
         now = asyncio.get_running_loop().time()
         self.until = now + self._crew.watchdog if batch.jobs or len(self.batches) > 1 else math.inf
         if not batch.jobs:
-            took = Took(now - self._begun, batch.size)
+            took = Took(told.at - self._begun, batch.size)  # not when that is seen, which may be a while later
             del self.batches[0]
-            self._begun = now
+            self._begun = told.at
         if job is not None:
             self._crew.told(job, told, took)
         if not self.batches and not self.ready:
@@ -212,15 +224,32 @@ class Worker(asyncio.BufferedProtocol):
         self._crew.lost(self, how, hung=self._hung)
 
     def _send(self, data: bytes | bytearray) -> None:
-        """In pieces, as the worker takes them: a transport would copy what it cannot send at once."""
-        view = memoryview(data)
-        self._out += [view[start : start + _PIECE] for start in range(0, len(view), _PIECE)]
+        self._out.append(memoryview(data))
         self._flush()
 
     def _flush(self) -> None:
-        transport = self._transport
-        while self._out and not self._paused and transport is not None and not transport.is_closing():
-            transport.write(self._out.popleft())
+        """As much as its socket takes; the rest when it takes more."""
+        link, out = self._link, self._out
+        if link is None:
+            return
+        try:
+            while out:
+                sent = link.send(out[0])
+                if sent < len(out[0]):
+                    out[0] = out[0][sent:]
+                else:
+                    out.popleft()
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            out.clear()  # it died: what it leaves is told when its end is read
+        if bool(out) != self._blocked:
+            self._blocked = bool(out)
+            loop = asyncio.get_running_loop()
+            if self._blocked:
+                loop.add_writer(link, self._flush)
+            else:
+                loop.remove_writer(link)
 
 
 class Crew:
@@ -246,8 +275,8 @@ class Crew:
         size: int,
         start_seconds: float,
         watchdog: float,
-        tell: Callable[[Crew, Job, Told, Took | None], None],
-        lose: Callable[[Crew, list[list[Job]], EngineError], None],
+        tell: Tell,
+        lose: Lose,
         change: Callable[[Crew], None],
     ) -> None:
         self.opening = opening
@@ -322,7 +351,7 @@ class Crew:
         else:
             error = EngineError("engine-died", f"the worker of {name} died: {how}", cause=f"it ended by {how}")
         left = [list(batch.jobs.values()) for batch in worker.batches]
-        worker.batches = []
+        worker.batches, worker.jobs = [], 0
         if not self.leaving and self.broken is None:
             self.restarts += 1
             if worker.answered:
@@ -346,9 +375,6 @@ class Crew:
         try:
             if seconds:
                 await asyncio.sleep(seconds)
-            await worker.start(self.opening)
+            worker.start(self.opening)
         except asyncio.CancelledError:
-            if worker.pid is None:
-                self.workers.remove(worker)
-            else:
-                worker.abandon()
+            self.workers.remove(worker)

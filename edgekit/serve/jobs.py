@@ -6,9 +6,10 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator
 
+from edgekit.serve.asking import Asking
 from edgekit.serve.messages import Request
 from edgekit.serve.settings import PRIORITIES
-from edgekit.serve.wire import ASK, KINDS, Kind
+from edgekit.serve.wire import ASK, KINDS
 
 
 class Job:
@@ -16,27 +17,19 @@ class Job:
 
     Attributes:
         deadline: By the loop's clock, which is the monotonic one.
-        version: That it insists on; None for whichever answers.
+        asking: What its headers say.
         alone: It was with others when a worker died: is tried once more, by itself.
         handed: When a worker got it; 0 while it waits.
         done: Answered, refused, or its client is gone.
     """
 
-    __slots__ = ("alone", "arrived", "coding", "deadline", "done", "handed", "json", "kind", "number", "priority",
-                 "request", "timer", "version")  # fmt: skip
+    __slots__ = ("alone", "arrived", "asking", "deadline", "done", "handed", "number", "request", "timer")
 
-    def __init__(
-        self, number: int, request: Request, *, kind: Kind, coding: int, json: int, deadline: float, priority: int,
-        version: str | None, arrived: float,
-    ) -> None:  # fmt: skip
+    def __init__(self, number: int, request: Request, asking: Asking, *, deadline: float, arrived: float) -> None:
         self.number = number
         self.request = request
-        self.kind = kind
-        self.coding = coding
-        self.json = json
+        self.asking = asking
         self.deadline = deadline
-        self.priority = priority
-        self.version = version
         self.arrived = arrived
         self.handed = 0.0
         self.alone = False
@@ -45,9 +38,8 @@ class Job:
 
     def head(self) -> bytes:
         """As the worker is told."""
-        return ASK.pack(
-            self.number, self.deadline, KINDS.index(self.kind), self.coding, self.json, len(self.request.body)
-        )
+        kind, coding, json, *_ = self.asking
+        return ASK.pack(self.number, self.deadline, KINDS.index(kind), coding, json, len(self.request.body))
 
 
 class Queue:
@@ -73,12 +65,12 @@ class Queue:
         """Let it wait; what had to give way for it, and is done: itself, or the latest of a lower priority."""
         dropped = None
         if self._count >= self._size:
-            dropped = self._lowest(job.priority) or job
+            dropped = self._lowest(job.asking.priority) or job
             dropped.done = True
             if dropped is job:
                 return job
             self._count -= 1
-        line = self._lines[job.priority]
+        line = self._lines[job.asking.priority]
         if len(line) > 2 * self._size:  # most were given up, and nobody came to take them
             kept = [one for one in line if not one.done]
             line.clear()
@@ -91,7 +83,7 @@ class Queue:
         """Before all others: a worker died over them."""
         for job in reversed(jobs):
             job.handed = 0.0
-            self._lines[job.priority].appendleft(job)
+            self._lines[job.asking.priority].appendleft(job)
             self._count += 1
 
     def give_up(self, job: Job) -> None:

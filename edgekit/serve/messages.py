@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from edgekit.errors import EdgeKitError, FeedError, explanations
-
-if TYPE_CHECKING:
-    from edgekit.serve.http import Connection
 
 STATUS = {
     # What a client sent is wrong.
@@ -52,6 +50,11 @@ class Reply(NamedTuple):
     headers: bytes = b""
     close: bool = False
 
+    @property
+    def later(self) -> bool:
+        """It tells the client to come again."""
+        return self.status in (429, 503)
+
     def rendered(self, *, alive: bool, head: bool = False) -> bytes:
         """On the wire.
 
@@ -59,32 +62,35 @@ class Reply(NamedTuple):
             alive: The connection stays.
             head: The request was HEAD: no body.
         """
-        last = b"\r\n\r\n" if alive else b"\r\nconnection: close\r\n\r\n"
-        parts = (_REASON[self.status], b"content-type: ", self.type, b"\r\n", self.headers, b"content-length: ",
-                 b"%d" % len(self.body), last, b"" if head else self.body)  # fmt: skip
-        return b"".join(parts)
+        # Refusals are small, and come by the thousand.
+        return (_kept if self.later else _rendered)(self, alive, head)
+
+
+def _rendered(reply: Reply, alive: bool, head: bool) -> bytes:
+    last = b"\r\n\r\n" if alive else b"\r\nconnection: close\r\n\r\n"
+    parts = (_REASON[reply.status], b"content-type: ", reply.type, b"\r\n", reply.headers, b"content-length: ",
+             b"%d" % len(reply.body), last, b"" if head else reply.body)  # fmt: skip
+    return b"".join(parts)
+
+
+_kept = lru_cache(64)(_rendered)
 
 
 class Request:
-    """One request; its body grows while it arrives."""
+    """One request; its body grows while it arrives.
 
-    __slots__ = (
-        "_connection",
-        "alive",
-        "arrived",
-        "body",
-        "client",
-        "counted",
-        "done",
-        "gone",
-        "headers",
-        "method",
-        "path",
-        "route",
-    )
+    Attributes:
+        client: Whose places it takes: an address or a key.
+        route: Where it leads, a `Route`; None before its head was read, or where it leads nowhere.
+        refusal: Its answer, where that stands before its body came.
+        gone: Called when the client went away before its answer.
+    """
 
-    def __init__(self, connection: Connection, client: str, arrived: float) -> None:
-        self._connection = connection
+    __slots__ = ("_deliver", "alive", "arrived", "body", "client", "counted", "done", "gone", "headers", "method",
+                 "path", "refusal", "route")  # fmt: skip
+
+    def __init__(self, deliver: Callable[[Request, Reply], None], client: str, arrived: float) -> None:
+        self._deliver = deliver
         self.client = client
         self.arrived = arrived
         self.method = b""
@@ -93,14 +99,14 @@ class Request:
         self.body = bytearray()
         self.alive = True
         self.route: object = None
+        self.refusal: Reply | None = None
         self.done = False
         self.counted = False
         self.gone: Callable[[], None] | None = None
-        """Called when the client went away before its answer."""
 
     def answer(self, reply: Reply) -> None:
         """Once; what comes later, or for a client that went away, is dropped."""
-        self._connection.answered(self, reply)
+        self._deliver(self, reply)
 
 
 def refusal(error: EdgeKitError, *, retry: float | None = None, close: bool = False, headers: bytes = b"") -> Reply:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgekit import __version__
 from edgekit.serve.asking import LONGEST_MS
-from edgekit.serve.settings import PRIORITIES
+from edgekit.serve.lane import Lane
+from edgekit.serve.settings import PRIORITIES, Bounds
 from edgekit.serve.wire import DATATYPES
-
-if TYPE_CHECKING:
-    from edgekit.serve.lane import Lane
-    from edgekit.serve.settings import Bounds
 
 _JSON, _BYTES = "application/json", "application/octet-stream"
 _REFUSED = {
@@ -35,7 +32,7 @@ def document(lanes: Iterable[Lane], bounds: Bounds, *, keyed: bool) -> dict[str,
         keyed: Requests show a key.
     """
     names = sorted(lane.name for lane in lanes)
-    versions = sorted({lane.active.version for lane in lanes if lane.active is not None})
+    versions = sorted({lane.versions.active.version for lane in lanes if lane.versions.active is not None})
     name = _parameter("model", {"type": "string", "enum": names})
     version = _parameter("version", {"type": "string", "enum": versions})
     paths: dict[str, Any] = {

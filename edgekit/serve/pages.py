@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgekit import __version__
 from edgekit.errors import LimitError
 from edgekit.runtimes.flow.metrics import gauge, together
 from edgekit.serve import openapi
+from edgekit.serve.door import Door
+from edgekit.serve.lane import Lane, unknown_version
 from edgekit.serve.messages import Reply, as_json, refusal
-from edgekit.serve.routes import Page, Route
+from edgekit.serve.routes import Page
 from edgekit.serve.status import board, status
-
-if TYPE_CHECKING:
-    from edgekit.serve.lane import Lane
-    from edgekit.serve.server import Server
 
 EXTENSIONS = ("binary_tensor_data", "predict", "deadline", "priority", "raw")
 _TEXT = b"text/plain; version=0.0.4; charset=utf-8"
@@ -32,17 +29,17 @@ _POLICY = (
 _GAUGES: dict[str, Callable[[Lane], int]] = {
     "queue": lambda lane: len(lane.queue),
     "running": lambda lane: lane.running,
-    "ready": lambda lane: int(lane.ready),
+    "ready": lambda lane: int(lane.versions.ready),
     "restarts": lambda lane: lane.restarts,
 }
 """What is true of a model now."""
 
 
 class Pages:
-    """Of one server."""
+    """Of one door."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, door: Door) -> None:
+        self._door = door
 
     def paths(self) -> dict[bytes, Page]:
         """Path -> what it shows."""
@@ -54,19 +51,19 @@ class Pages:
             b"/v2/models": self._models,
             b"/metrics": self._metrics,
             b"/openapi.json": self._described,
-            b"/status": lambda: Reply(200, as_json(status(self._server))),
+            b"/status": lambda: Reply(200, as_json(status(self._door))),
             b"/": lambda: Reply(200, page, _HTML, _POLICY),
         }
 
-    def model(self, route: Route) -> Reply:
-        """Metadata or readiness of a model."""
-        lane = route.lane
-        assert lane is not None  # noqa: S101 - such a route names one
-        if route.verb == "ready":
-            if not lane.ready:
+    def model(self, lane: Lane, verb: str, version: str | None) -> Reply:
+        """Metadata ("") or readiness ("ready") of a model."""
+        crew = lane.versions.active
+        if version is not None and crew is not None and version != crew.version:
+            return refusal(unknown_version(lane, version))
+        if verb == "ready":
+            if not lane.versions.ready:
                 return refusal(LimitError("model-starting", f"{lane.name} is not ready"), retry=1.0)
             return Reply(200, as_json({"name": lane.name, "ready": True}))
-        crew = lane.active
         if crew is None or not crew.about:
             return refusal(LimitError("model-starting", f"{lane.name} is not ready"), retry=1.0)
         about = crew.about
@@ -78,26 +75,26 @@ class Pages:
         return Reply(200, as_json({"name": "edgekit", "version": __version__, "extensions": list(EXTENSIONS)}))
 
     def _ready(self) -> Reply:
-        server = self._server
-        if server.stopping or not server.ready or not all(lane.ready for lane in server.lanes.values()):
+        door = self._door
+        if door.stopping or not door.ready or not all(lane.versions.ready for lane in door.lanes.values()):
             return refusal(LimitError("model-starting", "a model is not ready, or the server stops"), retry=1.0)
         return Reply(200, as_json({"ready": True}))
 
     def _models(self) -> Reply:
-        return Reply(200, as_json({"models": [_listed(lane) for lane in self._server.lanes.values()]}))
+        return Reply(200, as_json({"models": [_listed(lane) for lane in self._door.lanes.values()]}))
 
     def _described(self) -> Reply:
-        server = self._server
-        lanes = server.lanes.values()
-        return Reply(200, as_json(openapi.document(lanes, server.bounds, keyed=server.access.keyed)))
+        door = self._door
+        lanes = door.lanes.values()
+        return Reply(200, as_json(openapi.document(lanes, door.bounds, keyed=door.access.keyed)))
 
     def _metrics(self) -> Reply:
-        server = self._server
-        lanes = server.lanes.values()
-        texts = [server.traffic.text(), *(lane.metrics.text() for lane in lanes)]
-        texts += [gauge(name, {"": value}) for name, value in server.load.items()]
+        door = self._door
+        lanes = door.lanes.values()
+        texts = [door.traffic.text(), *(lane.metrics.text() for lane in lanes)]
+        texts += [gauge(name, {"": value}) for name, value in door.load.items()]
         texts += [gauge(name, {lane.name: read(lane) for lane in lanes}) for name, read in _GAUGES.items()]
-        watched = {lane.name: lane.drift for lane in lanes if lane.drift}
+        watched = {lane.name: drift for lane in lanes if (drift := lane.versions.drift)}
         if watched:
             texts.append(gauge("drift_alarms", {name: len(seen["alarms"]) for name, seen in watched.items()}))
             texts.append(gauge("monitored_samples", {name: seen["samples"] for name, seen in watched.items()}))
@@ -106,4 +103,5 @@ class Pages:
 
 
 def _listed(lane: Lane) -> dict[str, object]:
-    return {"name": lane.name, "version": lane.active.version if lane.active else None, "ready": lane.ready}
+    active = lane.versions.active
+    return {"name": lane.name, "version": active.version if active else None, "ready": lane.versions.ready}

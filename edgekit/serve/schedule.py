@@ -24,6 +24,7 @@ class Scheduler:
         self._slots = slots
         self._idle: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._soon = False
         self._loop = asyncio.get_running_loop()
 
     def share(self, lane: Lane) -> float:
@@ -55,8 +56,27 @@ class Scheduler:
         if soonest:
             self._later(soonest)
 
+    def soon(self) -> None:
+        """The same when all that came in this turn of the loop was looked at: what came together goes together."""
+        if not self._soon:
+            self._soon = True
+            self._loop.call_soon(self._now)
+
+    def serve(self) -> None:
+        """Talk to the workers in the midst of a long turn of the loop."""
+        for lane in self.lanes:
+            for crew in lane.versions.crews:
+                for worker in crew.workers:
+                    worker.serve()
+
+    def _now(self) -> None:
+        self._soon = False
+        self.pump()
+
     def _running(self) -> int:
-        return sum(lane.threads for lane in self.lanes for crew in lane.crews for w in crew.workers if w.batches)
+        return sum(
+            lane.threads for lane in self.lanes for crew in lane.versions.crews for w in crew.workers if w.batches
+        )
 
     def _level(self) -> None:
         busy = [lane for lane in self.lanes if lane.name not in self._idle and lane.busy]

@@ -39,7 +39,6 @@ def start(
 
 def about(server: Server) -> About:
     """What is announced."""
-    models = [
-        {"name": lane.name, "version": lane.active.version if lane.active else None} for lane in server.lanes.values()
-    ]
+    active = {name: lane.versions.active for name, lane in server.lanes.items()}
+    models = [{"name": name, "version": crew.version if crew else None} for name, crew in active.items()]
     return {"addresses": server.addresses, "models": models, "warnings": list(server.access.warnings)}

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgekit import __version__
 from edgekit.errors import explanations
 from edgekit.measure import environment, throttle
 from edgekit.runtimes.flow.metrics import BOUNDS
-
-if TYPE_CHECKING:
-    from edgekit.serve.lane import Lane
-    from edgekit.serve.server import Server
+from edgekit.serve.door import Door
+from edgekit.serve.lane import Lane
 
 TIMES = ("request_seconds", "queue_seconds", "run_seconds")
 
 
-def status(server: Server, root: Path = environment.ROOT) -> dict[str, Any]:
+def status(door: Door, root: Path = environment.ROOT) -> dict[str, Any]:
     """The document.
 
     Fields: `name`, `version`, `bounds_seconds` (upper ends of the histograms' buckets; one more bucket has no end),
@@ -32,9 +30,9 @@ def status(server: Server, root: Path = environment.ROOT) -> dict[str, Any]:
         "name": "edgekit",
         "version": __version__,
         "bounds_seconds": list(BOUNDS),
-        "load": server.load,
+        "load": door.load,
         "board": board(root),
-        "models": [_model(lane) for lane in server.lanes.values()],
+        "models": [_model(lane) for lane in door.lanes.values()],
     }
 
 
@@ -50,13 +48,14 @@ def board(root: Path = environment.ROOT) -> dict[str, Any]:
 
 
 def _model(lane: Lane) -> dict[str, Any]:
-    about = lane.active.about if lane.active is not None else {}
+    active = lane.versions.active
+    about = active.about if active is not None else {}
     seen = lane.metrics.snapshot()
     return {
         "name": lane.name,
-        "version": lane.active.version if lane.active else None,
-        "ready": lane.ready,
-        "trial": lane.back is not None,
+        "version": active.version if active else None,
+        "ready": lane.versions.ready,
+        "trial": lane.versions.back is not None,
         "kind": about.get("kind"),
         "task": about.get("task"),
         "engine": f"{about['engine']} {about['engine_version']}" if about else None,
@@ -66,7 +65,7 @@ def _model(lane: Lane) -> dict[str, Any]:
         "restarts": lane.restarts,
         "requests": seen.get("requests", {}),
         "times": {name: lane.metrics.buckets(name) for name in TIMES},
-        "drift": lane.drift,
+        "drift": lane.versions.drift,
         "errors": [_told(at, code) for at, code, _ in reversed(lane.errors)],
     }
 

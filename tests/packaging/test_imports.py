@@ -132,3 +132,19 @@ def test_public_names_are_exactly_these():
         assert getattr(edgekit, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = edgekit.nothing
+
+
+def test_modules_of_the_server_import_one_way():
+    """No circle among them, also not in names for types."""
+    wanted = {}
+    for file in sources("edgekit/serve"):
+        tree = ast.parse(file.read_text())
+        names = [name.removeprefix("edgekit.serve.").partition(".")[0] for node in ast.walk(tree)
+                 for name in _imported(node) if name.startswith("edgekit.serve.")]  # fmt: skip
+        names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+                  and node.module == "edgekit.serve" for alias in node.names]  # fmt: skip
+        wanted[file.stem] = set(names) - {""}
+    while free := [name for name, needs in wanted.items() if not needs & set(wanted)]:
+        for name in free:
+            del wanted[name]
+    assert wanted == {}
