@@ -20,8 +20,10 @@ from edgekit.errors import EdgeKitError, EngineError
 from edgekit.serve.jobs import Job
 from edgekit.serve.wire import ANSWER, DRIFT, FRAME, TELL, Opening, Told
 
-_PIECE = 1 << 18
-"""Bytes up to which requests are put together for one call of the system."""
+_PIECE = 1 << 15
+"""Bytes of requests that are copied, to be sent together with others."""
+_PIPE = 1 << 22
+"""Bytes that should lie between the server and a worker, so that it has the next ones; the system allows less."""
 _READ = 1 << 16
 """Bytes that are read from one at once."""
 _GONE_SECONDS = 1.0
@@ -91,6 +93,7 @@ class Worker:
                 env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
             )  # fmt: skip
         mine.setblocking(False)
+        mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIPE)
         self._link = mine
         loop = asyncio.get_running_loop()
         self.until = loop.time() + self._crew.start_seconds
@@ -107,11 +110,10 @@ class Worker:
         self.batches.append(Batch({job.number: job for job in jobs}, len(jobs)))
         parts: list[bytes | bytearray] = [part for job in jobs for part in (job.head(), job.request.body)]
         parts.insert(0, FRAME.pack(len(jobs), sum(map(len, parts))))
-        if sum(map(len, parts)) < _PIECE:
-            self._send(b"".join(parts))
-        else:
-            for part in parts:
-                self._send(part)
+        if max(map(len, parts)) < _PIECE:
+            parts = [b"".join(parts)]
+        self._out += map(memoryview, parts)
+        self._flush()
 
     def leave(self) -> None:
         """Hang up: it ends after what it was handed."""

@@ -29,7 +29,7 @@ clients which ask again at once do not take the cores from those that are answer
 """
 _TOGETHER = 0.002
 """Seconds of them that are given at once."""
-_TURN = 0.001
+_TURN = 0.0005
 """Seconds after which workers are seen to in the midst of a turn of the loop."""
 _EVICTED = ("closing", "idle", "head")
 """States whose connections make room for new ones, the first first."""

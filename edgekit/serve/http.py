@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import socket
 from collections import deque
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
@@ -28,6 +30,10 @@ from it (RFC 9112, section 9.6).
 """
 _DROPPED = 1 << 18
 """Bytes of a refused body that are read to keep its connection; behind a longer one it is closed."""
+_LARGE = 1 << 14
+"""Bytes: on a connection that sent a larger body the next head is read alone, so that the kernel can put the body where
+it belongs, or nowhere.
+"""
 
 
 _OVER = Reply(400)
@@ -53,9 +59,9 @@ class Connection(asyncio.BufferedProtocol):
         state: "idle" between requests, "head" and "body" while one arrives, "busy" while it is answered, "closing".
     """
 
-    __slots__ = ("_active", "_chunks", "_door", "_fresh", "_head", "_heads", "_held", "_missing", "_named", "_parser",
-                 "_parsers", "_paused", "_raw", "_request", "_transport", "_waiting", "client", "since", "state",
-                 "until")  # fmt: skip
+    __slots__ = ("_active", "_brief", "_chunks", "_door", "_fresh", "_head", "_heads", "_held", "_missing", "_named",
+                 "_parser", "_parsers", "_paused", "_raw", "_request", "_socket", "_transport", "_waiting", "client",
+                 "since", "state", "until")  # fmt: skip
 
     def __init__(self, door: Door, parsers: ModuleType) -> None:
         self._door = door
@@ -65,7 +71,8 @@ class Connection(asyncio.BufferedProtocol):
         self._request: Request | None = None
         self._active: Request | None = None
         self._waiting: deque[Request] = deque()
-        self._paused = False
+        self._paused = self._brief = False
+        self._socket: int | None = None
         self._head = self._raw = self._chunks = self._held = self._named = self._missing = 0
         self._fresh = b""
         self._heads = door.heads(local=False)
@@ -77,6 +84,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if transport.get_extra_info("sslcontext") is None:
+            self._socket = transport.get_extra_info("socket").fileno()
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]) if isinstance(peer, tuple) else "local"
         self._heads = self._door.heads(local=self.client == "local")
@@ -95,12 +104,16 @@ class Connection(asyncio.BufferedProtocol):
                 if request.gone is not None:
                     request.gone()
                 self._door.finished(request)
-        self._active = self._request = self._parser = self._transport = None
+        self._active = self._request = self._parser = self._transport = self._socket = None
         self._waiting.clear()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """One for all connections: what is in it is looked at before the loop reads again."""
+        """One for all connections: what is in it is looked at before the loop reads again. A known body has its own."""
         del sizehint
+        if self._missing and self._asked.refusal is None:
+            return memoryview(self._asked.body)[-self._missing :]
+        if self._brief and self._between:
+            return self._door.buffer[:LONGEST]
         return self._door.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -109,8 +122,9 @@ class Connection(asyncio.BufferedProtocol):
         start = 0
         try:
             if self._missing:
-                start = self._more(0, nbytes)
-            elif self._request is None and self._active is None and not self._waiting:
+                start = min(self._missing, nbytes)
+                self._more(start)
+            elif self._between:
                 start = self._recognized(nbytes)
             if start < nbytes:
                 self._parse(start, nbytes)
@@ -119,35 +133,62 @@ class Connection(asyncio.BufferedProtocol):
         self._fresh = b""
         self._door.between()
 
+    @property
+    def _between(self) -> bool:
+        """Nothing has begun, and nothing is under way."""
+        return self._request is None and self._active is None and not self._waiting
+
     def _recognized(self, nbytes: int) -> int:
         """Take a request whose head is known from the buffer's start; how many bytes that were."""
-        end = self._door.raw.find(b"\r\n\r\n", 0, min(nbytes, LONGEST)) + 4
+        door = self._door
+        end = door.raw.find(b"\r\n\r\n", 0, min(nbytes, LONGEST)) + 4
         if end < 4:
             return 0
-        raw = bytes(self._door.buffer[:end])
+        raw = bytes(door.buffer[:end])
         head = self._heads.find(raw)
         if head is None:
             self._fresh = raw
             return 0
-        request = self._request = Request(self.answered, head.client or self.client, self._door.now())
+        request = self._request = Request(self.answered, head.client or self.client, door.now())
         request.method, request.headers, request.route = head.method, head.headers, head.route
-        request.refusal = self._door.enter(request, head.route)
-        self._missing = head.length
+        request.refusal = door.enter(request, head.route)
         self._check_refused(request, head.length)
-        if head.length > nbytes - end:
-            self._wait("body", self._door.bounds.body_seconds)
-        return self._more(end, nbytes)
+        self._brief = head.length > _LARGE
+        self._missing = head.length
+        here = min(head.length, nbytes - end)
+        if request.refusal is None:
+            request.body = bytearray(head.length)  # no memory before something is in it
+            request.body[:here] = door.buffer[end : end + here]
+        self._more(here)
+        if self._missing:
+            self._wait("body", door.bounds.body_seconds)
+            self._rest()
+        return end + here
 
-    def _more(self, start: int, nbytes: int) -> int:
-        """Take what the buffer has of the body of such a request; where it ends."""
-        end = min(start + self._missing, nbytes)
-        self._missing -= end - start
+    def _more(self, size: int) -> None:
+        """So much more of the body of such a request is there."""
         request = self._asked
-        if request.refusal is None and end > start:
-            self._keep(request, self._door.buffer[start:end])
+        if request.refusal is None:
+            self._hold(size)
+        self._missing -= size
         if not self._missing:
             self._whole(request)
-        return end
+
+    def _rest(self) -> None:
+        """Take what the kernel has of it already."""
+        request = self._asked
+        if self._socket is None:
+            return
+        try:
+            if request.refusal is None:
+                size = os.readv(self._socket, [memoryview(request.body)[-self._missing :]])
+            else:
+                size = _discarded(self._socket, self._door.buffer[: self._missing])
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            return  # the loop will see it
+        self._more(size)
 
     def _parse(self, start: int, nbytes: int) -> None:
         parser = self._parser
@@ -261,7 +302,10 @@ class Connection(asyncio.BufferedProtocol):
     def on_body(self, body: bytes) -> None:
         request = self._asked
         if request.refusal is None:
-            self._keep(request, body)
+            if len(request.body) + len(body) > self._door.bounds.body:
+                raise _Refused(refusal(self._too_long()))
+            self._hold(len(body))
+            request.body += body
             return
         self._chunks += 1
         self._raw += len(body)
@@ -397,15 +441,21 @@ class Connection(asyncio.BufferedProtocol):
         if request.refusal is not None and (request.refusal.close or length > _DROPPED):
             raise _Refused(request.refusal)
 
-    def _keep(self, request: Request, body: bytes | memoryview) -> None:
-        if len(request.body) + len(body) > self._door.bounds.body:
-            raise _Refused(refusal(self._too_long()))
-        if not self._door.hold(len(body)):
+    def _hold(self, size: int) -> None:
+        if not self._door.hold(size):
             raise _Refused(refusal(LimitError("server-full", "bodies of other requests fill the memory"), retry=1.0))
-        self._held += len(body)
-        request.body += body
+        self._held += size
 
     def _release(self, size: int) -> None:
         size = min(size, self._held)
         self._held -= size
         self._door.hold(-size)
+
+
+def _discarded(descriptor: int, view: memoryview) -> int:
+    """Bytes that a socket had, at most as many as the view has, and has no more; only their number is told."""
+    borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
+    try:
+        return borrowed.recv_into(view, 0, socket.MSG_TRUNC)
+    finally:
+        borrowed.detach()
