@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.artifact import Artifact
-from edgekit.errors import EngineError, EngineMissingError, FeedError
+from edgekit.errors import EdgeKitError, EngineError, EngineMissingError
 from edgekit.runtimes.base import Array, Feeds, closed, version_of
 from edgekit.runtimes.straight import check_shape
 from edgekit.tensors import QuantParams, TensorSpec
@@ -105,6 +105,8 @@ class LiteRTSession:
             for name, index in fetched:
                 answers[name] = self._get(index)
             return answers
+        except EdgeKitError:  # of ours: closed by another thread while this one waited
+            raise
         except (ValueError, RuntimeError) as error:
             raise _failed(str(error), self._artifact) from error
 
@@ -132,9 +134,9 @@ class LiteRTSession:
                     del view  # a traceback would keep it, and the engine refuses to go on while anybody looks
                     if shape != buffer.shape:
                         check_shape(name, shape, buffer)
+        except EdgeKitError:
+            raise
         except (ValueError, RuntimeError) as error:
-            if isinstance(error, FeedError):
-                raise
             raise _failed(str(error), self._artifact) from error
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 import edgekit
 from edgekit import artifact as artifacts_module
 from edgekit.errors import ArtifactError, EngineError, MissingFileError, UsageError
-from edgekit.runtimes import engines
+from edgekit.runtimes import engines, open_session
 
 FRESH = """
 import json, sys
@@ -221,6 +221,24 @@ def test_a_closed_model(model, samples):
     for feeds in ({"image": sample}, sample):
         with pytest.raises(EngineError) as caught:
             model.run(feeds)
+        assert caught.value.code == "model-closed"
+
+
+@pytest.mark.parametrize("kind", ["fp32.tflite", "fp32.onnx"])
+def test_a_session_that_another_thread_closed_says_so(artifacts, kind):
+    """A call that waited for the lock finds it closed."""
+    session = open_session(artifacts_module.read(artifacts[kind]), threads=1)
+    feeds = {spec.name: np.ones([size or 1 for size in spec.shape], np.float32) for spec in session.inputs}
+    buffers = {spec.name: np.empty([size or 1 for size in spec.shape], np.float32) for spec in session.outputs}
+    session.run(feeds)
+    session.close()
+    for call in (
+        lambda: session.run(feeds),
+        lambda: session.run_into(feeds, buffers),
+        lambda: session.run_into(feeds, {}),
+    ):
+        with pytest.raises(EngineError) as caught:
+            call()
         assert caught.value.code == "model-closed"
 
 
