@@ -94,14 +94,32 @@ def times(calls: dict[str, Callable[[], Any]], rounds: int = 30) -> dict[str, fl
     return {name: round(statistics.median(values), 3) for name, values in taken.items()}
 
 
+def resizing(convention: str, module: str, reference: Callable[[Any, tuple[int, int], str], Any]) -> None:
+    """Times of a camera's frame, in numpy and by the library."""
+    frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    for wanted in ((160, 160), (224, 224), (240, 320)):
+        for how in ("nearest", "bilinear", "area"):
+            seen = times({
+                "edgekit in numpy": lambda: hidden(module, lambda: resize(frame, *wanted, how, convention)),  # noqa: B023
+                convention: lambda: reference(frame, wanted, how),  # noqa: B023
+            })  # fmt: skip
+            ratio = round(seen["edgekit in numpy"] / seen[convention], 2)
+            say(f"640x480 frame to {wanted[1]}x{wanted[0]}, {how}, ms", **seen, ratio=ratio)
+
+
 def against_opencv() -> None:
     """Numbers and times."""
     cv2 = found("cv2")
     if cv2 is None:
         return
     modes = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
-    steps_off(lambda given, wanted, how: cv2.resize(given, wanted[::-1], interpolation=modes[how]), "opencv", "cv2")
     cv2.setNumThreads(1)
+
+    def reference(given: Any, wanted: tuple[int, int], how: str) -> Any:
+        return cv2.resize(given, wanted[::-1], interpolation=modes[how])
+
+    steps_off(reference, "opencv", "cv2")
+    resizing("opencv", "cv2", reference)
     frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     spec = TensorSpec("x", (1, 224, 224, 3), "int8", "NHWC", QuantParams((1 / 255,), (-128,)))
     how = Preprocess("image", 1 / 255, image=ImageSteps(convention="opencv"))
@@ -134,6 +152,7 @@ def against_pillow() -> None:
             return image.fromarray(given[..., 0] if given.shape[2] == 1 else given).resize(wanted[::-1], modes[how])
 
         steps_off(reference, "pillow", "PIL.Image")
+        resizing("pillow", "PIL.Image", reference)
 
 
 def against_librosa() -> None:

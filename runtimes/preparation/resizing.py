@@ -1,28 +1,50 @@
 """Pictures of another size, in numpy, as Pillow and OpenCV make them.
 
-Each axis is resampled by itself, by a table of source positions and weights. The vertical one goes first, because it
-gathers whole rows. Where the app has imported the library whose convention is asked for, that does it.
+Each axis is resampled by itself, by a table of source positions and weights (`taps`). The vertical one goes first,
+because it gathers whole rows, and adds up in 16 bits where its weights are whole numbers, or near enough; the other one
+in float32. Rows are worked on in bands that stay in the caches, in arrays that are kept (`scratch`). Where the app has
+imported the library whose convention is asked for, that does it.
 
-Within one step of 255 of the reference: Pillow's `resize` with BILINEAR, NEAREST and BOX
-(https://github.com/python-pillow/Pillow/blob/main/src/libImaging/Resample.c), OpenCV's with INTER_LINEAR, INTER_NEAREST
-and INTER_AREA (https://github.com/opencv/opencv/blob/4.x/modules/imgproc/src/resize.cpp).
+Within one step of 255 of the reference: Pillow's `resize` with BILINEAR, NEAREST and BOX, OpenCV's with INTER_LINEAR,
+INTER_NEAREST and INTER_AREA.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from edgekit.runtimes.base import Array
+from edgekit.runtimes.preparation.scratch import Bench, Spare
+from edgekit.runtimes.preparation.taps import integers, taps, used
 
 _PILLOW = {"nearest": 0, "bilinear": 2, "area": 4}
-_BAND = 100_000
-"""Bytes of rows that are worked on at once: larger arrays are new pages of the system every time (see `scratch`)."""
 _OPENCV = {"nearest": 0, "bilinear": 1, "area": 3}
+_BAND = 400_000
+"""Bytes that are worked on at once: what the second-level caches of small boards hold."""
+_NEAR = 0.5
+"""Steps of 255 by which whole weights may be off. The reference's own roundings take less than the other half."""
+_benches: Spare[Bench] = Spare(Bench)
+_HALF = np.float32(0.5)
+
+
+class _Plan(NamedTuple):
+    """All that follows from the sizes.
+
+    Attributes:
+        rows: intp [taps, height].
+        heavy: uint16 or float32 [taps, height, 1]; None: one row each, as it is.
+        columns: intp [taps, width * channels], places in a row of bytes.
+        light: float32 [taps, width * channels], over what `heavy` adds up to; None: one byte each, as it is.
+    """
+
+    rows: Array
+    heavy: Array | None
+    columns: Array
+    light: Array | None
 
 
 def resize(picture: Array, height: int, width: int, how: str, convention: str) -> Array:
@@ -40,111 +62,71 @@ def resize(picture: Array, height: int, width: int, how: str, convention: str) -
     """
     if picture.shape[:2] == (height, width):
         return picture
+    if picture.ndim == 3 and picture.strides[2] < 0:  # colors turned: cheaper when it is small
+        return resize(picture[..., ::-1], height, width, how, convention)[..., ::-1]
     compiled = _compiled(picture, height, width, how, convention)
     if compiled is not None:
         return compiled
     if how == "area" and convention == "opencv" and (picture.shape[0] < height or picture.shape[1] < width):
         how = "spread"  # its area of a picture that grows, along either axis
-    rows = _axis(picture.shape[0], height, how, convention)
-    columns = _axis(picture.shape[1], width, how, convention)
-    if how == "nearest":
-        return np.asarray(picture[rows[0][0][:, None], columns[0][0]])
-    flat = picture.reshape(*picture.shape[:2], -1)
-    made = np.empty((height, width, flat.shape[2]), np.uint8)
-    step = max(_BAND // (4 * flat.shape[1] * flat.shape[2]), 1)
+    flat = picture.reshape(picture.shape[0], -1)
+    channels = flat.shape[1] // picture.shape[1]
+    plan = _plan(picture.shape[:2], (height, width), channels, how, convention)
+    made = np.empty((height, width * channels), np.uint8)
+    bench = _benches.take()
+    step = max(_BAND // (5 * flat.shape[1]), 1)
     for start in range(0, height, step):
         part = slice(start, start + step)
-        band = _across(_down(flat, (rows[0][:, part], rows[1][:, part])), columns)
-        np.rint(band, out=band)
-        made[part] = np.clip(band, 0, 255, out=band)
+        _across(_down(flat, plan, part, bench), plan, bench, made[part])
+    _benches.give(bench)
     return made.reshape(height, width, *picture.shape[2:])
 
 
-def _down(picture: Array, table: tuple[Array, Array]) -> Array:
-    """float32 [rows, W, C]: weighted sums of whole rows."""
-    places, weights = table
-    made = picture[places[0]] * weights[0][:, None, None]
-    for place, weight in zip(places[1:], weights[1:], strict=True):
-        made += picture[place] * weight[:, None, None]
-    return np.asarray(made)
+def _down(flat: Array, plan: _Plan, part: slice, bench: Bench) -> Array:
+    """[rows, W*C]: weighted sums of whole rows of bytes, or the rows themselves."""
+    rows, heavy = plan.rows[:, part], plan.heavy
+    shape = (rows.shape[1], flat.shape[1])
+    taken = _taken(flat, rows[0], bench.array("row", shape, np.uint8))
+    if heavy is None:
+        return taken
+    made = np.multiply(taken, heavy[0, part], out=bench.array("sum", shape, heavy.dtype))
+    more = bench.array("more", shape, heavy.dtype)
+    for place, weight in zip(rows[1:], heavy[1:, part], strict=True):
+        taken = _taken(flat, place, taken)
+        np.add(made, np.multiply(taken, weight, out=more), out=made)
+    return made
 
 
-def _across(rows: Array, table: tuple[Array, Array]) -> Array:
-    """float32 [rows, columns, C]."""
-    places, weights = table
-    made = rows.take(places[0], axis=1) * weights[0][:, None]
-    for place, weight in zip(places[1:], weights[1:], strict=True):
-        made += rows.take(place, axis=1) * weight[:, None]
-    return np.asarray(made)
+def _taken(flat: Array, rows: Array, out: Array) -> Array:
+    """Whole rows; `take` would first copy all of a picture that was cut out of another."""
+    return flat.take(rows, 0, out, "clip") if flat.flags.c_contiguous else np.asarray(flat[rows])
+
+
+def _across(rows: Array, plan: _Plan, bench: Bench, made: Array) -> None:
+    """Into uint8 [rows, width*C]."""
+    if plan.light is None:
+        rows.take(plan.columns[0], 1, made, "clip")
+        return
+    taken = bench.array("taken", made.shape, rows.dtype)
+    total, more = (bench.array(name, made.shape, np.float32) for name in ("total", "less"))
+    for number, (place, weight) in enumerate(zip(plan.columns, plan.light, strict=True)):
+        np.multiply(rows.take(place, 1, taken, "clip"), weight, out=more if number else total)
+        if number:
+            np.add(total, more, out=total)
+    np.add(total, _HALF, out=made, casting="unsafe")  # weights add up to 1: it cannot leave the bytes
 
 
 @functools.lru_cache(maxsize=32)
-def _axis(size: int, wanted: int, how: str, convention: str) -> tuple[Array, Array]:
-    """Source positions and weights, both [taps, wanted]; positions of weight 0 lie anywhere inside.
-
-    Positions are of the platform's own width: 32-bit boards refuse to `take` by others.
-    """
-    ratio = size / wanted
-    if how == "nearest":
-        # Pillow adds up from pixel to pixel, and rounds as sums do.
-        steps = np.full(wanted, ratio)
-        steps[0] = 0.5 * ratio
-        at = np.add.accumulate(steps) if convention == "pillow" else np.arange(wanted) * ratio
-        return np.minimum(at.astype(np.intp), size - 1)[None], np.ones((1, wanted), np.float32)
-    if convention == "pillow":
-        taps = _filtered(size, wanted, ratio, how)
-    elif how == "area":
-        taps = [_covered(place, ratio, size) for place in range(wanted)]
-    else:
-        taps = [_between(place, ratio, size, spread=how == "spread") for place in range(wanted)]
-    most = max(len(weights) for _, weights in taps)
-    places, weights = np.zeros((most, wanted), np.intp), np.zeros((most, wanted), np.float32)
-    for place, (first, values) in enumerate(taps):
-        total = sum(values)
-        for tap in range(most):
-            places[tap, place] = min(first + min(tap, len(values) - 1), size - 1)
-            weights[tap, place] = values[tap] / total if tap < len(values) else 0.0
-    return places, weights
-
-
-def _filtered(size: int, wanted: int, ratio: float, how: str) -> list[tuple[int, list[float]]]:
-    """Pillow's: a triangle or a box as wide as what a pixel covers, at least one source pixel."""
-    stretch = max(ratio, 1.0)
-    support = stretch * (1.0 if how == "bilinear" else 0.5)
-    taps = []
-    for place in range(wanted):
-        center = (place + 0.5) * ratio
-        first, last = max(int(center - support + 0.5), 0), min(int(center + support + 0.5), size)
-        offsets = [(x - center + 0.5) / stretch for x in range(first, last)]
-        if how == "bilinear":
-            taps.append((first, [max(1.0 - abs(x), 0.0) for x in offsets]))
-        else:
-            taps.append((first, [1.0 if -0.5 < x <= 0.5 else 0.0 for x in offsets]))
-    return taps
-
-
-def _covered(place: int, ratio: float, size: int) -> tuple[int, list[float]]:
-    """OpenCV's area of a smaller picture: how much of each source pixel lies under this one."""
-    begin, end = place * ratio, min((place + 1) * ratio, size)
-    first, last = math.floor(begin + 1e-9), min(math.ceil(end - 1e-9), size)
-    return first, [max(min(x + 1, end) - max(x, begin), 0.0) for x in range(first, max(last, first + 1))]
-
-
-def _between(place: int, ratio: float, size: int, *, spread: bool) -> tuple[int, list[float]]:
-    """OpenCV's linear, and its area of a larger picture: two neighbors."""
-    if spread:
-        first = math.floor(place * ratio)
-        part = max((place + 1) - (first + 1) / ratio, 0.0)
-        part -= math.floor(part)
-    else:
-        at = (place + 0.5) * ratio - 0.5
-        first = math.floor(at)
-        part = at - first
-    if first < 0:
-        return 0, [1.0]
-    if first >= size - 1:
-        return size - 1, [1.0]
-    return first, [1.0 - part, part]
+def _plan(given: tuple[int, int], wanted: tuple[int, int], channels: int, how: str, convention: str) -> _Plan:
+    rows, down = used(taps(given[0], wanted[0], how, convention))
+    columns, across = used(taps(given[1], wanted[1], how, convention))
+    places = (columns[:, :, None] * channels + np.arange(channels)).reshape(len(columns), -1)
+    heavy, total = None, 1
+    if len(rows) > 1:
+        whole, total, off = integers(down, given[0])
+        heavy, total = (whole[..., None], total) if off <= _NEAR else (down[..., None], 1)
+    light = np.repeat(across / np.float32(total), channels, axis=1)
+    return _Plan(rows, heavy, places.astype(np.intp), None if heavy is None and len(columns) == 1 else light)
 
 
 def _compiled(picture: Array, height: int, width: int, how: str, convention: str) -> Array | None:

@@ -7,10 +7,31 @@ work at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from edgekit.runtimes.base import Array
 
 T = TypeVar("T")
+
+
+class Bench:
+    """Arrays by name, of any shape, in memory that only grows."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Array] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """C-ordered, with what was left there; valid until the next one of this name."""
+        dtype = np.dtype(dtype)
+        size = math.prod(shape) * dtype.itemsize
+        kept = self._kept.get(name)
+        if kept is None or kept.nbytes < size:
+            kept = self._kept[name] = np.empty(size, np.uint8)
+        return kept[:size].view(dtype).reshape(shape)
 
 
 class Spare(Generic[T]):

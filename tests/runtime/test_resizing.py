@@ -11,7 +11,8 @@ from PIL import Image
 from edgekit.errors import FeedError
 from edgekit.feeding import ImageSteps, Preprocess
 from edgekit.runtimes.preparation.pictures import Geometry, fit, recolor
-from edgekit.runtimes.preparation.resizing import _axis, resize
+from edgekit.runtimes.preparation.resizing import resize
+from edgekit.runtimes.preparation.taps import taps
 
 SIZES = [((48, 64), (24, 32)), ((48, 64), (17, 23)), ((13, 9), (40, 31)), ((30, 40), (15, 90)), ((5, 7), (1, 1)),
          ((1, 1), (4, 3)), ((120, 97), (96, 96))]  # fmt: skip
@@ -90,7 +91,7 @@ def test_positions_have_the_width_that_a_32_bit_board_takes(numpy_only):
     """numpy refuses to `take` by wider ones there; faces were not found on an emulated Zero 2 W."""
     for how in PILLOW:
         for convention in ("pillow", "opencv"):
-            assert _axis(64, 23, how, convention)[0].dtype == np.intp
+            assert taps(64, 23, how, convention)[0].dtype == np.intp
 
 
 def test_a_flat_picture_stays_flat(numpy_only):
