@@ -19,7 +19,7 @@ import numpy as np
 
 from edgekit.runtimes.base import Array
 from edgekit.runtimes.preparation.scratch import Bench, Spare
-from edgekit.runtimes.preparation.taps import integers, taps, used
+from edgekit.runtimes.preparation.taps import EXACT, WHOLE, integers, taps, used
 
 _PILLOW = {"nearest": 0, "bilinear": 2, "area": 4}
 _OPENCV = {"nearest": 0, "bilinear": 1, "area": 3}
@@ -27,6 +27,8 @@ _BAND = 400_000
 """Bytes that are worked on at once: what the second-level caches of small boards hold."""
 _NEAR = 0.5
 """Steps of 255 by which whole weights may be off. The reference's own roundings take less than the other half."""
+_CLOSE = 6
+"""Times a picture may become narrower until it is cheaper to take each neighbor by itself."""
 _benches: Spare[Bench] = Spare(Bench)
 _HALF = np.float32(0.5)
 
@@ -36,15 +38,19 @@ class _Plan(NamedTuple):
 
     Attributes:
         rows: intp [taps, height].
-        heavy: uint16 or float32 [taps, height, 1]; None: one row each, as it is.
+        heavy: uint16 or float32 [taps, height, 1]; None: all rows alike, or one alone.
         columns: intp [taps, width * channels], places in a row of bytes.
-        light: float32 [taps, width * channels], over what `heavy` adds up to; None: one byte each, as it is.
+        light: float32 [taps, width * channels], over what `heavy` adds up to.
+        even: Where every pixel has the same whole weights: those of its neighbors, by their distance in bytes.
+        total: What all weights of a pixel add up to, where they are even.
     """
 
     rows: Array
     heavy: Array | None
     columns: Array
-    light: Array | None
+    light: Array
+    even: tuple[tuple[int, int], ...] = ()
+    total: int = 1
 
 
 def resize(picture: Array, height: int, width: int, how: str, convention: str) -> Array:
@@ -87,8 +93,14 @@ def _down(flat: Array, plan: _Plan, part: slice, bench: Bench) -> Array:
     rows, heavy = plan.rows[:, part], plan.heavy
     shape = (rows.shape[1], flat.shape[1])
     taken = _taken(flat, rows[0], bench.array("row", shape, np.uint8))
-    if heavy is None:
+    if len(rows) == 1:
         return taken
+    if heavy is None:
+        other, made = bench.array("other", shape, np.uint8), bench.array("sum", shape, np.uint16)
+        np.add(taken, _taken(flat, rows[1], other), out=made, dtype=np.uint16)
+        for place in rows[2:]:
+            np.add(made, _taken(flat, place, taken), out=made)
+        return made
     made = np.multiply(taken, heavy[0, part], out=bench.array("sum", shape, heavy.dtype))
     more = bench.array("more", shape, heavy.dtype)
     for place, weight in zip(rows[1:], heavy[1:, part], strict=True):
@@ -104,8 +116,8 @@ def _taken(flat: Array, rows: Array, out: Array) -> Array:
 
 def _across(rows: Array, plan: _Plan, bench: Bench, made: Array) -> None:
     """Into uint8 [rows, width*C]."""
-    if plan.light is None:
-        rows.take(plan.columns[0], 1, made, "clip")
+    if plan.even:
+        _evenly(rows, plan, bench, made)
         return
     taken = bench.array("taken", made.shape, rows.dtype)
     total, more = (bench.array(name, made.shape, np.float32) for name in ("total", "less"))
@@ -116,17 +128,45 @@ def _across(rows: Array, plan: _Plan, bench: Bench, made: Array) -> None:
     np.add(total, _HALF, out=made, casting="unsafe")  # weights add up to 1: it cannot leave the bytes
 
 
+def _evenly(rows: Array, plan: _Plan, bench: Bench, made: Array) -> None:
+    """The same in whole numbers: neighbors are added up before those are taken that are wanted."""
+    places, total = plan.columns[0], plan.total
+    if total == 1:
+        rows.take(places, 1, made, "clip")
+        return
+    shape = (rows.shape[0], int(places[-1]) + 1)
+    added, more = (bench.array(name, shape, np.uint16) for name in ("added", "less"))
+    for number, (distance, weight) in enumerate(plan.even):
+        near = rows[:, distance : distance + shape[1]]
+        if number == 0 or weight > 1:
+            np.multiply(near, np.uint16(weight), out=more if number else added, dtype=np.uint16)
+        if number:
+            np.add(added, more if weight > 1 else near, out=added)
+    taken = added.take(places, 1, bench.array("taken", made.shape, np.uint16), "clip")
+    np.add(taken, np.uint16(total // 2), out=taken)
+    np.floor_divide(taken, np.uint16(total), out=made, casting="unsafe")
+
+
 @functools.lru_cache(maxsize=32)
 def _plan(given: tuple[int, int], wanted: tuple[int, int], channels: int, how: str, convention: str) -> _Plan:
     rows, down = used(taps(given[0], wanted[0], how, convention))
     columns, across = used(taps(given[1], wanted[1], how, convention))
     places = (columns[:, :, None] * channels + np.arange(channels)).reshape(len(columns), -1)
-    heavy, total = None, 1
-    if len(rows) > 1:
-        whole, total, off = integers(down, given[0])
-        heavy, total = (whole[..., None], total) if off <= _NEAR else (down[..., None], 1)
+    whole, total, off = integers(down, given[0])
+    heavy, total = (whole[..., None], total) if off <= _NEAR else (down[..., None], 1)
     light = np.repeat(across / np.float32(total), channels, axis=1)
-    return _Plan(rows, heavy, places.astype(np.intp), None if heavy is None and len(columns) == 1 else light)
+    made = _Plan(rows, None if (heavy == 1).all() else heavy, places.astype(np.intp), light)
+    if heavy.dtype != np.uint16:
+        return made
+    whole, more, off = integers(across, given[1])
+    apart = columns - columns[0]
+    same = off < EXACT and (whole == whole[:, :1]).all() and (apart == apart[:, :1]).all()
+    if not same or total * more > WHOLE - 1 or (more > 1 and given[1] > _CLOSE * wanted[1]):
+        return made
+    even = tuple(
+        (int(distance) * channels, int(weight)) for distance, weight in zip(apart[:, 0], whole[:, 0], strict=True)
+    )
+    return made._replace(even=even, total=total * more)
 
 
 def _compiled(picture: Array, height: int, width: int, how: str, convention: str) -> Array | None:

@@ -15,6 +15,8 @@ from edgekit.runtimes.base import Array
 
 WHOLE = 257
 """The most that integer weights may add up to, so that weighted bytes fit 16 bits: 255 * 257."""
+EXACT = 1e-3
+"""Steps of 255: float32 rounds the weights."""
 
 
 def used(table: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -32,15 +34,18 @@ def integers(weights: Array, size: int) -> tuple[Array, int, float]:
         size: Of the source.
 
     Returns:
-        uint16 [taps, wanted]; what each column of it adds up to; and by how many steps of 255 a weighted byte may be
-        off.
+        uint16 [taps, wanted]; what each column of it adds up to, the least that is exact; and by how many steps of
+        255 a weighted byte may be off.
     """
     wanted = weights.shape[1]
     whole = math.gcd(size, wanted)
     over, under = size // whole, wanted // whole
-    units = {unit: None for unit in (1, under, 2 * under, over, over * over, 2 * over * over) if unit <= WHOLE}
-    made = [_rounded(weights, WHOLE // unit * unit if unit > 1 else WHOLE - 1) for unit in units]
-    return min(made, key=lambda each: each[2])
+    units = sorted({unit for unit in (1, under, 2 * under, over, over * over, 2 * over * over) if unit <= WHOLE})
+    for unit in units:
+        if (made := _rounded(weights, unit))[2] < EXACT:
+            return made
+    nearly = [_rounded(weights, WHOLE // unit * unit if unit > 1 else WHOLE - 1) for unit in units]
+    return min(nearly, key=lambda each: each[2])
 
 
 def _rounded(weights: Array, total: int) -> tuple[Array, int, float]:

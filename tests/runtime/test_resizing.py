@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -85,6 +86,55 @@ def test_opencv_area_is_the_mean_of_what_a_pixel_covers(numpy_only):
     found = resize(given, 16, 20, "area", "opencv")
     expected = fine.reshape(16, 9, 20, 16, 3).mean(axis=(1, 3))
     assert off(found, np.rint(expected).astype(np.uint8)) <= 1
+
+
+HARD = [((48, 64), (24, 32)), ((48, 64), (16, 16)), ((480, 64), (24, 8)), ((45, 70), (21, 7)), ((60, 64), (28, 28)),
+        ((33, 29), (32, 30)), ((20, 30), (60, 90)), ((7, 200), (7, 10)), ((200, 7), (10, 7))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "wanted"), HARD)
+def test_whole_numbers_come_to_what_the_tables_say(numpy_only, size, wanted):
+    """The hardest contrasts, all rows and columns against plain arithmetic on the same tables."""
+    for channels in (1, 3):
+        given = np.random.default_rng(3).choice([0, 255], (*size, channels)).astype(np.uint8)
+        for how in PILLOW:
+            for convention in ("pillow", "opencv"):
+                grows = convention == "opencv" and how == "area" and (wanted[0] > size[0] or wanted[1] > size[1])
+                expected = given.astype(float)
+                for axis in (0, 1):
+                    places, weights = taps(size[axis], wanted[axis], "spread" if grows else how, convention)
+                    if size[axis] != wanted[axis] or how != "nearest":
+                        parts = [np.take(expected, p, axis) * w.reshape(-1, *[1] * (2 - axis))
+                                 for p, w in zip(places, weights, strict=True)]  # fmt: skip
+                        expected = sum(parts)
+                found = resize(given, *wanted, how, convention)
+                assert np.abs(found - expected).max() <= 1.0
+
+
+def test_halves_are_exact_means_rounded_up(numpy_only):
+    given = picture((48, 64))
+    sums = given.astype(int).reshape(24, 2, 32, 2, 3).sum(axis=(1, 3))
+    for how, convention in (("area", "opencv"), ("bilinear", "opencv"), ("area", "pillow")):
+        np.testing.assert_array_equal(resize(given, 24, 32, how, convention), (sums + 2) // 4)
+
+
+def test_a_picture_cut_out_or_turned_is_as_its_copy(numpy_only):
+    whole = picture((60, 80))
+    for part in (whole[5:55, 7:71], whole[..., ::-1], whole[5:55, 7:71, ::-1]):
+        for how in PILLOW:
+            for wanted in ((20, 31), (25, 32)):
+                expected = resize(np.ascontiguousarray(part), *wanted, how, "opencv")
+                np.testing.assert_array_equal(resize(part, *wanted, how, "opencv"), expected)
+
+
+def test_threads_do_not_meet(numpy_only):
+    given = [picture((90, 120), seed=seed) for seed in range(4)]
+    expected = [resize(one, 40, 50, "bilinear", "pillow") for one in given]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            found = pool.map(lambda one: resize(one, 40, 50, "bilinear", "pillow"), given * 4)
+            for one, two in zip(found, expected * 4, strict=True):
+                np.testing.assert_array_equal(one, two)
 
 
 def test_positions_have_the_width_that_a_32_bit_board_takes(numpy_only):
