@@ -15,8 +15,8 @@ import functools
 import os
 import time
 from _thread import allocate_lock
-from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Container, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from edgekit import artifact as artifacts
 from edgekit.artifact import Artifact
-from edgekit.errors import ArtifactError, EdgeKitError, EngineError, FeedError
+from edgekit.errors import ArtifactError, EngineError, FeedError
 from edgekit.runtimes import PREFERRED, engines, open_session
 from edgekit.runtimes.base import Array, Session, as_dtype, check_finite, check_names, closed, dequantize, quantize
 from edgekit.runtimes.straight import Straight, fill
@@ -87,6 +87,7 @@ class Model:
         engine: Name of the engine.
         threads: As asked for.
         metrics: Where calls are counted; None for nowhere.
+        watch: What hands calls to the monitor; None without one.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Model:
         self._answers = list(zip(answers, outputs, strict=True))
         self._real, self._raw = (self._straight(session, raw=raw) for raw in (False, True))
         self._predictor: Predictor | None = None
-        self._watch: Watch | None = None
+        self.watch: Watch | None = None
 
     @classmethod
     def from_artifact(
@@ -188,8 +189,8 @@ class Model:
         session = self._session
         if session is None or self._pid != os.getpid():
             raise self._unusable()
-        if self.metrics is not None or self._watch is not None:
-            with nullcontext() if self.metrics is None else timed(self.metrics, "run_seconds"):
+        if self.metrics is not None or self.watch is not None:
+            with nullcontext() if self.metrics is None else self.metrics.timed("run_seconds"):
                 return self.watched(feeds, raw=raw, out=out)
         if type(feeds) is dict:
             answers = (self._raw if raw else self._real)(feeds, out)
@@ -271,13 +272,8 @@ class Model:
         from edgekit.monitor.watch import Watch, opened
 
         made = opened(self.artifact, folder, self.inputs, self.outputs, self.preprocess, self.interpret, rate)
-        self._watch = Watch(made, self.inputs, self.outputs, capture)
+        self.watch = Watch(made, self.inputs, self.outputs, capture)
         return made
-
-    @property
-    def watch(self) -> Watch | None:
-        """What hands calls to the monitor; None without one."""
-        return self._watch
 
     def watched(
         self, feeds: Mapping[str, Any] | Any, *, raw: bool = False, out: Mapping[str, Array] | None = None
@@ -288,8 +284,8 @@ class Model:
             raise closed()
         begun = time.perf_counter()
         answers = self._answer(session, feeds, raw, out)
-        if self._watch is not None:
-            self._watch.run(feeds, answers, time.perf_counter() - begun, raw=raw)
+        if self.watch is not None:
+            self.watch.run(feeds, answers, time.perf_counter() - begun, raw=raw)
         return answers
 
     def restore(self, answers: Mapping[str, Array]) -> dict[str, Array]:
@@ -378,25 +374,6 @@ class Model:
         if self._session is None:
             return closed()
         return EngineError("model-forked", f"the model was opened in process {self._pid}, before a fork")
-
-
-@contextmanager
-def errors_of(metrics: Metrics) -> Iterator[None]:
-    """An error inside is counted by its code."""
-    try:
-        yield
-    except EdgeKitError as error:
-        metrics.count("errors", error.code)
-        raise
-
-
-@contextmanager
-def timed(metrics: Metrics, name: str) -> Iterator[None]:
-    """Measure what happens inside; an error is counted by its code."""
-    begun = time.perf_counter()
-    with errors_of(metrics):
-        yield
-    metrics.observe(name, time.perf_counter() - begun)
 
 
 def _match(specs: tuple[TensorSpec, ...], offered: tuple[TensorSpec, ...], side: str, artifact: Artifact) -> list[str]:

@@ -11,7 +11,6 @@ import numpy as np
 from edgekit.errors import FeedError
 from edgekit.runtimes.base import Array, dequantize
 from edgekit.runtimes.interpret import reader
-from edgekit.runtimes.model import errors_of, timed
 from edgekit.runtimes.preparation.pictures import geometry
 from edgekit.runtimes.preprocess import Prepared, Preparer
 from edgekit.runtimes.straight import Straight
@@ -39,7 +38,7 @@ class Predictor:
         self._model = model
         self._real, self._ready, self._general = real, ready, general
         self._preparer = Preparer(model.inputs, model.preprocess)
-        self._exact = self._preparer.exact
+        self._quick, self._exact = self._preparer.quick, self._preparer.exact
         self._how = model.interpret
         self._reader = reader(self._how, picture_size(model.inputs))
         self._given = self._how.task == "anomaly"
@@ -48,20 +47,23 @@ class Predictor:
     def __call__(self, thing: Any, colors: str | None) -> Any:
         if self._model.metrics is not None:
             return self._counted(self._model.metrics, thing, colors)
-        prepared = self._preparer(thing, colors)
+        quick = self._quick
+        if quick is None or (prepared := quick(thing, colors)) is None:
+            prepared = self._preparer.general(thing, colors)
+        feeds, ready, placement, lent = prepared
         given = self._input(prepared) if self._given else None
-        answer = self._reader(self._answers(prepared), 0, prepared.placement, given)
-        if prepared.lent is not None:
+        answer = self._reader(self._answers(feeds, ready), 0, placement, given)
+        if lent is not None:
             self._preparer.take_back(prepared)
         return answer
 
     def _counted(self, metrics: Metrics, thing: Any, colors: str | None) -> Any:
         """The same; the run has a time of its own, in that of the whole, and counts its own errors."""
         begun = time.perf_counter()
-        with errors_of(metrics):
+        with metrics.errors():
             prepared = self._preparer(thing, colors)
         outputs = self.run(prepared)
-        with errors_of(metrics):
+        with metrics.errors():
             answer = self._read(outputs, prepared)
         self._preparer.take_back(prepared)
         metrics.observe("predict_seconds", time.perf_counter() - begun)
@@ -107,23 +109,23 @@ class Predictor:
         """Outputs in real values: those that are read, at least."""
         metrics = self._model.metrics
         if metrics is None:
-            return self._answers(prepared)
-        with timed(metrics, "run_seconds"):
-            return self._answers(prepared)
+            return self._answers(prepared.feeds, prepared.ready)
+        with metrics.timed("run_seconds"):
+            return self._answers(prepared.feeds, prepared.ready)
 
-    def _answers(self, prepared: Prepared) -> dict[str, Array]:
-        self._model.check_usable()
-        feeds, ready = prepared.feeds, prepared.ready
-        if self._model.watch is not None:  # who wants to see all outputs, not only those that are read
-            seen = self._model.watched(feeds, raw=ready)
-            return self._model.restore(seen) if ready else seen
+    def _answers(self, feeds: dict[str, Any], ready: bool) -> dict[str, Array]:
+        model = self._model
+        model.check_usable()
+        if model.watch is not None:  # who wants to see all outputs, not only those that are read
+            seen = model.watched(feeds, raw=ready)
+            return model.restore(seen) if ready else seen
         if ready and self._exact:
             return self._ready.exact(feeds)
         answers = (self._ready if ready else self._real)(feeds) if type(feeds) is dict else None
         if answers is not None:
             return answers
         answers = self._general(feeds, ready)
-        return self._model.restore(answers) if ready else answers
+        return model.restore(answers) if ready else answers
 
 
 def zeros(inputs: tuple[TensorSpec, ...]) -> dict[str, Array]:

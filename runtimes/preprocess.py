@@ -56,6 +56,7 @@ class Preparer:
         how: The manifest's.
 
     Attributes:
+        quick: The way of plain things; None where there is none.
         exact: What is `ready` also has the very shape that the input takes.
     """
 
@@ -63,8 +64,8 @@ class Preparer:
         self._inputs = inputs
         self._how = how
         self._names = {spec.name for spec in inputs}
-        self._quick = quick_of(inputs, how)
-        self.exact = self._quick is not None and self._quick.exact
+        self.quick = quick_of(inputs, how)
+        self.exact = self.quick is not None and self.quick.exact
 
     def __call__(self, thing: Any, colors: str | None = None) -> Prepared:
         """The feed for a thing: for bytes of pictures by a table, where there is one.
@@ -78,14 +79,18 @@ class Preparer:
             FeedError: `feed-name`, `feed-shape`, `feed-dtype`, `feed-missing`, `feed-category`.
             MissingFileError: `file-missing`. DataError: `data-unreadable`. EngineMissingError: `pillow-missing`.
         """
-        if self._quick is not None and (prepared := self._quick(thing, colors)) is not None:
+        if self.quick is not None and (prepared := self.quick(thing, colors)) is not None:
             return prepared
+        return self.general(thing, colors)
+
+    def general(self, thing: Any, colors: str | None = None) -> Prepared:
+        """The same for what is not plain, or where nothing is: what `quick` has no answer to."""
         return self._sample(self.real(thing, colors), thing)
 
     def take_back(self, prepared: Prepared) -> None:
         """Nobody looks at this feed any more: its memory is the next one's."""
-        if prepared.lent is not None and isinstance(self._quick, Pictures):
-            self._quick.take_back(prepared.lent)
+        if prepared.lent is not None and isinstance(self.quick, Pictures):
+            self.quick.take_back(prepared.lent)
 
     def _sample(self, prepared: Prepared, thing: Any) -> Prepared:
         """With a batch axis, so that nothing is left to do where the feed is exact; a dict stays what it is."""
@@ -113,7 +118,7 @@ class Preparer:
             return self._image(pictures.pixels(thing, self._how, pictures.geometry(spec).channels), spec)
         if isinstance(thing, sounds.Sound) or (kind == "waveform" and self._is_sound(thing)):
             return Prepared({spec.name: self._sound(thing, spec)})
-        quick = self._quick
+        quick = self.quick
         if isinstance(quick, Pictures) and (picture := quick.picture(thing, colors)) is not None:
             if picture.shape == (quick.wanted.height, quick.wanted.width, quick.wanted.channels):
                 _, placement = pictures.fit(picture, quick.wanted, ImageSteps())
@@ -138,8 +143,8 @@ class Preparer:
         return self._how.audio is not None and np.ndim(thing) == 1
 
     def _sound(self, thing: Any, spec: TensorSpec) -> Array:
-        if isinstance(self._quick, Waves):
-            return self._quick.tensor(thing)
+        if isinstance(self.quick, Waves):
+            return self.quick.tensor(thing)
         return normalize(audio.sound_array(sounds.as_sound(thing, spec), spec, self._how), self._how, spec)
 
     def _text(self, thing: str | bytes, spec: TensorSpec) -> Array:
@@ -155,7 +160,7 @@ class Preparer:
         steps = self._how.table
         if steps is None or not isinstance(thing, (Mapping, list, tuple)):
             raise FeedError("feed-dtype", f"{spec.name} takes a row of named values, got {type(thing).__name__}")
-        plan = self._quick.plan if isinstance(self._quick, Rows) else None
+        plan = self.quick.plan if isinstance(self.quick, Rows) else None
         made = []
         for row in [thing] if isinstance(thing, Mapping) else thing:
             if not isinstance(row, Mapping):

@@ -11,10 +11,14 @@ format is https://prometheus.io/docs/instrumenting/exposition_formats.
 
 from __future__ import annotations
 
+import time
 from _thread import allocate_lock
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+from edgekit.errors import EdgeKitError
 
 BOUNDS = tuple(round(base * 10.0**power, 9) for power in range(-5, 2) for base in (1.0, 1.8, 3.2, 5.6))
 """Upper ends of the histograms' buckets in seconds: 10 us to 56 s, four to each power of ten."""
@@ -49,6 +53,23 @@ class Metrics:
                 self._sums[name] = 0.0
             buckets[place] += 1
             self._sums[name] += seconds
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """An error inside is counted by its code."""
+        try:
+            yield
+        except EdgeKitError as error:
+            self.count("errors", error.code)
+            raise
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Measure what happens inside; an error is counted by its code."""
+        begun = time.perf_counter()
+        with self.errors():
+            yield
+        self.observe(name, time.perf_counter() - begun)
 
     def snapshot(self) -> dict[str, Any]:
         """All of it: a number a counter (by `what`, where there is one), a table a histogram. Percentiles are the upper

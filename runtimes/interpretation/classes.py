@@ -20,12 +20,21 @@ def classification(sample: Array, how: Interpret) -> Classification:
     """The best `top_k` of scores [C]; ties go to the first."""
     scores = probabilities(sample, how)
     count = min(max(how.top_k, 0), scores.size)
-    if scores.size > 64 and count:  # most would be sorted for nothing
-        kept = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
-        order = kept[np.argsort(-scores[kept], kind="stable")][:count]
-    else:
-        order = np.argsort(-scores, kind="stable")[:count]
+    order = best(scores, count)
     return Classification(_scores(scores, order, how, how.threshold or 0.0))
+
+
+def best(scores: Array, count: int) -> list[int]:
+    """Where the greatest of [C] stand, greatest first; ties go to the first, what is no number to the end."""
+    found: list[int] = []
+    left = scores.copy() if count <= FEW else scores[:0]
+    while len(found) < min(count, left.size):  # a search for each is far cheaper than an order of all
+        index = int(left.argmax())
+        if not left[index] > -np.inf:  # no number, or nothing left
+            break
+        found.append(index)
+        left[index] = -np.inf
+    return found if len(found) == count else np.argsort(-scores, kind="stable")[:count].tolist()
 
 
 def few(how: Interpret) -> Callable[[list[float]], Classification | None]:
@@ -53,7 +62,7 @@ def multi_label(sample: Array, how: Interpret) -> MultiLabel:
     """All at or above the threshold."""
     scores = sample if how.scores == "probabilities" else sigmoid(sample)
     order = np.argsort(-scores, kind="stable")
-    return MultiLabel(_scores(scores, order, how, LABEL_THRESHOLD if how.threshold is None else how.threshold))
+    return MultiLabel(_scores(scores, order.tolist(), how, LABEL_THRESHOLD if how.threshold is None else how.threshold))
 
 
 def probabilities(sample: Array, how: Interpret) -> Array:
@@ -75,9 +84,9 @@ def sigmoid(logits: Array) -> Array:
     return np.asarray(np.where(logits < 0, small, 1.0) / (1 + small))
 
 
-def _scores(scores: Array, order: Array, how: Interpret, least: float) -> tuple[Score, ...]:
+def _scores(scores: Array, order: list[int], how: Interpret, least: float) -> tuple[Score, ...]:
     labels, made = how.labels, []
-    for index, score in zip(order.tolist(), scores[order].tolist(), strict=True):
+    for index, score in zip(order, scores[order].tolist(), strict=True):
         if score >= least:
             made.append(Score(index, labels[index] if index < len(labels) else str(index), score))
     return tuple(made)

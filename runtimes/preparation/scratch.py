@@ -31,7 +31,8 @@ class Bench:
         kept = self._kept.get(name)
         if kept is None or kept.nbytes < size:
             kept = self._kept[name] = np.empty(size, np.uint8)
-        return kept[:size].view(dtype).reshape(shape)
+        made: Array = kept[:size].view(dtype).reshape(shape)
+        return made
 
 
 class Spare(Generic[T]):

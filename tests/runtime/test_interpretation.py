@@ -22,6 +22,13 @@ def test_the_best_of_many_classes_is_what_sorting_gives():
         answer = interpret({"y": scores}, Interpret("classification", scores="probabilities", top_k=count))
         expected = np.argsort(-scores[0].astype(np.float64), kind="stable")[:count]
         assert [score.index for score in answer.classes] == expected.tolist()
+    holes = np.where(dice.random(1000) < 0.5, np.nan, dice.random(1000))
+    for row in (np.zeros(1000), dice.integers(0, 3, 1000) / 256, holes, np.full(1000, np.nan)):
+        for count in (0, 1, 5, 600, 1000):
+            answer = interpret({"y": row[None]}, Interpret("classification", scores="probabilities", top_k=count))
+            expected = np.argsort(-row, kind="stable")[:count]
+            expected = expected[row[expected] >= 0]  # what is no number reaches no threshold
+            assert [score.index for score in answer.classes] == expected.tolist()
 
 
 def test_a_threshold_leaves_out_what_is_unsure():
