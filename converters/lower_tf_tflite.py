@@ -3,8 +3,12 @@
 Built-in kernels only: what needs TensorFlow kernels on the device (Flex) is refused, with the ops by name. No
 optimizations: quantization works on the float file, with ranges that we observe.
 
-The signature of the file carries the public names. Recurrent layers that keep a list of steps can be converted for a
-batch of fixed size only; they are then converted for one sample at a time, and the graph says so.
+The signature of the file carries the public names.
+
+What that converter refuses goes by way of ONNX, through our own lowering, and the graph says so: recurrent layers,
+whose steps the converter keeps in a list that no free batch may have, and what it does not write with TFLite's own
+kernels (pooling over volumes, ...). Where that is refused as well, recurrent layers are converted for one sample at a
+time.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from edgekit import files
 from edgekit.converters.from_tensorflow.model import TfModel
 from edgekit.converters.load_keras import reason
 from edgekit.converters.stages import Graph, LoadedModel
-from edgekit.errors import ConversionError
+from edgekit.errors import ConversionError, EdgeKitError, SourceError, UsageError
 from edgekit.tensors import TensorSpec
 
 FRAMEWORKS = ("keras", "saved_model")
@@ -53,17 +57,61 @@ def lower(model: LoadedModel, path: Path) -> Graph:
     try:
         data = _convert(handle)
     except ConversionError as error:
-        fixed = _fixed(handle) if error.details.get("batch") else {}
-        if not fixed:
-            raise
-        handle = handle.with_shapes(fixed)
-        data = _convert(handle)
+        try:
+            return _by_onnx(model, path, error)
+        except (ConversionError, SourceError, UsageError) as other:
+            fixed = _fixed(handle) if error.details.get("batch") else {}
+            if not fixed:
+                raise _both_refused(error, other) from error
+            handle = handle.with_shapes(fixed)
+            try:
+                data = _convert(handle)
+            except ConversionError:
+                raise _both_refused(error, other) from error
         notes = ("the batch is fixed to 1: a recurrent layer of this model converts in no other way",)
     path.write_bytes(data)
     inputs, outputs, keeps_state = _interface(data, handle)
     if keeps_state:
         notes += ("its recurrent layer keeps its state between runs, unless the variables are reset before each",)
     return Graph("tflite", str(path), inputs, outputs, notes=notes, tools={"tensorflow": str(tf.__version__)})
+
+
+def _by_onnx(model: LoadedModel, path: Path, error: ConversionError) -> Graph:
+    """The graph by tf2onnx and our own lowering, under the source's names."""
+    from edgekit.converters import load_onnx, lower_onnx_tflite, lower_tf_onnx
+    from edgekit.converters.stages import Source
+
+    with files.scratch() as scratch:
+        written = lower_tf_onnx.lower(model, scratch / "model.onnx")
+        size = (scratch / "model.onnx").stat().st_size
+        loaded = load_onnx.load(Source(written.path, load_onnx.NAME, "", size))
+        made = lower_onnx_tflite.lower(loaded, path)
+    recurrent = ["its recurrent layers"] if error.details.get("batch") else ["it"]
+    what = ", ".join(error.details.get("ops") or recurrent)
+    note = f"by way of ONNX, since TensorFlow's converter has no way for {what}"
+    inputs, outputs = (
+        tuple(replace(spec, shape=lowered.shape) for spec, lowered in zip(side, _in_order(side, found), strict=True))
+        for side, found in ((written.inputs, made.inputs), (written.outputs, made.outputs))
+    )
+    return replace(
+        made, inputs=inputs, outputs=outputs, notes=(note, *made.notes), tools={**written.tools, **made.tools}
+    )
+
+
+def _in_order(wanted: tuple[TensorSpec, ...], found: tuple[TensorSpec, ...]) -> list[TensorSpec]:
+    by_name = {spec.name: spec for spec in found}
+    return [by_name[spec.key] for spec in wanted]
+
+
+def _both_refused(error: ConversionError, other: EdgeKitError) -> ConversionError:
+    """What TensorFlow's converter refused, with what stands in the way by ONNX as well."""
+    return ConversionError(
+        "op-unsupported-conversion" if error.details.get("ops") else "conversion-failed",
+        str(error),
+        cause=f"By way of ONNX: {other}",
+        next_step=other.next_step,
+        **error.details,
+    )
 
 
 def _convert(model: TfModel) -> bytes:

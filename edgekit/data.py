@@ -77,8 +77,26 @@ class Dataset:
         size = max(self.step, size // self.step * self.step)
         for start in range(0, len(self), size):
             rows = self._chosen[start : start + size]
-            feeds = {spec.name: _typed(self._columns[spec.name].read(rows), spec) for spec in self.inputs}
+            feeds = {spec.name: self._typed(self._columns[spec.name].read(rows), spec) for spec in self.inputs}
             yield Batch(feeds, None if self.labels is None else self.labels[start : start + size])
+
+    def _typed(self, array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+        """Floats for float and quantized inputs (real values), else the input's own dtype.
+
+        Raises:
+            DataError: `data-dtype`: an integer does not fit the input, and would become another one.
+        """
+        import numpy as np
+
+        wanted = np.dtype("float32" if spec.quant is not None else spec.dtype)
+        if wanted.kind in "iu" and array.dtype != wanted and array.size:
+            low, high = int(array.min()), int(array.max())
+            kept = np.iinfo(wanted)
+            if low < kept.min or high > kept.max:
+                beyond = low if low < kept.min else high
+                raise DataError("data-dtype", f"{self.ref.path} holds {beyond}, which {spec.describe()} cannot")
+        with np.errstate(over="ignore"):  # infinite then, which the lint names
+            return np.ascontiguousarray(array, wanted)
 
     def require_classes(self) -> None:
         """The labels must mean the model's classes.
@@ -185,11 +203,3 @@ def _hint(sample: tuple[int, ...], wanted: tuple[int | None, ...], length: int) 
     for size in sample:
         count *= size
     return ": the same number of elements, reshape would do" if count == product else ""
-
-
-def _typed(array: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
-    """Floats for float and quantized inputs (real values), else the input's own dtype."""
-    import numpy as np
-
-    wanted = np.dtype("float32" if spec.quant is not None else spec.dtype)
-    return np.ascontiguousarray(array, wanted)

@@ -1,8 +1,7 @@
-"""Columns of samples in files: arrays read by position, images and sounds decoded one by one, tables spilled once."""
+"""Columns of samples in files: arrays read by position, images and sounds decoded one by one."""
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import struct
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CHUNK = 1 << 20
-_FAILURES = (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, struct.error, SyntaxError)
+FAILURES = (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, struct.error, SyntaxError)
 
 
 class Column(Protocol):
@@ -123,7 +122,9 @@ def read(path: Path, ref: DataRef, inputs: tuple[TensorSpec, ...]) -> Found:
     if suffix == ".npy":
         return Found({_only(inputs, path).name: _sample_or_batch(_npy(path), _only(inputs, path))}, None)
     if suffix == ".csv":
-        return _csv(path, ref, inputs)
+        from edgekit import data_tables
+
+        return data_tables.read(path, ref, _only(inputs, path))
     if suffix in (*preprocess.IMAGES, *preprocess.SOUNDS):
         spec = _only(inputs, path)
         return Found({spec.name: FileColumn([path], _decoder(spec, ref))}, None)
@@ -148,7 +149,7 @@ def _npz(path: Path, ref: DataRef, inputs: tuple[TensorSpec, ...]) -> Found:
             chosen = _assign(members, labelled, inputs, path)
             columns = {name: _member(path, archive, entry) for name, entry in chosen.items()}
             labels = _whole(_member(path, archive, members[labelled])) if labelled in members else None
-    except _FAILURES as error:
+    except FAILURES as error:
         if isinstance(error, DataError):
             raise
         raise DataError("data-unreadable", f"{path} is no .npz file that can be read: {error}") from error
@@ -201,7 +202,7 @@ def _npy(path: Path) -> ArrayColumn:
             offset = file.tell()
         if offset + int(np.prod(shape, dtype=np.float64)) * dtype.itemsize != path.stat().st_size:
             raise DataError("data-unreadable", f"{path} holds another size than its header says")
-    except _FAILURES as error:
+    except FAILURES as error:
         if isinstance(error, DataError):
             raise
         raise DataError("data-unreadable", f"{path} is no .npy file that can be read: {error}") from error
@@ -257,7 +258,7 @@ def _classes(labels: NDArray[Any] | None, path: Path, ref: DataRef) -> tuple[NDA
     if labels is None:
         return None, ()
     if labels.dtype.kind in "US":
-        indices, names = _indices(labels.astype(str).reshape(-1).tolist(), ref)
+        indices, names = class_indices(labels.astype(str).reshape(-1).tolist(), ref)
         return indices, names
     if labels.dtype.kind not in "fiub":
         raise DataError("data-labels", f"{path}: labels of type {labels.dtype} mean nothing")
@@ -266,63 +267,13 @@ def _classes(labels: NDArray[Any] | None, path: Path, ref: DataRef) -> tuple[NDA
     return labels, ()
 
 
-def _indices(texts: list[str], ref: DataRef) -> tuple[NDArray[Any], tuple[str, ...]]:
+def class_indices(texts: list[str], ref: DataRef) -> tuple[NDArray[Any], tuple[str, ...]]:
     """Class names as indices: into the model's own names when all are known, else in sorted order."""
     names = sorted(set(texts))
     if ref.classes and set(names) <= set(ref.classes):
         names = list(ref.classes)
     numbers = {name: number for number, name in enumerate(names)}
     return np.asarray([numbers[text] for text in texts]), tuple(names)
-
-
-def _csv(path: Path, ref: DataRef, inputs: tuple[TensorSpec, ...]) -> Found:
-    spec = _only(inputs, path)
-    names: list[str] = []
-    texts: list[str] = []
-    count = 0
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file, tempfile.TemporaryFile() as spilled:
-            rows = csv.reader(file)
-            names = [name.strip() for name in next(rows, [])]
-            label = ref.label or next((name for name in ("label", "y", "labels") if name in names), None)
-            if ref.label is not None and ref.needs_label and ref.label not in names:
-                raise DataError("data-labels", f"{path} has no column {ref.label}; it has {', '.join(names)}")
-            at = names.index(label) if label in names else None
-            for count, row in enumerate(rows, 1):
-                if len(row) != len(names):
-                    raise DataError(
-                        "data-unreadable", f"{path} line {count + 1} has {len(row)} fields, the header {len(names)}"
-                    )
-                if at is not None:
-                    texts.append(row[at].strip())
-                values = [float(text) if text.strip() else float("nan") for i, text in enumerate(row) if i != at]
-                spilled.write(np.asarray(values, np.float32).tobytes())
-            spilled.flush()
-            descriptor = os.dup(spilled.fileno())
-    except _FAILURES as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError("data-unreadable", f"{path} line {count + 1}: {error}") from error
-    width = len(names) - (1 if at is not None else 0)
-    column = ArrayColumn(descriptor, 0, np.dtype(np.float32), (count, *_row_shape(width, spec)))
-    return Found({spec.name: column}, *(_csv_labels(texts, ref) if at is not None else (None, ())))
-
-
-def _row_shape(width: int, spec: TensorSpec) -> tuple[int, ...]:
-    """A table's columns in the shape of the input, when the number of features is right."""
-    wanted = spec.shape[1:]
-    if None not in wanted and int(np.prod([w or 0 for w in wanted])) == width:
-        return tuple(w or 0 for w in wanted)
-    return (width,)
-
-
-def _csv_labels(texts: list[str], ref: DataRef) -> tuple[NDArray[Any], tuple[str, ...]]:
-    try:
-        values = np.asarray([float(text) for text in texts])
-    except ValueError:
-        return _indices(texts, ref)
-    whole = values.size and np.all(values == np.floor(values)) and not any("." in text for text in texts)
-    return (values.astype(np.int64) if whole else values), ()
 
 
 def _folder(path: Path, ref: DataRef, spec: TensorSpec) -> Found:
@@ -338,9 +289,19 @@ def _folder(path: Path, ref: DataRef, spec: TensorSpec) -> Found:
     within = [home for home in homes if home is not None]
     if not within:
         return Found({spec.name: column}, None)
+    if set(within) <= _SPLITS:
+        splits = ", ".join(sorted(set(within)))
+        raise DataError(
+            "data-labels",
+            f"{path} holds {splits}, which are parts of a data set and no classes",
+            next_step=f"Name one of them: {path / within[0]}.",
+        )
     if len(within) < len(homes):
         raise DataError("data-labels", f"{path} has files both beside and inside its class folders")
-    return Found({spec.name: column}, *_indices(within, ref))
+    return Found({spec.name: column}, *class_indices(within, ref))
+
+
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval", "evaluation"})
 
 
 def _hidden(file: Path, folder: Path) -> bool:

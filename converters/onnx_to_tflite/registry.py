@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Rule)
 _FAMILIES = (
     "activations", "arithmetic", "control", "convolutions", "linears", "ml_linear", "ml_prepare", "ml_trees",
     "normalizations", "pools", "quantized", "recurrent", "reductions", "resizes", "selections", "shapes",
-    "slices",
+    "signals", "slices",
 )  # fmt: skip
 
 

@@ -77,13 +77,13 @@ def geometry(spec: TensorSpec) -> Geometry:
 
 
 def open_image(path: Path) -> Any:
-    """A Pillow image.
+    """A Pillow image, turned as its EXIF data says it is to be seen.
 
     Raises:
         EngineMissingError: `pillow-missing`. DataError: `data-unreadable`. MissingFileError: `file-missing`.
     """
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ModuleNotFoundError as error:
         raise EngineMissingError(
             "pillow-missing", f"reading {path.name} needs Pillow", next_step="pip install pillow"
@@ -91,10 +91,21 @@ def open_image(path: Path) -> Any:
     try:
         image = Image.open(path)
         image.load()
+        if image.mode == "F":
+            raise DataError(
+                "data-unreadable",
+                f"{path} is a picture of floats, whose scale nobody knows",
+                next_step="Save it with 8 or 16 bits a pixel, or as .npy in the numbers that the model takes.",
+            )
+        ImageOps.exif_transpose(image, in_place=True)
     except FileNotFoundError as error:
         raise MissingFileError("file-missing", f"there is no file {path}") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError("data-unreadable", f"{path} is no image that Pillow reads: {error}") from error
+        raise DataError(
+            "data-unreadable",
+            f"{path} is no image that Pillow reads: {error}",
+            next_step="Leave the file out, or save it again as PNG or JPEG.",
+        ) from error
     return image
 
 

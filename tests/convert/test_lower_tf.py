@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.converters import load_keras, load_saved_model, lower_tf_onnx, lower_tf_tflite
+from edgekit.converters import load_keras, load_saved_model, lower_onnx_tflite, lower_tf_onnx, lower_tf_tflite
 from edgekit.converters.stages import Graph, LoadedModel, Source
 from edgekit.errors import ConversionError
 
@@ -154,13 +154,56 @@ def test_free_batch_stays_free_and_layout_stays(format: str, tmp_path: Path) -> 
     assert graph.outputs[0].describe() == "classes float32 [N,5]"
 
 
-def test_recurrent_layers_fix_the_batch_in_tflite_and_say_so(tmp_path: Path) -> None:
+def live(model: Any, folder: Path) -> LoadedModel:
+    return load(load_keras.save(model, folder))
+
+
+@pytest.mark.parametrize("build", [lstm, gru])
+@pytest.mark.parametrize("given", ["file", "live"])
+def test_recurrent_layers_keep_a_free_batch_and_no_state(build: Any, given: str, tmp_path: Path) -> None:
+    model = build_case((build, keras, ".keras"), tmp_path) if given == "file" else live(build(keras), tmp_path)
+    graph = lower_tf_tflite.lower(model, tmp_path / "m.tflite")
+    assert graph.inputs[0].shape == (None, 5, 3)
+    assert "by way of ONNX" in graph.notes[0]
+    assert not any("state" in note for note in graph.notes)
+    assert relative_error(model, graph, feeds_for(model, 9)) < 1e-5
+
+
+def test_layers_that_read_backwards(tmp_path: Path) -> None:
+    x = keras.Input((5, 3), name="steps")
+    layers = keras.layers
+    y = layers.Bidirectional(layers.GRU(4, return_sequences=True), name="y")(
+        layers.SimpleRNN(4, return_sequences=True)(x)
+    )
+    model = live(keras.Model(x, y), tmp_path)
+    graph = lower_tf_tflite.lower(model, tmp_path / "m.tflite")
+    assert relative_error(model, graph, feeds_for(model, 9)) < 1e-5
+
+
+def test_what_only_our_own_lowering_writes(tmp_path: Path) -> None:
+    x = keras.Input((4, 6, 6, 2), name="volume")
+    model = live(keras.Model(x, keras.layers.MaxPooling3D(2, name="y")(x)), tmp_path)
+    graph = lower_tf_tflite.lower(model, tmp_path / "m.tflite")
+    assert "MaxPool3D" in graph.notes[0]
+    assert relative_error(model, graph, feeds_for(model, 3)) == 0
+
+
+def test_recurrent_layers_that_no_other_way_takes_fix_the_batch_and_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise ConversionError("op-unsupported-conversion", "it has more than 512 rounds")
+
     model = build_case((lstm, tf_keras, ".h5"), tmp_path)
+    monkeypatch.setattr(lower_onnx_tflite, "lower", refused)
     tflite = lower_tf_tflite.lower(model, tmp_path / "m.tflite")
     assert tflite.inputs[0].shape == (1, 5, 3)
     assert any("batch is fixed" in note for note in tflite.notes)
     assert any("state" in note for note in tflite.notes)
     assert lower_tf_onnx.lower(model, tmp_path / "m.onnx").inputs[0].shape == (None, 5, 3)
+    with pytest.raises(ConversionError, match="TensorListReserve") as caught:
+        lower_tf_tflite.lower(live(lstm(keras), tmp_path), tmp_path / "live.tflite")
+    assert "more than 512 rounds" in caught.value.cause
 
 
 @both

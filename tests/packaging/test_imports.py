@@ -20,7 +20,7 @@ LEVELS = [
      "micro", "predict", "inspect", "options", "metadata", "data_ref", "rules", "store",
      "saturation"},
     {"runtimes", "monitor"},
-    {"data_columns", "data", "data_objects", "metrics", "targets", "measure", "doctor", "serve"},
+    {"data_columns", "data_tables", "data", "data_objects", "metrics", "targets", "measure", "doctor", "serve"},
     {"converters", "deploy", "collect"},
     {"conversion", "data_given", "lifting", "teaching"},
     {"pipeline", "profiling", "debugging", "testing", "report"},

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import wave
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -309,3 +311,94 @@ def test_fortran_order_simply_works(tmp_path, monkeypatch, kind, dtype):
     data = open_data(DataRef(str(path), samples=5), IMAGE)
     found = np.concatenate([batch.feeds[IMAGE[0].name] for batch in data.batches(2)])
     np.testing.assert_array_equal(found, x[draw(7, 5, 0)])
+
+
+def table(path: Path, text: str, encoding: str = "utf-8", **ref: Any) -> Any:
+    path.write_bytes(text.encode(encoding))
+    return open_data(DataRef(str(path), **ref), (TensorSpec("input", (None, 3), "float32"),))
+
+
+@pytest.mark.parametrize(
+    "text", ["a;b;c;label\n1;2;3;cat\n", "a\tb\tc\tlabel\n1\t2\t3\tcat\n", "a,b,c,label\n\n1,2,3,cat\n\n"]
+)
+def test_tables_are_divided_as_their_header_is_and_blank_lines_do_not_count(text: str, tmp_path: Path) -> None:
+    data = table(tmp_path / "t.csv", text)
+    (batch,) = data.batches(4)
+    assert batch.feeds["input"].tolist() == [[1, 2, 3]]
+    assert data.class_names == ("cat",)
+
+
+def test_what_pandas_writes_for_a_missing_number_is_nan(tmp_path: Path) -> None:
+    (batch,) = table(tmp_path / "t.csv", "a,b,c\n1,NA,3\n,2,null\n").batches(4)
+    assert np.isnan(batch.feeds["input"]).tolist() == [[False, True, False], [True, False, True]]
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        ("1.5,2,3\n4,5,6\n", "data-unreadable", "no header"),
+        ("", "data-empty", "empty"),
+        ("a,b,c,label\n1,2,3,\n", "data-labels", "line 2 has no label"),
+        ("a;b;c\n1,5;2;3\n", "data-unreadable", "line 2 cannot be read"),
+        (",a,b,c\n0,1,2,3\n", "data-shape", "4 columns"),
+    ],
+)
+def test_tables_that_would_be_misread_are_refused(text: str, code: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=said) as caught:
+        table(tmp_path / "t.csv", text)
+    assert caught.value.code == code
+    assert "savez" not in caught.value.next_step
+
+
+def test_numbers_of_columns_are_names_as_pandas_writes_them(tmp_path: Path) -> None:
+    assert len(table(tmp_path / "t.csv", "0,1,2\n4,5,6\n")) == 1
+
+
+def test_the_advice_names_what_was_too_much(tmp_path: Path) -> None:
+    for text, said in ((",a,b,c\n0,1,2,3\n", "index=False"), ("a,b,c,target\n1,2,3,1\n", "--label")):
+        with pytest.raises(DataError) as caught:
+            table(tmp_path / "t.csv", text)
+        assert said in caught.value.next_step
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("int32", 1 << 40), ("uint8", -1), ("uint8", 300)])
+def test_integers_that_would_become_others_are_refused(dtype: str, value: int, tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", ids=np.array([[value, 1]]))
+    data = open_data(DataRef(str(tmp_path / "d.npz")), (TensorSpec("ids", (None, 2), dtype),))
+    with pytest.raises(DataError, match=str(value)) as caught:
+        list(data.batches(4))
+    assert caught.value.code == "data-dtype"
+
+
+def test_parts_of_a_data_set_are_no_classes(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for part in ("train", "val"):
+        (tmp_path / part / "cat").mkdir(parents=True)
+        image.new("RGB", (4, 4)).save(tmp_path / part / "cat" / "a.png")
+    spec = (TensorSpec("image", (None, 4, 4, 3), "float32"),)
+    with pytest.raises(DataError, match="train, val") as caught:
+        open_data(DataRef(str(tmp_path)), spec)
+    assert str(tmp_path / "train") in caught.value.next_step
+    assert open_data(DataRef(str(tmp_path / "train")), spec).class_names == ("cat",)
+
+
+def test_pictures_lie_as_people_see_them(tmp_path: Path) -> None:
+    """A phone held upright stores the picture lying, and says so in its EXIF data."""
+    image = pytest.importorskip("PIL.Image")
+    exif = image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    lying = np.zeros((8, 8, 3), np.uint8)
+    lying[:, :4] = 255  # left half; upright, the upper half
+    image.fromarray(lying).save(tmp_path / "a.png", exif=exif)
+    (batch,) = open_data(DataRef(str(tmp_path / "a.png")), (TensorSpec("image", (None, 8, 8, 3), "float32"),)).batches(
+        1
+    )
+    assert batch.feeds["image"][0, :4].min() == 255
+    assert batch.feeds["image"][0, 4:].max() == 0
+
+
+def test_pictures_of_floats_have_no_scale_and_are_refused(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match="floats"):
+        open_data(DataRef(str(tmp_path / "a.tif")), (TensorSpec("image", (None, 8, 8, 3), "float32"),))

@@ -1,0 +1,145 @@
+"""Tables in text, `.csv`: one row a sample, spilled once as numbers, never held whole.
+
+Comma, semicolon and tab divide, whichever the header has. An empty field, or what pandas writes for one, is NaN, which
+the lint then names. What cannot be told apart from a mistake is refused: a first line that is a sample, a row without
+its label.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.data_columns import FAILURES, ArrayColumn, Found, class_indices
+from edgekit.data_ref import DataRef
+from edgekit.errors import DataError
+from edgekit.tensors import TensorSpec
+
+_DIVIDERS = ",;\t"
+_MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "#n/a", "<na>"})
+"""What stands for a number that is not there, in lower case; as pandas reads it."""
+_SAVE = (
+    "Save it as UTF-8 with a header of names, one row a sample, and numbers such as 0.5 in all columns but the label."
+)
+
+
+def read(path: Path, ref: DataRef, spec: TensorSpec) -> Found:
+    """The rows of a table; see `edgekit.data.open_data` for the errors."""
+    texts: list[str] = []
+    names: list[str] = []
+    count = line = 0
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file, tempfile.TemporaryFile() as spilled:
+            first = file.readline()
+            file.seek(0)
+            rows = csv.reader(file, delimiter=_divider(first))
+            names = [name.strip() for name in next(rows, [])]
+            at = _label_column(path, names, ref)
+            for row in rows:
+                line = rows.line_num
+                if not row:
+                    continue
+                if len(row) != len(names):
+                    raise _unreadable(path, line, f"has {len(row)} fields, the header {len(names)}")
+                if at is not None:
+                    texts.append(row[at].strip())
+                    if ref.needs_label and texts[-1].lower() in _MISSING:
+                        raise DataError("data-labels", f"{path} line {line} has no {names[at]}")
+                spilled.write(
+                    np.asarray([_number(text) for i, text in enumerate(row) if i != at], np.float32).tobytes()
+                )
+                count += 1
+            spilled.flush()
+            descriptor = os.dup(spilled.fileno())
+    except FAILURES as error:
+        if isinstance(error, DataError):
+            raise
+        raise _unreadable(path, line + (not names) or 1, f"cannot be read: {error}") from error
+    features = [name for i, name in enumerate(names) if i != at]
+    column = ArrayColumn(descriptor, 0, np.dtype(np.float32), (count, *_row_shape(path, features, spec)))
+    return Found({spec.name: column}, *(_labels(texts, ref) if at is not None else (None, ())))
+
+
+def _divider(header: str) -> str:
+    return next((divider for divider in _DIVIDERS if divider in header), ",")
+
+
+def _label_column(path: Path, names: list[str], ref: DataRef) -> int | None:
+    """Where the labels are.
+
+    Raises:
+        DataError: `data-empty`, `data-unreadable`: there is no header; `data-labels`.
+    """
+    if not names:
+        raise DataError("data-empty", f"{path} is empty")
+    numbers = [name for name in names if _is_number(name)]
+    # Some write the numbers of the columns as their names, as pandas does.
+    if len(numbers) == len(names) and names not in ([str(i + start) for i in range(len(names))] for start in (0, 1)):
+        raise DataError(
+            "data-unreadable",
+            f"{path} has no header: its first line is {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}",
+            next_step="Put a line with the names of the columns in front; the label's is y, label or labels.",
+        )
+    label = ref.label or next((name for name in ("label", "y", "labels") if name in names), None)
+    if ref.label is not None and ref.needs_label and ref.label not in names:
+        raise DataError("data-labels", f"{path} has no column {ref.label}; it has {', '.join(names)}")
+    return names.index(label) if label in names else None
+
+
+def _number(text: str) -> float:
+    return float("nan") if text.strip().lower() in _MISSING else float(text)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _unreadable(path: Path, line: int, what: str) -> DataError:
+    return DataError("data-unreadable", f"{path} line {line} {what}", next_step=_SAVE)
+
+
+def _row_shape(path: Path, features: list[str], spec: TensorSpec) -> tuple[int, ...]:
+    """A table's columns in the shape of the input, when the number of features is right.
+
+    Raises:
+        DataError: `data-shape`: it is not.
+    """
+    wanted = spec.shape[1:]
+    if None in wanted:
+        return (len(features),)
+    width = int(np.prod([size or 0 for size in wanted]))
+    if width == len(features):
+        return tuple(size or 0 for size in wanted)
+    step = None
+    if len(features) == width + 1:
+        index = "" in features[:1]
+        step = (
+            "The first column has no name, as an index that pandas wrote: to_csv(index=False) leaves it out."
+            if index
+            else "One column too many: is it the label? Name it, --label NAME."
+        )
+    listed = ", ".join(features[:8]) + (", ..." if len(features) > 8 else "")
+    raise DataError(
+        "data-shape",
+        f"{path} has {len(features)} columns of numbers ({listed}), {spec.describe()} takes {width}",
+        next_step=step,
+    )
+
+
+def _labels(texts: list[str], ref: DataRef) -> tuple[NDArray[np.generic], tuple[str, ...]]:
+    """Labels as numbers; those of text are classes."""
+    try:
+        values = np.asarray([float(text) for text in texts])
+    except ValueError:
+        return class_indices(texts, ref)
+    whole = values.size and np.all(values == np.floor(values)) and not any("." in text for text in texts)
+    return (values.astype(np.int64) if whole else values), ()
