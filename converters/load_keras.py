@@ -22,7 +22,7 @@ from typing import Any
 
 from edgekit import files
 from edgekit.converters.from_tensorflow import scan_keras as scan
-from edgekit.converters.from_tensorflow.model import LoadedTf, TfModel, reshape, spec_of, trace, unique
+from edgekit.converters.from_tensorflow.model import TfModel, loaded, reshape, spec_of, trace, unique
 from edgekit.converters.stages import LoadedFacts, LoadedModel, Source
 from edgekit.errors import ConversionError, EdgeKitError, SourceError
 
@@ -73,7 +73,7 @@ def load(source: Source) -> LoadedModel:
         notes.append("layers that computed in 16 bits for training (mixed precision) compute in float32 here")
     traced = traceable(path.name, lambda: _signature(model, source.shapes))
     facts = LoadedFacts(NAME, traced.inputs, traced.outputs, notes=tuple(notes), tools=tools)
-    return LoadedTf(facts, traced)
+    return loaded(facts, traced)
 
 
 def accepts(model: object) -> bool:

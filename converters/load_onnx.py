@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from edgekit import artifact as artifacts
 from edgekit.converters.from_onnx import current, scan
 from edgekit.converters.from_onnx.ragged import ragged
 from edgekit.converters.from_onnx.rounding import half, squashed
+from edgekit.converters.loaded import Loaded
 from edgekit.converters.stages import Feeds, LoadedFacts, LoadedModel, Source
 from edgekit.converters.verification.answering import Answering
 from edgekit.errors import ArtifactError, FeedError, SourceError
@@ -62,27 +63,6 @@ _ENGINE_PREFIX = re.compile(
 
 recognizes = scan.is_model
 digest = scan.digest
-
-
-@dataclass(frozen=True)
-class LoadedOnnx:
-    """LoadedModel of an ONNX source.
-
-    Attributes:
-        facts: See `LoadedFacts`.
-        handle: The modern ModelProto, all data inside.
-        precision: What it is stored in: "fp32", or for a quantized source the nearest of our precisions.
-        answering: Runs the graph as it was exported.
-    """
-
-    facts: LoadedFacts
-    handle: Any
-    precision: str
-    answering: Answering
-
-    def run(self, feeds: Feeds) -> Feeds:
-        """Answer any number of samples; see `Answering.run`."""
-        return self.answering.run(feeds)
 
 
 def load(source: Source) -> LoadedModel:
@@ -131,7 +111,7 @@ def load(source: Source) -> LoadedModel:
         half=half(modern.graph),
         squashed=squashed(modern.graph),
     )
-    return LoadedOnnx(facts, modern, precision, Answering(inputs, _caller(session, inputs, outputs)))
+    return Loaded(facts, modern, Answering(inputs, _caller(session, inputs, outputs)), precision)
 
 
 def accepts(model: object) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.converters.from_tensorflow import scan_saved_model as scan
-from edgekit.converters.from_tensorflow.model import NAMES, LoadedTf, holder, reshape, spec_of, trace
+from edgekit.converters.from_tensorflow.model import NAMES, holder, loaded, reshape, spec_of, trace
 from edgekit.converters.from_tensorflow.scan_keras import refuse
 from edgekit.converters.load_keras import reason, traceable
 from edgekit.converters.stages import LoadedFacts, LoadedModel, Source
@@ -80,7 +80,7 @@ def load_folder(source: Source, *, framework: str) -> LoadedModel:
     if others and source.signature is None:
         notes.append(f"the signature {name!r} was taken; there are also {', '.join(others)}")
     tools = {"tensorflow": str(tf.__version__)}
-    return LoadedTf(LoadedFacts(framework, traced.inputs, traced.outputs, notes=tuple(notes), tools=tools), traced)
+    return loaded(LoadedFacts(framework, traced.inputs, traced.outputs, notes=tuple(notes), tools=tools), traced)
 
 
 def accepts(model: object) -> bool:

@@ -11,13 +11,13 @@ index into the classes; their names go into the manifest.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekit.converters.from_onnx import current
 from edgekit.converters.from_sklearn import files
-from edgekit.converters.stages import Feeds, LoadedFacts, LoadedModel, Source
+from edgekit.converters.loaded import Loaded
+from edgekit.converters.stages import LoadedFacts, LoadedModel, Source
 from edgekit.converters.verification.answering import Answering
 from edgekit.errors import SourceError
 from edgekit.tensors import TensorSpec
@@ -32,27 +32,6 @@ _SHOWN_COLUMNS = 40
 _DTYPES = {"label": "int64"}
 
 demands_digest = files.demands_digest
-
-
-@dataclass(frozen=True)
-class LoadedSklearn:
-    """LoadedModel of an estimator.
-
-    Attributes:
-        facts: See `LoadedFacts`.
-        handle: The modern ModelProto, all data inside.
-        precision: What it is stored in: "fp32".
-        answering: Asks the estimator.
-    """
-
-    facts: LoadedFacts
-    handle: Any
-    precision: str
-    answering: Answering
-
-    def run(self, feeds: Feeds) -> Feeds:
-        """Answer any number of samples; see `Answering.run`."""
-        return self.answering.run(feeds)
 
 
 def recognizes(path: Path) -> bool:
@@ -74,7 +53,7 @@ def load(source: Source) -> LoadedModel:
     return loaded(model, Path(source.path).name, notes, dict(source.shapes))
 
 
-def loaded(model: Any, name: str, notes: tuple[str, ...] = (), shapes: dict[str, Any] | None = None) -> LoadedSklearn:
+def loaded(model: Any, name: str, notes: tuple[str, ...] = (), shapes: dict[str, Any] | None = None) -> Loaded:
     """Write an estimator in memory as ONNX; see `load`.
 
     Args:
@@ -128,7 +107,7 @@ def loaded(model: Any, name: str, notes: tuple[str, ...] = (), shapes: dict[str,
         classes=answers.class_names(asked) if "label" in outputs else (),
         answer=next(iter(outputs)) if len(outputs) > 1 else None,
     )
-    return LoadedSklearn(facts, modern, "fp32", Answering(inputs, answers.caller(asked, outputs)))
+    return Loaded(facts, modern, Answering(inputs, answers.caller(asked, outputs)))
 
 
 def accepts(model: object) -> bool:

@@ -12,13 +12,13 @@ are not, whatever the activations: what was rounded away is gone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from edgekit import artifact as artifacts
 from edgekit.converters.from_tflite import current
+from edgekit.converters.loaded import Loaded
 from edgekit.converters.stages import Feeds, LoadedFacts, LoadedModel, Source
 from edgekit.converters.tflite_graphs import graph as files
 from edgekit.converters.verification.answering import Answering
@@ -34,27 +34,6 @@ PRELOAD = ("numpy", "ai_edge_litert.interpreter")
 _IDENTIFIER = b"TFL3"
 _EDGE_TPU = "edgetpu-custom-op"
 _THREADS = 2
-
-
-@dataclass(frozen=True)
-class LoadedTFLite:
-    """LoadedModel of a TFLite source.
-
-    Attributes:
-        facts: See `LoadedFacts`.
-        handle: Bytes of the float graph, one model.
-        precision: What it is stored in: "fp32", or for a quantized source the nearest of our precisions.
-        answering: Runs the file as it was given.
-    """
-
-    facts: LoadedFacts
-    handle: bytes
-    precision: str
-    answering: Answering
-
-    def run(self, feeds: Feeds) -> Feeds:
-        """Answer any number of samples; see `Answering.run`."""
-        return self.answering.run(feeds)
 
 
 def recognizes(path: Path) -> bool:
@@ -105,7 +84,7 @@ def load(source: Source) -> LoadedModel:
         notes=tuple(notes),
         tools={"ai-edge-litert": metadata.version("ai-edge-litert")},
     )
-    return LoadedTFLite(facts, data if made is None else made, precision, Answering(inputs, call, single=True))
+    return Loaded(facts, data if made is None else made, Answering(inputs, call, single=True), precision)
 
 
 def accepts(model: object) -> bool:

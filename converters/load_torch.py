@@ -13,22 +13,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from edgekit import files
 from edgekit.converters.from_torch import code, export, weights
 from edgekit.converters.from_torch import files as scan
 from edgekit.converters.from_torch import network as networks
 from edgekit.converters.from_torch.network import Network, Shapes
-from edgekit.converters.stages import Feeds, LoadedFacts, LoadedModel, Source
+from edgekit.converters.loaded import Loaded
+from edgekit.converters.stages import Feeds, LoadedModel, Source
 from edgekit.converters.verification.answering import Answering
 from edgekit.errors import FeedError, SourceError, UnsafeSourceError, UsageError
 from edgekit.tensors import TensorSpec
-
-if TYPE_CHECKING:
-    from edgekit.converters.load_onnx import LoadedOnnx
 
 NAME = "torch"
 TITLE = "PyTorch: weights (.pt, .pth, .th, .ckpt, .safetensors) with --model, .pt2, TorchScript"
@@ -42,29 +40,6 @@ _ABOUT = "edgekit.json"
 """In a program that `save` wrote: the names and notes, which no program keeps."""
 _NONE: Mapping[str, Any] = {}
 _OLDEST = (2, 10)
-
-
-@dataclass(frozen=True)
-class LoadedTorch:
-    """LoadedModel of a PyTorch source.
-
-    Attributes:
-        facts: See `LoadedFacts`.
-        handle: The modern ModelProto, all data inside.
-        precision: What it is stored in: "fp32".
-        answering: Runs the network in PyTorch.
-        modules: Tensor of the graph -> path of the module that makes it.
-    """
-
-    facts: LoadedFacts
-    handle: Any
-    precision: str
-    answering: Answering
-    modules: dict[str, str] = field(default_factory=dict)
-
-    def run(self, feeds: Feeds) -> Feeds:
-        """Answer any number of samples; see `Answering.run`."""
-        return self.answering.run(feeds)
 
 
 def recognizes(path: Path) -> bool:
@@ -222,7 +197,7 @@ def _require_trust(path: Path, kind: str, source: Source) -> None:
         )
 
 
-def _finished(program: Any, net: Network, path: Path) -> LoadedTorch:
+def _finished(program: Any, net: Network, path: Path) -> Loaded:
     """Write the program as ONNX, read it as any ONNX file is read, and let PyTorch answer."""
     import onnxscript
     import torch
@@ -232,7 +207,7 @@ def _finished(program: Any, net: Network, path: Path) -> LoadedTorch:
     model, modules = export.to_onnx(program, tuple(spec.name for spec in net.inputs), net.outputs)
     with files.scratch() as folder:
         written = load_onnx.save(model, folder).rename(folder / f"{path.stem or 'model'}.onnx")
-        loaded = cast("LoadedOnnx", load_onnx.load(Source(str(written), load_onnx.NAME, "", written.stat().st_size)))
+        loaded = cast("Loaded", load_onnx.load(Source(str(written), load_onnx.NAME, "", written.stat().st_size)))
     versions = {"torch": str(torch.__version__), "onnxscript": str(onnxscript.__version__)}
     facts = replace(
         loaded.facts,
@@ -240,7 +215,7 @@ def _finished(program: Any, net: Network, path: Path) -> LoadedTorch:
         notes=(*net.notes, *loaded.facts.notes),
         tools={**versions, **loaded.facts.tools},
     )
-    return LoadedTorch(facts, loaded.handle, loaded.precision, Answering(facts.inputs, _caller(net)), modules)
+    return Loaded(facts, loaded.handle, Answering(facts.inputs, _caller(net)), loaded.precision, modules)
 
 
 def _caller(net: Network) -> Any:

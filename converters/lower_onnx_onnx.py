@@ -19,7 +19,7 @@ from edgekit.converters.stages import Graph, LoadedModel
 from edgekit.errors import ConversionError
 
 if TYPE_CHECKING:
-    from edgekit.converters.load_onnx import LoadedOnnx
+    from edgekit.converters.loaded import Loaded
 
 FRAMEWORKS = ("onnx", "torch", "sklearn")
 FORMAT: Literal["tflite", "onnx"] = "onnx"
@@ -40,7 +40,7 @@ def lower(model: LoadedModel, path: Path) -> Graph:
         ConversionError: `onnx-engine-refused`; `onnx-left-standard`: an optimization made a private operator;
             `model-too-large`.
     """
-    source = cast("LoadedOnnx", model)
+    source = cast("Loaded", model)
     facts = source.facts
     proto = source.handle if facts.quantized else _optimized(source.handle, path.parent)
     _tidy(proto)

@@ -17,7 +17,7 @@ from edgekit.errors import ConversionError, UsageError
 from edgekit.tensors import Layout, TensorSpec
 
 if TYPE_CHECKING:
-    from edgekit.converters.load_onnx import LoadedOnnx
+    from edgekit.converters.loaded import Loaded
     from edgekit.converters.onnx_to_tflite.draft import Draft, Tensor
     from edgekit.converters.onnx_to_tflite.lowering import Lowering
     from edgekit.converters.onnx_to_tflite.nodes import Order
@@ -51,7 +51,7 @@ def lower(model: LoadedModel, path: Path, layout: str = "keep") -> Graph:
     """
     from edgekit.converters.onnx_to_tflite import writing
 
-    source = cast("LoadedOnnx", model)
+    source = cast("Loaded", model)
     facts = source.facts
     if facts.quantized and source.precision not in ("int8", "int16x8"):
         raise ConversionError(
@@ -72,7 +72,7 @@ def lower(model: LoadedModel, path: Path, layout: str = "keep") -> Graph:
     return _in_integers(graph, draft, source) if facts.quantized else graph
 
 
-def _in_integers(graph: Graph, draft: Draft, source: LoadedOnnx) -> Graph:
+def _in_integers(graph: Graph, draft: Draft, source: Loaded) -> Graph:
     """The graph with integer operators, by the scales that the source brought along."""
     from edgekit.converters import quantizers
     from edgekit.converters.onnx_to_tflite import integers

@@ -29,7 +29,7 @@ from edgekit.errors import ConversionError
 from edgekit.tensors import TensorSpec
 
 if TYPE_CHECKING:
-    from edgekit.converters.load_tflite import LoadedTFLite
+    from edgekit.converters.loaded import Loaded
 
 FRAMEWORKS = ("tflite",)
 FORMAT: Literal["tflite", "onnx"] = "onnx"
@@ -52,7 +52,7 @@ def lower(model: LoadedModel, path: Path) -> Graph:
     import tensorflow as tf
     import tf2onnx
 
-    source = cast("LoadedTFLite", model)
+    source = cast("Loaded", model)
     facts = source.facts
     keys = unique([spec.name for spec in (*facts.inputs, *facts.outputs)])
     tidied = _tidied(source.handle, keys)

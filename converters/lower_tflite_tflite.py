@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from edgekit.converters.stages import Graph, LoadedModel
 
 if TYPE_CHECKING:
-    from edgekit.converters.load_tflite import LoadedTFLite
+    from edgekit.converters.loaded import Loaded
 
 FRAMEWORKS = ("tflite",)
 FORMAT: Literal["tflite", "onnx"] = "tflite"
@@ -29,7 +29,7 @@ def lower(model: LoadedModel, path: Path) -> Graph:
     Returns:
         Inputs and outputs under their signature's names, or the tensors' own.
     """
-    source = cast("LoadedTFLite", model)
+    source = cast("Loaded", model)
     path.write_bytes(source.handle)
     facts = source.facts
     return Graph("tflite", str(path), facts.inputs, facts.outputs, precision=source.precision, tools=dict(facts.tools))

@@ -9,28 +9,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from edgekit.converters.stages import LoadedFacts
+from edgekit.converters.loaded import Loaded
+from edgekit.converters.stages import Feeds, LoadedFacts
+from edgekit.converters.verification.answering import Answering
 from edgekit.errors import FeedError, SourceError, UsageError
 from edgekit.tensors import DTYPES, Layout, TensorSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 """Public input name -> tensor, to public output name -> tensor."""
 
 NAMES = "edgekit_names.json"
-CHUNK_SAMPLES, CHUNK_ELEMENTS = 128, 1 << 22
-"""A chunk has at most so many samples and input elements: a few hundred MB of activations for usual networks."""
 
 _LAYOUTS: dict[str, Layout] = {"NHWC": "NHWC", "NCHW": "NCHW", "NDHWC": "NDHWC", "NCDHW": "NCDHW"}
 
@@ -70,64 +67,19 @@ class TfModel:
         (folder / NAMES).write_text(json.dumps(names), encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class LoadedTf:
-    """LoadedModel of a TensorFlow source."""
+def loaded(facts: LoadedFacts, model: TfModel) -> Loaded:
+    """The traced model, answering by TensorFlow."""
 
-    facts: LoadedFacts
-    handle: TfModel
-    batch: int | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "batch", _batch((*self.facts.inputs, *self.facts.outputs)))
-
-    def run(self, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Answer a batch in bounded chunks.
-
-        Args:
-            feeds: Public name -> array [n, ...], any n; a model without a batch axis takes its shapes as they are.
-
-        Returns:
-            Public name -> array [n, ...] in the output's dtype.
-
-        Raises:
-            FeedError: `feed-names`, `feed-batch`; `source-run`: TensorFlow refused the arrays.
-        """
-        arrays = self._arrays(feeds)
-        if self.batch is None:
-            return self._call(arrays)
-        count = len(next(iter(arrays.values())))
-        if not count or any(len(array) != count for array in arrays.values()):
-            lengths = ", ".join(f"{name} {len(array)}" for name, array in arrays.items())
-            raise FeedError("feed-batch", f"the inputs must hold equally many samples, at least one: {lengths}")
-        parts = [self._call(chunk) for chunk in self._chunks(arrays, count)]
-        return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
-
-    def _arrays(self, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        known = {spec.name: spec for spec in self.facts.inputs}
-        if known.keys() != feeds.keys():
-            raise FeedError("feed-names", f"the inputs are {', '.join(known)}, not {', '.join(feeds) or 'none'}")
-        return {name: np.asarray(feeds[name], None if s.dtype == "string" else s.dtype) for name, s in known.items()}
-
-    def _chunks(self, arrays: dict[str, NDArray[Any]], count: int) -> Iterator[dict[str, NDArray[Any]]]:
-        """Slices along the batch axis; the last one of a fixed batch is filled up with its last sample."""
-        size = self.batch or max(1, min(CHUNK_SAMPLES, CHUNK_ELEMENTS * count // sum(a.size for a in arrays.values())))
-        for start in range(0, count, size):
-            chunk = {name: array[start : start + size] for name, array in arrays.items()}
-            missing = size - min(size, count - start)
-            if self.batch and missing:
-                chunk = {name: np.concatenate([a, np.repeat(a[-1:], missing, 0)]) for name, a in chunk.items()}
-            yield chunk
-
-    def _call(self, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def call(arrays: Feeds) -> Feeds:
         import tensorflow as tf
 
-        model = self.handle
         try:
             answers = model.function(**{spec.key: tf.constant(arrays[spec.name]) for spec in model.inputs})
         except (tf.errors.OpError, ValueError, TypeError) as error:
             raise FeedError("source-run", f"the source cannot answer these inputs: {str(error)[:300]}") from error
         return {spec.name: answers[spec.key].numpy() for spec in model.outputs}
+
+    return Loaded(facts, model, Answering(facts.inputs, call, outputs=facts.outputs))
 
 
 def trace(
@@ -240,14 +192,6 @@ def identifiers(names: list[str]) -> list[str]:
     """Keyword names for public names: unchanged where they are identifiers."""
     plain = [re.sub(r"\W", "_", name, flags=re.ASCII) for name in names]
     return unique([name if name[:1].isalpha() else f"input_{name}" for name in plain])
-
-
-def _batch(specs: tuple[TensorSpec, ...]) -> int | None:
-    """Size of the batch axis that all tensors share: 0 when it is free, None when there is none."""
-    first = {spec.shape[0] if spec.shape else -1 for spec in specs}
-    if len(first) != 1 or -1 in first:
-        return None
-    return first.pop() or 0
 
 
 def _refuse_state(definition: Any) -> None:

@@ -13,7 +13,8 @@ from edgekit.errors import FeedError
 from edgekit.tensors import TensorSpec
 
 _CHUNK_SAMPLES, _CHUNK_ELEMENTS = 128, 1 << 22
-"""A chunk of a free batch has at most so many samples and input elements."""
+"""A chunk of a free batch has at most so many samples and input elements: a few hundred MB of
+activations for usual nets."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,17 @@ class Answering:
         inputs: Public names, shapes (None: free), dtypes.
         call: Arrays by public name, in the size of batch that the model takes, to arrays by public name.
         single: Feed one sample at a time though the batch is free.
+        outputs: Where they are known, they must share the batch axis: else there is none.
     """
 
     inputs: tuple[TensorSpec, ...]
     call: Callable[[Feeds], Feeds]
     single: bool = False
+    outputs: tuple[TensorSpec, ...] = ()
     batch: int | None = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "batch", _batch(self.inputs))
+        object.__setattr__(self, "batch", _batch((*self.inputs, *self.outputs)))
 
     def run(self, feeds: Feeds) -> Feeds:
         """Answer any number of samples.
@@ -68,7 +71,8 @@ class Answering:
         arrays: Feeds = {}
         for name, spec in known.items():
             # Quantized inputs are fed with the real numbers that their integers stand for.
-            array = np.asarray(feeds[name], np.float32 if spec.quant else spec.dtype)
+            dtype = None if spec.dtype == "string" else spec.dtype
+            array = np.asarray(feeds[name], np.float32 if spec.quant else dtype)
             wrong = array.ndim != len(spec.shape) or any(
                 want not in (None, size) for size, want in zip(array.shape[1:], spec.shape[1:], strict=False)
             )
@@ -109,7 +113,7 @@ def _cut(answers: Feeds, used: int, size: int) -> Feeds:
 
 
 def _batch(specs: tuple[TensorSpec, ...]) -> int | None:
-    """Size of the batch axis that all inputs share: 0 when it is free, None when there is none."""
+    """Size of the batch axis that all share: 0 when it is free, None when there is none."""
     first: set[Any] = {spec.shape[0] if spec.shape else -1 for spec in specs}
     if len(first) != 1 or -1 in first:
         return None

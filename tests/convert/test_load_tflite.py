@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tflite_sources import counting
 
 from edgekit import errors
 from edgekit.converters import load_tflite, lower_tflite_tflite
@@ -197,41 +198,8 @@ def test_unknown_signatures_are_refused_with_the_known_ones(signature, tmp_path)
     assert caught.value.code == "signature-unknown"
 
 
-def looping() -> bytes:
-    """x doubled three times by a WHILE over two further graphs."""
-    model = files.read(_counting("ADD", ["n", "one"], ["x", "x"]))
-    return write(model)
-
-
-def _counting(*_: object) -> bytes:
-    schema = files.schema()
-    main, test, step = Builder(), Builder(), Builder()
-    n, x = main.constant("start", np.int32([0])), main.input("x", (1, 2))
-    main.op("WHILE", [n, x], (1,), "n_out", "WhileOptions", {"condSubgraphIndex": 1, "bodySubgraphIndex": 2},
-            dtype="int32")  # fmt: skip
-    out = main.tensor("x_out", (1, 2))
-    n = test.input("n", (1,), "int32")
-    test.input("x", (1, 2))
-    less = test.op("LESS", [n, test.constant("three", np.int32([3]))], (1,), "go", "LessOptions", dtype="bool")
-    n, x = step.input("n", (1,), "int32"), step.input("x", (1, 2))
-    more = step.op("ADD", [n, step.constant("one", np.int32([1]))], (1,), "n1", "AddOptions", dtype="int32")
-    twice = step.op("ADD", [x, x], (1, 2), "x2", "AddOptions")
-    whole = files.read(main.finish([out]))
-    whole.subgraphs[0].operators[0].outputs = np.int32([whole.subgraphs[0].operators[0].outputs[0], out])
-    for part in (files.read(test.finish([less])), files.read(step.finish([more, twice]))):
-        for op in part.subgraphs[0].operators:
-            op.opcodeIndex += len(whole.operatorCodes)
-        for tensor in part.subgraphs[0].tensors:
-            tensor.buffer += len(whole.buffers)
-        whole.operatorCodes += part.operatorCodes
-        whole.buffers += part.buffers
-        whole.subgraphs += part.subgraphs
-    assert schema.BuiltinOperator.WHILE == 119
-    return write(whole)
-
-
 def test_loops_over_further_graphs(tmp_path):
-    model = load(_counting(), tmp_path)
+    model = load(counting(), tmp_path)
     answers = agrees(model, tmp_path, {"x": np.float32([[1, 2], [3, 4]])})
     np.testing.assert_array_equal(answers["x_out"], [[8, 16], [24, 32]])
 
