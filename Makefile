@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test dev check wheel device-wheel bench peers int8-peers serve-peers runtime-peers stress clean help
+.PHONY: demo test dev check wheel device-wheel bench peers int8-peers serve-peers serve-schema runtime-peers stress clean help
 
 help:            ## this list
 	@grep -E '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -18,6 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps tritonclient
 	@touch $@
 
 dev: $(READY)    ## environment, and links that let type checkers see through the package mapping
@@ -80,6 +81,10 @@ serve-peers: $(READY) ## the server beside MLServer, KServe's and BentoML (needs
 	@for source in $(wildcard ../shared/models/mnist_cnn_onnx/*.onnx); do \
 	    $(BIN)/python benchmarks/serve_peers.py build/peers $$source --write; \
 	done
+
+serve-schema: $(READY) ## the server against its own OpenAPI document, by schemathesis
+	@test -x build/peers/schema/bin/schemathesis || { $(PYTHON) -m venv build/peers/schema && build/peers/schema/bin/python -m pip install --quiet schemathesis; }
+	$(BIN)/python benchmarks/serve_schema.py build/peers/schema/bin/schemathesis
 
 RUNTIME_PEERS = "opencv opencv-python-headless librosa ai-edge-litert" "mediapipe mediapipe ai-edge-litert" \
     "modelapi openvino-model-api onnxruntime" "rapidocr rapidocr-onnxruntime" "nudenet nudenet"

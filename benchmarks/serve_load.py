@@ -1,10 +1,13 @@
-"""A server with ten times the requests that it can answer: goodput, refusals, probes, deadlines, memory.
+"""A server with ten times the load that it can bear: goodput, refusals, probes, deadlines, memory.
 
-    python benchmarks/serve_load.py MODEL [--seconds 60] [--times 10]
+    python benchmarks/serve_load.py MODEL [--seconds 60] [--connections N ...]
 
-needs wrk (apt-get install wrk). Prints JSON lines: capacity; then, under overload, the share of it that is still
-answered, how long refusals and `/v2/health/live` take, how late deadlines are kept, and what the memory grew by.
-Offered are as many connections as ask `--times` the capacity together: a refused client asks again at once.
+needs wrk (apt-get install wrk). Prints JSON lines. First the capacity: the most that wrk gets answered with 8, 16, 32
+or 64 connections, which all may wait, and how few of them get nearly all of that. Then the overload, by default of ten
+times those few connections (and at least as many as offer ten times the capacity, where that is within the bound of
+connections): the share of the capacity that is still answered, how long refusals and `/v2/health/live` take, how late
+deadlines are kept, and what the memory grew by. A client that is refused asks again at once, so that what is offered
+follows from the connections and from how long refusals are held back. `cores` tells who was at work, wrk among them.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -21,6 +25,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,14 +35,16 @@ wrk.method, wrk.body = "POST", file:read("*a")
 file:close()
 wrk.headers[os.getenv("HEADER")] = os.getenv("VALUE")
 """
-PACE, QUEUE = 0.025, 64  # how long refusals are held back, how many requests wait: see edgekit/serve
+PACE, QUEUE = 0.04, 64  # how long refusals are held back, how many requests wait: see edgekit/serve
+MOST = 1000  # of the 1,024 connections that a server takes; the probes have some
+NEARLY = 0.95
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path)
     parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--times", type=float, default=10.0)
+    parser.add_argument("--connections", type=int, nargs="*", help="of the overload; default: see above")
     parser.add_argument("--predict", type=Path, metavar="FILE.jpg", help="send this picture in place of a tensor")
     parser.add_argument("--deadline-ms", type=int, default=200)
     options = parser.parse_args()
@@ -45,21 +52,26 @@ def main() -> None:
         server = Server(options.model)
         try:
             work = Work(server, Path(folder), options.predict)
-            capacity = work.wrk(8, 10)["answered"]
-            print(json.dumps({"what": "capacity", "requests_per_second": round(capacity, 1)}), flush=True)
-            overload(server, work, capacity, options)
+            work.wrk(8, 1)  # warm
+            rates = {count: work.wrk(count, 5)["answered"] for count in (8, 16, 32, 64)}
+            capacity = max(rates.values())
+            few = next(count for count, rate in rates.items() if rate >= NEARLY * capacity)
+            rounded = {count: round(rate, 1) for count, rate in rates.items()}
+            print(json.dumps({"what": "capacity", "per_second": rounded, "saturating": few}), flush=True)
+            enough = QUEUE + round(10 * capacity * PACE)
+            for connections in options.connections or [max(10 * few, enough) if enough <= MOST else 10 * few]:
+                overload(server, work, capacity, connections, options)
         finally:
             server.stop()
 
 
-def overload(server: Server, work: Work, capacity: float, options: argparse.Namespace) -> None:
-    connections = QUEUE + round(options.times * capacity * PACE)
+def overload(server: Server, work: Work, capacity: float, connections: int, options: argparse.Namespace) -> None:
     before = server.memory()
     over = threading.Event()
     probes = {
         "live": Prober(over, lambda: server.get("/v2/health/live"), 0.05),
-        "refusals": Prober(over, lambda: work.post({}), 0.02),
-        "deadlines": Prober(over, lambda: work.post({"Edgekit-Deadline-Ms": str(options.deadline_ms)}), 0.02),
+        "refusals": Prober(over, lambda: work.post({}), 0.05),
+        "deadlines": Prober(over, lambda: work.post({"Edgekit-Deadline-Ms": str(options.deadline_ms)}), 0.05),
     }
     for probe in probes.values():
         probe.start()
@@ -71,7 +83,8 @@ def overload(server: Server, work: Work, capacity: float, options: argparse.Name
     late = [seconds - options.deadline_ms / 1000 for seconds, _ in probes["deadlines"].seen]
     print(json.dumps({
         "what": "overload", "connections": connections, "offered_per_second": round(found["offered"], 1),
-        "times_capacity": round(found["offered"] / capacity, 1), "goodput": round(found["answered"] / capacity, 3),
+        "times_capacity": round(found["offered"] / capacity, 1), "answered_per_second": round(found["answered"], 1),
+        "goodput": round(found["answered"] / capacity, 3), "cores": found["cores"],
         "refusal_p99_ms": percentile(refused, 99), "refusals": len(refused),
         "live_p99_ms": percentile([s for s, _ in probes["live"].seen], 99), "live": len(probes["live"].seen),
         "live_failed": sum(status != 200 for _, status in probes["live"].seen),
@@ -113,6 +126,11 @@ class Server:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return {"server": rss(self.process.pid), "workers": sum(rss(int(pid)) for pid in children)}
 
+    def busy(self) -> dict[str, float]:
+        """Seconds of cores that the server and its workers had."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return {"server": cpu(self.process.pid), "workers": sum(cpu(int(pid)) for pid in children)}
+
     def counts(self) -> dict[str, float]:
         text = self.get("/metrics", body=True).decode()
         found = re.findall(r'edgekit_requests_total\{model="[^"]*",kind="([^"]*)"\} (\S+)', text)
@@ -126,6 +144,11 @@ class Server:
 def rss(pid: int) -> float:
     found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
     return int(found[1]) / 1024 if found else 0.0
+
+
+def cpu(pid: int) -> float:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 class Work:
@@ -161,8 +184,9 @@ class Work:
         link.close()
         return answer.status
 
-    def wrk(self, connections: int, seconds: int) -> dict[str, float]:
-        before = self._server.counts().get("answered", 0.0)
+    def wrk(self, connections: int, seconds: int) -> dict[str, Any]:
+        answered = self._server.counts().get("answered", 0.0)
+        busy, own = self._server.busy(), resource.getrusage(resource.RUSAGE_CHILDREN)
         ((name, value),) = self._headers.items()
         begun = time.monotonic()
         done = subprocess.run(
@@ -172,8 +196,12 @@ class Work:
             capture_output=True,
         )  # fmt: skip
         took = time.monotonic() - begun
+        answered = self._server.counts()["answered"] - answered
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cores = {part: round((now - busy[part]) / took, 2) for part, now in self._server.busy().items()}
+        cores["wrk"] = round((used.ru_utime + used.ru_stime - own.ru_utime - own.ru_stime) / took, 2)
         total = int(re.search(r"(\d+) requests in", done.stdout)[1])
-        return {"offered": total / took, "answered": (self._server.counts()["answered"] - before) / took}
+        return {"offered": total / took, "answered": answered / took, "cores": cores}
 
 
 class Prober(threading.Thread):

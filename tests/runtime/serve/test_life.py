@@ -102,7 +102,8 @@ def waiting(server, count):
     """Until the model works at one and so many wait."""
     until = time.monotonic() + 10
     while time.monotonic() < until:
-        if f'edgekit_queue{{model="slow"}} {count}\n' in server.ask("GET", "/metrics")[2].decode():
+        text = server.ask("GET", "/metrics")[2].decode()
+        if f'edgekit_queue{{model="slow"}} {count}\n' in text and 'edgekit_running{model="slow"} 0\n' not in text:
             return
     pytest.fail("the queue did not fill")
 

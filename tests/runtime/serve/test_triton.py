@@ -11,8 +11,7 @@ import pytest
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-# Not among what tests install: it pins ml-dtypes below the version that conversion is tested with (tritonclient 2.73).
-if importlib.util.find_spec("tritonclient") is None:
+if importlib.util.find_spec("tritonclient") is None:  # `make` installs it: see the extra dev in pyproject.toml
     pytest.skip("tritonclient[http] is not installed", allow_module_level=True)
 
 KINDS = {
