@@ -53,7 +53,7 @@ class Door:
     Args:
         access: Who may ask.
         bounds: See there.
-        lanes: Model name -> model.
+        lanes: Name -> lane.
         scheduler: Of their workers.
         connections: At once, as far as this system allows them.
 

@@ -46,6 +46,8 @@ class Lane:
         soon: Called where that may wait until all that came together was looked at.
 
     Attributes:
+        name: Of its own; of the newest version of a model, the model's.
+        model: As clients call it.
         versions: Who answers.
         virtual: Seconds of cores it had, by its weight: the scheduler serves the least first.
         mean: Seconds a request takes a worker, of late; 0 before the first.
@@ -58,7 +60,7 @@ class Lane:
         soon: Callable[[], None],
     ) -> None:  # fmt: skip
         self.serving, self.threads = serving, threads
-        self.name = source.name
+        self.name, self.model = source.label, source.name
         self.queue = Queue(serving.queue)
         self.versions = Versions(source, serving, threads=threads, bounds=bounds, tell=self._told, lose=self._lost,
                                  note=self._note, pump=pump)  # fmt: skip
@@ -310,6 +312,4 @@ class Lane:
 
 def unknown_version(lane: Lane, wanted: str) -> MissingFileError:
     """It is not served."""
-    active = lane.versions.active
-    said = f"{lane.name} is served in version {active.version}, not {wanted}" if active else f"{lane.name} has none"
-    return MissingFileError("version-unknown", said)
+    return MissingFileError("version-unknown", f"{lane.model} is not served in version {wanted}")

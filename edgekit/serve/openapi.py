@@ -31,7 +31,7 @@ def document(lanes: Iterable[Lane], bounds: Bounds, *, keyed: bool) -> dict[str,
         bounds: See there.
         keyed: Requests show a key.
     """
-    names = sorted(lane.name for lane in lanes)
+    names = sorted({lane.model for lane in lanes})
     versions = sorted({lane.versions.active.version for lane in lanes if lane.versions.active is not None})
     name = _parameter("model", {"type": "string", "enum": names})
     version = _parameter("version", {"type": "string", "enum": versions})

@@ -63,13 +63,15 @@ class Pages:
         if verb == "ready":
             if not lane.versions.ready:
                 return refusal(LimitError("model-starting", f"{lane.name} is not ready"), retry=1.0)
-            return Reply(200, as_json({"name": lane.name, "ready": True}))
+            return Reply(200, as_json({"name": lane.model, "ready": True}))
         if crew is None or not crew.about:
             return refusal(LimitError("model-starting", f"{lane.name} is not ready"), retry=1.0)
         about = crew.about
         known = {key: about[key] for key in ("platform", "inputs", "outputs")}
         more = {key: about[key] for key in ("sha256", "engine", "engine_version", "task", "kind", "batches")}
-        return Reply(200, as_json({"name": lane.name, "versions": [crew.version], **known, "parameters": more}))
+        lanes = [one for one in self._door.lanes.values() if one.model == lane.model]
+        versions = [one.versions.active.version for one in lanes if one.versions.active is not None]
+        return Reply(200, as_json({"name": lane.model, "versions": versions, **known, "parameters": more}))
 
     def _about(self) -> Reply:
         return Reply(200, as_json({"name": "edgekit", "version": __version__, "extensions": list(EXTENSIONS)}))
@@ -104,4 +106,4 @@ class Pages:
 
 def _listed(lane: Lane) -> dict[str, object]:
     active = lane.versions.active
-    return {"name": lane.name, "version": active.version if active else None, "ready": lane.versions.ready}
+    return {"name": lane.model, "version": active.version if active else None, "ready": lane.versions.ready}

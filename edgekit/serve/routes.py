@@ -30,7 +30,7 @@ class Routes:
     """All paths.
 
     Args:
-        lanes: Model name -> model.
+        lanes: Name -> lane.
 
     Attributes:
         pages: Path -> what it shows.
@@ -63,8 +63,8 @@ class Routes:
         if verb is None or verb not in (*MODEL_PAGES, *MODEL_VERBS):
             raise FeedError("http-path", "there is nothing under this path: see /openapi.json")
         _allowed(method, (b"POST",) if verb in MODEL_VERBS else (b"GET", b"HEAD"))
-        lane = self._lanes.get(name)
-        if lane is None:
+        lane = self._lanes.get(f"{name}/versions/{version}") or self._lanes.get(name)
+        if lane is None or lane.model != name:
             raise MissingFileError("model-unknown", "there is no such model: GET /v2/models lists those there are")
         if verb in MODEL_VERBS:
             return Route(None, lane, asking(headers, verb, version, lane.serving.deadline_ms))

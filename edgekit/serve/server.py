@@ -45,7 +45,7 @@ class Server:
 
     Attributes:
         access: Who may ask.
-        lanes: Model name -> model.
+        lanes: Name -> lane: a model, or an older version of one.
         addresses: Where it listens.
 
     Raises:
@@ -63,7 +63,7 @@ class Server:
         self._parsers = _httptools()
         self._loop = asyncio.get_running_loop()
         scheduler = Scheduler(settings.slots)
-        self.lanes = {source.name: self._lane(source, scheduler) for source in sources}
+        self.lanes = {source.label: self._lane(source, scheduler) for source in sources}
         scheduler.lanes = list(self.lanes.values())
         most = _allowed_connections(settings.bounds.connections)
         self._door = Door(self.access, settings.bounds, self.lanes, scheduler, most)

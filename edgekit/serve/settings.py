@@ -82,6 +82,8 @@ class Serving:
         wait_ms: How long a batch may wait to fill; 0: whatever waits goes at once.
         deadline_ms: For requests that name none.
         watchdog: Seconds that one call may take before the worker is ended.
+        versions: Of a folder of versions the newest so many, each with workers and a queue of its own. Who names none
+            is answered by the newest.
         monitor: Hold what comes beside what the model was proved on: `/metrics` then tells of drift.
         start_seconds: Until a worker has opened, proved and warmed its model.
     """
@@ -95,12 +97,13 @@ class Serving:
     wait_ms: float = 0.0
     deadline_ms: float = 10_000.0
     watchdog: float = 30.0
+    versions: int = 1
     monitor: bool = False
     start_seconds: float = 120.0
 
     def __post_init__(self) -> None:
-        low = [n for n in ("weight", "workers", "queue", "batch", "deadline_ms", "watchdog", "start_seconds")
-               if not getattr(self, n) > 0]  # fmt: skip
+        low = [n for n in ("weight", "workers", "queue", "batch", "deadline_ms", "watchdog", "versions",
+                           "start_seconds") if not getattr(self, n) > 0]  # fmt: skip
         if low or self.wait_ms < 0 or (self.threads is not None and self.threads < 1):
             raise ValueError(f"{', '.join(low) or 'wait_ms or threads'}: too small")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,10 +35,16 @@ class Seen:
 
 
 class FileSource:
-    """One file, which stays."""
+    """One file, which stays.
 
-    def __init__(self, name: str, path: Path, version: str = "1") -> None:
+    Attributes:
+        name: Of the model.
+        label: The same, or of an older version, beside a newer one, its path.
+    """
+
+    def __init__(self, name: str, path: Path, version: str = "1", *, older: bool = False) -> None:
         self.name = name
+        self.label = f"{name}/versions/{version}" if older else name
         self._seen = Seen(str(path), version)
 
     def changed(self) -> bool:
@@ -54,7 +61,7 @@ class StoreSource:
     """A deployed model: the version that its record says is active, whichever that becomes."""
 
     def __init__(self, name: str, root: str | Path | None) -> None:
-        self.name = name
+        self.name = self.label = name
         self._shelf = Shelf(name, root)
         self._mark = (0, 0, 0)
 
@@ -92,13 +99,16 @@ class StoreSource:
 Source = FileSource | StoreSource
 
 
-def find(given: tuple[str, ...], root: str | Path | None = None) -> list[Source]:
+def find(
+    given: tuple[str, ...], root: str | Path | None = None, *, versions: Callable[[str], int] = lambda _: 1
+) -> list[Source]:
     """The models to serve.
 
     Args:
-        given: Paths of artifacts, folders of them (`NAME.tflite`, or `NAME/VERSION/FILE`, of which the highest number
-            counts), and names of deployed models; empty for all that are deployed.
+        given: Paths of artifacts, folders of them (`NAME.tflite`, or `NAME/VERSION/FILE`, of which the highest numbers
+            count), and names of deployed models; empty for all that are deployed.
         root: Folder of the deployed models; None for this device's.
+        versions: How many of a model's folder are served.
 
     Raises:
         UsageError: `serve-name`: two models have one name, or one that cannot stand in an address; `serve-nothing`.
@@ -108,7 +118,7 @@ def find(given: tuple[str, ...], root: str | Path | None = None) -> list[Source]
     for text in given or tuple(shelf.names(root)):
         path = Path(text)
         if path.is_dir():
-            sources += _folder(path)
+            sources += _folder(path, versions)
         elif path.is_file():
             sources.append(FileSource(path.stem, path))
         elif text in shelf.names(root):
@@ -117,9 +127,9 @@ def find(given: tuple[str, ...], root: str | Path | None = None) -> list[Source]
             raise MissingFileError("file-missing", f"there is no file, folder or deployed model {text}")
     if not sources:
         raise UsageError("serve-nothing", "there is no model to serve" + (f" in {', '.join(given)}" if given else ""))
-    names = [source.name for source in sources]
-    for name in names:
-        if names.count(name) > 1:
+    labels = [source.label for source in sources]
+    for label, name in ((source.label, source.name) for source in sources):
+        if labels.count(label) > 1:
             raise UsageError("serve-name", f"two models are called {name}: rename a file, or serve one of them")
         if not _NAME.match(name):
             raise UsageError(
@@ -128,16 +138,17 @@ def find(given: tuple[str, ...], root: str | Path | None = None) -> list[Source]
     return sources
 
 
-def _folder(folder: Path) -> list[Source]:
+def _folder(folder: Path, most: Callable[[str], int]) -> list[Source]:
     found: list[Source] = []
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix in _SUFFIXES:
             found.append(FileSource(path.stem, path))
         elif path.is_dir():
             versions = [p for p in path.iterdir() if p.is_dir() and _VERSION.match(p.name)]
-            for version in sorted(versions, key=lambda p: -int(p.name))[:1]:
+            newest = sorted(versions, key=lambda p: -int(p.name))[: most(path.name)]
+            for version in newest:
                 files = [p for p in sorted(version.iterdir()) if p.suffix in _SUFFIXES]
                 if len(files) != 1:
                     raise UsageError("serve-name", f"{version} holds {len(files)} models; one is a version")
-                found.append(FileSource(path.name, files[0], version.name))
+                found.append(FileSource(path.name, files[0], version.name, older=version is not newest[0]))
     return found

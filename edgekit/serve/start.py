@@ -28,7 +28,7 @@ def start(
     Raises:
         What `sources.find` and `Server` raise.
     """
-    found = sources.find(models, store)
+    found = sources.find(models, store, versions=lambda name: settings.of(name).versions)
 
     async def serve() -> None:
         server = Server(settings, found)
@@ -39,6 +39,6 @@ def start(
 
 def about(server: Server) -> About:
     """What is announced."""
-    active = {name: lane.versions.active for name, lane in server.lanes.items()}
-    models = [{"name": name, "version": crew.version if crew else None} for name, crew in active.items()]
+    active = [(lane.model, lane.versions.active) for lane in server.lanes.values()]
+    models = [{"name": name, "version": crew.version if crew else None} for name, crew in active]
     return {"addresses": server.addresses, "models": models, "warnings": list(server.access.warnings)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shutil
 import struct
 import zlib
 
@@ -282,3 +283,29 @@ def test_the_description_names_what_there_is(server):
             assert str(status) in operation["responses"], path
             assert status == (400 if method == "post" else 200)
             assert headers["Content-Type"].partition(";")[0] in operation["responses"][str(status)]["content"]
+
+
+def test_versions_of_a_folder_side_by_side(serve, artifacts, tensor, image, tmp_path):
+    files = {"1": artifacts["fp32.tflite"], "2": artifacts["int8.tflite"], "10": artifacts["fp32.tflite"]}
+    for version, path in files.items():
+        (tmp_path / "models" / "people" / version).mkdir(parents=True)
+        shutil.copy(path, tmp_path / "models" / "people" / version)
+    config = tmp_path / "serve.toml"
+    config.write_text("[models.people]\nversions = 2\n")
+    server = serve(tmp_path / "models", "--config", config, "--threads", 1)
+    assert server.about["models"] == [{"name": "people", "version": "10"}, {"name": "people", "version": "2"}]
+    assert server.json("GET", "/v2/models/people")[1]["versions"] == ["10", "2"]
+    given = image(4)
+    for path, version in (("", "10"), ("/versions/10", "10"), ("/versions/2", "2")):
+        with edgekit.load(files[version], threads=1) as model:
+            wanted = model.run({"image": given})["probs"]
+        assert server.json("GET", f"/v2/models/people{path}/ready")[0] == 200
+        status, answer = server.json("POST", f"/v2/models/people{path}/infer", {"inputs": [tensor(given)]})
+        assert (status, answer["model_name"], answer["model_version"]) == (200, "people", version)
+        assert np.array_equal(values(answer), wanted)
+    for path in ("people/versions/1", "people%2Fversions%2F2", "people/versions/None"):
+        assert server.ask("POST", f"/v2/models/{path}/infer", "{}")[0] == 404
+        assert server.ask("GET", f"/v2/models/{path}")[0] == 404
+    text = server.ask("GET", "/metrics")[2].decode()
+    assert 'edgekit_requests_total{model="people",kind="answered"} 2' in text
+    assert 'edgekit_requests_total{model="people/versions/2",kind="answered"} 1' in text
