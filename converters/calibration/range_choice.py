@@ -32,6 +32,9 @@ SAMPLES = 64
 _MARGIN = 0.3
 """dB by which another set must be better than the first one; less is chance."""
 
+_CERTAIN = 2.0
+"""Standard errors of a difference, taken sample by sample, from which it is one."""
+
 _LARGEST = 64 << 20
 """Bytes of a float graph from which a quantization takes so long that the first set is taken unmeasured."""
 
@@ -86,16 +89,17 @@ def choose(
         named = f"{ranges.observer}: {way}" if way else ranges.observer
         return Choice(Ranges(named, ranges.samples, ranges.alternatives.get(way, ranges.tensors)), {})
     wanted = answers(graph, feeds, threads)
-    decibels: dict[str, float] = {}
+    scores: dict[str, Score] = {}
     for done, (way, tensors) in enumerate(ways.items()):
         yield {"comparing": way, "done": done, "total": len(ways)}
         path = folder / f"choice.{graph.format}"
         made = quantize(Ranges(ranges.observer, ranges.samples, dict(tensors)), path)
-        decibels[way] = signal_to_noise(wanted, answers(made, feeds, threads))
+        scores[way] = score(wanted, answers(made, feeds, threads))
         path.unlink()
-    first, *others = decibels
-    best = max(others, key=lambda way: decibels[way])
-    way = best if decibels[best] > decibels[first] + _MARGIN else first
+    first, *others = scores
+    best = max(others, key=lambda way: scores[way].decibels)
+    way = best if scores[best].decibels > scores[first].decibels + _MARGIN else first
+    decibels = {name: one.decibels for name, one in scores.items()}
     return Choice(Ranges(f"{ranges.observer}: {way}", ranges.samples, dict(ways[way])), decibels)
 
 
@@ -128,12 +132,39 @@ def answers(graph: Graph, feeds: Callable[[], Iterator[Feeds]], threads: int) ->
     return found
 
 
-def signal_to_noise(wanted: list[Answers], answered: list[Answers]) -> float:
-    """Of answers from `answers`, in dB over all samples, the mean over the outputs."""
-    decibels = []
+@dataclass(frozen=True)
+class Score:
+    """How near answers come.
+
+    Attributes:
+        decibels: Signal to noise over all samples, the mean over the outputs.
+        noise: Of each sample, as a share of the signal of all, summed over the outputs: [samples].
+    """
+
+    decibels: float
+    noise: NDArray[np.float64]
+
+    def surely_above(self, other: Score) -> bool:
+        """Whether this is the better one, and not by the choice of the samples.
+
+        Both answered the same ones: what tells is the difference on each, and its standard error (of a ratio of sums,
+        by the delta method).
+        """
+        mine, theirs = float(self.noise.sum()), float(other.noise.sum())
+        if not mine or not theirs:
+            return mine < theirs
+        apart = other.noise / theirs - self.noise / mine
+        return math.log(theirs / mine) > _CERTAIN * math.sqrt(float(np.square(apart).sum()))
+
+
+def score(wanted: list[Answers], answered: list[Answers]) -> Score:
+    """Of answers from `answers`; outputs without any signal, or whose noise is not finite, do not count."""
+    decibels, shares = [], np.zeros(len(wanted))
     for mine, theirs in zip(zip(*wanted, strict=True), zip(*answered, strict=True), strict=True):
         signal = sum(float(np.square(a, dtype=np.float64).sum()) for a in mine)
-        noise = sum(float(np.square(a.astype(np.float64) - b).sum()) for a, b in zip(mine, theirs, strict=True))
+        noises = [float(np.square(a.astype(np.float64) - b).sum()) for a, b in zip(mine, theirs, strict=True)]
+        noise = sum(noises)
         if signal and math.isfinite(noise):
             decibels.append(min(_PERFECT, 10 * math.log10(signal / noise)) if noise else _PERFECT)
-    return sum(decibels) / len(decibels) if decibels else -_PERFECT
+            shares += np.array(noises) / signal
+    return Score(sum(decibels) / len(decibels) if decibels else -_PERFECT, shares)

@@ -30,7 +30,12 @@ from edgekit.rules import Rule
 from edgekit.tensors import fixed_batch
 
 SAMPLES = 96
-"""Calibration samples that repairs see."""
+"""Calibration samples that repairs see, at most."""
+_FEWEST = 24
+_WORK = 2e11
+"""Multiply-accumulates of answering them once, some ten seconds at the desk: larger models are seen on fewer samples. A
+number of the graph and not of the clock, so that the same comes out everywhere.
+"""
 _SAME = 1e-4
 """Of an output's range: what the policy allows float conversions as well."""
 
@@ -83,8 +88,17 @@ class _Candidate:
     """A float graph with its ranges, and how near its quantized form comes."""
 
     case: Case
-    score: float = -np.inf
+    judged: range_choice.Score | None = None
     done: dict[str, Change] = field(default_factory=dict)
+
+    @property
+    def score(self) -> float:
+        """In dB."""
+        return -np.inf if self.judged is None else self.judged.decibels
+
+    def surely_above(self, other: _Candidate) -> bool:
+        """See `range_choice.Score`."""
+        return self.judged is not None and other.judged is not None and self.judged.surely_above(other.judged)
 
 
 def mend(
@@ -102,7 +116,8 @@ def mend(
 
     Args:
         graph: The float graph.
-        batches: Calibration data, arrays [n, ...] by public input name; the first `SAMPLES` are used.
+        batches: Calibration data, arrays [n, ...] by public input name; the first `SAMPLES` are used, of large models
+            fewer.
         wanted: Which repairs.
         precision: A static one.
         quantizing: How it will be quantized.
@@ -122,7 +137,7 @@ def mend(
         DataError, EngineError: See `calibrate`.
     """
     clock = _Clock(seconds)
-    samples = Samples(batches, SAMPLES, fixed_batch(graph.inputs))
+    samples = Samples(batches, _most(graph), fixed_batch(graph.inputs))
     bench = _Bench(graph, samples, precision, quantizing, observing, folder)
     plain = _Candidate(bench.case(graph))
     reference = answers(graph, samples, observing.threads)
@@ -154,14 +169,26 @@ def mend(
             judge(number, chosen)
         yield {"done": 3 + number, "total": 5}
     best = max(range(len(bases)), key=lambda one: max((made.score for made in tried[one].values()), default=-np.inf))
-    scores = eliminate(tuple(weights), lambda chosen: judge(best, chosen))
+    found = eliminate(
+        tuple(weights),
+        lambda chosen: judge(best, chosen),
+        lambda one, other: tried[best][one].surely_above(tried[best][other]),
+    )
     yield {"done": 5, "total": 5}
     late = (clock.note,) if clock.late else ()
-    if not scores:
+    if not found.scores:
         return Mended(bases[0].case.graph, (*reports, *_kept(bases[0], {})), rules, bases[0].case.graph, late)
-    chosen = max(scores, key=lambda one: scores[one])
-    reports += _judged(bases, tried, best, chosen, scores)
-    return Mended(tried[best][chosen].case.graph, tuple(reports), rules, bases[best].case.graph, late)
+    reports += _judged(bases, tried, best, found.chosen, found.scores)
+    return Mended(tried[best][found.chosen].case.graph, tuple(reports), rules, bases[best].case.graph, late)
+
+
+def _most(graph: Graph) -> int:
+    """Samples that are worth their time."""
+    from edgekit import artifact
+    from edgekit.formats import read_facts
+
+    macs = read_facts(artifact.read(graph.path, verify=False)).macs
+    return int(np.clip(_WORK / max(macs or 1, 1), _FEWEST, SAMPLES))
 
 
 class _Clock:
@@ -252,7 +279,7 @@ class _Bench:
         options = replace(self.quantizing, interface="float")
         path = self.file(base.case.graph, "judged")
         quantized = quantizer.quantize(made.case.graph, base.case.ranges, self._precision, options, path)
-        made.score = range_choice.signal_to_noise(self.scores, self._scores(quantized))
+        made.judged = range_choice.score(self.scores, self._scores(quantized))
         path.unlink()
         return made
 

@@ -1,27 +1,47 @@
 """Which repairs of weights to take: backward elimination, since they serve each other.
 
-All are judged together; then each is left out in turn, and the set without it goes on if that is better, until leaving
-out no further one helps.
+All are judged together; then each is left out in turn, and the set without it goes on if that is surely better, until
+leaving out no further one helps. What is better by chance on a few samples is no better on others: over eleven networks
+in both formats, leaving a repair out for less than that came to 0.01 dB less on samples that nobody had seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 Set = tuple[str, ...]
 
 
-def eliminate(names: Sequence[str], judge: Callable[[Set], float | None]) -> dict[Set, float]:
+@dataclass(frozen=True)
+class Elimination:
+    """What came of judging sets of repairs.
+
+    Attributes:
+        scores: By set, in the order of judging.
+        chosen: The set to take.
+    """
+
+    scores: dict[Set, float]
+    chosen: Set = ()
+
+
+def eliminate(
+    names: Sequence[str], judge: Callable[[Set], float | None], surely: Callable[[Set, Set], bool] | None = None
+) -> Elimination:
     """Judge sets of repairs.
 
     Args:
         names: In the order in which they are applied.
         judge: The score of a set, more is better; None when there is no time left, which ends the search.
+        surely: Whether the first set is better than the second, both judged, and not by chance; None to go by the
+            scores.
 
     Returns:
-        The scores by set, in the order of judging; holds the empty set and all of them at least, unless time ended.
+        Scores of the empty set and of all of them at least, unless time ended.
     """
     scores: dict[Set, float] = {}
+    better = surely or (lambda one, other: scores[one] > scores[other])
 
     def judged(chosen: Set) -> bool:
         if chosen not in scores:
@@ -32,17 +52,18 @@ def eliminate(names: Sequence[str], judge: Callable[[Set], float | None]) -> dic
         return True
 
     if not (judged(()) and judged(tuple(names))):
-        return scores
+        return Elimination(scores)
     present = tuple(names)
     while len(present) > 1:
         less = [tuple(other for other in present if other != name) for name in present]
-        if not all(judged(one) for one in less):
-            return scores
-        best = max(less, key=lambda one: scores[one])
-        if scores[best] <= scores[present]:
-            return scores
+        ended = not all(judged(one) for one in less)
+        best = max((one for one in less if one in scores), key=lambda one: scores[one], default=present)
+        if best == present or not better(best, present):
+            break
         present = best
-    return scores
+        if ended:
+            break
+    return Elimination(scores, () if better((), present) else present)
 
 
 def gain(scores: Mapping[Set, float], name: str, chosen: Set) -> float | None:

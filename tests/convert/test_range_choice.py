@@ -141,3 +141,25 @@ def test_scores_lie_behind_squashing_and_rescaling():
         Step("Sigmoid", ("p",), ("z",)),
     ]
     assert scores(steps, ["y", "z", "a", "aq", "x"]) == ["ad", "ad", "a", "aq", "x"]
+
+
+def test_only_what_holds_from_sample_to_sample_is_surely_above():
+    random = np.random.default_rng(5)
+    wanted = [[random.normal(size=20).astype(np.float32)] for _ in range(64)]
+
+    def noisy(size, spread=0.0):
+        sizes = size * np.exp(spread * random.normal(size=64))
+        return range_choice.score(
+            wanted, [[w + s * random.normal(size=20).astype(np.float32)] for (w,), s in zip(wanted, sizes, strict=True)]
+        )
+
+    plain = noisy(0.05)
+    assert 20 < plain.decibels < 32
+    assert noisy(0.04).surely_above(plain)
+    assert not plain.surely_above(noisy(0.04))
+    assert not plain.surely_above(plain)
+    perfect = range_choice.score(wanted, wanted)
+    assert perfect.surely_above(plain)
+    assert not perfect.surely_above(perfect)
+    lucky = sum(noisy(0.05, 0.5).surely_above(noisy(0.05, 0.5)) for _ in range(300))
+    assert lucky < 0.06 * 300

@@ -436,16 +436,35 @@ def test_repairs_that_serve_each_other_are_found_and_the_harmful_one_is_left_out
         judged.append(chosen)
         return 10 + ("b" in chosen) * 2 + ("b" in chosen and "c" in chosen) * 3 - ("a" in chosen) * 1
 
-    scores = trying.eliminate(("a", "b", "c"), judge)
+    found = trying.eliminate(("a", "b", "c"), judge)
+    scores = found.scores
+    assert found.chosen == ("b", "c")
     assert max(scores, key=lambda one: scores[one]) == ("b", "c")
     assert trying.gain(scores, "a", ("b", "c")) == -1
     assert trying.gain(scores, "c", ("b", "c")) == 3
     assert len(judged) == len(set(judged)) <= 7
 
 
+def test_a_repair_that_harms_by_chance_stays():
+    scores = {(): 9.0, ("a", "b"): 10.0, ("b",): 10.2, ("a",): 8.0}
+    assert trying.eliminate(("a", "b"), scores.get).chosen == ("b",)
+    unsure = trying.eliminate(("a", "b"), scores.get, lambda one, other: scores[one] > scores[other] + 0.3)
+    assert unsure == trying.Elimination(scores, ("a", "b"))
+    harmful = {(): 11.0, ("a", "b"): 10.0, ("b",): 10.2, ("a",): 8.0}
+    assert (
+        trying.eliminate(("a", "b"), harmful.get, lambda one, other: harmful[one] > harmful[other] + 0.3).chosen == ()
+    )
+
+
+def test_large_models_are_mended_on_fewer_samples(lowered, monkeypatch):
+    graph = lowered("detector", "onnx")
+    assert mend._most(graph) == mend.SAMPLES
+    monkeypatch.setattr(mend, "_WORK", 1.0)
+    assert mend._most(graph) == mend._FEWEST
+
+
 def test_time_that_ends_leaves_the_best_so_far(hard, lowered, tmp_path):
-    scores = trying.eliminate(("a", "b"), lambda chosen: None if chosen else 1.0)
-    assert scores == {(): 1.0}
+    assert trying.eliminate(("a", "b"), lambda chosen: None if chosen else 1.0) == trying.Elimination({(): 1.0})
     graph = lowered("detector", "onnx")
     made = last(
         mend.mend(
