@@ -68,8 +68,12 @@ def _merged(ordered: Array, found: Array, number: int) -> Array:
 
 
 def index(values: Array, inner: Array) -> Array:
-    """Bin of each value: [n, k] of values [n, k] and edges [k, b - 1], padded with infinity; NaN is in bin 0."""
-    return np.asarray((values[:, :, None] >= inner).sum(axis=2, dtype=np.intp))
+    """Bin of each value: [n, k] of values [n, k] and edges [k, b - 1] (at most 255), padded with infinity; NaN is in
+    bin 0. Compared as what the values are: float32 takes half the time.
+    """
+    upright = np.ascontiguousarray(inner.T.astype(values.dtype))
+    above = values >= upright[:, None, :]
+    return np.asarray(above.view(np.uint8).sum(axis=0, dtype=np.uint8), np.intp)
 
 
 def scores(mass: Array) -> Array:

@@ -48,7 +48,8 @@ class Detectors:
             reference.inner, reference.mass, reference.sizes, block=BLOCK, rate=rate * SHARES["sketches"]
         )
         self._shape = np.array([column.role in _SHAPE for column in self._columns], bool)
-        self._rank = np.arange(len(made.kinds))
+        self._tables = np.ascontiguousarray(made.tables)
+        self._offsets = np.arange(len(made.kinds)) * made.tables.shape[1]
         self._middles = _firsts(made.column, len(self._columns))
         self._sources = tuple(
             self._columns[place].source if place < len(self._columns) else "" for place in made.column.tolist()
@@ -82,12 +83,12 @@ class Detectors:
         """
         self.samples += BLOCK
         z = (rows - self.reference.mean) / self.reference.deviation
-        index = bins.index(z, self.reference.inner)
+        index = bins.index(z.astype(np.float32), self.reference.inner)
         all_bins = index
         if scores.shape[1]:
             answered = self._streams.heaps[scores.argmax(axis=1)]
             all_bins = np.concatenate([index, answered[:, None]], axis=1)
-        table = self._streams.tables[self._rank, all_bins[:, self._streams.column]]
+        table = self._tables.take(all_bins.take(self._streams.column, axis=1) + self._offsets)
         self._scan.add(table, np.concatenate([np.minimum(np.maximum(z, -CLIP), CLIP), chances], axis=1))
         excess = self._scan.look()
         found: list[Finding] = []

@@ -14,7 +14,7 @@ to the variance", Annals of Mathematical Statistics 12 (1941): successive differ
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,8 @@ class Excess(NamedTuple):
     """How far the scan is beyond its thresholds.
 
     Attributes:
-        ratio: [s]: of the mean score to its threshold, the largest over lengths; above 1 is news.
+        ratio: [s]: of the mean score to its threshold, the largest over lengths; above 1 is news. 0 for what no length
+            makes news of.
         length: [s]: samples of that length.
     """
 
@@ -72,11 +73,9 @@ class Scan:
         looks = sum(len(lengths) / (BLOCK * _STEP**level) for level, lengths in enumerate(_LENGTHS))
         varying = max(1, int((np.abs(tables).max(axis=1, initial=0) > 0).sum()))
         self.deviate = normal.upper(min(0.01, rate / looks / varying / 2))
-        # Their inverses, the lower ones negative: a ratio is then one product.
-        self._limits = [
-            _inverses(tables, mass, sizes, floors, np.array(lengths) * BLOCK * _STEP**level, self.deviate)
-            for level, lengths in enumerate(_LENGTHS)
-        ]
+        self._lengths = [np.array(lengths) * BLOCK * _STEP**level for level, lengths in enumerate(_LENGTHS)]
+        # What a sum of scores is multiplied by to be the ratio to its threshold, above and (negative) below.
+        self._limits = [_inverses(tables, mass, sizes, floors, lengths, self.deviate) for lengths in self._lengths]
         self._steps = np.zeros(self.streams)
         self._stepped = 0.0
         self._last: Array | None = None
@@ -97,7 +96,7 @@ class Scan:
     def look(self) -> Excess:
         """Over all lengths that lie after the beginning."""
         ratio, length = np.zeros(self.streams), np.zeros(self.streams, np.int64)
-        root = np.sqrt(self.memory())
+        root = None
         for level, lengths in enumerate(_LENGTHS):
             every = _STEP**level
             if self.blocks % every:
@@ -106,14 +105,17 @@ class Scan:
             if not number:
                 continue
             ratios = self._ratios(level, number)
+            if ratios.max(initial=0) <= 1:
+                continue
             if self.begun.any():
-                spans = every * np.array(lengths[:number])
-                ratios[spans[:, None] > self.blocks - self.begun] = 0
+                spans = self._lengths[level][:number]
+                ratios[spans[:, None] > BLOCK * (self.blocks - self.begun)] = 0
+            root = np.sqrt(self.memory()) if root is None else root
             best = ratios.argmax(axis=0)
             there = ratios[best, np.arange(self.streams)] / root
-            better = there > ratio
+            better = (there > ratio) & (there > 1)
             ratio[better] = there[better]
-            length[better] = np.array(lengths)[best[better]] * BLOCK * every
+            length[better] = self._lengths[level][best[better]]
         return Excess(ratio, length)
 
     def mean(self, length: int) -> Array:
@@ -148,9 +150,11 @@ class Scan:
         return np.asarray(self._ratios(0, place + 1)[place])
 
     def _ratios(self, level: int, number: int) -> Array:
-        means = self._means(level, number)[:, : self.streams]
+        ring, now = self._rings[level], self.blocks // _STEP**level
+        places = (now - self._lengths[level][:number] // (BLOCK * _STEP**level)) % (_RING + 1)
+        sums = (ring[now % (_RING + 1)] - ring.take(places, axis=0))[:, : self.streams]
         above, below = self._limits[level]
-        return np.asarray(np.maximum(means * above[:number], means * below[:number]))
+        return np.asarray(np.maximum(sums * above[:number], sums * below[:number]))
 
     def state(self) -> dict[str, Array]:
         """What must be kept: sums of each ring's blocks in half precision, a thousandth of their noise."""
@@ -181,25 +185,24 @@ class Scan:
             after = np.cumsum(parts[::-1], axis=0)[::-1]
             ring[np.arange(now - _RING, now + 1) % (_RING + 1)] = -after
 
-    def _means(self, level: int, number: int) -> Array:
-        ring, now = self._rings[level], self.blocks // _STEP**level
-        lengths = np.array(_LENGTHS[level][:number])
-        sums = ring[now % (_RING + 1)] - ring[(now - lengths) % (_RING + 1)]
-        return np.asarray(sums / (lengths * (BLOCK * _STEP**level))[:, None])
-
     def _remember(self, scores: Array) -> None:
-        before = scores[:1] if self._last is None else self._last[None]
-        steps = np.diff(scores, axis=0, prepend=before)
-        number = len(scores) - (self._last is None)
+        steps = scores[1:] - scores[:-1]
+        sums = np.einsum("nk,nk->k", steps, steps)
+        number = len(steps)
+        if self._last is not None:
+            sums += np.square(scores[0] - self._last)
+            number += 1
         self._last = scores[-1].copy()
         fade = 1 - number / _MEMORY if self._stepped >= _MEMORY else 1.0
-        self._steps = self._steps * fade + np.square(steps).sum(axis=0) / 2
+        self._steps = self._steps * fade + sums / 2
         self._stepped = self._stepped * fade + number
 
 
-def _inverses(*arguments: Any) -> tuple[Array, Array]:
-    above, below = thresholds(*arguments)
-    return 1 / above, -1 / below
+def _inverses(
+    tables: Array, mass: Array, sizes: Array, floors: Array, lengths: Array, deviate: float
+) -> tuple[Array, Array]:
+    above, below = thresholds(tables, mass, sizes, floors, lengths, deviate)
+    return 1 / (above * lengths[:, None]), -1 / (below * lengths[:, None])
 
 
 def thresholds(

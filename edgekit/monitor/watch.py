@@ -65,6 +65,9 @@ class Watch:
         self.monitor = monitor
         self.verdict: Verdict | None = None
         self._inputs = tuple(inputs)
+        self._usual = tuple(
+            (spec, len(spec.shape), None if None in spec.shape[1:] else spec.shape[1:]) for spec in inputs
+        )
         self._answers = len(outputs)
         self._taker = taker
 
@@ -75,7 +78,11 @@ class Watch:
             return
         if not isinstance(feeds, Mapping):
             feeds = {self._inputs[0].name: feeds}
-        fed = {spec.name: _fed(feeds[spec.name], spec, raw=raw) for spec in self._inputs}
+        fed = {}
+        for spec, rank, shape in self._usual:
+            array = feeds[spec.name]
+            plain = type(array) is np.ndarray and array.ndim == rank and array.shape[1:] == shape
+            fed[spec.name] = array if plain else _fed(array, spec, raw=raw)
         verdict = self.monitor.observe(fed, answers, seconds=seconds)
         self.verdict = verdict
         if self._taker is not None:
