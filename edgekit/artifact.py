@@ -2,7 +2,7 @@
 
 Three members travel with the model: `edgekit.json` (the manifest), `edgekit.selftest.json` and `edgekit.sha256`, the
 digest of model bytes and members together, so that one changed byte anywhere is noticed; and `edgekit.reference`, what
-the data looked like (`edgekit.monitor.reference`), where there was data; in ONNX in base64, for metadata is text.
+the data looked like (`edgekit.monitor.reference`), where there was data; in ONNX in base85, for metadata is text.
 TFLite: members are an appended zip, as the TFLite metadata convention packs associated files.
 ONNX: members are `metadata_props` of the ModelProto (field 14), appended behind the model's own fields.
 Either way the model's own bytes come first and are untouched, and any other tool opens the file.
@@ -16,7 +16,6 @@ onnx.proto (ModelProto.metadata_props = 14, StringStringEntryProto.key = 1, .val
 
 from __future__ import annotations
 
-import binascii
 import hashlib
 import stat
 import struct
@@ -93,9 +92,20 @@ class Artifact:
 
     @property
     def reference(self) -> bytes | None:
-        """What the data of the conversion looked like; None where nothing was kept of it."""
+        """What the data of the conversion looked like; None where nothing was kept of it.
+
+        Raises:
+            ArtifactError: `reference-invalid`: it is no base85.
+        """
         kept = self.members.get(REFERENCE)
-        return kept if kept is None or self.format == "tflite" else binascii.a2b_base64(kept)
+        if kept is None or self.format == "tflite":
+            return kept
+        from base64 import b85decode  # not needed to run a model
+
+        try:
+            return b85decode(kept)
+        except ValueError as error:
+            raise ArtifactError("reference-invalid", f"the reference cannot be read: {error}") from error
 
     @property
     def model(self) -> bytes:
@@ -183,10 +193,12 @@ def assemble(
 
     Members that `model` brings along from an earlier conversion are taken off first.
     """
+    from base64 import b85encode
+
     model = model[: _split(format, model)[0]]
     members = {MANIFEST: about.to_json().encode(), SELFTEST: selftest.to_json().encode()}
     if reference is not None:
-        members[REFERENCE] = reference if format == "tflite" else binascii.b2a_base64(reference, newline=False)
+        members[REFERENCE] = reference if format == "tflite" else b85encode(reference)
     members[DIGEST] = _digest(model, members)
     return Artifact(format, model + _tail(format, model, members), len(model), members)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekit.errors import DataError
 from edgekit.feeding import Preprocess
-from edgekit.monitor import bins
+from edgekit.monitor import bins, packing, partial
 from edgekit.monitor.columns import Array
 from edgekit.monitor.estimate import Estimator, fit
 from edgekit.monitor.reference import LIMIT, VERSION, Header, Reference, distances, grouped, inverse, watched
@@ -31,6 +31,9 @@ JUDGED = 50
 
 _BINS = (bins.BINS, 16, 8)
 """Bins of a column, the finest that there is room for."""
+
+_BITS, _ROUGHLY = 9, 6
+"""Bits of significance that means and deviations have, and what only bounds something."""
 
 _FOLDS = 5
 _EACH = 3
@@ -115,7 +118,8 @@ class Builder:
         table = np.stack(self._inputs)
         mean, deviation = moments(table)
         z = (np.where(np.isnan(table), mean, table) - mean) / deviation
-        correlation = _correlation(z)
+        steps = partial.partials(_correlation(z), len(z))
+        correlation = partial.correlations(steps, z.shape[1], len(z))
         relations = z.shape[1] > 1 and len(z) >= _EACH * z.shape[1]
         shrink = shrinkage(correlation, len(z))
         residuals, whole = _crossed(z, shrink if relations else 1.0)
@@ -148,7 +152,7 @@ class Builder:
         reach = np.array([_reach(column) for column in z.T])
         usual = np.array([_usual(column) for column in table.T])
         for limit in _BINS:
-            made = _described(columns, header, correlation, reach, usual, frequencies, limit)
+            made = _described(columns, header, steps, reach, usual, frequencies, limit)
             if len(made.to_bytes()) <= room:
                 break
         return made
@@ -166,7 +170,7 @@ class Builder:
 def _described(
     columns: list[Array],
     header: Header,
-    correlation: Array,
+    steps: Array,
     reach: Array,
     usual: Array,
     frequencies: Array,
@@ -184,30 +188,33 @@ def _described(
         inner[place, : cut.size] = cut
         at = bins.index(column[:, None], inner[place][None])[:, 0]
         counts[place] = np.bincount(at, minlength=number)
-    header = replace(header, bins=number, narrow=bool(counts.max(initial=0) < 256))
+    header = replace(header, bins=number)
     assert len(watched(header)) == len(columns)  # noqa: S101  the arrays follow the header
-    return Reference(header, mean, deviation, inner, counts, frequencies.astype(np.uint32), correlation, reach, usual)
+    return Reference(header, mean, deviation, inner, counts, frequencies.astype(np.uint32), steps, reach, usual)
 
 
 def moments(table: Array) -> tuple[Array, Array]:
-    """Mean and deviation of each column [n, k]; a column that never changes has deviation 1, or what floats resolve."""
+    """Mean and deviation of each column [n, k], as they are kept: to a thousandth of the deviation. A column that never
+    changes has deviation 1, or what floats resolve.
+    """
     finite = np.where(np.isfinite(table), table, np.nan)
     known = np.isfinite(finite).any(axis=0)
     filled = np.where(known, finite, 0.0)
     mean = np.nanmean(filled, axis=0)
     deviation = np.nanstd(filled, axis=0)
     still = deviation <= 1e-9 * np.maximum(np.abs(mean), 1e-9)
-    return mean, np.where(still, np.maximum(np.abs(mean) * 1e-3, 1e-6), deviation)
+    deviation = packing.trimmed(np.where(still, np.maximum(np.abs(mean) * 1e-3, 1e-6), deviation), _BITS)
+    step = np.exp2(np.floor(np.log2(deviation)) - _BITS)
+    return np.rint(mean / step) * step, deviation
 
 
 def _correlation(z: Array) -> Array:
-    """Of numbers in deviations, those beyond eight of them cut; as it will be stored."""
+    """Of numbers in deviations, those beyond eight of them cut."""
     clipped = np.clip(z, -8, 8)
     clipped = clipped - clipped.mean(axis=0)
     size = np.sqrt(np.square(clipped).mean(axis=0))
     size[size < 1e-6] = np.inf
-    found = clipped.T @ clipped / len(z) / np.outer(size, size)
-    found = np.rint(np.clip(found, -1, 1) * 32767) / 32767
+    found = np.clip(clipped.T @ clipped / len(z) / np.outer(size, size), -1, 1)
     np.fill_diagonal(found, 1.0)
     return np.asarray(found)
 
@@ -248,7 +255,8 @@ def _landmarks(whole: Array) -> tuple[float, float]:
 def _reach(column: Array) -> tuple[float, float]:
     """Of numbers in deviations: the mean of the three smallest and of the three largest."""
     ordered = np.sort(column)
-    return float(np.float16(ordered[:3].mean())), float(np.float16(ordered[-3:].mean()))
+    low, high = packing.trimmed(np.array([ordered[:3].mean(), ordered[-3:].mean()]), _ROUGHLY).tolist()
+    return float(np.float16(low)), float(np.float16(high))
 
 
 def _usual(column: Array) -> float:
@@ -256,4 +264,5 @@ def _usual(column: Array) -> float:
     _, counts = np.unique(column[np.isfinite(column)], return_counts=True)
     total = int(counts.sum())
     others = total - int(counts.max(initial=0))
-    return float(np.float16(1 - max(0.0, others - 3 * others**0.5) / max(1, total)))
+    share = 1 - max(0.0, others - 3 * others**0.5) / max(1, total)
+    return float(packing.trimmed(np.array(share), _ROUGHLY))

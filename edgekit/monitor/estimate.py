@@ -137,7 +137,7 @@ def _rounded_all(values: Array) -> tuple[float, ...]:
 
 
 def _rounded(value: float) -> float:
-    return float(f"{value:.6g}")
+    return float(f"{value:.4g}")
 
 
 def _logistic(table: Array, right: Array, weight: Array) -> Array:

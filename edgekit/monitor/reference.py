@@ -3,30 +3,28 @@
 Kept are means, deviations, shares of bins and correlations, nothing of a single sample (see `edgekit.monitor.bins`).
 The statistics on the device take into account that it is itself a sample of `samples`: a hundred tell little.
 
-As bytes: a JSON header, its length before it in four bytes, then little-endian arrays in the order of `_dtypes`.
+As bytes: see `edgekit.monitor.packing`; arrays are little-endian, in the order of `_dtypes`.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
 import numpy as np
 
-from edgekit.codec import CodecError, decode, encode
+from edgekit.codec import decode, encode
 from edgekit.errors import ArtifactError
+from edgekit.monitor import packing, partial
 from edgekit.monitor.columns import Array, Column, Role
 from edgekit.monitor.estimate import Estimator
 
 LIMIT = 48 * 1024
-"""Bytes of a reference: in an ONNX file it is text, a third longer, and stays under 64 kB."""
+"""Bytes of a reference: in an ONNX file it is text, a quarter longer, and stays under 64 kB."""
 
-VERSION = 1
+VERSION = 2
 CLIP = 8.0
 """Standard deviations beyond which a number counts as so many, so that one outlier does not rule a correlation."""
 
@@ -65,7 +63,6 @@ class Header:
         shrink: Weight of the identity in the correlations that are inverted.
         unfamiliar: Distance of the middle sample, and the one that a hundredth pass.
         labels: Names of classes.
-        narrow: Counts are stored in one byte each, otherwise in two.
         estimator: Of the accuracy; None without labels.
     """
 
@@ -80,7 +77,6 @@ class Header:
     shrink: float
     unfamiliar: tuple[float, float]
     labels: tuple[str, ...] = ()
-    narrow: bool = False
     estimator: Estimator | None = None
 
     def __post_init__(self) -> None:
@@ -115,7 +111,7 @@ class Reference:
         inner: [k, bins - 1] float16, edges in deviations from the mean, ascending, padded with infinity.
         counts: [k, bins]: samples in each bin.
         frequencies: [classes]: how often each class was answered.
-        correlation: [inputs, inputs]: of the inputs' columns.
+        partials: Of the inputs' columns: see `edgekit.monitor.partial`.
         reach: [inputs, 2]: the smallest and the largest numbers in deviations, three of each taken together.
         usual: [inputs]: share of the most frequent number; 1 for one that hardly ever changes.
     """
@@ -126,7 +122,7 @@ class Reference:
     inner: Array
     counts: Array
     frequencies: Array
-    correlation: Array
+    partials: Array
     reach: Array
     usual: Array
 
@@ -146,17 +142,19 @@ class Reference:
         return np.asarray(self.counts.sum(axis=1))
 
     @cached_property
+    def correlation(self) -> Array:
+        """[inputs, inputs]: of the inputs' columns."""
+        return partial.correlations(self.partials, self.header.inputs, self.header.samples)
+
+    @cached_property
     def precision(self) -> Array:
         """[inputs, inputs]: inverse of the shrunken correlations; the identity where relations are not watched."""
         return inverse(self.correlation, self.header.shrink if self.header.relations else 1.0)
 
     def to_bytes(self) -> bytes:
         """Equal references give equal bytes."""
-        header = json.dumps(encode(self.header), separators=(",", ":"), sort_keys=True).encode()
-        upper = np.triu_indices(self.header.inputs, 1)
-        arrays = {**vars(self), "correlation": np.rint(self.correlation[upper] * 32767)}
-        parts = [np.ascontiguousarray(arrays[name], dtype).tobytes() for name, dtype in _dtypes(self.header).items()]
-        return struct.pack("<I", len(header)) + header + b"".join(parts)
+        dtypes = _dtypes()
+        return packing.packed(encode(self.header), [np.asarray(vars(self)[name], dtypes[name]) for name in dtypes])
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Reference:
@@ -166,10 +164,10 @@ class Reference:
             ArtifactError: `reference-invalid`: these are not its bytes, or those of another version.
         """
         try:
-            (length,) = struct.unpack_from("<I", data)
-            header = decode(Header, json.loads(data[4 : 4 + length]))
-            arrays = dict(_read(header, data, 4 + length))
-        except (struct.error, ValueError, TypeError, RecursionError) as error:
+            text, rest = packing.header_of(data)
+            header = decode(Header, text)
+            arrays = packing.arrays_of(rest, _dtypes(), _shapes(header))
+        except (ValueError, TypeError, RecursionError) as error:
             raise ArtifactError("reference-invalid", f"the reference cannot be read: {error}") from error
         return cls(header, **arrays)
 
@@ -187,11 +185,10 @@ def watched(header: Header) -> tuple[Column, ...]:
     return tuple(found)
 
 
-def _dtypes(header: Header) -> dict[str, str]:
-    counts = "<u1" if header.narrow else "<u2"
+def _dtypes() -> dict[str, str]:
     return {
-        "mean": "<f8", "deviation": "<f8", "inner": "<f2", "counts": counts, "frequencies": "<u4",
-        "correlation": "<i2", "reach": "<f2", "usual": "<f2",
+        "mean": "<f8", "deviation": "<f8", "inner": "<f2", "counts": "<u2", "frequencies": "<u4", "partials": "<i2",
+        "reach": "<f2", "usual": "<f2",
     }  # fmt: skip
 
 
@@ -203,29 +200,10 @@ def _shapes(header: Header) -> dict[str, tuple[int, ...]]:
         "inner": (number, header.bins - 1),
         "counts": (number, header.bins),
         "frequencies": (header.classes,),
-        "correlation": (inputs * (inputs - 1) // 2,),
+        "partials": (inputs * (inputs - 1) // 2,),
         "reach": (inputs, 2),
         "usual": (inputs,),
     }
-
-
-def _read(header: Header, data: bytes, at: int) -> Iterator[tuple[str, Array]]:
-    dtypes = _dtypes(header)
-    for name, sizes in _shapes(header).items():
-        dtype = dtypes[name]
-        array = np.frombuffer(data, dtype, math.prod(sizes), at).reshape(sizes)
-        at += array.nbytes
-        if array.dtype.kind == "f" and np.isnan(array).any():
-            raise CodecError(f"{name} holds what is no number")
-        yield name, _square(array, header.inputs) if name == "correlation" else array
-    if at != len(data):
-        raise CodecError(f"{len(data) - at} bytes too many")
-
-
-def _square(upper: Array, size: int) -> Array:
-    full = np.eye(size)
-    full[np.triu_indices(size, 1)] = upper / 32767
-    return np.asarray(full + np.triu(full, 1).T)
 
 
 def inverse(correlation: Array, shrink: float) -> Array:
