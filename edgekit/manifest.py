@@ -128,8 +128,8 @@ class Manifest:
     repaired: dict[str, str] | None = None
 
     def to_json(self) -> str:
-        """Text with a fixed order and layout: equal manifests are equal bytes."""
-        return json.dumps(encode(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        """Text with a fixed order and layout, on one line: equal manifests are equal bytes."""
+        return json.dumps(encode(self), separators=(",", ": "), sort_keys=True, ensure_ascii=False)
 
 
 def parse(text: str | bytes) -> Manifest:

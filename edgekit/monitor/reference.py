@@ -109,7 +109,7 @@ class Reference:
         header: What is not an array.
         mean, deviation: [k] float64, of the numbers as they are.
         inner: [k, bins - 1] float16, edges in deviations from the mean, ascending, padded with infinity.
-        counts: [k, bins]: samples in each bin.
+        counts: [k, bins]: samples in each bin, to six bits of significance.
         frequencies: [classes]: how often each class was answered.
         partials: Of the inputs' columns: see `edgekit.monitor.partial`.
         reach: [inputs, 2]: the smallest and the largest numbers in deviations, three of each taken together.
