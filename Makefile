@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test dev check wheel device-wheel bench peers int8-peers serve-peers serve-schema runtime-peers stress clean help
+.PHONY: demo test dev check wheel device-wheel bench peers int8-peers serve-peers serve-schema runtime-peers monitor-peers stress clean help
 
 help:            ## this list
 	@grep -E '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -95,6 +95,14 @@ runtime-peers: wheel ## predict beside OpenCV, librosa, MediaPipe, model_api, Ra
 	done
 	rm -rf build/peers/edgekit-files && $(BIN)/python -m pip install --quiet --no-deps --target build/peers/edgekit-files dist/*.whl
 	$(BIN)/python benchmarks/runtime_peers.py --write
+
+monitor-peers: $(READY)  ## the monitor beside other drift detectors, each in an environment of its own
+	$(BIN)/python benchmarks/monitor_peers.py edgekit
+	@for pair in river:river-adwin river:river-page-hinkley frouros:frouros-ks alibi-detect:alibi-ks evidently:evidently; do \
+	    package=$${pair%%:*}; folder=build/peers/$$package; \
+	    test -x $$folder/bin/python || { python3 -m venv $$folder && $$folder/bin/pip install -q $$package "pandas<3"; } || exit 1; \
+	    $$folder/bin/python benchmarks/monitor_peers.py $${pair#*:} --runs 5 --long 3000; \
+	done
 
 stress: $(READY) ## the long runs, about an hour: mutated files, killed conversions and deployments, threads
 	$(BIN)/python -m pytest -n 2 --dist load -q tests/stress tests/store tests/runtime/test_threads.py tests/runtime/ssh tests/runtime/serve/test_siege.py \

@@ -193,7 +193,7 @@ def stuck(runs: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["false", "shift", "pictures", "stuck"])
+    parser.add_argument("what", nargs="?", default="shift", choices=["false", "shift", "pictures", "stuck"])
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--runs", type=int, default=40)

@@ -8,6 +8,8 @@ keeping. Rounded correlations themselves would have negative eigenvalues where s
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from edgekit.monitor.columns import Array
@@ -60,4 +62,4 @@ def correlations(steps: Array, size: int, samples: int) -> Array:
 
 
 def _step(samples: int) -> float:
-    return max(_PART / max(samples, 1) ** 0.5, 2e-4)
+    return max(_PART / math.sqrt(max(samples, 1)), 2e-4)
