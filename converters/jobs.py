@@ -27,7 +27,7 @@ from edgekit.converters.stages import (
     Ranges,
     Source,
 )
-from edgekit.converters.verification.answers import Answers, keep, read
+from edgekit.converters.verification.answers import Answers, keep, mixed, read
 from edgekit.converters.verification.answers import batches as answered
 from edgekit.converters.verify import Verification
 from edgekit.data_ref import DataRef
@@ -117,8 +117,13 @@ def answer(request: AnswerRequest) -> Generator[Event, None, Answers]:
     folder.mkdir()
     data = open_data(request.data, request.inputs, folder.parent)
     done = 0
+    found: tuple[str, ...] = ()
+    free = all(spec.shape and spec.shape[0] is None for spec in model.facts.inputs)
     for number, batch in enumerate(data.batches(batch_size(request.inputs, request.ragged))):
-        np.savez(folder / f"{number:06}.npz", allow_pickle=False, **run(batch.feeds))
+        said = run(batch.feeds)
+        np.savez(folder / f"{number:06}.npz", allow_pickle=False, **said)
+        if free and number == 0 and not request.ragged and _length(batch.feeds) > 1:
+            found = mixed(said, run({name: array[:1] for name, array in batch.feeds.items()}))
         done += _length(batch.feeds)
         yield {"done": done, "total": len(data)}
     edges, nudged = [], []
@@ -126,7 +131,7 @@ def answer(request: AnswerRequest) -> Generator[Event, None, Answers]:
         for number, feeds in enumerate(_edges(request.edges, request.ragged)):
             edges.append(keep(folder / f"edges{number}.npz", run(feeds)))
             nudged.append(keep(folder / f"nudged{number}.npz", run(probes.nudged(feeds))))
-    return Answers(str(folder), done, tuple(edges), tuple(nudged))
+    return Answers(str(folder), done, tuple(edges), tuple(nudged), found)
 
 
 def _edges(path: str, ragged: tuple[str, ...]) -> Iterator[Feeds]:
@@ -303,7 +308,20 @@ def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
             some = replace(request.calibration, samples=min(GLANCE, request.calibration.samples or GLANCE))
             for batch in open_data(some, request.inputs).batches(batch_size(request.inputs, request.ragged)):
                 comparison.add_calibration(run(batch.feeds))
-    return comparison.finish(request.proof_kind)
+    verification = comparison.finish(request.proof_kind)
+    return replace(verification, warnings=(*verification.warnings, *_company(request)))
+
+
+def _company(request: CompareRequest) -> tuple[str, ...]:
+    if not request.answers.mixed:
+        return ()
+    names, fed = ", ".join(request.answers.mixed), request.inputs[0]
+    sizes = ",".join("1" if size is None else str(size) for size in fed.shape)
+    message = (
+        f"{names} answers a sample otherwise when it is alone: samples of a batch change each other's answers in the "
+        f"source. Fix the batch that the board will feed: --input {fed.name}={sizes}"
+    )
+    return (message,)
 
 
 @dataclass(frozen=True)

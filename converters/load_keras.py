@@ -70,7 +70,7 @@ def load(source: Source) -> LoadedModel:
     model, tools = _read(path, found, trusted=source.trusted)
     notes = [f"code of the file ran because it is trusted: {finding.what}" for finding in found.findings]
     if _to_float32(model):
-        notes.append("layers that computed in 16 bits for training (mixed precision) compute in float32 here")
+        notes.append(_MIXED)
     traced = traceable(path.name, lambda: _signature(model, source.shapes))
     facts = LoadedFacts(NAME, traced.inputs, traced.outputs, notes=tuple(notes), tools=tools)
     return loaded(facts, traced)
@@ -98,9 +98,10 @@ def save(model: Any, folder: Path) -> Path:
         model.save(path.with_suffix(".keras"))
         return path.with_suffix(".keras")
     if getattr(model, "inputs", None):
-        traced = traceable(f"the model {model.name!r}", lambda: _signature(model, {}, autograph=True))
-        traced.export(path)
-        traced.write_names(path)
+        with _computing_in_float32(model) as changed:
+            traced = traceable(f"the model {model.name!r}", lambda: _signature(model, {}, autograph=True))
+            traced.export(path)
+        traced.write_names(path, (_MIXED,) if changed else ())
         return path
     # A subclassed model has no input layers; Keras' own export knows the shapes it was called with.
     try:
@@ -185,6 +186,26 @@ def traceable(name: str, tracing: Callable[[], TfModel]) -> TfModel:
         if isinstance(error, EdgeKitError):
             raise
         raise SourceError("source-untraceable", f"{name} cannot be traced into a graph: {reason(error)}") from error
+
+
+_MIXED = "layers that computed in 16 bits for training (mixed precision) compute in float32 here"
+
+
+@contextlib.contextmanager
+def _computing_in_float32(model: Any) -> Iterator[bool]:
+    """The same for the time of a block: a live model is left as it was. Gives whether any layer was changed."""
+    layers = list(model._flatten_layers())  # noqa: SLF001 - as below
+    legacy = _generation(model) == 2
+    before = [layer._dtype_policy if legacy else layer.dtype_policy for layer in layers]  # noqa: SLF001
+    changed = _to_float32(model)
+    try:
+        yield changed
+    finally:
+        for layer, policy in zip(layers, before, strict=True) if changed else ():
+            if legacy:
+                layer._set_dtype_policy(policy)  # noqa: SLF001
+            elif layer.dtype_policy != policy:
+                layer.dtype_policy = policy
 
 
 def _to_float32(model: Any) -> bool:

@@ -77,6 +77,7 @@ def load_folder(source: Source, *, framework: str) -> LoadedModel:
     traced = traceable(folder.name, lambda: trace(answer, reshape(declared, source.shapes), keep=(root,)))
     others = [other for other in scan.signatures(meta) if other != name]
     notes = [f"code of the model ran because it is trusted: {finding.what}" for finding in findings]
+    notes += _notes(folder)
     if others and source.signature is None:
         notes.append(f"the signature {name!r} was taken; there are also {', '.join(others)}")
     tools = {"tensorflow": str(tf.__version__)}
@@ -117,16 +118,30 @@ def save(model: Any, folder: Path) -> Path:
 def _names(folder: Path, inputs: list[str], outputs: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Signature name -> public name: the signature's own, sorted, or as `write_names` said them for a live model."""
     plain = {name: name for name in inputs}, {name: name for name in outputs}
+    said = _said(folder)
     try:
-        said = json.loads((folder / NAMES).read_text(encoding="utf-8"))
         named = dict(said["inputs"]), dict(said["outputs"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return plain
     fits = all(
         sorted(table) == sorted(names) and len(set(table.values())) == len(table)
         for table, names in zip(named, (inputs, outputs), strict=True)
     )
     return named if fits else plain
+
+
+def _notes(folder: Path) -> list[str]:
+    """What `write_names` said of a live model."""
+    notes = _said(folder).get("notes")
+    return [str(note) for note in notes] if isinstance(notes, list) else []
+
+
+def _said(folder: Path) -> dict[str, Any]:
+    try:
+        said = json.loads((folder / NAMES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _live(model: Any) -> tuple[Any, Any]:

@@ -97,7 +97,7 @@ def _convert(function: Any, tensors: dict[str, str], inputs: int) -> Any:
         # Loops stay whole: tf2onnx turns them into ONNX LSTM, GRU or Loop.
         frozen = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
         proto, _ = convert.from_graph_def(
-            frozen.graph.as_graph_def(add_shapes=True),
+            _inlinable(frozen.graph.as_graph_def(add_shapes=True)),
             name="edgekit",
             input_names=names[:inputs],
             output_names=names[inputs:],
@@ -108,6 +108,19 @@ def _convert(function: Any, tensors: dict[str, str], inputs: int) -> Any:
     except Exception as error:  # tf2onnx raises anything from AssertionError to KeyError
         raise ConversionError("conversion-failed", f"tf2onnx refused the model: {reason(error)}") from error
     return proto
+
+
+def _inlinable(definition: Any) -> Any:
+    """The GraphDef with functions that may be inlined: those that Keras asks XLA to compile (convolutions of groups)
+    would be left as calls.
+    """
+    for owner in (*definition.library.function, definition):
+        for node in owner.node_def if hasattr(owner, "node_def") else owner.node:
+            node.attr.pop("_XlaMustCompile", None)
+    for function in definition.library.function:
+        for reason_against in ("_XlaMustCompile", "_noinline"):
+            function.attr.pop(reason_against, None)
+    return definition
 
 
 def _erfc(context: Any, node: Any, name: str, arguments: Any) -> None:  # noqa: ARG001 - the form of a handler

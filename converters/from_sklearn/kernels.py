@@ -80,7 +80,7 @@ def _duel(model: Any, draft: Draft, x: str) -> str:
 
 
 def _support_classifier(model: Any, draft: Draft, x: str) -> dict[str, str]:
-    """The class that wins most duels; scores are those of `decision_function` with a column a class.
+    """The class that wins most duels; scores are those of `decision_function`, with a column a class or a duel.
 
     What `probability=True` adds is left out: its answers are where an iteration happens to stop, 0.005 off or so, and
     may name another class than the label.
@@ -105,7 +105,8 @@ def _support_classifier(model: Any, draft: Draft, x: str) -> dict[str, str]:
     bound = draft.add("Add", draft.add("Abs", total), draft.constant(1.0))
     scores = draft.add("Add", votes, draft.add("Div", total, draft.add("Mul", bound, draft.constant(3.0))))
     decided = scores if model.break_ties else votes
-    return {"scores": scores, "label": draft.add("ArgMax", decided, axis=1, keepdims=0)}
+    label = draft.add("ArgMax", decided, axis=1, keepdims=0)
+    return {"scores": duel if model.decision_function_shape == "ovo" else scores, "label": label}
 
 
 def _support_regressor(model: Any, draft: Draft, x: str) -> dict[str, str]:

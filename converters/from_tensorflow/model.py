@@ -61,9 +61,13 @@ class TfModel:
         tf.saved_model.save(holder(self.function, self.keep), str(folder), signatures={name: self.function})
         return name
 
-    def write_names(self, folder: Path) -> None:
-        """Put the public names and their order beside an exported SavedModel, which keeps neither."""
-        names = {"inputs": {s.key: s.name for s in self.inputs}, "outputs": {s.key: s.name for s in self.outputs}}
+    def write_names(self, folder: Path, notes: tuple[str, ...] = ()) -> None:
+        """Put the public names and their order beside an exported SavedModel, which keeps neither, and notes."""
+        names = {
+            "inputs": {s.key: s.name for s in self.inputs},
+            "outputs": {s.key: s.name for s in self.outputs},
+            "notes": notes,
+        }
         (folder / NAMES).write_text(json.dumps(names), encoding="utf-8")
 
 

@@ -13,12 +13,32 @@ from edgekit.converters.stages import Feeds
 class Answers:
     """Files of answers, batch by batch: `NNNNNN.npz`, an array an output, in the order of the data; edge cases too,
     as they are and nudged (see `probes.nudged`).
+
+    Attributes:
+        mixed: Outputs that answer a sample otherwise when it is alone.
     """
 
     folder: str
     samples: int
     edges: tuple[str, ...] = ()
     nudged: tuple[str, ...] = ()
+    mixed: tuple[str, ...] = ()
+
+
+ALONE = 1e-3
+"""Share of an output's range by which sums in another order never differ."""
+
+
+def mixed(together: Feeds, alone: Feeds) -> tuple[str, ...]:
+    """Outputs whose first sample, [n, ...] and [1, ...], is answered otherwise in company."""
+    found = []
+    for name, answer in together.items():
+        one, other = answer[:1].astype(float), alone[name].astype(float)
+        if answer.ndim and len(answer) > 1 and one.shape == other.shape and one.size:
+            width = float(answer.max()) - float(answer.min())
+            if abs(one - other).max() > ALONE * width:
+                found.append(name)
+    return tuple(found)
 
 
 def keep(path: Path, answers: Feeds) -> str:

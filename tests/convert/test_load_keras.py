@@ -147,6 +147,21 @@ def test_mixed_precision_is_computed_in_float32(k, folder: Path) -> None:
     np.testing.assert_allclose(loaded.run(feeds)["y"], (feeds["x"] @ w1 + b1) @ w2 + b2, atol=1e-5)
 
 
+@pytest.mark.parametrize("k", [keras, tf_keras], ids=["keras3", "keras2"])
+def test_a_live_model_of_mixed_precision_is_computed_in_float32_and_left_as_it_was(k, tmp_path: Path) -> None:
+    x = k.Input((4,), name="x")
+    hidden = k.layers.Dense(64, dtype="mixed_float16", name="half")(x)
+    model = k.Model(x, k.layers.Dense(2, dtype="float32", name="y")(hidden))
+    loaded = load_saved_model.load_folder(
+        Source(str(load_keras.save(model, tmp_path)), "keras", sha256="", bytes=0), framework="keras"
+    )
+    assert "mixed precision" in loaded.facts.notes[0]
+    assert model.get_layer("half").compute_dtype == "float16"
+    feeds = samples(loaded, 20)
+    (w1, b1), (w2, b2) = (layer.get_weights() for layer in model.layers if layer.get_weights())
+    np.testing.assert_allclose(loaded.run(feeds)["y"], (feeds["x"] @ w1 + b1) @ w2 + b2, atol=1e-5)
+
+
 # -- What must not run, and what trust changes -----------------------------------------------------------------
 
 

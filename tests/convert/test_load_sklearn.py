@@ -128,3 +128,14 @@ def test_the_yardstick_models_keep_their_answers(shared):
             np.testing.assert_array_equal(model.classes_[answers["label"].reshape(-1)], model.predict(x))
         else:
             np.testing.assert_allclose(answers["output"].reshape(-1), model.predict(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("to", ["onnx", "tflite"])
+def test_scores_of_duels_are_those_of_decision_function(to, iris):
+    from sklearn import svm
+
+    model = svm.SVC(decision_function_shape="ovo").fit(*iris)
+    artifact = edgekit.convert(model, to=to, evaluation=iris[0])
+    with edgekit.load(artifact) as opened:
+        scores = opened.run({"input": iris[0]})["scores"]
+    np.testing.assert_allclose(scores, model.decision_function(iris[0]), atol=1e-5)

@@ -207,6 +207,15 @@ def test_recurrent_layers_that_no_other_way_takes_fix_the_batch_and_say_so(
 
 
 @both
+@pytest.mark.parametrize("kind", ["Conv1D", "Conv2D"])
+def test_convolutions_of_groups(format: str, kind: str, tmp_path: Path) -> None:
+    x = keras.Input((9, 9, 6)[-3 if kind == "Conv2D" else -2 :], name="x")
+    model = live(keras.Model(x, getattr(keras.layers, kind)(4, 3, groups=2, name="y")(x)), tmp_path)
+    graph = LOWERINGS[format].lower(model, tmp_path / f"m.{format}")
+    assert relative_error(model, graph, feeds_for(model, 3)) < 1e-5
+
+
+@both
 def test_given_shapes_are_the_files(format: str, tmp_path: Path) -> None:
     x = keras.Input((None, 3), name="x")
     keras.Model(x, keras.layers.Conv1D(2, 3, name="y")(x)).save(tmp_path / "m.keras")

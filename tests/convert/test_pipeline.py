@@ -281,3 +281,21 @@ def test_a_lowering_that_spoils_the_weights_gives_exit_5_and_no_file(
     assert cli.run(["convert", str(case["source"]), "-o", str(target), *given, "--json"]) == 5
     assert json.loads(capsys.readouterr().out)["error"]["code"].startswith("verify-")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_that_change_each_other_are_told(tmp_path):
+    """As of detectors that look at each other, or sounds scaled by the loudest of a batch: axis 0 is no batch."""
+    onnx = pytest.importorskip("onnx", reason="comes with the convert extra")
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]> g (float[N, 4] x) => (float[N, 4] y) '
+        "{ axes = Constant <value_ints = [0]> () top = ReduceMax (x, axes) y = Sub (x, top) }"
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32))
+    (said,) = (
+        warning
+        for warning in run(tmp_path / "m.onnx", Options(to="onnx", evaluation=tmp_path / "d.npz")).warnings
+        if "alone" in warning
+    )
+    assert said.startswith("y answers a sample otherwise")
+    assert "--input x=1,4" in said
