@@ -69,6 +69,7 @@ int8-peers: $(READY) ## int8 beside TensorFlow, ai-edge-quantizer, onnxruntime, 
 	$(BIN)/python benchmarks/int8_peers.py build/peers --write
 	@for source in $(wildcard ../shared/models/face_ultraface_onnx/*.onnx); do \
 	    $(BIN)/edgekit convert $$source -o build/peers/ultraface.onnx && \
+	    $(BIN)/edgekit convert $$source -o build/peers/ultraface.tflite && \
 	    $(BIN)/python benchmarks/calibration_peers.py build/peers/ultraface.onnx build/peers --write; \
 	done
 

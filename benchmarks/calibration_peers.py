@@ -1,11 +1,15 @@
-"""Calibration beside onnxruntime's calibrators and NNCF: seconds and peak memory on one float ONNX file.
+"""Calibration beside other tools' calibrators: seconds and peak memory on one float model.
 
     python benchmarks/calibration_peers.py MODEL.onnx [ENVIRONMENTS] [--samples 100] [--many 1000] [--rounds 3]
+        [--kept ROWS.json]
+
+The other tools are onnxruntime, NNCF and, where MODEL.tflite lies beside MODEL.onnx, ai-edge-quantizer.
 
 Each row is a fresh process that calibrates on samples made on the fly (normal, seeded), two threads; imports do not
 count. NNCF's time is that of `nncf.quantize`, which calibrates and rewrites. Rounds take the tools in turn; a row has
 the least of each tool's times, since other work on the machine only adds. onnxruntime's entropy and percentile
-calibrators keep all activations: they run on --samples only. --write puts the table into docs/benchmarks.md.
+calibrators keep all activations: they run on --samples only. --write puts the table into docs/benchmarks.md; --kept
+holds the rows between runs, so that rounds can be done one by one.
 """
 
 from __future__ import annotations
@@ -95,6 +99,19 @@ def nncf(path: str, _: str, count: int) -> Callable[[], Any]:
     return lambda: tool.quantize(model, data, subset_size=count)
 
 
+def ai_edge_quantizer(path: str, _: str, count: int) -> Callable[[], Any]:
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer import quantizer, recipe
+
+    path = str(Path(path).with_suffix(".tflite"))
+    engine = Interpreter(path)
+    (key, names), *_rest = engine.get_signature_list().items()
+    shape = [int(size) for size in engine.get_input_details()[0]["shape"]]
+    worker = quantizer.Quantizer(path, recipe.static_wi8_ai8())
+    data = {key: [{names["inputs"][0]: sample} for sample in samples(shape, count)]}
+    return lambda: worker.calibrate(data)
+
+
 def measure(tool: str, path: str, way: str, count: int) -> None:
     """In the fresh process."""
     run = globals()[tool](path, way, count)
@@ -114,6 +131,7 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--kept", type=Path)
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -124,7 +142,11 @@ def main() -> None:
         print(json.dumps({"skipped": "no model was named"}))
         return
     ways = [("edgekit", way) for way in OURS] + [("onnxruntime", way) for way in THEIRS] + [("nncf", "")]
+    if Path(options.model).with_suffix(".tflite").exists():
+        ways.append(("ai_edge_quantizer", ""))
     rows: dict[tuple[str, int], dict[str, float]] = {}
+    if options.kept and options.kept.exists():
+        rows = {(title, count): row for title, count, row in json.loads(options.kept.read_text())}
     for _ in range(options.rounds):
         for count in (options.samples, options.many):
             for tool, way in ways:
@@ -137,6 +159,8 @@ def main() -> None:
                 row = json.loads(done.stdout.splitlines()[-1])
                 best = rows.setdefault((title, count), row)
                 rows[title, count] = {key: min(best[key], value) for key, value in row.items()}
+    if options.kept:
+        options.kept.write_text(json.dumps([[title, count, row] for (title, count), row in rows.items()]))
     for (title, count), row in rows.items():
         print(json.dumps({"tool": title, "samples": count, **{key: round(value, 2) for key, value in row.items()}}))
     if options.write:

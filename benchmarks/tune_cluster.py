@@ -67,7 +67,9 @@ def search(model: Path, data: Path, folder: Path, workers: int, *, kill: bool) -
         tried = space.build(("onnx", "tflite"), calibrated=True, threads=(1,)).recipes
         jobs = [Convert(recipe) for recipe in tried if recipe.precision in ("int8", "int16x8")][:TRIALS]
         started = time.perf_counter()
-        evaluator = Evaluator(work, kept, Cluster(address, work, kept, lambda _: None), lambda _, wanted: wanted)
+        cluster = Cluster(address, work, kept, lambda _: None)
+        stack.callback(cluster.close)
+        evaluator = Evaluator(work, kept, cluster, lambda _, wanted: wanted)
         if kill:
 
             def shoot() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -26,6 +27,7 @@ from edgekit.converters.repairs.mend import Mended, Wanted
 from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Ranges, Source
 from edgekit.converters.verification.answers import Answers
 from edgekit.converters.verify import Verification
+from edgekit.converters.waiting import Waiting
 from edgekit.data_ref import DataRef
 from edgekit.errors import InternalError
 from edgekit.feeding import Preprocess
@@ -45,9 +47,15 @@ _QUANTIZERS = {"tflite": "ai_edge_quantizer.quantizer", "onnx": "onnxruntime.qua
 
 
 class Workshop:
-    """Everything of one conversion that must be cleaned up. Use in `with`."""
+    """Everything of one conversion that must be cleaned up. Use in `with`.
 
-    def __init__(self, limits: Limits, progress: Progress | None = None) -> None:
+    Args:
+        limits: Of each child.
+        progress: Told what goes on.
+        waiting: Where children come from and go to, for who converts the same source again; None: they end with this.
+    """
+
+    def __init__(self, limits: Limits, progress: Progress | None = None, waiting: Waiting | None = None) -> None:
         self.seconds: list[tuple[str, float]] = []
         self._limits = limits
         self._progress = progress or (lambda _: None)
@@ -56,6 +64,8 @@ class Workshop:
         self._answers: Answers | None = None
         self._framework: Child | None = None
         self._engine: Child | None = None
+        self._waiting = waiting
+        self._source: str | None = None
 
     def __enter__(self) -> Workshop:
         self.scratch = self._stack.enter_context(files.scratch())
@@ -91,6 +101,7 @@ class Workshop:
         self._engine = self._child("engine", engine, {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
 
     def load(self, source: Source) -> LoadedFacts:
+        self._source = source.sha256
         return self.framework.call(jobs.load, source, stage="load")
 
     def survey(
@@ -232,8 +243,20 @@ class Workshop:
         return _started(self._engine)
 
     def _child(self, name: str, preload: tuple[str, ...], environment: dict[str, str] | None = None) -> Child:
-        process = Spawned(self.scratch / f"{name}.log", environment=environment)
-        return self._stack.enter_context(Child(process, self._limits, preload=preload, doing=f"the {name} process"))
+        def make(log: Path) -> Child:
+            process = Spawned(log, environment=environment)
+            return Child(process, self._limits, preload=preload, doing=f"the {name} process")
+
+        if self._waiting is None:
+            return self._stack.enter_context(make(self.scratch / f"{name}.log"))
+        waiting, key = self._waiting, (name, preload, tuple((environment or {}).items()), self._limits)
+        child = waiting.take(key, make)
+
+        def end(kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+            waiting.give(key, child, None if kind else self._source)
+
+        self._stack.push(end)
+        return child
 
     def _tick(self, event: dict[str, Any]) -> None:
         self._progress({"stage": self._stage, **event})

@@ -206,6 +206,11 @@ class Child:
         finally:
             self._pending = None
 
+    @property
+    def busy(self) -> bool:
+        """A job was submitted whose result nobody has taken yet."""
+        return self._pending is not None
+
     def close(self) -> None:
         """Kill the child if it still lives. Safe to call twice."""
         self._link.close()

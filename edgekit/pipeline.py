@@ -29,6 +29,7 @@ from edgekit.converters.describing import Described
 from edgekit.converters.repairs.mend import Mended, Wanted
 from edgekit.converters.sources import identify, identify_live, lowering_for
 from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Source
+from edgekit.converters.waiting import Waiting
 from edgekit.converters.worker import Workshop
 from edgekit.data_ref import DataRef
 from edgekit.errors import ConversionError, UnsafeSourceError, UsageError
@@ -74,8 +75,8 @@ def convert(source: Any, *, to: str | None = None, output: str | Path | None = N
     return run(source, Options(to=to, output=Path(output) if output else None, **options)).artifact
 
 
-def run(model: Any, options: Options, progress: Progress | None = None) -> Conversion:
-    """The spine; see the module header."""
+def run(model: Any, options: Options, progress: Progress | None = None, waiting: Waiting | None = None) -> Conversion:
+    """The spine; see the module header. `waiting` keeps the child processes for the next run of the same source."""
     precision = precisions.get(options.precision)
     rules = precision.rules(options.format)
     options, profile = _for_device(options, precision)
@@ -84,7 +85,7 @@ def run(model: Any, options: Options, progress: Progress | None = None) -> Conve
         _quantizing(options, precision, rules),
         metadata.read(options.metadata, options.labels, options.task),
     )
-    with Workshop(Limits(options.time_limit, options.memory_limit), progress) as shop:
+    with Workshop(Limits(options.time_limit, options.memory_limit), progress, waiting) as shop:
         with shop.stage("identify"):
             source = identified(model, options, shop.scratch)
             lowering = lowering_for(source.kind, options.format)

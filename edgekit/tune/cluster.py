@@ -11,6 +11,7 @@ are read by the workers under the paths that they have here; artifacts travel.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,10 @@ class Cluster:
         )
 
     def close(self) -> None:
+        from distributed.comm import CommClosedError
+
+        with contextlib.suppress(OSError, TimeoutError, CommClosedError):  # workers that are gone have nothing to end
+            self._client.run(evaluate.rest, on_error="ignore")
         self._client.close()
 
 

@@ -11,6 +11,7 @@ from edgekit import artifact as artifacts
 from edgekit import files
 from edgekit.codec import encode
 from edgekit.conversion import Conversion
+from edgekit.converters.waiting import Waiting
 from edgekit.device_profiles import load_profile
 from edgekit.errors import (
     ConversionError,
@@ -30,6 +31,9 @@ from edgekit.tune.trial import Cost, Made, Recipe, Refused, Setting
 
 PERFECT_DB = 60.0
 """SQNR from which on outputs without classes count as the source's own: a thousandth of the signal."""
+
+_waiting = Waiting()
+"""Child processes of this one, between the conversions of a search."""
 
 _IMPOSSIBLE = (ConversionError, LimitError, EngineError)
 """Errors that say something of a recipe, and will say so again."""
@@ -84,8 +88,9 @@ def convert(order: Order, progress: Progress | None = None) -> Converted:
     """
     if files.sha256(Path(order.source)) != order.sha256:
         raise SourceError("source-changed", f"{order.source} is not the file that the search began with")
+    _waiting.serve(order.sha256)
     try:
-        done = run(order.source, _options(order), progress)
+        done = run(order.source, _options(order), progress, _waiting)
     except VerificationError as error:
         return Converted(Refused(error.code, error.message, mendable=True))
     except _IMPOSSIBLE as error:
@@ -93,6 +98,11 @@ def convert(order: Order, progress: Progress | None = None) -> Converted:
             raise
         return Converted(Refused(error.code, error.message, passing=isinstance(error, WorkerError)))
     return Converted(_made(done), done.artifact.data)
+
+
+def rest() -> None:
+    """The search is over: nothing waits for another conversion."""
+    _waiting.close()
 
 
 def _options(order: Order) -> Options:

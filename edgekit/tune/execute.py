@@ -84,7 +84,7 @@ class Local:
         return evaluate.measure(self._cache.artifact(job.made.sha256), job.setting, self._work.place, told)
 
     def close(self) -> None:
-        """Nothing is held."""
+        evaluate.rest()
 
 
 def label(job: Job) -> str:

@@ -1,0 +1,134 @@
+"""Children that wait for the next conversion: the same ones while they serve one source and live, and no others."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from residual_nets import images, saved
+
+from edgekit import files
+from edgekit.child import Child, Limits
+from edgekit.converters import waiting as module
+from edgekit.converters.waiting import Call, Waiting, answer
+from edgekit.errors import ConversionError, EdgeKitError
+from edgekit.options import Options
+from edgekit.pipeline import run
+
+
+@pytest.fixture
+def waiting():
+    made = Waiting()
+    made.serve("a")
+    yield made
+    made.close()
+    for child in _made:
+        child.close()
+    _made.clear()
+
+
+_made: list[Child] = []
+
+
+def make(log) -> Child:
+    _made.append(Child(log, Limits()))
+    return _made[-1]
+
+
+def process(child: Child) -> int:
+    return child._link._process.pid
+
+
+def test_a_child_that_was_given_back_is_taken_again(waiting):
+    child = waiting.take("engine", make)
+    other = waiting.take("engine", make)
+    assert process(child) != process(other)
+    waiting.give("engine", child, "a")
+    assert waiting.take("framework", make) is not child
+    assert waiting.take("engine", make) is child
+    assert child.call(answer, Call(), stage="test") == Call()
+
+
+@pytest.mark.parametrize("source", ["b", None])
+def test_one_that_served_another_source_or_failed_ends(waiting, source):
+    child = waiting.take("engine", make)
+    number = process(child)
+    waiting.give("engine", child, source)
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, 0)
+    assert waiting.take("engine", make) is not child
+
+
+def test_nothing_waits_for_another_source(waiting):
+    child = waiting.take("engine", make)
+    waiting.give("engine", child, "a")
+    waiting.serve("a")
+    assert waiting.take("engine", make) is child
+    waiting.give("engine", child, "a")
+    waiting.serve("b")
+    assert waiting.take("engine", make) is not child
+    with pytest.raises(ProcessLookupError):
+        os.kill(process(child), 0)
+
+
+def test_one_that_died_while_it_waited_is_replaced(waiting):
+    child = waiting.take("engine", make)
+    waiting.give("engine", child, "a")
+    os.kill(process(child), signal.SIGKILL)
+    fresh = waiting.take("engine", make)
+    assert fresh is not child
+    assert fresh.call(answer, Call(), stage="test") == Call()
+
+
+def test_one_is_worn_after_so_many(waiting, monkeypatch):
+    monkeypatch.setattr(module, "MOST", 2)
+    first = waiting.take("engine", make)
+    waiting.give("engine", first, "a")
+    assert waiting.take("engine", make) is first
+    waiting.give("engine", first, "a")
+    assert waiting.take("engine", make) is not first
+
+
+def test_one_whose_answer_nobody_took_is_not_handed_out(waiting):
+    child = waiting.take("engine", make)
+    child.submit(answer, Call(), stage="left")
+    waiting.give("engine", child, "a")
+    assert waiting.take("engine", make) is not child
+
+
+@dataclass
+class _Seen(Waiting):
+    """Remembers whom it handed out."""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.taken: list[Child] = []
+
+    def take(self, key, make):
+        self.taken.append(super().take(key, make))
+        return self.taken[-1]
+
+
+def test_conversions_share_processes_and_give_the_same_bytes(tmp_path):
+    pytest.importorskip("onnxruntime", reason="comes with the onnx extra")
+    graph = saved("onnx", tmp_path, spread=1.0)
+    np.savez(tmp_path / "data.npz", image=images(graph, 24)["image"])
+    options = Options(to="onnx", precision="int8", calibration=tmp_path / "data.npz")
+    seen = _Seen()
+    seen.serve(files.sha256(Path(graph.path)))
+    try:
+        made = [run(graph.path, options, None, kept).artifact.sha256 for kept in (None, seen, seen)]
+        assert len(set(made)) == 1
+        assert seen.taken[:2] == seen.taken[2:]
+        (tmp_path / "bad.npz").write_bytes(b"nothing")
+        with pytest.raises(EdgeKitError) as caught:
+            run(graph.path, Options(to="onnx", precision="int8", calibration=tmp_path / "bad.npz"), None, seen)
+        assert not isinstance(caught.value, ConversionError)
+        run(graph.path, options, None, seen)
+        assert not set(seen.taken[:2]) & set(seen.taken[-2:])
+    finally:
+        seen.close()
