@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ wrk.method, wrk.body = "POST", file:read("*a")
 file:close()
 wrk.headers[os.getenv("HEADER")] = os.getenv("VALUE")
 """
-PACE, QUEUE = 0.04, 64  # how long refusals are held back, how many requests wait: see edgekit/serve
+PACE, QUEUE = 0.033, 64  # how long refusals are held back, how many requests wait: see edgekit/serve
 MOST = 1000  # of the 1,024 connections that a server takes; the probes have some
 NEARLY = 0.95
 
@@ -70,8 +71,8 @@ def overload(server: Server, work: Work, capacity: float, connections: int, opti
     over = threading.Event()
     probes = {
         "live": Prober(over, lambda: server.get("/v2/health/live"), 0.05),
-        "refusals": Prober(over, lambda: work.post({}), 0.05),
-        "deadlines": Prober(over, lambda: work.post({"Edgekit-Deadline-Ms": str(options.deadline_ms)}), 0.05),
+        "refusals": Prober(over, work.client({}), 0.05),
+        "deadlines": Prober(over, work.client({"Edgekit-Deadline-Ms": str(options.deadline_ms)}), 0.05),
     }
     for probe in probes.values():
         probe.start()
@@ -176,13 +177,17 @@ class Work:
         head = json.dumps({"inputs": [about], "parameters": {"binary_data_output": True}}).encode()
         return head + data, {"Inference-Header-Content-Length": str(len(head))}
 
-    def post(self, headers: dict[str, str]) -> int:
+    def client(self, headers: dict[str, str]) -> Callable[[], int]:
+        """Asks over a connection that stays, as the flood does, and tells the status."""
         link = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=30)
-        link.request("POST", self.path, self._body, {**self._headers, **headers})
-        answer = link.getresponse()
-        answer.read()
-        link.close()
-        return answer.status
+
+        def ask() -> int:
+            link.request("POST", self.path, self._body, {**self._headers, **headers})
+            answer = link.getresponse()
+            answer.read()
+            return answer.status
+
+        return ask
 
     def wrk(self, connections: int, seconds: int) -> dict[str, Any]:
         answered = self._server.counts().get("answered", 0.0)

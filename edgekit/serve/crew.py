@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
 from edgekit import errors
@@ -20,8 +21,8 @@ from edgekit.errors import EdgeKitError, EngineError
 from edgekit.serve.jobs import Job
 from edgekit.serve.wire import ANSWER, DRIFT, FRAME, TELL, Opening, Told
 
-_PIECE = 1 << 15
-"""Bytes of requests that are copied, to be sent together with others."""
+_PARTS = 256
+"""Pieces that one call of the system is given; it takes 1024."""
 _PIPE = 1 << 22
 """Bytes that should lie between the server and a worker, so that it has the next ones; the system allows less."""
 _READ = 1 << 16
@@ -109,9 +110,7 @@ class Worker:
         self.jobs += len(jobs)
         self.batches.append(Batch({job.number: job for job in jobs}, len(jobs)))
         parts: list[bytes | bytearray] = [part for job in jobs for part in (job.head(), job.request.body)]
-        parts.insert(0, FRAME.pack(len(jobs), sum(map(len, parts))))
-        if max(map(len, parts)) < _PIECE:
-            parts = [b"".join(parts)]
+        self._out.append(memoryview(FRAME.pack(len(jobs), sum(map(len, parts)))))
         self._out += map(memoryview, parts)
         self._flush()
 
@@ -236,11 +235,11 @@ class Worker:
             return
         try:
             while out:
-                sent = link.send(out[0])
-                if sent < len(out[0]):
+                sent = link.sendmsg(list(islice(out, _PARTS)))
+                while out and sent >= len(out[0]):
+                    sent -= len(out.popleft())
+                if sent:
                     out[0] = out[0][sent:]
-                else:
-                    out.popleft()
         except (BlockingIOError, InterruptedError):
             pass
         except OSError:

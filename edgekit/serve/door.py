@@ -23,9 +23,9 @@ from edgekit.serve.settings import Bounds
 _READ = 1 << 17
 """Bytes that are read at once."""
 _FREE_REFUSALS = 50.0
-_PACE = 0.04
-"""So many refusals a second are given at once; more are held back, until so many seconds after they came, so that
-clients which ask again at once do not take the cores from those that are answered.
+_PACE = 0.033
+"""So many refusals a second are given at once; more are held back so many seconds each, so that clients which ask again
+at once do not take the cores from those that are answered.
 """
 _TOGETHER = 0.002
 """Seconds of them that are given at once."""
@@ -83,7 +83,7 @@ class Door:
         self._held = 0
         self._refusals, self._refilled = _FREE_REFUSALS, 0.0
         self._later: deque[tuple[float, Request, Reply]] = deque()
-        self._served = self._late = 0.0
+        self._served = 0.0
         self._loop = asyncio.get_running_loop()
 
     def now(self) -> float:
@@ -177,11 +177,9 @@ class Door:
             self._refusals = max(self._refusals - 1, 0.0)
             request.answer(reply)
             return
-        # A request waits for the loop before it is seen, and its answer after that.
-        due = now + max(_PACE - 2 * self._late, 0.0)
         if not self._later:
-            self._loop.call_at(due, self._turn_away)
-        self._later.append((due, request, reply))
+            self._loop.call_at(now + _PACE, self._turn_away)
+        self._later.append((now + _PACE, request, reply))
 
     def between(self) -> None:
         """After a connection was seen to: workers do not wait for a turn of the loop in which very many ask."""
@@ -196,9 +194,7 @@ class Door:
 
     def _turn_away(self) -> None:
         """Give those that were held back long enough."""
-        now = self._loop.time()
-        self._late = max(now - self._later[0][0], 0.9 * self._late)
-        until = now + _TOGETHER
+        until = self._loop.time() + _TOGETHER
         while self._later and self._later[0][0] <= until:
             _, request, reply = self._later.popleft()
             request.answer(reply)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgekit.serve import sources
+from edgekit.serve import sources, turns
 from edgekit.serve.server import Server
 from edgekit.serve.settings import Settings
 
@@ -34,7 +34,8 @@ def start(
         server = Server(settings, found)
         await server.run(lambda one: announce(about(one)))
 
-    asyncio.run(serve())
+    with asyncio.Runner(loop_factory=turns.loop) as runner:
+        runner.run(serve())
 
 
 def about(server: Server) -> About:
