@@ -1,11 +1,13 @@
 """Does a converted estimator answer the same label on rows right at the thresholds of its trees?
 
-Rows are drawn from the training data; in each, most columns are put onto a float32 number within two of a threshold (of
-estimators without trees: near the decision, by bisection between rows of two classes). Asked are the estimator and the
-converted graph, ONNX in onnxruntime and TFLite in LiteRT, after the whole way of `edgekit convert`. For comparison the
-same rows through skl2onnx.
+Estimators are fitted in double precision, as data sets come, and asked for float32 rows (--single fits in float32 as
+well, where linear models and networks compute in float32 themselves). Rows are drawn from the training data; in each,
+most columns are put onto a float32 number within two of a threshold (of estimators without trees: near the decision, by
+bisection between rows of two classes). Asked are the estimator and the converted graph, ONNX in onnxruntime and TFLite
+in LiteRT, after the whole way of `edgekit convert`, and with --others the same rows go through skl2onnx.
 
-    python benchmarks/sklearn_labels.py [--rows 10000] [--format onnx|tflite|both]
+    python benchmarks/sklearn_labels.py [--rows 10000] [--format onnx|tflite|both] [--single] [--inexact]
+                                        [--others] [--only NAME ...]
 
 Prints a JSON line an estimator and format: rows, bytes, microseconds for one row, labels that differ (and how many of
 these the estimator does not decide itself: another order of its trees, or one float32 step of the row's numbers, gives
@@ -21,6 +23,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ import onnxruntime as ort
 from sklearn import datasets, ensemble, linear_model, neighbors, neural_network, pipeline, preprocessing, svm, tree
 
 from edgekit.converters import load_sklearn, lower_onnx_tflite
-from edgekit.converters.from_sklearn import boosting, compose
+from edgekit.converters.from_sklearn import anatomy, boosting
 from edgekit.converters.from_sklearn import columns as folding
 from edgekit.converters.from_sklearn.forests import forest_of
 
@@ -88,7 +91,7 @@ def near(model: Any, x: Any, rows: int, seed: int = 0) -> Any:
     """Rows [rows, columns] float32 near what the estimator decides by."""
     dice = np.random.default_rng(seed)
     drawn = x[dice.integers(0, len(x), rows)].copy()
-    *before, last = compose.steps_of(model)
+    *before, last = anatomy.steps_of(model)
     found = forest_of(last) or boosting.forest_of(last)
     if found is None:
         return _between(model, x, drawn, dice) if hasattr(model, "classes_") else drawn
@@ -126,6 +129,11 @@ def _between(model: Any, x: Any, drawn: Any, dice: Any) -> Any:
 
 Answers = Callable[[dict[str, Any]], dict[str, Any]]
 """Feeds to outputs, by name."""
+
+
+def exactly(loaded: Any, form: str) -> Any:
+    """What is converted to a float32 file of a format."""
+    return replace(loaded, handle=loaded.exact.get(form, loaded.handle))
 
 
 def by_onnxruntime(loaded: Any) -> tuple[int, Answers]:
@@ -166,23 +174,22 @@ def by_litert(loaded: Any) -> tuple[int, Answers]:
 FORMATS = {"onnx": by_onnxruntime, "tflite": by_litert}
 
 
-def measure(name: str, model: Any, x: Any, rows: int, form: str, others: bool) -> dict[str, Any]:
+def measure(name: str, model: Any, x: Any, given: argparse.Namespace, form: str) -> dict[str, Any]:
     """One line.
 
     Args:
         name: For the line.
         model: Fitted.
-        x: What it was fitted on.
-        rows: How many are drawn.
+        x: What it was fitted on, as float32.
+        given: How many rows, exact or not, and whether skl2onnx is asked as well.
         form: See `FORMATS`.
-        others: Ask skl2onnx as well.
     """
-    feeds = {"input": near(model, x, rows)}
+    feeds = {"input": near(model, x, given.rows)}
     loaded = load_sklearn.loaded(model, name)
-    size, answer = FORMATS[form](loaded)
+    size, answer = FORMATS[form](loaded if given.inexact else exactly(loaded, form))
     found = answer(feeds)
     wanted = loaded.run(feeds)
-    line: dict[str, Any] = {"estimator": name, "format": form, "rows": rows, "bytes": size}
+    line: dict[str, Any] = {"estimator": name, "format": form, "rows": given.rows, "bytes": size}
     line["microseconds"] = _microseconds(answer, {"input": feeds["input"][:1]})
     if "label" in wanted:
         differs = wanted["label"] != found["label"]
@@ -190,7 +197,7 @@ def measure(name: str, model: Any, x: Any, rows: int, form: str, others: bool) -
         line["of_these_undecided"] = _undecided(model, feeds["input"][differs])
         scores = "probabilities" if "probabilities" in wanted else "scores"
         line["largest_error"] = float(np.abs(wanted[scores] - found[scores]).max())
-        if others:
+        if given.others:
             line["skl2onnx_labels_differ"] = _by_skl2onnx(model, feeds["input"], wanted["label"])
     else:
         error = np.abs(wanted["output"] - found["output"])
@@ -212,7 +219,7 @@ def _undecided(model: Any, rows: Any) -> int:
     """Rows that the estimator itself answers differently when its trees are added in another order; of estimators
     without trees: when each number of the row is the next float32, up or down.
     """
-    last = compose.steps_of(model)[-1]
+    last = anatomy.steps_of(model)[-1]
     if not len(rows):
         return 0
     if forest_of(last) is None and boosting.forest_of(last) is None:
@@ -254,14 +261,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--format", choices=(*FORMATS, "both"), default="both")
+    parser.add_argument("--single", action="store_true", help="fit in float32")
+    parser.add_argument("--inexact", action="store_true", help="as with --no-exact-labels")
+    parser.add_argument("--others", action="store_true", help="ask skl2onnx as well")
+    parser.add_argument("--only", nargs="*", help="estimators")
     given = parser.parse_args()
     forms = list(FORMATS) if given.format == "both" else [given.format]
     warnings.simplefilter("ignore")
 
-    def report(data: str, name: str, model: Any, features: Any) -> None:
+    def report(data: str, name: str, model: Any, features: Any, wanted: Any) -> None:
+        if given.only and name not in given.only:
+            return
+        model.fit(features if given.single else features.astype(np.float64), wanted)
         for form in forms:
-            line = measure(name, model, features, given.rows, form, others=form == forms[0])
-            print(json.dumps({"data": data, **line}), flush=True)
+            print(json.dumps({"data": data, **measure(name, model, features, given, form)}), flush=True)
 
     sets = {
         "breast cancer": datasets.load_breast_cancer(return_X_y=True),
@@ -270,11 +283,11 @@ def main() -> None:
     for data, (features, labels) in sets.items():
         single = features.astype(np.float32)
         for name, model in classifiers():
-            report(data, name, model.fit(single, labels), single)
+            report(data, name, model, single, labels)
     x, y = datasets.load_diabetes(return_X_y=True)
     single = x.astype(np.float32)
     for name, model in regressors():
-        report("diabetes", name, model.fit(single, y), single)
+        report("diabetes", name, model, single, y)
 
 
 if __name__ == "__main__":

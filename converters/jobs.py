@@ -59,12 +59,13 @@ def load(source: Source) -> LoadedFacts:
 
 @dataclass(frozen=True)
 class LowerRequest:
-    """Make the float graph of one format."""
+    """Make the float graph of one format; `exact` is for a file that stays float32, see `Loaded.exact`."""
 
     lowering: str
     path: str
     layout: str = "keep"
     fold: Preprocess | None = None
+    exact: bool = False
 
 
 def lower(request: LowerRequest) -> Graph:
@@ -73,8 +74,10 @@ def lower(request: LowerRequest) -> Graph:
     from edgekit.converters import lowerings
     from edgekit.formats import read_facts
 
-    source = loaded()
+    source: Any = loaded()
     lowering: Any = lowerings.get(request.lowering)
+    if request.exact and lowering.FORMAT in getattr(source, "exact", {}):
+        source = replace(source, handle=source.exact[lowering.FORMAT])
     if request.layout == "keep":
         graph: Graph = lowering.lower(source, Path(request.path))
     elif getattr(lowering, "TURNS", False):

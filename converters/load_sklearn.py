@@ -1,8 +1,8 @@
 """scikit-learn: fitted estimators and pipelines of numbers; XGBoost and LightGBM models.
 
-An estimator is written as ONNX by rules of our own (`from_sklearn.compose`), because what matters on a board is the
-label, and labels hang on the last bit: trees decide every float32 row as the estimator does, and add their leaves
-exactly (`from_sklearn.trees`). A few estimators are left to skl2onnx. The answers stay the estimator's own.
+An estimator is written as ONNX by rules of our own (`compose`), because what matters on a board is the label,
+and labels hang on the last bit: trees decide every float32 row as the estimator does, and add their leaves exactly
+(`trees`). A few estimators are left to skl2onnx. The answers stay the estimator's own.
 
 One input, `input` [N, columns] float32. Outputs are `probabilities` (or `scores`) and `label` of classifiers, `output`
 of regressors and transformers, `label` with `distances` or `score` of clusterers and outlier detectors. A label is an
@@ -64,31 +64,26 @@ def loaded(model: Any, name: str, notes: tuple[str, ...] = (), shapes: dict[str,
     """
     import onnx
 
-    from edgekit.converters.from_sklearn import answers, compose
-    from edgekit.converters.from_sklearn.draft import FLOAT, INT64, Draft
+    from edgekit.converters.from_sklearn import anatomy, answers, compose
+    from edgekit.converters.from_sklearn.draft import Draft
 
     if not accepts(model):
         raise SourceError(
             "sklearn-object", f"{name} holds a {type(model).__module__}.{type(model).__qualname__}, not an estimator"
         )
-    model = compose.plain(compose.total(model))
+    model = anatomy.plain(anatomy.total(model))
     asked = _asked(model, name)
     width, said = _columns(asked, name)
     draft, told = Draft(), [*notes, *said]
-    place = compose.Place(answers.INPUT, width)
+    start = draft.wide(answers.INPUT) if answers.in_double(asked) else answers.INPUT
+    place = compose.Place(start, width)
     predicts = hasattr(asked, "predict")
     if predicts:
         outputs = compose.predicted(model, place, draft, told)
     else:
-        outputs = {"output": compose.transformed(compose.steps_of(model), place, draft, told).tensor}
-    proto = draft.model(
-        {answers.INPUT: ["N", width]},
-        {key: (tensor, INT64 if key == "label" else FLOAT) for key, tensor in outputs.items()},
-    )
-    _declare(proto, width)
-    if shapes:
-        current.fix_sizes(proto, shapes)
-    modern, changes = current.modernize(proto, name)
+        outputs = {"output": compose.transformed(anatomy.steps_of(model), place, draft, told).tensor}
+    modern, changes = _finished(draft, outputs, width, shapes, name)
+    exact = _exact(draft, outputs, width, shapes, name)
     specs = {
         value.name: TensorSpec(
             value.name,
@@ -107,7 +102,35 @@ def loaded(model: Any, name: str, notes: tuple[str, ...] = (), shapes: dict[str,
         classes=answers.class_names(asked) if "label" in outputs else (),
         answer=next(iter(outputs)) if len(outputs) > 1 else None,
     )
-    return Loaded(facts, modern, Answering(inputs, answers.caller(asked, outputs)))
+    return Loaded(facts, modern, Answering(inputs, answers.caller(asked, outputs)), exact=exact)
+
+
+def _exact(draft: Any, outputs: dict[str, str], width: int, shapes: dict[str, Any] | None, name: str) -> dict[str, Any]:
+    """Graphs that decide as the estimator does in double precision; see `Loaded.exact`."""
+    from edgekit.converters.from_sklearn import pairs
+
+    if not draft.has_wide:
+        return {}
+    found = {"onnx": _finished(draft, outputs, width, shapes, name, wide=True)[0]}
+    paired = pairs.paired(draft, outputs, found["onnx"])
+    if paired is not None:
+        found["tflite"] = _finished(*paired, width, shapes, name)[0]
+    return found
+
+
+def _finished(
+    draft: Any, outputs: dict[str, str], width: int, shapes: dict[str, Any] | None, name: str, *, wide: bool = False
+) -> tuple[Any, Any]:
+    """A draft as a modern ModelProto, and what had to change for that."""
+    from edgekit.converters.from_sklearn.answers import INPUT
+    from edgekit.converters.from_sklearn.draft import FLOAT, INT64
+
+    ends = {key: (tensor, INT64 if key == "label" else FLOAT) for key, tensor in outputs.items()}
+    proto = draft.model({INPUT: ["N", width]}, ends, wide=wide)
+    _declare(proto, width)
+    if shapes:
+        current.fix_sizes(proto, shapes)
+    return current.modernize(proto, name)
 
 
 def accepts(model: object) -> bool:

@@ -110,8 +110,10 @@ class Workshop:
         request = jobs.SurveyRequest(facts.samples, calibration, evaluation, str(self.scratch), seed)
         return self.engine.call(jobs.survey, request, stage="survey")
 
-    def lower(self, lowering: str, format: str, layout: str = "keep", fold: Preprocess | None = None) -> Graph:
-        request = jobs.LowerRequest(lowering, str(self.scratch / f"float.{format}"), layout, fold)
+    def lower(
+        self, lowering: str, format: str, layout: str = "keep", fold: Preprocess | None = None, exact: bool = False
+    ) -> Graph:
+        request = jobs.LowerRequest(lowering, str(self.scratch / f"float.{format}"), layout, fold, exact)
         return self.framework.call(jobs.lower, request, stage="lower")
 
     def start_answering(self, facts: LoadedFacts, survey: jobs.Survey) -> None:

@@ -39,6 +39,7 @@ _FLOAT = ("fp32",)
 _SCALING = {"equalize", "smooth"}
 """Repairs that scale channels."""
 _RECORDED = ("layout", "model", "signature")
+_SWITCHES = ("exact_labels",)
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,8 @@ def debug(
             facts = shop.load(source)
             samples = _data(data, options, facts, read, shop.scratch / "data")
         with shop.stage("lower"):
-            lowered = shop.lower(lowering, read.format, conversion.layout, _folded(read, options))
+            exact = conversion.exact_labels and precision == "fp32"
+            lowered = shop.lower(lowering, read.format, conversion.layout, _folded(read, options), exact)
             described = shop.describe()
         with shop.stage("answer"):
             answers = shop.answer(facts, samples)
@@ -256,6 +258,7 @@ def _conversion(read: Artifact, options: DebugOptions) -> Options:
         time_limit=options.time_limit,
         memory_limit=options.memory_limit,
         **{name: value for name, value in said.items() if value is not None},
+        **{name: recorded[name] for name in _SWITCHES if name in recorded},
     )
 
 

@@ -14,6 +14,7 @@ from edgekit import rules
 from edgekit.codec import encode
 from edgekit.errors import UsageError
 from edgekit.feeding import Preprocess
+from edgekit.precision import Precision
 from edgekit.rules import LAYER_PRECISIONS, LayerPrecision, Rule
 from edgekit.tensors import DTYPES
 
@@ -57,6 +58,7 @@ class Options:
         repairs: What is repaired before quantizing: "auto" for the precision's own, "none", or names (see
             `edgekit.converters.repairs`).
         layout: "keep" the axes of images as the source has them, or "nhwc" or "nchw"; for ONNX graphs to TFLite.
+        exact_labels: Decide as an estimator does in double precision, in float32 files of scikit-learn's models.
         fold_preprocess: Put the metadata's scale, mean, std, color order and layout into the graph.
         observer: How calibration decides on ranges: "auto", "minmax", "moving-average", "percentile", "mse" or
             "entropy"; None for the precision's default.
@@ -98,6 +100,7 @@ class Options:
     rules: str | Path | tuple[Rule | Mapping[str, Any], ...] | None = None
     repairs: str | tuple[str, ...] = "auto"
     layout: str = "keep"
+    exact_labels: bool = True
     fold_preprocess: bool = False
     observer: str | None = None
     percentile: float = 99.999
@@ -157,6 +160,10 @@ class Options:
         """What goes into the graph of what comes before it."""
         return how if self.fold_preprocess else None
 
+    def lowering(self, how: Preprocess, precision: Precision) -> tuple[str, str, Preprocess | None, bool]:
+        """What a float graph depends on: its format, its layout, what is folded in, whether it decides exactly."""
+        return self.format, self.layout, self.folded(how), self.exact_labels and precision.name == "fp32"
+
     def recorded(self) -> dict[str, Any]:
         """What the manifest keeps of them: the options that change bytes, and no paths."""
         return {
@@ -169,6 +176,7 @@ class Options:
             "rules": encode(rules.read(self.rules)),
             "repairs": [self.repairs] if isinstance(self.repairs, str) else list(self.repairs),
             "layout": self.layout,
+            **({} if self.exact_labels else {"exact_labels": False}),
             **({"fold_preprocess": True} if self.fold_preprocess else {}),
             **({} if self.reference else {"reference": False}),
             "observer": self.observer,

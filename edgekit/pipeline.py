@@ -105,7 +105,7 @@ def run(model: Any, options: Options, progress: Progress | None = None, waiting:
             data_given.enforce_lint(survey)
             said = metadata.complete(said, facts.outputs, label=options.label, class_names=survey.class_names)
         with shop.stage("lower"):
-            lowered = graph = shop.lower(lowering, options.format, options.layout, options.folded(said.preprocess))
+            lowered = graph = shop.lower(lowering, *options.lowering(said.preprocess, precision))
         shop.start_answering(facts, survey)
         with shop.stage("repair"):
             given, calibration = calibration, calibration if precision.calibrated else None

@@ -61,17 +61,26 @@ def caller(model: Any, names: Iterable[str]) -> Callable[[Feeds], Feeds]:
         names: Public outputs.
     """
     asked = tuple(names)
+    width = np.float64 if in_double(model) else np.float32
 
     def call(feeds: Feeds) -> Feeds:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it was fitted with names of columns, and the like
             try:
-                return {name: _ANSWERS[name](model, feeds[INPUT]) for name in asked}
+                rows = np.asarray(feeds[INPUT], width)
+                return {name: _ANSWERS[name](model, rows) for name in asked}
             except Exception as error:  # estimators raise anything on rows that they do not like
                 line = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise FeedError("source-run", f"the source cannot answer these inputs: {line[:300]}") from error
 
     return call
+
+
+def in_double(model: Any) -> bool:
+    """Whether an estimator only takes rows in double precision: k-means that was fitted on such."""
+    last = model.steps[-1][1] if hasattr(model, "steps") else model
+    centers = getattr(last, "cluster_centers_", None)
+    return centers is not None and np.asarray(centers).dtype == np.float64
 
 
 def class_names(model: Any) -> tuple[str, ...]:

@@ -7,8 +7,7 @@ merely likely to come out right is not converted.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +15,11 @@ import numpy as np
 
 from edgekit.converters.from_sklearn import boosting, borrowed, predict, sums
 from edgekit.converters.from_sklearn import columns as folding
+from edgekit.converters.from_sklearn.anatomy import idle, name_of, plain, steps_of
 from edgekit.converters.from_sklearn.draft import Draft
 from edgekit.converters.from_sklearn.forests import forest_of
 from edgekit.converters.from_sklearn.refusal import unsupported
 from edgekit.converters.from_sklearn.transform import EXACT, TRANSFORMERS, columns
-
-_SEARCHES = frozenset({"GridSearchCV", "RandomizedSearchCV", "HalvingGridSearchCV", "HalvingRandomSearchCV"})
 
 
 @dataclass(frozen=True)
@@ -37,69 +35,6 @@ class Place:
     width: int
 
 
-def plain(model: Any) -> Any:
-    """An estimator without what only helped to train it: the best of a search, what was frozen."""
-    while True:
-        name = _name(model)
-        if name in _SEARCHES:
-            if not hasattr(model, "best_estimator_"):
-                raise unsupported(name, "it kept no estimator", "Train it with refit=True.")
-            model = model.best_estimator_
-        elif name == "FrozenEstimator":
-            model = model.estimator
-        elif name == "RANSACRegressor":
-            model = model.estimator_
-        elif name == "Pipeline" and len(model.steps) == 1:
-            model = model.steps[0][1]
-        else:
-            return model
-
-
-def total(model: Any) -> Any:
-    """An estimator that answers every row: a copy, if it has encoders that raise on unknown categories.
-
-    An engine cannot raise; so that the two answer alike, the copy answers as the graph does: nothing, or -1.
-    """
-    if not any(_strict(part) for part in _parts(model)):
-        return model
-    model = copy.deepcopy(model)
-    for part in _parts(model):
-        if _strict(part):
-            part.handle_unknown = "ignore" if _name(part) == "OneHotEncoder" else "use_encoded_value"
-            if _name(part) == "OrdinalEncoder":
-                part.unknown_value = -1
-    return model
-
-
-def _strict(part: Any) -> bool:
-    return _name(part) in ("OneHotEncoder", "OrdinalEncoder") and part.handle_unknown == "error"
-
-
-def _parts(model: Any) -> Iterator[Any]:
-    """An estimator and all fitted ones inside."""
-    yield model
-    held = vars(model).items() if _name(model) else ()
-    for key, value in held:
-        if key.endswith("_") or key in ("steps", "transformer_list"):
-            yield from _inside(value)
-
-
-def _inside(value: Any) -> Iterator[Any]:
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _inside(item)
-    elif hasattr(value, "get_params"):
-        yield from _parts(value)
-
-
-def steps_of(model: Any) -> list[Any]:
-    """The steps of a pipeline, those of pipelines inside included; without those that do nothing."""
-    model = plain(model)
-    if _name(model) != "Pipeline":
-        return [model]
-    return [inner for _, step in model.steps if not _idle(step) for inner in steps_of(step)]
-
-
 def predicted(model: Any, place: Place, draft: Draft, notes: list[str]) -> predict.Outputs:
     """Write an estimator that predicts.
 
@@ -110,7 +45,7 @@ def predicted(model: Any, place: Place, draft: Draft, notes: list[str]) -> predi
         notes: Gets what the user should know.
 
     Returns:
-        See `from_sklearn.predict`.
+        See `predict`.
 
     Raises:
         SourceError: `sklearn-unsupported`.
@@ -118,9 +53,9 @@ def predicted(model: Any, place: Place, draft: Draft, notes: list[str]) -> predi
     *before, last = steps_of(model)
     found = forest_of(last) or boosting.forest_of(last)
     if found is not None:
-        return _forest(found, _name(last), before, place, draft, notes)
+        return _forest(found, name_of(last), before, place, draft, notes)
     place = transformed(before, place, draft, notes)
-    name = _name(last)
+    name = name_of(last)
     composite = _COMPOSITES.get(name)
     if composite is not None:
         return composite(last, place, draft, notes)
@@ -143,11 +78,11 @@ def transformed(steps: Sequence[Any], place: Place, draft: Draft, notes: list[st
 
 
 def _transformed(model: Any, place: Place, draft: Draft, notes: list[str]) -> Place:
-    name = _name(model)
+    name = name_of(model)
     if isinstance(model, str):  # "passthrough"
         return place
     if name == "Pipeline":
-        return transformed([step for _, step in model.steps if not _idle(step)], place, draft, notes)
+        return transformed([step for _, step in model.steps if not idle(step)], place, draft, notes)
     if name == "ColumnTransformer":
         return _beside(model, place, draft, notes)
     if name == "FeatureUnion":
@@ -179,8 +114,8 @@ def _forest(found: Any, name: str, before: list[Any], place: Place, draft: Draft
     while folding.columns_of(before[start:], _width_before(before, start, place.width)) is None:
         start += 1
     place = transformed(before[:start], place, draft, notes)
-    rounding = [_name(step) for step in before[:start] if not _exact(step)]
-    if rounding:
+    rounding = [name_of(step) for step in before[:start] if not _exact(step)]
+    if rounding and not draft.is_wide(place.tensor):
         verb = "is" if len(rounding) == 1 else "are"
         notes.append(
             f"{', '.join(rounding)} before {name} {verb} computed in float32: rows right at a threshold may go the "
@@ -197,7 +132,7 @@ def _exact(step: Any) -> bool:
     step = plain(step)
     if isinstance(step, str):
         return True
-    name = _name(step)
+    name = name_of(step)
     if name == "ColumnTransformer":
         return all(_exact(part) for _, part, _ in step.transformers_)
     if name == "FeatureUnion":
@@ -217,7 +152,7 @@ def _width(model: Any, width: int) -> int:
     """Columns of a transformer's answer."""
     if isinstance(model, str):
         return width
-    if _name(model) == "FunctionTransformer":
+    if name_of(model) == "FunctionTransformer":
         return width
     return len(model.get_feature_names_out(None if hasattr(model, "n_features_in_") else [""] * width))
 
@@ -252,7 +187,7 @@ def _united(model: Any, place: Place, draft: Draft, notes: list[str]) -> Place:
 
 def _joined(parts: list[Place], model: Any, draft: Draft) -> Place:
     if not parts:
-        raise unsupported(_name(model), "it drops all columns")
+        raise unsupported(name_of(model), "it drops all columns")
     tensor = parts[0].tensor if len(parts) == 1 else draft.add("Concat", *(part.tensor for part in parts), axis=1)
     return Place(tensor, sum(part.width for part in parts))
 
@@ -268,7 +203,7 @@ def _chances(model: Any, place: Place, draft: Draft, notes: list[str]) -> str:
     """
     outputs = predicted(model, place, draft, notes)
     if "probabilities" not in outputs:
-        raise unsupported(_name(model), "it has no probabilities, and what holds it needs them")
+        raise unsupported(name_of(model), "it has no probabilities, and what holds it needs them")
     return outputs["probabilities"]
 
 
@@ -315,14 +250,16 @@ def _stack(model: Any, place: Place, draft: Draft, notes: list[str]) -> predict.
     parts = []
     for member, method in zip(model.estimators_, model.stack_method_, strict=True):
         if method == "predict" and hasattr(model, "classes_"):
-            raise unsupported(_name(model), f"its member {_name(member)} stacks labels", "Use stack_method='auto'.")
+            raise unsupported(name_of(model), f"its member {name_of(member)} stacks labels", "Use stack_method='auto'.")
         if method == "predict":
             parts.append(Place(_values(member, place, draft, notes), 1))
             continue
         outputs = predicted(member, place, draft, notes)
         name = "probabilities" if method == "predict_proba" else "scores"
         if name not in outputs:
-            raise unsupported(_name(model), f"its member {_name(member)} stacks {method}", "Use stack_method='auto'.")
+            raise unsupported(
+                name_of(model), f"its member {name_of(member)} stacks {method}", "Use stack_method='auto'."
+            )
         # Of two classes only the second is kept: the first says the same.
         two = len(model.classes_) == 2
         tensor = columns(np.array([1]), draft, outputs[name]) if two else outputs[name]
@@ -343,7 +280,7 @@ def _bag(model: Any, place: Place, draft: Draft, notes: list[str]) -> predict.Ou
         elif len(member.classes_) == len(model.classes_):
             parts.append(_chances(member, some, draft, notes))
         else:
-            raise unsupported(_name(model), "some of its members did not see all classes", "Train it with more rows.")
+            raise unsupported(name_of(model), "some of its members did not see all classes", "Train it with more rows.")
     mean = _mean(parts, None, draft)
     if not hasattr(model, "classes_"):
         return {"output": predict.flat(draft, mean)}
@@ -352,11 +289,13 @@ def _bag(model: Any, place: Place, draft: Draft, notes: list[str]) -> predict.Ou
 
 def _against_rest(model: Any, place: Place, draft: Draft, notes: list[str]) -> predict.Outputs:
     if model.multilabel_ or len(model.classes_) < 3:
-        raise unsupported(_name(model), "it is not one of several classes that it tells", "Convert its members each.")
+        raise unsupported(name_of(model), "it is not one of several classes that it tells", "Convert its members each.")
     lasts = [steps_of(member)[-1] for member in model.estimators_]
-    if all(_name(last) in ("LogisticRegression", "LogisticRegressionCV") for last in lasts):
+    if all(name_of(last) in ("LogisticRegression", "LogisticRegressionCV") for last in lasts):
         scores = [
-            predict.decision(last, draft, transformed(steps_of(member)[:-1], place, draft, notes).tensor)
+            predict.decision(
+                last, draft, draft.like(transformed(steps_of(member)[:-1], place, draft, notes).tensor, last.coef_)
+            )
             for member, last in zip(model.estimators_, lasts, strict=True)
         ]
         joined = draft.add("Concat", *scores, axis=1)
@@ -375,11 +314,11 @@ def _calibrated(model: Any, place: Place, draft: Draft, notes: list[str]) -> pre
     count = len(model.classes_)
     for member in model.calibrated_classifiers_:
         if any(type(each).__name__ != "_SigmoidCalibration" for each in member.calibrators):
-            raise unsupported(_name(model), f"its method is {model.method!r}", "Train it with method='sigmoid'.")
+            raise unsupported(name_of(model), f"its method is {model.method!r}", "Train it with method='sigmoid'.")
         outputs = predicted(member.estimator, place, draft, notes)
         inner = plain(member.estimator)
         if "scores" not in outputs and hasattr(inner, "decision_function"):
-            raise unsupported(_name(model), f"it calibrates the decision values of {_name(inner)}")
+            raise unsupported(name_of(model), f"it calibrates the decision values of {name_of(inner)}")
         scores = outputs.get("scores") or outputs["probabilities"]
         if count == 2:
             scores = columns(np.array([1]), draft, scores)
@@ -397,16 +336,6 @@ def _calibrated(model: Any, place: Place, draft: Draft, notes: list[str]) -> pre
 def _several(model: Any, place: Place, draft: Draft, notes: list[str]) -> predict.Outputs:
     parts = [_values(member, place, draft, notes) for member in model.estimators_]
     return {"output": parts[0] if len(parts) == 1 else draft.add("Concat", *parts, axis=1)}
-
-
-def _idle(step: Any) -> bool:
-    return step is None or (isinstance(step, str) and step == "passthrough")
-
-
-def _name(model: Any) -> str:
-    """Name of a class of scikit-learn's; "" for anybody else's, whatever it is called."""
-    kind = type(model)
-    return kind.__name__ if kind.__module__.partition(".")[0] in ("sklearn", "xgboost", "lightgbm") else ""
 
 
 _COMPOSITES = {

@@ -86,7 +86,7 @@ def _support_classifier(model: Any, draft: Draft, x: str) -> dict[str, str]:
     may name another class than the label.
     """
     count = len(model.classes_)
-    duel = _duel(model, draft, x)
+    duel = _duel(model, draft, draft.wide(x))
     if count == 2:
         score = draft.add("Neg", duel)
         flat = draft.add("Reshape", score, draft.constant([-1], np.int64))
@@ -114,7 +114,7 @@ def _support_regressor(model: Any, draft: Draft, x: str) -> dict[str, str]:
 
 
 def _support_outliers(model: Any, draft: Draft, x: str) -> dict[str, str]:
-    score = draft.add("Reshape", _support_sum(model, draft, x), draft.constant([-1], np.int64))
+    score = draft.add("Reshape", _support_sum(model, draft, draft.wide(x)), draft.constant([-1], np.int64))
     inside = draft.add("Greater", score, draft.constant(0.0))
     label = draft.add("Where", inside, draft.constant(1, np.int64), draft.constant(-1, np.int64))
     return {"label": label, "score": score}
@@ -141,8 +141,8 @@ def _summed(draft: Draft, values: str, weights: Array) -> str:
 # -- Nearest neighbours -------------------------------------------------------------------------------------------
 
 
-def _nearest(model: Any, draft: Draft, x: str) -> tuple[str, str]:
-    """Indices [N, k] of the nearest stored rows, and how much each counts [N, k]."""
+def _nearest(model: Any, draft: Draft, x: str) -> tuple[str, str | None]:
+    """Indices [N, k] of the nearest stored rows, and how much each counts [N, k]; None where all count alike."""
     if model.effective_metric_ not in ("euclidean", "sqeuclidean"):
         raise unsupported(type(model).__name__, f"its metric is {model.effective_metric_!r}", "Use metric='euclidean'.")
     if model.weights not in ("uniform", "distance"):
@@ -154,7 +154,7 @@ def _nearest(model: Any, draft: Draft, x: str) -> tuple[str, str]:
     count = draft.constant([model.n_neighbors], np.int64)
     near, index = draft.add("TopK", squares, count, outputs=2, axis=1, largest=0, sorted=1)
     if model.weights == "uniform":
-        return index, draft.add("Add", draft.add("Mul", near, draft.constant(0.0)), draft.constant(1.0))
+        return index, None
     # A row that is stored counts alone.
     there = draft.add("Cast", draft.add("Equal", near, draft.constant(0.0)), to=FLOAT)
     any_there = draft.add("Greater", draft.add("ReduceMax", there, axes=[1], keepdims=1), draft.constant(0.0))
@@ -163,9 +163,12 @@ def _nearest(model: Any, draft: Draft, x: str) -> tuple[str, str]:
     return index, draft.add("Where", any_there, there, counted)
 
 
-def _average(draft: Draft, index: str, counted: str, values: Array) -> str:
+def _average(model: Any, draft: Draft, index: str, counted: str | None, values: Array) -> str:
     """Weighted mean of the stored values [rows, outputs] over the neighbours, [N, outputs]."""
     found = draft.add("Gather", draft.constant(values), index, axis=0)
+    if counted is None:
+        total = draft.add("ReduceSum", found, draft.constant([1], np.int64), keepdims=0)
+        return str(draft.add("Div", total, draft.constant(model.n_neighbors)))
     heavy = draft.add("Mul", found, draft.add("Unsqueeze", counted, draft.constant([2], np.int64)))
     total = draft.add("ReduceSum", heavy, draft.constant([1], np.int64), keepdims=0)
     return str(draft.add("Div", total, draft.add("ReduceSum", counted, draft.constant([1], np.int64), keepdims=1)))
@@ -174,16 +177,16 @@ def _average(draft: Draft, index: str, counted: str, values: Array) -> str:
 def _neighbours_classifier(model: Any, draft: Draft, x: str) -> dict[str, str]:
     if model.outputs_2d_:
         raise unsupported(type(model).__name__, "it answers several classifications at once", "Train one for each.")
-    index, counted = _nearest(model, draft, x)
+    index, counted = _nearest(model, draft, draft.wide(x))
     votes = np.eye(len(model.classes_))[np.asarray(model._y)]  # noqa: SLF001
-    chances = _average(draft, index, counted, votes)
+    chances = _average(model, draft, index, counted, votes)
     return {"probabilities": chances, "label": draft.add("ArgMax", chances, axis=1, keepdims=0)}
 
 
 def _neighbours_regressor(model: Any, draft: Draft, x: str) -> dict[str, str]:
     index, counted = _nearest(model, draft, x)
     values = np.asarray(model._y, np.float64)  # noqa: SLF001
-    mean = _average(draft, index, counted, values.reshape(len(values), -1))
+    mean = _average(model, draft, index, counted, values.reshape(len(values), -1))
     return {"output": draft.add("Reshape", mean, draft.constant([-1], np.int64)) if values.ndim == 1 else mean}
 
 

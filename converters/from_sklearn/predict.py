@@ -97,7 +97,7 @@ def decision(model: Any, draft: Draft, x: str) -> str:
 def _linear_classifier(model: Any, draft: Draft, x: str) -> Outputs:
     if np.ndim(model.classes_) != 1 or isinstance(model.classes_, list) or _multilabel(model):
         raise unsupported(type(model).__name__, "it answers several labels at once", "Train one classifier for each.")
-    return plain(draft, decision(model, draft, x), len(model.classes_))
+    return plain(draft, decision(model, draft, draft.like(x, model.coef_)), len(model.classes_))
 
 
 def _multilabel(model: Any) -> bool:
@@ -105,7 +105,7 @@ def _multilabel(model: Any) -> bool:
 
 
 def _logistic(model: Any, draft: Draft, x: str) -> Outputs:
-    score = decision(model, draft, x)
+    score = decision(model, draft, draft.like(x, model.coef_))
     if len(model.classes_) == 2:
         if getattr(model, "multi_class", None) == "multinomial":  # two symmetric scores, until scikit-learn 1.7
             raise unsupported(type(model).__name__, "multi_class is 'multinomial' for two classes", "Leave it out.")
@@ -122,7 +122,7 @@ def _one_against_rest(draft: Draft, score: str) -> Outputs:
 def _gradient_descent(model: Any, draft: Draft, x: str) -> Outputs:
     if model.loss != "log_loss":
         return _linear_classifier(model, draft, x)
-    score = decision(model, draft, x)
+    score = decision(model, draft, draft.like(x, model.coef_))
     if len(model.classes_) > 2:
         return _one_against_rest(draft, score)
     return {"probabilities": both(draft, draft.add("Sigmoid", score)), "label": positive(draft, score)}
@@ -153,7 +153,8 @@ def _partial_squares(model: Any, draft: Draft, x: str) -> Outputs:
 
 
 def _one_class_line(model: Any, draft: Draft, x: str) -> Outputs:
-    return _outliers(draft, weighted(draft, x, np.atleast_2d(model.coef_), -np.asarray(model.offset_)), at_zero=1)
+    score = weighted(draft, draft.like(x, model.coef_), np.atleast_2d(model.coef_), -np.asarray(model.offset_))
+    return _outliers(draft, score, at_zero=1)
 
 
 def _outliers(draft: Draft, score: str, at_zero: int) -> Outputs:
@@ -181,7 +182,7 @@ def _layers(model: Any, draft: Draft, x: str) -> str:
 def _network_classifier(model: Any, draft: Draft, x: str) -> Outputs:
     if _multilabel(model):
         raise unsupported("MLPClassifier", "it answers several labels at once", "Train one classifier for each.")
-    score = _layers(model, draft, x)
+    score = _layers(model, draft, draft.like(x, model.coefs_[0]))
     if len(model.classes_) > 2:
         return log_likelihood(draft, score)
     chance = draft.add("Sigmoid", score)
@@ -201,8 +202,8 @@ def _network_regressor(model: Any, draft: Draft, x: str) -> Outputs:
 def _gaussian_bayes(model: Any, draft: Draft, x: str) -> Outputs:
     spread = np.asarray(model.var_, np.float64)
     constant = np.log(model.class_prior_) - 0.5 * np.log(2 * np.pi * spread).sum(axis=1)
-    wide = draft.add("Unsqueeze", x, draft.constant([1], np.int64))
-    apart = draft.add("Sub", wide, draft.constant(np.asarray(model.theta_)[None]))
+    rows = draft.add("Unsqueeze", draft.like(x, model.theta_), draft.constant([1], np.int64))
+    apart = draft.add("Sub", rows, draft.constant(np.asarray(model.theta_)[None]))
     apart = draft.add("Mul", apart, draft.constant(np.sqrt(0.5 / spread)[None]))
     far = draft.add("ReduceSum", draft.add("Mul", apart, apart), draft.constant([2], np.int64), keepdims=0)
     return log_likelihood(draft, draft.add("Sub", draft.constant(constant), far))
@@ -217,7 +218,7 @@ def _counted_bayes(model: Any, draft: Draft, x: str) -> Outputs:
 
 def _bernoulli_bayes(model: Any, draft: Draft, x: str) -> Outputs:
     if model.binarize is not None:
-        limit = draft.constant(floor32(model.binarize))
+        limit = draft.constant(model.binarize if draft.is_wide(x) else floor32(model.binarize))
         x = draft.add("Cast", draft.add("Greater", x, limit), to=FLOAT)
     known = np.asarray(model.feature_log_prob_, np.float64)
     never = np.log1p(-np.exp(known))
@@ -226,12 +227,13 @@ def _bernoulli_bayes(model: Any, draft: Draft, x: str) -> Outputs:
 
 def _counted(draft: Draft, x: str, weights: Array, bias: Array) -> Outputs:
     """Only differences between classes matter; without what they share, the sums are small and keep their digits."""
-    return log_likelihood(draft, weighted(draft, x, weights - weights.mean(axis=0), bias - bias.mean()))
+    score = weighted(draft, draft.like(x, weights), weights - weights.mean(axis=0), bias - bias.mean())
+    return log_likelihood(draft, score)
 
 
 def _far(draft: Draft, x: str, mean: Array, turned: Array) -> str:
     """Squared length of (x - mean) @ turned, [N, 1]."""
-    apart = draft.add("MatMul", draft.add("Sub", x, draft.constant(mean)), draft.constant(turned))
+    apart = draft.add("MatMul", draft.add("Sub", draft.wide(x), draft.constant(mean)), draft.constant(turned))
     squares = draft.add("Mul", apart, apart)
     return str(draft.add("ReduceSum", squares, draft.constant([1], np.int64), keepdims=1))
 
@@ -265,7 +267,7 @@ def _mixture(model: Any, draft: Draft, x: str) -> Outputs:
 
 
 def _clusters(model: Any, draft: Draft, x: str) -> Outputs:
-    squares = kernels.squared_distances(draft, x, model.cluster_centers_)
+    squares = kernels.squared_distances(draft, draft.like(x, model.cluster_centers_), model.cluster_centers_)
     nearest = draft.add("ArgMin", squares, axis=1, keepdims=0)
     return {"label": nearest, "distances": draft.add("Sqrt", squares)}
 

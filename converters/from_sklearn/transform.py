@@ -7,6 +7,7 @@ digits in float32 are written otherwise (`_grown`).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,20 +22,39 @@ Writer = Callable[[Any, Draft, str], str]
 """(fitted transformer, graph, name of [N, columns] float32) -> name of what it answers."""
 
 
+def _in_place(kind: str, x: str, value: Any, draft: Draft) -> str:
+    """What numpy's `x -= value` makes: computed as wide as the wider of both is, and kept as wide as `x` is."""
+    made = draft.add(kind, draft.like(x, value), draft.constant(value))
+    return str(made if draft.is_wide(x) else draft.narrow(made))
+
+
 def _standard(model: Any, draft: Draft, x: str) -> str:
+    width = np.float32 if not draft.is_wide(x) and _rounds_first(model) else np.float64
     if model.with_mean:
-        x = draft.add("Sub", x, draft.constant(model.mean_))
-    return draft.add("Div", x, draft.constant(model.scale_)) if model.with_std else x
+        x = _in_place("Sub", x, np.asarray(model.mean_, width), draft)
+    return _in_place("Div", x, np.asarray(model.scale_, width), draft) if model.with_std else x
+
+
+def _rounds_first(model: Any) -> bool:
+    """Whether this version's scaler rounds its mean and scale to the type of the rows, before it computes."""
+    mean = np.asarray(model.mean_ if model.with_mean else 0, np.float64)
+    scale = np.asarray(model.scale_ if model.with_std else 1, np.float64)
+    steps = np.linspace(-3, 3, 101)[:, None]
+    rows = np.broadcast_to(mean + steps * scale, (len(steps), model.n_features_in_)).astype(np.float32)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it was fitted with names of columns
+        known = (rows - mean.astype(np.float32)) / scale.astype(np.float32)
+        return np.array_equal(known, model.transform(rows.copy()), equal_nan=True)
 
 
 def _robust(model: Any, draft: Draft, x: str) -> str:
     if model.with_centering:
-        x = draft.add("Sub", x, draft.constant(model.center_))
-    return draft.add("Div", x, draft.constant(model.scale_)) if model.with_scaling else x
+        x = _in_place("Sub", x, model.center_, draft)
+    return _in_place("Div", x, model.scale_, draft) if model.with_scaling else x
 
 
 def _min_max(model: Any, draft: Draft, x: str) -> str:
-    x = draft.add("Add", draft.add("Mul", x, draft.constant(model.scale_)), draft.constant(model.min_))
+    x = _in_place("Add", _in_place("Mul", x, model.scale_, draft), model.min_, draft)
     if model.clip:
         low, high = model.feature_range
         x = draft.add("Clip", x, draft.constant(low), draft.constant(high))
@@ -42,7 +62,7 @@ def _min_max(model: Any, draft: Draft, x: str) -> str:
 
 
 def _max_abs(model: Any, draft: Draft, x: str) -> str:
-    return str(draft.add("Div", x, draft.constant(model.scale_)))
+    return _in_place("Div", x, model.scale_, draft)
 
 
 def _normalizer(model: Any, draft: Draft, x: str) -> str:
@@ -58,7 +78,8 @@ def _normalizer(model: Any, draft: Draft, x: str) -> str:
 
 def _binarizer(model: Any, draft: Draft, x: str) -> str:
     # x > t in float64 just when x > floor32(t).
-    return str(draft.add("Cast", draft.add("Greater", x, draft.constant(floor32(model.threshold))), to=FLOAT))
+    limit = model.threshold if draft.is_wide(x) else floor32(model.threshold)
+    return str(draft.add("Cast", draft.add("Greater", x, draft.constant(limit)), to=FLOAT))
 
 
 def _chosen(model: Any, draft: Draft, x: str) -> str:
@@ -92,6 +113,7 @@ def _pca(model: Any, draft: Draft, x: str) -> str:
     if model.whiten:
         scale = np.sqrt(np.asarray(model.explained_variance_, np.float64))
         weights = weights / np.maximum(scale, np.finfo(np.float64).eps)
+    x = draft.like(x, model.components_)
     return str(draft.add("MatMul", draft.add("Sub", x, draft.constant(model.mean_)), draft.constant(weights)))
 
 
@@ -104,7 +126,7 @@ def _ica(model: Any, draft: Draft, x: str) -> str:
 def _projected(model: Any, draft: Draft, x: str) -> str:
     weights = model.components_
     weights = weights.toarray() if hasattr(weights, "toarray") else np.asarray(weights)
-    return str(draft.add("MatMul", x, draft.constant(weights.T)))
+    return str(draft.add("MatMul", draft.like(x, weights), draft.constant(weights.T)))
 
 
 def _polynomial(model: Any, draft: Draft, x: str) -> str:
@@ -129,7 +151,7 @@ def _bins(model: Any, draft: Draft, x: str) -> str:
     for at, edges in enumerate(model.bin_edges_):
         inner = np.asarray(edges[1:-1], np.float64)
         below = floor32(np.nextafter(inner, -np.inf))
-        column = columns(np.array([at]), draft, x)
+        column = draft.narrow(columns(np.array([at]), draft, x))
         passed = draft.add("Cast", draft.add("Greater", column, draft.constant(below[None, :])), to=FLOAT)
         count = (
             draft.add("ReduceSum", passed, draft.constant([1], np.int64), keepdims=1)
@@ -239,6 +261,7 @@ def _discriminants(model: Any, draft: Draft, x: str) -> str:
     if model.solver == "svd":
         x = draft.add("Sub", x, draft.constant(model.xbar_))
     weights = np.asarray(model.scalings_)[:, : model._max_components]  # noqa: SLF001
+    x = draft.like(x, weights)
     return str(draft.add("MatMul", x, draft.constant(weights)))
 
 

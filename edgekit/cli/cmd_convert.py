@@ -117,6 +117,12 @@ the device (exit 6), and its self-test passes on the target (exit 5).
     help="Axes of image inputs and outputs, PyTorch, scikit-learn and ONNX to TFLite: nhwc saves the turning.",
 )
 @click.option(
+    "--exact-labels/--no-exact-labels",
+    default=True,
+    show_default=True,
+    help="Decide as scikit-learn does in double precision (fp32 only); without, files are smaller and TFLite faster.",
+)
+@click.option(
     "--fold-preprocess",
     is_flag=True,
     help="Put scale, mean, std, color order and layout of --metadata into the graph: it takes pictures as they are.",

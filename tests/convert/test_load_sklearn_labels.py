@@ -12,16 +12,33 @@ import pytest
 pytest.importorskip("sklearn", reason="comes with the sklearn extra")
 ort = pytest.importorskip("onnxruntime")
 
-from sklearn import datasets, ensemble, feature_selection, impute, pipeline, preprocessing, tree  # noqa: E402
+from sklearn import (  # noqa: E402
+    cluster,
+    datasets,
+    decomposition,
+    discriminant_analysis,
+    ensemble,
+    feature_selection,
+    impute,
+    linear_model,
+    naive_bayes,
+    neighbors,
+    neural_network,
+    pipeline,
+    preprocessing,
+    svm,
+    tree,
+)
 
+import edgekit  # noqa: E402
 from edgekit.converters import load_sklearn  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import sklearn_labels  # noqa: E402
 
 ROWS = 3000
-UNEXACT = {"LogisticRegression", "SVC", "KNeighbors", "MLP"}
-"""Computed in float32 throughout: rows a millionth from the decision may fall to the other side."""
+CONTINUOUS = {"LogisticRegression", "SVC", "KNeighbors", "MLP"}
+"""They decide by sums of products."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +67,7 @@ def both(model, rows):
     return loaded.run({"input": rows}), dict(zip(names, session.run(None, {"input": rows}), strict=True))
 
 
-@pytest.mark.parametrize("name", [name for name, _ in sklearn_labels.classifiers() if name not in UNEXACT])
+@pytest.mark.parametrize("name", [name for name, _ in sklearn_labels.classifiers() if name not in CONTINUOUS])
 def test_no_label_differs_at_the_thresholds(name, cancer):
     model = fitted(dict(sklearn_labels.classifiers())[name], *cancer)
     rows = sklearn_labels.near(model, cancer[0], ROWS)
@@ -60,6 +77,96 @@ def test_no_label_differs_at_the_thresholds(name, cancer):
     assert differs.sum() <= 1
     np.testing.assert_allclose(found["probabilities"], wanted["probabilities"], atol=1e-6)
     assert {value.dtype for value in found.values()} == {np.dtype("float32"), np.dtype("int64")}
+
+
+def after_scaling(model):
+    return pipeline.make_pipeline(preprocessing.StandardScaler(), model)
+
+
+EXACT = {
+    **{name: model for name, model in sklearn_labels.classifiers() if name in CONTINUOUS},
+    "linear": after_scaling(svm.LinearSVC()),
+    "ridge": pipeline.make_pipeline(preprocessing.RobustScaler(), linear_model.RidgeClassifier()),
+    "polynomial kernel": pipeline.make_pipeline(preprocessing.MinMaxScaler(), svm.SVC(kernel="poly")),
+    "hyperbolic tangent": after_scaling(neural_network.MLPClassifier((8,), activation="tanh", random_state=0)),
+    "logistic network": after_scaling(neural_network.MLPClassifier((8,), activation="logistic", random_state=0)),
+    "distances": after_scaling(neighbors.KNeighborsClassifier(weights="distance")),
+    "clusters": after_scaling(cluster.KMeans(3, random_state=0)),
+    "outliers": after_scaling(svm.OneClassSVM()),
+    "densities": naive_bayes.GaussianNB(),
+    "quadratic": after_scaling(discriminant_analysis.QuadraticDiscriminantAnalysis(reg_param=0.1)),
+    "components": after_scaling(pipeline.make_pipeline(decomposition.PCA(4), linear_model.LogisticRegression())),
+    "votes": after_scaling(
+        ensemble.VotingClassifier(
+            [("one", linear_model.LogisticRegression()), ("other", naive_bayes.GaussianNB())], voting="soft"
+        )
+    ),
+}
+"""Fitted in double precision, as data sets come."""
+
+
+@pytest.fixture(scope="module")
+def wine():
+    x, y = datasets.load_wine(return_X_y=True)
+    return x.astype(np.float32), y
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+@pytest.mark.parametrize("name", list(EXACT))
+def test_no_label_differs_next_to_a_continuous_boundary(name, format, wine):
+    pytest.importorskip("ai_edge_litert" if format == "tflite" else "onnxruntime")
+    model = fitted(EXACT[name], wine[0].astype(np.float64), wine[1])
+    asked = model if name != "clusters" else Doubled(model)
+    rows = sklearn_labels._between(asked, wine[0], wine[0][np.arange(800) % len(wine[0])], np.random.default_rng(0))
+    loaded = load_sklearn.loaded(model, name)
+    assert format in loaded.exact
+    wanted = loaded.run({"input": rows})
+    _, answer = sklearn_labels.FORMATS[format](sklearn_labels.exactly(loaded, format))
+    found = answer({"input": rows})
+    assert (wanted["label"] == found["label"]).all()
+    for key in wanted:
+        np.testing.assert_allclose(found[key], wanted[key], rtol=1e-5, atol=2e-6)
+
+
+class Doubled:
+    """K-means takes rows in the precision of its centers only."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def predict(self, rows):
+        return self.model.predict(rows.astype(np.float64))
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+def test_exact_labels_can_be_left_out(format, wine):
+    model = fitted(EXACT["LogisticRegression"], wine[0].astype(np.float64), wine[1])
+    whole, plain = (edgekit.convert(model, to=format, exact_labels=exact) for exact in (True, False))
+    assert len(plain.model) < len(whole.model)
+    assert "exact_labels" not in whole.manifest.provenance.options
+    assert plain.manifest.provenance.options["exact_labels"] is False
+
+
+def test_what_is_wide_has_a_plain_twin(wine):
+    from onnx import TensorProto
+
+    loaded = load_sklearn.loaded(fitted(EXACT["SVC"], wine[0].astype(np.float64), wine[1]), "m")
+
+    def kinds(model):
+        return {tensor.data_type for tensor in model.graph.initializer}
+
+    assert TensorProto.DOUBLE in kinds(loaded.exact["onnx"])
+    for plain in (loaded.handle, loaded.exact["tflite"]):
+        assert TensorProto.DOUBLE not in kinds(plain)
+    assert "Cast" not in [node.op_type for node in loaded.handle.graph.node[:3]]
+
+
+def test_pairs_are_not_written_where_they_would_take_long(monkeypatch, wine):
+    from edgekit.converters.from_sklearn import pairs as _sklearn_pairs
+
+    monkeypatch.setattr(_sklearn_pairs, "_WORK", 10)
+    loaded = load_sklearn.loaded(fitted(EXACT["SVC"], wine[0].astype(np.float64), wine[1]), "m")
+    assert list(loaded.exact) == ["onnx"]
 
 
 @pytest.mark.parametrize("name", [name for name, _ in sklearn_labels.regressors()])
