@@ -1,6 +1,8 @@
 # Everyday commands. `make demo` and `make test` work on a new machine with Python 3.11, make, git and gcc.
 
 PYTHON ?= python3
+# Models that `make peers` measures anew; all by default.
+ONLY   ?=
 # The newest onnx2tf wants a newer Python than ours.
 PEERS  ?= $(shell command -v python3.12 || echo $(PYTHON))
 VENV   := .venv
@@ -54,7 +56,7 @@ peers: $(READY)  ## float conversion beside onnx2tf and litert-torch, each in an
 	@for tool in onnx2tf litert-torch; do \
 	    test -d build/peers/$$tool || { $(PEERS) -m venv build/peers/$$tool && build/peers/$$tool/bin/python -m pip install --quiet $$tool; } || exit 1; \
 	done
-	$(BIN)/python benchmarks/tflite_peers.py build/peers --write $(wildcard ../shared/models/*/*.onnx) \
+	$(BIN)/python benchmarks/tflite_peers.py build/peers --rows build/peers/float.jsonl --only "$(ONLY)" --write $(wildcard ../shared/models/*/*.onnx) \
 	    $(addprefix resnet20=,$(wildcard ../shared/models/cifar_resnet20/*.th))
 
 # onnx2tf quantizes by TensorFlow, which it does not ask for; an environment that was left half made is made again.

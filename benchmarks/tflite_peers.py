@@ -1,7 +1,8 @@
 """Float conversion to TFLite beside onnx2tf and litert-torch: wall time, bytes, TRANSPOSE ops, latency.
 
     make peers                                      # installs both, each in an environment of its own, and runs this
-    python benchmarks/tflite_peers.py [ENVIRONMENTS] [MODEL.onnx ...] [NETWORK=WEIGHTS ...] [--write]
+    python benchmarks/tflite_peers.py [ENVIRONMENTS] [MODEL.onnx ...] [NETWORK=WEIGHTS ...]
+                                      [--only MODEL,...] [--rows ROWS.jsonl] [--write]
 
 Sources are the networks of tests/convert/torch_nets.py (weights files for litert-torch and EdgeKit, ONNX files for
 onnx2tf and EdgeKit), ONNX files that are named, and weights of one of those networks. All have a batch of one, as
@@ -10,11 +11,13 @@ too. Times are those of whole commands, ours with its
 verification; bytes of ours are given with and without manifest and self-test. onnx2tf works on a copy, since it writes
 into the file that it reads. Latencies are taken in one process on LiteRT with one thread, the artifacts in turn, and
 are the median over rounds of each round's median. One JSON line an artifact; --write puts the table into
-docs/benchmarks.md.
+docs/benchmarks.md. With --rows they are kept in a file as well, and the table is that of all in there, so that models
+can be measured in several runs (`make peers ONLY=yolo,vit`).
 """
 
 from __future__ import annotations
 
+import argparse
 import collections
 import json
 import subprocess
@@ -71,9 +74,15 @@ class Row:
 
 def main(arguments: list[str]) -> None:
     """See the module's header."""
-    given = [argument for argument in arguments if not argument.startswith("-")]
-    weights = dict(argument.split("=", 1) for argument in given if "=" in argument)
-    paths = [Path(argument).resolve() for argument in given if "=" not in argument]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", nargs="*")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--rows", type=Path)
+    parser.add_argument("--write", action="store_true")
+    asked = parser.parse_args(arguments)
+    only = set(filter(None, asked.only.split(",")))
+    weights = dict(argument.split("=", 1) for argument in asked.sources if "=" in argument)
+    paths = [Path(argument).resolve() for argument in asked.sources if "=" not in argument]
     folder = next((path for path in paths if path.is_dir()), ROOT / "build" / "peers")
     files = [path for path in paths if path.is_file()]
     if not folder.is_dir():
@@ -85,16 +94,31 @@ def main(arguments: list[str]) -> None:
     import torch_nets
 
     with tempfile.TemporaryDirectory() as scratch:
-        for name, (factory, inputs) in torch_nets.NETS.items():
+        for name, (factory, inputs) in _wanted(torch_nets.NETS, only):
             rows += _torch(Net(name, factory().state_dict(), inputs), folder, Path(scratch))
-        for name, path in weights.items():
+        for name, path in _wanted(weights, only):
             held = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
             state = {key.removeprefix("module."): value for key, value in held.items()}
             rows += _torch(Net(name, state, torch_nets.NETS["resnet"][1]), folder, Path(scratch))
-        for path in files:
-            rows += _measured([*_from_onnx(path.stem, path, folder, Path(scratch))])
-    if "--write" in arguments:
+        for name, path in _wanted({path.stem: path for path in files}, only):
+            rows += _measured([*_from_onnx(name, path, folder, Path(scratch))])
+    if asked.rows is not None:
+        rows = _kept(asked.rows, rows)
+    if asked.write:
         pages.put("float", page(rows))
+
+
+def _wanted(models: dict[str, Any], only: set[str]) -> list[tuple[str, Any]]:
+    return [(name, model) for name, model in models.items() if not only or name in only]
+
+
+def _kept(path: Path, rows: list[Row]) -> list[Row]:
+    """Rows of earlier runs, those of the same models replaced, and these."""
+    fresh = {row.model for row in rows}
+    old = [Row(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    every = [*(row for row in old if row.model not in fresh), *rows]
+    path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in every))
+    return every
 
 
 @dataclass(frozen=True)

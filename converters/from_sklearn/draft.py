@@ -159,7 +159,7 @@ class Draft:
         for name, (tensor, _) in outputs.items():
             held = tensor if wide else self._origin(tensor)
             cast = wide and self.is_wide(tensor)
-            more = {"to": FLOAT} if cast else {}
+            more: dict[str, Any] = {"to": FLOAT} if cast else {}
             ends.append(helper.make_node("Cast" if cast else "Identity", [held], [name], name, **more))
         used = {name for node in nodes for name in node.input}
         graph = helper.make_graph(

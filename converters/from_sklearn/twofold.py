@@ -10,6 +10,7 @@ floating-point summation", 2008). All of it is elementwise float32, in which eng
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -118,19 +119,19 @@ class Twofold:
         step = self._do("Sub", whole, self._do("Mul", octave, self._held(np.float32(_STEPS))))
         table = self.constant(2.0 ** (np.arange(_STEPS) / _STEPS))
         at = self._index(step)
-        base = Pair(*(self._do("Gather", part, at) for part in (table.high, table.low) if part is not None))
+        base = self.each(Pair(table.high, table.low), "Gather", at)
         made = self.add(base, self.multiply(base, grown))
         octaves = np.arange(np.floor(_LOWEST / np.log(2)) - 1, 129)
         powers = self._held(np.where(octaves < -149, 0.0, 2.0 ** np.minimum(octaves, 127)))
         power = self._do("Gather", powers, self._index(self._do("Sub", octave, self._held(octaves[0]))))
-        return Pair(*(self._do("Mul", part, power) for part in (made.high, made.low) if part is not None))
+        return self.each(made, "Mul", power)
 
-    def each(self, a: Pair, kind: str, *inputs: str, **attributes: object) -> Pair:
+    def each(self, a: Pair, kind: str, *inputs: str, **attributes: Any) -> Pair:
         """What only moves numbers, done to both parts."""
-        parts = [self._do(kind, part, *inputs, **attributes) for part in (a.high, a.low) if part is not None]
-        return Pair(*parts)
+        low = None if a.low is None else self._do(kind, a.low, *inputs, **attributes)
+        return Pair(self._do(kind, a.high, *inputs, **attributes), low)
 
-    def joined(self, pairs: list[Pair], **attributes: object) -> Pair:
+    def joined(self, pairs: list[Pair], **attributes: Any) -> Pair:
         """Pairs beside each other."""
         lows = [pair.low or self._do("Sub", pair.high, pair.high) for pair in pairs]
         low = self._do("Concat", *lows, **attributes) if any(pair.low for pair in pairs) else None
@@ -156,24 +157,27 @@ class Twofold:
         error = self._do("Sub", self._do("Mul", a1, b1), high)
         for one, other in ((a1, b2), (a2, b1), (a2, b2)):
             error = self._do("Add", error, self._do("Mul", one, other))
-        for one, other in ((a.high, b.low), (a.low, b.high)):
-            if one is not None and other is not None:
-                error = self._do("Add", error, self._do("Mul", one, other))
+        for high_part, low_part in ((a.high, b.low), (b.high, a.low)):
+            if low_part is not None:
+                error = self._do("Add", error, self._do("Mul", high_part, low_part))
         return high, error
 
     def _cut(self, a: Pair) -> tuple[str, str]:
         """The high part in two halves of its digits, whose products are exact."""
-        known = self._halves.get(a.high)
-        if known is None and a.values is not None:
-            high = a.values.astype(np.float32)
-            stretched = high * np.float32(_SPLIT)
-            upper = stretched - (stretched - high)
-            known = self._held(upper), self._held(high - upper)
-        elif known is None:
-            stretched = self._do("Mul", a.high, self._held(np.float32(_SPLIT)))
-            upper = self._do("Sub", stretched, self._do("Sub", stretched, a.high))
-            known = upper, self._do("Sub", a.high, upper)
-        return self._halves.setdefault(a.high, known)
+        if a.high not in self._halves:
+            self._halves[a.high] = self._cut_tensor(a.high) if a.values is None else self._cut_values(a.values)
+        return self._halves[a.high]
+
+    def _cut_tensor(self, x: str) -> tuple[str, str]:
+        stretched = self._do("Mul", x, self._held(np.float32(_SPLIT)))
+        upper = self._do("Sub", stretched, self._do("Sub", stretched, x))
+        return upper, self._do("Sub", x, upper)
+
+    def _cut_values(self, values: Array) -> tuple[str, str]:
+        high = values.astype(np.float32)
+        stretched = high * np.float32(_SPLIT)
+        upper = stretched - (stretched - high)
+        return self._held(upper), self._held(high - upper)
 
     def _summed(self, high: str, low: str | None, axis: int, count: int) -> Pair:
         """Sums along an axis: two digits of the high parts, exactly, and what is left with the low ones."""
@@ -216,7 +220,7 @@ class Twofold:
     def _held(self, values: Array | np.float32 | float) -> str:
         return str(self.draft.constant(np.asarray(values, np.float32), np.float32))
 
-    def _do(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def _do(self, kind: str, *inputs: str, **attributes: Any) -> str:
         return str(self.draft.add(kind, *inputs, **attributes))
 
 

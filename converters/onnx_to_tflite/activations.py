@@ -221,14 +221,19 @@ def _erf(do: Maths, x: Tensor) -> Tensor:
     return do("DIV", do("MUL", held, do.series(square, _ERF_UP)), do.series(square, _ERF_DOWN))
 
 
+_ATANH = (0.3422599802095501, 0.3958947003019304, 0.6667600251631136, 1.9999996708859973)
+"""2 atanh(s) / s of s * s up to 1/9, highest power first: the polynomial whose largest relative error is the least,
+1.8e-7 in float32 (fitted on Chebyshev's points, weights raised where the error was large)."""
+
+
 def _softplus(do: Maths, x: Tensor) -> Tensor:
     """max(x, 0) + log(1 + u) of u = exp(-|x|), which is 2 atanh(u / (2 + u)).
 
-    By its series, since the engine's LOG loses digits near 1.
+    The engine's LOG loses digits near 1.
     """
     small = do("EXP", do("NEG", do("ABS", x)))
     ratio = do("DIV", small, do("ADD", small, 2.0))
-    log = do("MUL", ratio, do.series(do("SQUARE", ratio), (2 / 11, 2 / 9, 2 / 7, 2 / 5, 2 / 3, 2.0)))
+    log = do("MUL", ratio, do.series(do("SQUARE", ratio), _ATANH))
     return do("ADD", do("RELU", x), log)
 
 
