@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,15 @@ def subjects(names: list[str] | None = None) -> Iterator[Subject]:
     """All whose files are there."""
     for name, make in MAKERS.items():
         if names is None or name in names:
+            found = make(name)
+            if found is not None:
+                yield found
+
+
+def more_subjects(names: list[str] | None = None) -> Iterator[Subject]:
+    """Classifiers: those of `subjects`, and more of them for what is asked of models rather than of data."""
+    for name, make in (MAKERS | MORE).items():
+        if name != "diabetes" and (names is None or name in names):
             found = make(name)
             if found is not None:
                 yield found
@@ -187,4 +196,91 @@ def _tables(name: str) -> Subject | None:
 MAKERS: dict[str, Callable[[str], Subject | None]] = {
     "mnist": _pictures, "cifar": _pictures, "keywords": _keywords, "waves": _waves,
     "breast-cancer": _tables, "digits": _tables, "diabetes": _tables,
+}  # fmt: skip
+
+
+def _digit_models(name: str) -> Subject | None:
+    """Other networks for MNIST's digits: old ONNX with logits, and a recurrent one."""
+    subject = _pictures("mnist")
+    if subject is None or name == "mnist-lstm":
+        path = SHARED / "models/mnist_lstm_tflite/lstm_fp32.tflite"
+        return subject and replace(subject, name=name, answer=_engine(path, (28, 28)))
+    engine = _engine(SHARED / "models/mnist_cnn_onnx/mnist.onnx", (1, 28, 28))
+    return replace(subject, name=name, answer=lambda x: _softmax(engine(255 * x)))
+
+
+def _softmax(logits: Array) -> Array:
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return raised / raised.sum(axis=1, keepdims=True)
+
+
+def _resnet20(name: str) -> Subject | None:
+    """PyTorch's ResNet-20 of K. He et al., Deep residual learning, CVPR 2016, on the pictures of "cifar"."""
+    import torch
+    from torch.nn import functional
+
+    subject, path = _pictures("cifar"), SHARED / "models/cifar_resnet20/resnet20-12fca82f.th"
+    if subject is None or not path.is_file():
+        return None
+    torch.set_num_threads(1)
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    mean, deviation = (torch.tensor(v).reshape(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
+    def norm(x: Any, at: str) -> Any:
+        parts = (state[f"{at}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        return functional.batch_norm(x, *parts)
+
+    def run(x: Any) -> Any:
+        x = functional.relu(
+            norm(functional.conv2d((x / 255 - mean) / deviation, state["conv1.weight"], padding=1), "bn1")
+        )
+        for stage in (1, 2, 3):
+            for block in range(3):
+                at, step = f"layer{stage}.{block}", 1 + (stage > 1 and block == 0)
+                made = functional.conv2d(x, state[f"{at}.conv1.weight"], stride=step, padding=1)
+                made = functional.conv2d(
+                    functional.relu(norm(made, f"{at}.bn1")), state[f"{at}.conv2.weight"], padding=1
+                )
+                if step == 2:
+                    more = x.shape[1] // 2
+                    x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, more, more))
+                x = functional.relu(norm(made, f"{at}.bn2") + x)
+        return functional.linear(x.mean((2, 3)), state["linear.weight"], state["linear.bias"])
+
+    def answer(x: Array) -> Array:
+        with torch.no_grad():
+            pictures = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32))
+            return torch.cat([run(part) for part in pictures.split(100)]).softmax(1).numpy()
+
+    return replace(subject, name=name, answer=answer)
+
+
+def _more_tables(name: str) -> Subject | None:
+    from sklearn import datasets
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import train_test_split
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    load, model = {
+        "digits-forest": (datasets.load_digits, RandomForestClassifier(60, random_state=0)),
+        "digits-linear": (datasets.load_digits, LogisticRegression(max_iter=500)),
+        "breast-linear": (datasets.load_breast_cancer, LogisticRegression(C=10, max_iter=2000)),
+    }[name]
+    x, y = load(return_X_y=True)
+    known, field, known_labels, labels = train_test_split(x.astype(np.float32), y, test_size=0.6, random_state=1)
+    net = make_pipeline(StandardScaler(), model).fit(known, known_labels)
+    outputs, how = _classes(len(set(y.tolist())))
+    inputs = (TensorSpec("x", (None, x.shape[1]), "float32"),)
+    return Subject(
+        name, "table", inputs, outputs, how, lambda rows: net.predict_proba(rows).astype(np.float32),
+        known, known_labels, field, labels,
+    )  # fmt: skip
+
+
+MORE: dict[str, Callable[[str], Subject | None]] = {
+    "resnet20": _resnet20, "mnist-onnx": _digit_models, "mnist-lstm": _digit_models,
+    "digits-forest": _more_tables, "digits-linear": _more_tables, "breast-linear": _more_tables,
 }  # fmt: skip

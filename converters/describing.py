@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.converters.jobs import Event, batch_size, opened
-from edgekit.converters.perturbing import copies
-from edgekit.converters.stages import Feeds, Graph
+from edgekit.converters.perturbing import LEVELS, Span, Spoiler, drawn
+from edgekit.converters.stages import Array, Feeds, Graph
 from edgekit.data import Batch
 from edgekit.data_ref import DataRef
 from edgekit.feeding import Preprocess
 from edgekit.manifest import Interpret
-from edgekit.monitor.build import LEAST, Builder
+from edgekit.monitor.build import LEAST, Builder, Drift
 from edgekit.monitor.features import Values, extractor
 from edgekit.monitor.picture import Picture
 from edgekit.runtimes.model import Model
@@ -29,17 +29,16 @@ from edgekit.tensors import TensorSpec
 _SAMPLES = (100, 2000)
 """Of each data set, at least and at most."""
 
-_JUDGED = (60, 400)
-"""Labelled samples that are judged, at least and at most; each is answered about twenty times."""
-
-_TURNS = 2
-"""Copies of each kind, of different strength."""
+_COPIES = (1200, 16_000)
+"""Spoilt samples that are judged, at least and at most."""
 
 _SHARE = 12
 """A reference should take at most one part in so many of the model: small models have coarser ones."""
 
 _WORK = 4e10
-"""Multiply-accumulates that describing may cost: seconds at the desk."""
+"""Multiply-accumulates that describing may cost: seconds at the desk; and what judging may, a few times as many."""
+
+_JUDGING = 5.0
 
 
 @dataclass(frozen=True)
@@ -91,24 +90,31 @@ def describe(request: DescribeRequest) -> Generator[Event, None, Described]:
 
     graph = request.graph
     builder = Builder(graph.inputs, graph.outputs, request.preprocess, request.interpret)
+    size = batch_size(request.inputs, request.ragged)
     with opened(graph, threads=1) as model:
         macs = read_facts(model.artifact).macs
         most = _samples(macs)
+        judge = _Judge(request, builder, model, macs)
         for ref in (request.evaluation, request.calibration):
             if ref is None:
                 continue
             some = replace(ref, samples=min(most, ref.samples or most))
             data = open_data(some, request.inputs, Path(request.scratch))
-            judge = _Judge(request, builder, model, macs) if ref is request.evaluation else None
             done = 0
-            for batch in data.batches(batch_size(request.inputs, request.ragged)):
+            for batch in data.batches(size):
                 feeds = graph.turn(batch.feeds)
                 answers = model.run(feeds)
                 builder.add(feeds, answers, proven=ref is request.evaluation)
-                if judge is not None:
-                    judge.add(batch, feeds, answers)
+                if ref is request.evaluation:
+                    judge.clean(batch, feeds, answers)
                 done += len(next(iter(feeds.values())))
                 yield {"done": done, "total": len(data)}
+            if ref is request.evaluation and judge.ready:
+                done = 0
+                for batch in data.batches(size):
+                    judge.spoil(batch)
+                    done += len(next(iter(batch.feeds.values())))
+                    yield {"done": done, "total": len(data)}
     if builder.samples < LEAST:
         return Described(None, builder.samples)
     room = Path(graph.path).stat().st_size // _SHARE
@@ -131,33 +137,49 @@ class _Judge:
         self._graph, self._builder, self._model = request.graph, builder, model
         self._spec = request.inputs[0] if len(request.inputs) == 1 else None
         self._shape = _shape(self._spec, request.preprocess)
-        least, most = _JUDGED
-        self._left = int(min(most, max(least, _WORK / max(macs or 1, 1) / 20)))
-        self._batches = 0
+        least, most = _COPIES
+        self._copies = int(min(most, max(least, _JUDGING * _WORK / max(macs or 1, 1))))
+        self._labelled = self._seen = 0
+        self._spans: list[Span] = []
 
-    def add(self, batch: Batch, feeds: Feeds, answers: Feeds) -> None:
+    def clean(self, batch: Batch, feeds: Feeds, answers: Feeds) -> None:
         """One batch of evaluation data."""
+        labels = self._labels(batch)
+        if labels is None:
+            return
+        self._labelled += len(labels)
+        self._builder.judge(feeds, answers, labels)
+        if self._spec is not None and self._shape is not None:
+            self._spans.append(Span.of(np.asarray(batch.feeds[self._spec.name], np.float32), self._shape))
+
+    @property
+    def ready(self) -> bool:
+        """Whether copies can be made: there were labels, and it is known how this input is spoilt."""
+        return bool(self._spans)
+
+    def spoil(self, batch: Batch) -> None:
+        """The same batch again: copies of its samples."""
+        labels, spec = self._labels(batch), self._spec
+        if labels is None or spec is None or self._shape is None:
+            return
+        x = np.asarray(batch.feeds[spec.name], np.float32)
+        begin, self._seen = self._seen, self._seen + len(labels)
+        spoiler = Spoiler(self._shape, Span.joined(self._spans))
+        chosen = drawn(self._labelled, len(spoiler.kinds) * LEVELS, self._copies)
+        for number, places in enumerate(chosen):
+            own = places[(places >= begin) & (places < begin + len(labels))] - begin
+            if not own.size:
+                continue
+            kind, level = divmod(number, LEVELS)
+            dice = np.random.default_rng([kind, level, begin])
+            spoilt = self._graph.turn({spec.name: spoiler.spoil(x[own], kind, level, dice)})
+            drift = Drift(spoiler.kinds[kind].name, spoiler.kinds[kind].family, level)
+            self._builder.judge(spoilt, self._model.run(spoilt), labels[own], drift)
+
+    def _labels(self, batch: Batch) -> Array | None:
         labels = batch.labels
-        if labels is None or not self._builder.rows.classes or labels.ndim != 1 or labels.dtype.kind not in "iub":
-            return
-        some = slice(0, self._left)
-        count = len(labels[some])
-        if not count:
-            return
-        self._left -= count
-        self._batches += 1
-        self._builder.judge(_cut(feeds, some), _cut(answers, some), labels[some], 0)
-        if self._spec is None or self._shape is None:
-            return
-        x = np.asarray(batch.feeds[self._spec.name][some], np.float32)
-        for turn in range(_TURNS):
-            for kind, copy in enumerate(copies(x, self._shape, self._batches * _TURNS + turn), 1):
-                spoilt = self._graph.turn({self._spec.name: copy})
-                self._builder.judge(spoilt, self._model.run(spoilt), labels[some], kind)
-
-
-def _cut(arrays: Feeds, some: slice) -> Feeds:
-    return {name: array[some] for name, array in arrays.items()}
+        judged = labels is not None and labels.ndim == 1 and labels.dtype.kind in "iub" and self._builder.rows.classes
+        return labels if judged else None
 
 
 def _shape(spec: TensorSpec | None, how: Preprocess) -> str | None:

@@ -177,15 +177,6 @@ class Block:
             told.unsure[begin:end] = 1.0 - scores.max(axis=1)
         self.judged = end
 
-    def deviations(self) -> Array:
-        """Numbers of the inputs [BLOCK, inputs] in deviations of the reference."""
-        return np.asarray((self.rows[:, self._own] - self._center) * self._per)
-
-    @property
-    def distances(self) -> Array:
-        """[BLOCK]: of each sample, over that of the reference's middle one."""
-        return np.asarray(self.rows[:, self._far] / max(self.middle, 1e-9))
-
     def clear(self, slack: int) -> None:
         """Begin the next one; `slack` as `seen` tells it."""
         self.due = max(1, min(WAIT, slack))

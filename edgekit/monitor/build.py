@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from edgekit.errors import DataError
 from edgekit.feeding import Preprocess
-from edgekit.monitor import bins, packing, partial
+from edgekit.monitor import bins, fitting, packing, partial
 from edgekit.monitor.columns import Array
-from edgekit.monitor.estimate import Estimator, fit
 from edgekit.monitor.reference import LIMIT, VERSION, Header, Reference, distances, grouped, inverse, watched
 from edgekit.monitor.rows import Rows, confidence
 from edgekit.reading import Interpret
@@ -29,8 +29,8 @@ PROVEN = 100
 JUDGED = 50
 """Labelled evaluation samples without which the accuracy is not estimated."""
 
-_BINS = (bins.BINS, 16, 8)
-"""Bins of a column, the finest that there is room for."""
+_SIZES = ((bins.BINS, 1), (16, 1), (8, 1), (8, 2), (8, 4))
+"""Bins of a column, and strengths of a drift that are one anchor of the accuracy: the finest that there is room for."""
 
 _BITS, _ROUGHLY = 9, 6
 """Bits of significance that means and deviations have, and what only bounds something."""
@@ -38,6 +38,19 @@ _BITS, _ROUGHLY = 9, 6
 _FOLDS = 5
 _EACH = 3
 """Samples an input column that relations need: below, an inverse of their correlations is mostly noise."""
+
+
+class Drift(NamedTuple):
+    """What labelled samples were given.
+
+    Attributes:
+        kind: Of drift. family: Of kinds that are alike.
+        level: How strong it is, from 0 on.
+    """
+
+    kind: str
+    family: str
+    level: int
 
 
 class Builder:
@@ -63,7 +76,8 @@ class Builder:
         self._outputs: list[Array] = []
         self._scores: list[Array] = []
         self._proven: list[bool] = []
-        self._judged: list[tuple[Array, Array, bool, int]] = []
+        self._clean: list[fitting.Judged] = []
+        self._spoilt: dict[Drift, list[fitting.Judged]] = {}
 
     @property
     def samples(self) -> int:
@@ -91,18 +105,22 @@ class Builder:
             if self.rows.classes:
                 self._scores.append(scores[sample])
 
-    def judge(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], labels: Array, kind: int) -> None:
+    def judge(
+        self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], labels: Array, drift: Drift | None = None
+    ) -> None:
         """A batch whose right answers are known, for the estimate of the accuracy; it counts for nothing else.
 
         Args:
             inputs: Arrays [n, ...] by name.
             outputs: The answers.
             labels: Class indices [n].
-            kind: Of the drift that these samples were given; 0 for none.
+            drift: What these samples were given; None for none.
         """
         rows, scores = self.rows.read(inputs, outputs)
-        for row, score, label in zip(rows[:, : len(self.rows.inputs)], scores, labels.tolist(), strict=True):
-            self._judged.append((row, score, int(score.argmax()) == int(label), kind))
+        right = scores.argmax(axis=1) == labels
+        family = "" if drift is None else drift.family
+        one = fitting.Judged(rows[:, : len(self.rows.inputs)].copy(), scores, right, family)
+        (self._clean if drift is None else self._spoilt.setdefault(drift, [])).append(one)
 
     def finish(self, room: int = LIMIT) -> Reference:
         """The reference.
@@ -146,25 +164,25 @@ class Builder:
             relations=relations,
             shrink=shrink,
             unfamiliar=_landmarks(whole),
-            estimator=self._estimator(mean, deviation, inverse(correlation, shrink if relations else 1.0), whole),
             labels=self._labels,
         )
         reach = np.array([_reach(column) for column in z.T])
         usual = np.array([_usual(column) for column in table.T])
-        for limit in _BINS:
+        judged = sum(len(part.right) for part in self._clean) >= JUDGED
+        for limit, together in _SIZES:
             made = _described(columns, header, steps, reach, usual, frequencies, limit)
+            if judged:
+                made = fitting.fit(made, _together(self._clean), self._by_drift(together))
             if len(made.to_bytes()) <= room:
                 break
         return made
 
-    def _estimator(self, mean: Array, deviation: Array, precision: Array, whole: Array) -> Estimator | None:
-        """Fitted on what was judged; None where too little was."""
-        if sum(kind == 0 for *_, kind in self._judged) < JUDGED:
-            return None
-        rows, scores, right, kind = (np.array(part) for part in zip(*self._judged, strict=True))
-        z = (np.where(np.isnan(rows), mean, rows) - mean) / deviation
-        far = distances(z, precision)[1] / max(float(np.median(whole)), 1e-9) if whole.size else np.ones(len(rows))
-        return fit(confidence(scores), far, z, right, kind)
+    def _by_drift(self, levels: int) -> list[fitting.Judged]:
+        """Copies of each kind, so many levels of it together; in an order that does not depend on how they came."""
+        found: dict[tuple[str, int], list[fitting.Judged]] = {}
+        for drift in sorted(self._spoilt):
+            found.setdefault((drift.kind, drift.level // levels), []).extend(self._spoilt[drift])
+        return [_together(parts) for parts in found.values()]
 
 
 def _described(
@@ -192,6 +210,14 @@ def _described(
     header = replace(header, bins=number)
     assert len(watched(header)) == len(columns)  # noqa: S101  the arrays follow the header
     return Reference(header, mean, deviation, inner, counts, frequencies.astype(np.uint32), steps, reach, usual)
+
+
+def _together(parts: Sequence[fitting.Judged]) -> fitting.Judged:
+    """Batches of one kind as one."""
+    rows, scores, right = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "scores", "right")
+    )
+    return fitting.Judged(rows, scores, right, parts[0].family)
 
 
 def moments(table: Array) -> tuple[Array, Array]:

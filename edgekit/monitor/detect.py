@@ -13,6 +13,7 @@ from edgekit.monitor.columns import Array
 from edgekit.monitor.faults import Events, Fault, Runs
 from edgekit.monitor.features import CLIPPED
 from edgekit.monitor.reference import CLIP, Reference
+from edgekit.monitor.rightness import EXTRAS, Rightness
 from edgekit.monitor.scan import BLOCK, Excess, Scan
 from edgekit.monitor.sketches import Distances, Sketches
 from edgekit.monitor.streams import streams
@@ -42,11 +43,13 @@ class Detectors:
         self._streams = made = streams(reference)
         self._columns = reference.columns
         self._inputs = reference.header.inputs
-        extras = len(self._columns) + 2  # and the chance that answers are right, and how sure that is
+        extras = len(self._columns) + EXTRAS  # and what the estimate of the accuracy asks of each sample
         self._scan = Scan(made.tables, made.mass, made.sizes, made.floors, extras=extras, rate=rate * SHARES["scan"])
         self._sketches = Sketches(
             reference.inner, reference.mass, reference.sizes, block=BLOCK, rate=rate * SHARES["sketches"]
         )
+        self._nothing = np.zeros((BLOCK, EXTRAS))
+        self._right = Rightness(reference, made) if reference.header.estimator is not None else None
         self._shape = np.array([column.role in _SHAPE for column in self._columns], bool)
         self._tables = np.ascontiguousarray(made.tables)
         self._offsets = np.arange(len(made.kinds)) * made.tables.shape[1]
@@ -72,13 +75,12 @@ class Detectors:
             by_source.setdefault(self._columns[fault.place].source, []).append(fault)
         return [self._fault("stuck", found[0], others=len(found) - 1) for found in by_source.values()]
 
-    def block(self, rows: Array, scores: Array, chances: Array, book: Book) -> list[Finding]:
+    def block(self, rows: Array, scores: Array, book: Book) -> list[Finding]:
         """A whole block.
 
         Args:
             rows: [BLOCK, columns] as the reference has them.
             scores: [BLOCK, classes]: probabilities.
-            chances: [BLOCK, 2]: that the answers are right, and chance (1 - chance).
             book: What stands is not found again; what is over is ended.
         """
         self.samples += BLOCK
@@ -89,7 +91,8 @@ class Detectors:
             answered = self._streams.heaps[scores.argmax(axis=1)]
             all_bins = np.concatenate([index, answered[:, None]], axis=1)
         table = self._tables.take(all_bins.take(self._streams.column, axis=1) + self._offsets)
-        self._scan.add(table, np.concatenate([np.minimum(np.maximum(z, -CLIP), CLIP), chances], axis=1))
+        extras = self._nothing if self._right is None else self._right.each(rows)
+        self._scan.add(table, np.concatenate([np.minimum(np.maximum(z, -CLIP), CLIP), extras], axis=1))
         excess = self._scan.look()
         found: list[Finding] = []
         if excess.ratio.size and excess.ratio.max() > 1:
@@ -207,12 +210,15 @@ class Detectors:
         means = self._scan.mean(length)[len(self._streams.kinds) :]
         return {column.where: float(means[place]) for place, column in enumerate(self._columns)}
 
-    def rightness(self, length: int) -> tuple[float, float] | None:
-        """Mean chance that answers were right over the last `length` samples, and of chance (1 - chance)."""
-        if length > self.samples:
+    def rightness(self, length: int) -> tuple[float, float, float] | None:
+        """Estimated accuracy over the last `length` samples, its lower and its upper bound; None before there are as
+        many, and without labels.
+        """
+        if length > self.samples or self._right is None:
             return None
-        chance, noise = self._scan.mean(length)[-2:].tolist()
-        return chance, noise
+        means = self._scan.mean(length)
+        number = len(self._streams.kinds)
+        return self._right.interval(means[:number], means[number:-EXTRAS], means[-EXTRAS:], length)
 
     def distances(self) -> dict[str, dict[str, dict[str, float]]]:
         """Span -> column -> its distances from the reference."""

@@ -1,17 +1,21 @@
 """How often the model is right, estimated without labels, with an interval.
 
-For each answer the chance that it is right follows from how sure the model is, how far the sample lies from the
-reference and in which of its numbers, by a logistic curve. The curve was fitted where labels were known, on the
-evaluation data and on copies of them that were made darker, noisier, turned, shifted: fitted on clean data alone, a
-model that is sure of nonsense is believed. Their mean is the accuracy (confidence-based estimation; D. Guillory et al.,
-"Predicting with confidence on unseen distributions", ICCV 2021; W. Deng, L. Zheng, "Are labels always necessary for
-classifier accuracy evaluation?", CVPR 2021). The interval holds the chance of the samples, and how far the curve was
-off on kinds of drift that it was not fitted on.
+Two steps. For each answer, the chance that it is right follows from how sure the model is, by a logistic curve. Their
+mean over a stretch of the stream is a first estimate; fitted on clean data alone it believes a model that is sure of
+nonsense (D. Guillory et al., "Predicting with confidence on unseen distributions", ICCV 2021). What it is off by
+follows from how the stretch as a whole has drifted: at the desk, labelled samples were spoilt in many ways and
+strengths, and for each of these *anchors* the error is known (W. Deng, L. Zheng, "Are labels always necessary for
+classifier accuracy evaluation?", CVPR 2021). Between anchors it is interpolated by a Gaussian process (C. Rasmussen,
+C. Williams, "Gaussian Processes for Machine Learning", 2006, chapter 2), whose deviation grows with the distance from
+all of them: a drift like one that was tried has a narrow interval, one like nothing that was tried a wide one.
+
+A stretch is described by means that the monitor keeps anyway: *general* ones (the chance, confidence, distance, how
+unlike the classes' shares are), which tell something of any drift, and its place along a few *axes* of all that the
+numbers of the inputs did under the drifts that were tried.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,137 +25,122 @@ from edgekit.monitor.columns import Array
 LEVEL = 0.9
 """Share of the intervals that are to hold the truth."""
 
-_DEVIATE = 1.6449
-"""Of a normal variable, for 0.9 on both sides."""
+GENERAL = 7
+"""General means: chance, its spread, confidence, margin, entropy, unlikeness of classes, distance."""
 
-_HARDER = 0.8
-"""Part of the kinds that were left out whose error the interval holds: a kind that nothing like it was fitted on is
-harder than most of the field's, of which the interval then holds nine in ten."""
+_STILL = 0.3
+"""Part of the process's deviation that is left without any drift."""
 
-_NEAR = 4.0
-_RIDGE = 1.0
-_ALWAYS = 0.02
-"""Error that even an estimate of no drop is granted."""
+_SAME = 0.1
+"""Deviation of what all errors have in common."""
+
+_NEAR = 0.5
+"""Weight of the general means in the distance along the axes."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Covariance of the error of two stretches, in shares of right answers. Places are counted from the clean anchor,
+    whose error is known best: near it, errors are alike, and they may differ the more the further a drift goes.
+
+    Attributes:
+        linear: Deviation of what is linear in the general means.
+        general, reach: Deviation of what depends on them smoothly, and how far it reaches.
+        axes, span: The same along the axes.
+    """
+
+    linear: float = 0.08
+    general: float = 0.2
+    reach: float = 1.5
+    axes: float = 0.2
+    span: float = 0.6
+
+    def __call__(self, first: Array, second: Array) -> Array:
+        """[a, b] of stretches [a, GENERAL + r] and [b, GENERAL + r]."""
+        one, two = first[:, :GENERAL], second[:, :GENERAL]
+        general = _squares(one, two)
+        along = _squares(first[:, GENERAL:], second[:, GENERAL:]) + _NEAR**2 * general
+        count = max(1, first.shape[1] - GENERAL)
+        smooth = self.general**2 * np.exp(-general / (2 * GENERAL * self.reach**2))
+        smooth += self.axes**2 * np.exp(-along / (2 * count * self.span**2))
+        size = _drifted(first)[:, None] * _drifted(second)[None]
+        return np.asarray(_SAME**2 + self.linear**2 * (one @ two.T) / GENERAL + size * smooth)
+
+
+def _drifted(places: Array) -> Array:
+    """[n]: how far stretches have drifted, from `_STILL` at the clean anchor towards 1."""
+    square = np.square(places).mean(axis=1)
+    return np.asarray(np.sqrt((_STILL**2 + square) / (1 + square)))
+
+
+def _squares(first: Array, second: Array) -> Array:
+    apart = (first * first).sum(1)[:, None] + (second * second).sum(1)[None] - 2 * first @ second.T
+    return np.asarray(np.maximum(apart, 0.0))
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """The curve.
+    """What is known of how the model errs; the arrays beside it are a reference's (`anchors`).
 
     Attributes:
-        center, scale: Of its terms.
-        weights: The constant first.
+        center, scale: Of the curve's terms.
+        weights: Of the curve, the constant first.
         accuracy: Measured on the evaluation data, 0..1.
-        spread: The interval's half width is `spread` times (0.02 + the estimated drop), besides the samples' chance.
-        samples: Labelled answers that it was fitted on, copies aside.
+        samples: Labelled answers behind it.
+        kernel: Of the errors.
+        factor: Half the interval over the process's deviation.
+        middle, spread: Of the general means [GENERAL].
+        steps: Of the axes' and of the anchors' places, which are stored as integers.
+        anchors, axes, size: Sizes of the arrays.
     """
 
     center: tuple[float, ...]
     scale: tuple[float, ...]
     weights: tuple[float, ...]
     accuracy: float
-    spread: float
     samples: int
+    kernel: Kernel
+    factor: float
+    middle: tuple[float, ...]
+    spread: tuple[float, ...]
+    steps: tuple[float, float]
+    anchors: int
+    axes: int
+    size: int
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ValueError("a curve is fitted on something")
-        if not len(self.center) == len(self.scale) == len(self.weights) - 1:
+        if not len(self.center) == len(self.scale) == len(self.weights) - 1 == TERMS:
             raise ValueError("a curve has a weight for each of its terms, and a constant")
+        if not len(self.middle) == len(self.spread) == GENERAL:
+            raise ValueError("each general mean has a middle and a spread")
+        if not (0 < self.anchors <= 1024 and 0 <= self.axes <= 64 and 0 <= self.size <= 2048):
+            raise ValueError("so many anchors are not kept")
 
-    def chances(self, sure: Array, far: Array, z: Array) -> Array:
-        """[n]: that each answer is right.
-
-        Args:
-            sure: [n, 3]: confidence, margin, entropy.
-            far: [n]: distance over that of the reference's middle sample.
-            z: [n, k]: the inputs' numbers in deviations.
-        """
-        terms = (_terms(sure, far, z) - self.center) / self.scale
+    def chances(self, sure: Array) -> Array:
+        """[n]: that each answer is right, from confidence, margin and entropy [n, 3]."""
+        terms = (curve_terms(sure) - self.center) / self.scale
         raised = np.clip(terms @ np.array(self.weights[1:]) + self.weights[0], -30, 30)
         return np.asarray(1 / (1 + np.exp(-raised)))
 
-    def interval(self, mean: float, noise: float, samples: int) -> tuple[float, float]:
-        """Where the accuracy lies, from the mean chance, the mean of chance (1 - chance), and how many samples."""
-        drop = max(0.0, self.accuracy - mean)
-        # The samples' own chance, that of the ones it was fitted on, and the curve's error.
-        chance = max(noise, 1e-4) / max(1, samples) + max(self.accuracy * (1 - self.accuracy), 1e-4) / self.samples
-        half = math.hypot(_DEVIATE * math.sqrt(chance), self.spread * (_ALWAYS + drop))
-        return max(0.0, mean - half), min(1.0, mean + half)
+    @property
+    def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Array -> dtype and shape, as they are stored."""
+        return {
+            "axes": ("<i1", (self.axes, self.size)),
+            "places": ("<i1", (self.anchors, GENERAL + self.axes)),
+            "errors": ("<f2", (self.anchors,)),
+            "noise": ("<f2", (self.anchors,)),
+        }
 
 
-def _terms(sure: Array, far: Array, z: Array) -> Array:
-    """What the chance depends on [n, 6 + 2 k]."""
-    best = np.clip(sure[:, 0], 1e-4, 1 - 1e-4)
+TERMS = 5
+
+
+def curve_terms(sure: Array) -> Array:
+    """What the chance depends on [n, TERMS], from confidence, margin and entropy [n, 3]."""
+    best = np.clip(sure[:, 0], 1e-6, 1 - 1e-6)
     odds = np.log(best / (1 - best))
-    beyond = np.log(np.clip(far, 0.1, 20))
-    told = np.stack([odds, sure[:, 1], sure[:, 2], beyond, np.square(beyond), odds * beyond], axis=1)
-    near = np.minimum(np.maximum(z, -_NEAR), _NEAR)
-    return np.concatenate([told, near, np.abs(near)], axis=1)
-
-
-def fit(sure: Array, far: Array, z: Array, right: Array, kind: Array) -> Estimator:
-    """Fit the curve.
-
-    Args:
-        sure: [n, 3]: as `Estimator.chances` takes it.
-        far: [n]: likewise.
-        z: [n, k]: likewise.
-        right: [n]: whether each answer was right.
-        kind: [n]: which kind of drift it came from; 0 is none.
-    """
-    terms = _terms(sure, far, z)
-    center, scale = terms.mean(axis=0), np.maximum(terms.std(axis=0), 1e-3)
-    table = np.concatenate([np.ones((len(terms), 1)), (terms - center) / scale], axis=1)
-    # Clean samples count as much as all drifts together: that is where a model is most of the time.
-    weight = np.where(kind == 0, max(1, int(kind.max(initial=0))), 1.0)
-    weight /= weight.mean()
-    weights = _logistic(table, right, weight)
-    accuracy = float(right[kind == 0].mean())
-    errors = []
-    for left_out in range(1, int(kind.max(initial=0)) + 1):
-        inside = kind == left_out
-        if not inside.any():
-            continue
-        kept = _logistic(table[~inside], right[~inside], weight[~inside])
-        raised = np.clip(table[inside] @ kept, -30, 30)
-        chance = 1 / (1 + np.exp(-raised))
-        drop = max(0.0, accuracy - float(chance.mean()))
-        # What the samples' own chance explains is no error of the curve.
-        noise = float((chance * (1 - chance)).mean()) / int(inside.sum())
-        error = abs(float(chance.mean()) - float(right[inside].mean()))
-        errors.append(math.sqrt(max(0.0, error * error - noise)) / (_ALWAYS + drop))
-    spread = float(np.quantile(errors, _HARDER, method="higher")) if len(errors) >= 3 else 1.0
-    return Estimator(
-        center=_rounded_all(center),
-        scale=_rounded_all(scale),
-        weights=_rounded_all(weights),
-        accuracy=_rounded(accuracy),
-        spread=_rounded(min(max(spread, 0.5), 5.0)),
-        samples=int((kind == 0).sum()),
-    )
-
-
-def _rounded_all(values: Array) -> tuple[float, ...]:
-    return tuple(_rounded(value) for value in values.tolist())
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")
-
-
-def _logistic(table: Array, right: Array, weight: Array) -> Array:
-    """Weights of a logistic regression, drawn a little towards 0, by Newton's steps."""
-    weights = np.zeros(table.shape[1])
-    ridge = np.full(table.shape[1], _RIDGE)
-    ridge[0] = 1e-3
-    for _ in range(30):
-        chance = 1 / (1 + np.exp(-np.clip(table @ weights, -30, 30)))
-        slope = table.T @ (weight * (right - chance)) - ridge * weights
-        bend = (table * (weight * chance * (1 - chance))[:, None]).T @ table + np.diag(ridge)
-        step = np.linalg.solve(bend, slope)
-        size = float(np.abs(step).max())
-        weights = weights + step * min(1.0, 2.0 / max(size, 1e-12))
-        if size < 1e-8:
-            break
-    return np.asarray(weights)
+    unsure = np.log(np.clip(sure[:, 2], 1e-6, 1))
+    return np.stack([odds, np.square(odds), sure[:, 1], sure[:, 2], unsure], axis=1)

@@ -90,7 +90,6 @@ class Monitor:
         self.passed_over = 0
         self._detectors = Detectors(reference, rate)
         self._still = False
-        self._chances = np.zeros((BLOCK, 2))
         self._book = Book(clock)
         self._pace = Pace(rate * SHARES["pace"], ticks, degrees)
         self._block = Block(reference, self._rows, self._seen)
@@ -179,12 +178,8 @@ class Monitor:
         block = self._block
         block.judge()
         if self._rows.classes:
-            sure = block.rows[:, -3:] = confidence(block.scores)
-            estimator = self.reference.header.estimator
-            if estimator is not None:
-                chance = estimator.chances(sure, block.distances, block.deviations())
-                self._chances[:, 0], self._chances[:, 1] = chance, chance * (1 - chance)
-        found = self._detectors.block(block.rows, block.scores, self._chances, self._book)
+            block.rows[:, -3:] = confidence(block.scores)
+        found = self._detectors.block(block.rows, block.scores, self._book)
         block.clear(self._detectors.runs.slack)
         for finding in found:
             self._enter(finding, alarms)
@@ -224,11 +219,11 @@ class Monitor:
 
     def _accuracy(self, samples: int) -> dict[str, float] | None:
         estimator = self.reference.header.estimator
-        found = None if estimator is None else self._detectors.rightness(samples)
+        found = self._detectors.rightness(samples)
         if estimator is None or found is None:
             return None
-        low, high = estimator.interval(*found, samples)
-        figures = {"estimate": found[0], "low": low, "high": high, "reference": estimator.accuracy}
+        estimate, low, high = found
+        figures = {"estimate": estimate, "low": low, "high": high, "reference": estimator.accuracy}
         return {**{name: round(value, 4) for name, value in figures.items()}, "level": LEVEL}
 
     def status(self) -> dict[str, Any]:

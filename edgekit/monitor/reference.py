@@ -8,8 +8,8 @@ As bytes: see `edgekit.monitor.packing`; arrays are little-endian, in the order 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 
@@ -114,6 +114,7 @@ class Reference:
         partials: Of the inputs' columns: see `edgekit.monitor.partial`.
         reach: [inputs, 2]: the smallest and the largest numbers in deviations, three of each taken together.
         usual: [inputs]: share of the most frequent number; 1 for one that hardly ever changes.
+        anchors: Of the estimate of the accuracy, as its header names them; empty without labels.
     """
 
     header: Header
@@ -125,6 +126,7 @@ class Reference:
     partials: Array
     reach: Array
     usual: Array
+    anchors: Mapping[str, Array] = field(default_factory=dict)
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
@@ -153,8 +155,9 @@ class Reference:
 
     def to_bytes(self) -> bytes:
         """Equal references give equal bytes."""
-        dtypes = _dtypes()
-        return packing.packed(encode(self.header), [np.asarray(vars(self)[name], dtypes[name]) for name in dtypes])
+        dtypes = _dtypes(self.header)
+        arrays = {**vars(self), **self.anchors}
+        return packing.packed(encode(self.header), [np.asarray(arrays[name], dtypes[name]) for name in dtypes])
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Reference:
@@ -166,10 +169,11 @@ class Reference:
         try:
             text, rest = packing.header_of(data)
             header = decode(Header, text)
-            arrays = packing.arrays_of(rest, _dtypes(), _shapes(header))
+            arrays = packing.arrays_of(rest, _dtypes(header), _shapes(header))
         except (ValueError, TypeError, RecursionError) as error:
             raise ArtifactError("reference-invalid", f"the reference cannot be read: {error}") from error
-        return cls(header, **arrays)
+        kept = {} if header.estimator is None else {name: arrays.pop(name) for name in header.estimator.shapes}
+        return cls(header, **arrays, anchors=kept)
 
 
 def watched(header: Header) -> tuple[Column, ...]:
@@ -185,15 +189,17 @@ def watched(header: Header) -> tuple[Column, ...]:
     return tuple(found)
 
 
-def _dtypes() -> dict[str, str]:
+def _dtypes(header: Header) -> dict[str, str]:
+    kept = {} if header.estimator is None else {name: dtype for name, (dtype, _) in header.estimator.shapes.items()}
     return {
         "mean": "<f8", "deviation": "<f8", "inner": "<f2", "counts": "<u2", "frequencies": "<u4", "partials": "<i2",
-        "reach": "<f2", "usual": "<f2",
+        "reach": "<f2", "usual": "<f2", **kept,
     }  # fmt: skip
 
 
 def _shapes(header: Header) -> dict[str, tuple[int, ...]]:
     number, inputs = len(watched(header)), header.inputs
+    kept = {} if header.estimator is None else {name: sizes for name, (_, sizes) in header.estimator.shapes.items()}
     return {
         "mean": (number,),
         "deviation": (number,),
@@ -203,6 +209,7 @@ def _shapes(header: Header) -> dict[str, tuple[int, ...]]:
         "partials": (inputs * (inputs - 1) // 2,),
         "reach": (inputs, 2),
         "usual": (inputs,),
+        **kept,
     }
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgekit.converters.perturbing import copies
+from edgekit.converters.perturbing import LEVELS, copies
 from edgekit.errors import UsageError
-from edgekit.monitor.build import JUDGED, Builder
+from edgekit.monitor.build import JUDGED, Builder, Drift
 from edgekit.monitor.monitor import Monitor
 from edgekit.monitor.reference import Reference
 from edgekit.reading import Interpret
@@ -37,9 +37,10 @@ def reference():
     x, y = samples(500, 1)
     builder = Builder(ROWS, SCORES, None, HOW)
     builder.add({"x": x}, {"scores": answer(x)})
-    builder.judge({"x": x}, {"scores": answer(x)}, y, 0)
-    for kind, copy in enumerate(copies(x, "table", 3), 1):
-        builder.judge({"x": copy}, {"scores": answer(copy)}, y, kind)
+    builder.judge({"x": x}, {"scores": answer(x)}, y)
+    for kind, level, places, copy in copies(x, "table", 16_000):
+        drift = Drift(kind.name, kind.family, level)
+        builder.judge({"x": copy}, {"scores": answer(copy)}, y[places], drift)
     return builder.finish()
 
 
@@ -72,7 +73,7 @@ def test_without_labels_nothing_is_claimed():
     builder = Builder(ROWS, SCORES, None, HOW)
     builder.add({"x": x}, {"scores": answer(x)})
     few = JUDGED - 1
-    builder.judge({"x": x[:few]}, {"scores": answer(x[:few])}, y[:few], 0)
+    builder.judge({"x": x[:few]}, {"scores": answer(x[:few])}, y[:few])
     monitor = Monitor(builder.finish(), ROWS, SCORES, None, HOW)
     monitor.observe({"x": x}, {"scores": answer(x)})
     assert monitor.accuracy(256) is None
@@ -85,13 +86,13 @@ def test_without_labels_nothing_is_claimed():
     ("picture", (12, 9, 3)), ("channels first", (3, 9, 12)), ("series", (40, 5)), ("series", (400,)), ("table", (7,)),
 ])  # fmt: skip
 def test_copies_keep_shape_and_range_and_are_the_same_again(shape, sizes):
-    x = np.random.default_rng(1).normal(size=(10, *sizes)).astype(np.float32)
-    made = list(copies(x, shape, 5))
-    assert len(made) >= 6
-    for copy, again in zip(made, copies(x, shape, 5), strict=True):
+    x = np.random.default_rng(1).normal(size=(60, *sizes)).astype(np.float32)
+    made = list(copies(x, shape, 10_000))
+    assert len(made) >= 6 * LEVELS
+    for (kind, _, places, copy), (*_, again) in zip(made, copies(x, shape, 10_000), strict=True):
         assert (copy.shape, copy.dtype) == (x.shape, np.float32)
         assert np.isfinite(copy).all()
-        assert not np.array_equal(copy, x)
+        assert not np.array_equal(copy, x[places]), kind.name
         np.testing.assert_array_equal(copy, again)
         if shape != "table":
             assert x.min() <= copy.min()

@@ -57,6 +57,30 @@ def test_equal_data_gives_equal_bytes_and_no_reference_none(tiny_files, tmp_path
     assert caught.value.code == "reference-missing"
 
 
+@pytest.mark.parametrize("to", ["tflite", "onnx"])
+def test_labels_bring_an_estimate_of_the_accuracy_that_is_the_same_again(tiny_files, tmp_path, to):
+    images = np.random.default_rng(1).random((80, *((8, 8, 2) if to == "tflite" else (2, 8, 8))), np.float32)
+    with edgekit.load(edgekit.convert(tiny_files[to], to=to)) as model:
+        scores = model.run({model.inputs[0].name: images})[model.outputs[0].name]
+    unsure = scores.max(1).argsort().argsort() < 20  # three of four are right
+    labels = np.where(unsure, (scores.argmax(1) + 1) % 5, scores.argmax(1))
+    options = {"to": to, "evaluation": (images, labels), "task": "classification", "max_drop": 50.0}
+    made = [edgekit.convert(tiny_files[to], **options) for _ in range(2)]
+    assert made[0].data == made[1].data
+    reference = reference_of(artifacts.from_bytes(made[0].data))
+    estimator = reference.header.estimator
+    assert estimator.accuracy == 0.75
+    assert estimator.samples == 80
+    assert estimator.anchors > 24  # one of every kind at least, though this model leaves little room
+    assert len(reference.anchors["places"]) == estimator.anchors
+    with edgekit.load(made[0]) as model:
+        monitor = model.monitor()
+        for _ in range(4):
+            model.run({model.inputs[0].name: images})
+        told = monitor.accuracy(256)
+    assert told["low"] <= 0.75 <= told["high"]
+
+
 @pytest.mark.parametrize("format", ["tflite", "onnx"])
 def test_a_changed_reference_is_noticed(tiny_files, format):
     images = np.random.default_rng(1).random((30, *((8, 8, 2) if format == "tflite" else (2, 8, 8))), np.float32)

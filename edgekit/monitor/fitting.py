@@ -1,0 +1,235 @@
+"""From labelled answers, clean and spoilt, to the estimate of the accuracy (see `estimate`); at the desk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from edgekit.monitor import bins, packing
+from edgekit.monitor.columns import Array
+from edgekit.monitor.estimate import LEVEL, Estimator, Kernel, curve_terms
+from edgekit.monitor.reference import CLIP, Reference
+from edgekit.monitor.rightness import DEVIATE, LEAST, Signals
+from edgekit.monitor.rows import confidence
+from edgekit.monitor.streams import Streams, streams
+
+AXES = 8
+"""Axes along which a drift has its place."""
+
+_MIXES = 12
+"""Anchors without drift, of classes in other shares."""
+
+_CLEAN = 0.25
+"""Weight of the clean samples in the curve, in that of all spoilt ones: most streams are clean or nearly so."""
+
+_STEPS = 63
+"""Of axes and places to either side."""
+
+_BITS, _ROUGHLY = 6, 3
+"""Bits of significance of errors, and of their noise."""
+
+_RIDGE = 1.0
+_LEAST_SPREAD = 0.02
+_GRID = tuple(product((0.02, 0.08), (0.03, 0.1, 0.2), (1.5, 3.0), (0.03, 0.1, 0.2), (0.6, 1.2)))
+"""Kernels that are tried."""
+
+_FEW = 16
+"""Spoilt anchors without which there is nothing to choose a kernel by."""
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Answers of one kind and strength of drift whose labels are known.
+
+    Attributes:
+        rows: Numbers of the inputs [n, inputs]. scores: Probabilities [n, classes]. right: [n].
+        family: Of kinds that are alike; "" for clean ones.
+    """
+
+    rows: Array
+    scores: Array
+    right: Array
+    family: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Anchor:
+    """What is known of a stretch: its means, and by how much the mean chance is off."""
+
+    streams: Array
+    columns: Array
+    extras: Array
+    error: float
+    noise: float
+    family: str
+
+
+def fit(reference: Reference, clean: Judged, spoilt: Sequence[Judged]) -> Reference:
+    """The reference with an estimate fitted on these; deterministic.
+
+    Args:
+        reference: Without one.
+        clean: Evaluation data as they are.
+        spoilt: Copies of them, by kind and strength; may be none, and then the interval under drift is a wide guess.
+    """
+    made = streams(reference)
+    about = _curve(clean, spoilt)
+    anchors = _anchors(reference, made, about, clean, spoilt)
+    general, moves = Signals(reference, made).read(
+        *(np.stack([getattr(anchor, part) for anchor in anchors]) for part in ("streams", "columns", "extras"))
+    )
+    middle, spread = general[0], np.maximum(general.std(axis=0), _LEAST_SPREAD)
+    axes = _axes(moves)
+    axes_step = max(float(np.abs(axes).max(initial=0)), 1e-9) / _STEPS
+    whole = np.rint(axes / axes_step)
+    places = np.concatenate([(general - middle) / spread, moves @ (whole * axes_step).T], axis=1)
+    step = max(float(np.abs(places).max(initial=0)), 1e-9) / _STEPS
+    kept: dict[str, Array] = {
+        "axes": whole.astype(np.int8),
+        "places": np.rint(places / step).astype(np.int8),
+        "errors": packing.trimmed(np.array([anchor.error for anchor in anchors]), _BITS).astype(np.float16),
+        "noise": packing.trimmed(np.array([anchor.noise for anchor in anchors]), _ROUGHLY).astype(np.float16),
+    }
+    families = np.array([anchor.family for anchor in anchors])
+    stored = kept["places"].astype(np.float64) * step
+    errors, noise = kept["errors"].astype(np.float64), kept["noise"].astype(np.float64)
+    kernel, factor = (Kernel(), DEVIATE) if len(spoilt) < _FEW else _chosen(stored, errors, noise, families)
+    found = replace(
+        about, kernel=kernel, factor=_rounded(factor), middle=_all(middle), spread=_all(spread),
+        steps=(axes_step, step), anchors=len(anchors), axes=len(axes), size=moves.shape[1],
+    )  # fmt: skip
+    return replace(reference, header=replace(reference.header, estimator=found), anchors=kept)
+
+
+# -- The curve --------------------------------------------------------------------------------------------------------
+
+
+def _curve(clean: Judged, spoilt: Sequence[Judged]) -> Estimator:
+    parts = [clean, *spoilt]
+    terms = np.concatenate([curve_terms(confidence(part.scores)) for part in parts])
+    right = np.concatenate([part.right for part in parts]).astype(np.float64)
+    weight = np.ones(len(right))
+    own = len(clean.right)
+    weight[:own] = max(1.0, _CLEAN * (len(right) - own) / own)
+    center, scale = terms.mean(axis=0), np.maximum(terms.std(axis=0), 1e-3)
+    table = np.concatenate([np.ones((len(terms), 1)), (terms - center) / scale], axis=1)
+    return Estimator(
+        center=_all(center), scale=_all(scale), weights=_all(_logistic(table, right, weight / weight.mean())),
+        accuracy=_rounded(float(clean.right.mean())), samples=own, kernel=Kernel(), factor=DEVIATE,
+        middle=(0.0,) * 7, spread=(1.0,) * 7, steps=(1.0, 1.0), anchors=1, axes=0, size=0,
+    )  # fmt: skip
+
+
+def _logistic(table: Array, right: Array, weight: Array) -> Array:
+    """Weights of a logistic regression, drawn a little towards 0, by Newton's steps."""
+    weights = np.zeros(table.shape[1])
+    ridge = np.full(table.shape[1], _RIDGE)
+    ridge[0] = 1e-3
+    for _ in range(30):
+        chance = 1 / (1 + np.exp(-np.clip(table @ weights, -30, 30)))
+        slope = table.T @ (weight * (right - chance)) - ridge * weights
+        bend = (table * (weight * chance * (1 - chance))[:, None]).T @ table + np.diag(ridge)
+        step = np.linalg.solve(bend, slope)
+        size = float(np.abs(step).max())
+        weights = weights + step * min(1.0, 2.0 / max(size, 1e-12))
+        if size < 1e-8:
+            break
+    return np.asarray(weights)
+
+
+# -- The anchors ------------------------------------------------------------------------------------------------------
+
+
+def _anchors(
+    reference: Reference, made: Streams, about: Estimator, clean: Judged, spoilt: Sequence[Judged]
+) -> list[_Anchor]:
+    dice = np.random.default_rng(0)
+    signals = Signals(reference, made)
+    whole = _told(reference, made, signals, about, clean)
+    found = [_anchor(whole, clean.right, "")]
+    found += [_anchor(_told(reference, made, signals, about, part), part.right, part.family) for part in spoilt]
+    answers = clean.scores.argmax(axis=1)
+    for _ in range(_MIXES):
+        chance = dice.dirichlet(np.full(clean.scores.shape[1], 0.5))[answers]
+        if chance.sum() > 0:
+            drawn = dice.choice(len(answers), len(answers), p=chance / chance.sum())
+            found.append(_anchor(tuple(part[drawn] for part in whole), clean.right[drawn], "classes"))
+    return found
+
+
+def _told(reference: Reference, made: Streams, signals: Signals, about: Estimator, part: Judged) -> tuple[Array, ...]:
+    """Scores of the streams [n, s], numbers in deviations [n, k] and extras [n, EXTRAS], as the monitor makes them.
+    Columns of outputs and relations, which the estimate does not look at, have their means.
+    """
+    number = reference.header.inputs
+    rows = np.tile(reference.mean, (len(part.rows), 1))
+    rows[:, :number] = np.where(np.isnan(part.rows), reference.mean[:number], part.rows)
+    sure = rows[:, -3:] = confidence(part.scores)
+    z = (rows - reference.mean) / reference.deviation
+    index = bins.index(z, reference.inner)
+    heaps = made.heaps[part.scores.argmax(axis=1)]
+    every = np.concatenate([index, heaps[:, None]], axis=1)
+    scores = made.tables[np.arange(len(made.kinds)), every[:, made.column]]
+    return scores, np.clip(z, -CLIP, CLIP), signals.each(z[:, :number], sure, about)
+
+
+def _anchor(told: tuple[Array, ...], right: Array, family: str) -> _Anchor:
+    """One stretch, of what `_told` gives and which answers [n] were right."""
+    streams, columns, extras = told
+    apart = right - extras[:, 0]
+    noise = max(float(apart.var()), LEAST) / len(right)
+    return _Anchor(streams.mean(axis=0), columns.mean(axis=0), extras.mean(axis=0), float(apart.mean()), noise, family)
+
+
+def _axes(moves: Array) -> Array:
+    """[r, size]: directions in which the anchors lie apart most; places along them have a mean square of 1."""
+    if not moves.size:
+        return np.zeros((0, moves.shape[1]))
+    _, sizes, directions = np.linalg.svd(moves, full_matrices=False)
+    count = min(AXES, int((sizes > 1e-6 * max(float(sizes[0]), 1e-12)).sum()))
+    # The sign of a direction is a library's choice; here the largest part is positive.
+    axes = directions[:count]
+    axes = axes * np.sign(axes[np.arange(count), np.abs(axes).argmax(axis=1)])[:, None]
+    size = float(np.sqrt(np.square(moves @ axes.T).mean())) if count else 1.0
+    return np.asarray(axes / max(size, 1e-9))
+
+
+# -- The process ------------------------------------------------------------------------------------------------------
+
+
+def _chosen(places: Array, errors: Array, noise: Array, families: Array) -> tuple[Kernel, float]:
+    """The kernel under which anchors foretell each other best, and what its deviations are to be multiplied by.
+
+    Each anchor is foretold by all others, as it is where the field's drift is like one that was tried; and each family
+    by the other families, as it is where nothing like it was. Both count the same.
+    """
+    groups = [np.flatnonzero(families == family) for family in dict.fromkeys(families.tolist()) if family]
+    best: tuple[float, Kernel, Array, Array] | None = None
+    for linear, general, reach, axes, span in _GRID:
+        kernel = Kernel(linear, general, reach, axes, span)
+        inverse = np.linalg.inv(kernel(places, places) + np.diag(noise))
+        weights = inverse @ errors
+        alone = 1 / np.diag(inverse)
+        missed, variance = [weights * alone], [alone]
+        for group in groups:
+            covariance = np.linalg.inv(inverse[np.ix_(group, group)])
+            missed.append(covariance @ weights[group])
+            variance.append(np.diag(covariance))
+        likely = [-0.5 * float((np.log(v) + m * m / v).sum()) for m, v in zip(missed, variance, strict=True)]
+        if best is None or sum(likely) > best[0]:
+            sizes = [np.abs(m) / np.sqrt(v) for m, v in zip(missed, variance, strict=True)]
+            best = sum(likely), kernel, sizes[0], np.concatenate(sizes[1:])
+    assert best is not None  # noqa: S101  the grid is not empty
+    _, chosen, near, far = best
+    return chosen, max(DEVIATE, float(np.quantile(near, LEVEL)), float(np.quantile(far, LEVEL)))
+
+
+def _all(values: Array) -> tuple[float, ...]:
+    return tuple(_rounded(value) for value in values.tolist())
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")

@@ -1,0 +1,135 @@
+"""The estimate of the accuracy on the device: from the scan's means over a stretch to a share and an interval."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from edgekit.monitor.columns import Array
+from edgekit.monitor.estimate import Estimator
+from edgekit.monitor.reference import CLIP, Reference, distances, inverse
+from edgekit.monitor.streams import Streams
+
+DEVIATE = 1.6449
+"""Of a normal variable, for 0.9 on both sides."""
+
+VARIED = 0.9
+"""A number that is the same in so many samples of the reference is left out: it says nothing of small drifts, and of
+others only that there is one."""
+
+_SOFT = 0.3
+"""Deviations from which on a shift is told by its logarithm."""
+
+_DISTANCES = (0.1, 8.0)
+
+EXTRAS = 3
+
+LEAST = 0.02
+"""Variance of an answer's rightness, at least: no accuracy is known to be 1."""
+
+
+class Signals:
+    """What of the scan's means tells of the accuracy.
+
+    Args:
+        reference: Of the model; it has classes.
+        made: Its streams.
+
+    Attributes:
+        size: Numbers that tell how the inputs have moved.
+    """
+
+    def __init__(self, reference: Reference, made: Streams) -> None:
+        number = reference.header.inputs
+        varied = np.asarray(reference.usual, np.float64) < VARIED
+        self._columns = np.flatnonzero(varied)
+        self._spreads = np.array(
+            [
+                stream for stream, (place, aspect) in enumerate(zip(made.column.tolist(), made.aspect, strict=True))
+                if aspect == "spread" and place < number and varied[place]
+            ],
+            np.intp,
+        )  # fmt: skip
+        self._shares = np.array([stream for stream, aspect in enumerate(made.aspect) if aspect == "share"], np.intp)
+        self._weights = 1 - np.array([made.mass[stream][heap] for heap, stream in enumerate(self._shares.tolist())])
+        header = reference.header
+        own = reference.correlation[np.ix_(self._columns, self._columns)]
+        self._precision = inverse(own, header.shrink if header.relations else 1.0)
+        self.size = self._columns.size + self._spreads.size
+
+    def each(self, z: Array, sure: Array, about: Estimator) -> Array:
+        """What is averaged besides, of each sample [n, EXTRAS]: the chance that its answer is right, chance (1 -
+        chance), and the logarithm of its distance from the reference, by numbers that vary there.
+
+        Args:
+            z: Numbers of the inputs [n, inputs] in deviations.
+            sure: Confidence, margin, entropy [n, 3].
+            about: The estimator.
+        """
+        chance = about.chances(sure)
+        far = np.zeros(len(z))
+        if self._columns.size:
+            far = np.log(np.clip(distances(z[:, self._columns], self._precision)[1], *_DISTANCES))
+        return np.stack([chance, chance * (1 - chance), far], axis=1)
+
+    def read(self, streams: Array, columns: Array, extras: Array) -> tuple[Array, Array]:
+        """General means [..., GENERAL] and the inputs' moves [..., size].
+
+        Args:
+            streams: Mean scores [..., s] over stretches.
+            columns: Mean numbers [..., k] in deviations, each cut at `CLIP`.
+            extras: Means [..., EXTRAS] of what `each` gives.
+        """
+        # Of a share a, mean score (a - p) / sqrt(p (1 - p)): the sum is chi-square's, of (a - p)^2 / p.
+        unlike = np.log1p(np.sqrt((np.square(streams[..., self._shares]) * self._weights).sum(axis=-1)))
+        general = [extras[..., 0], 2 * extras[..., 1], *np.moveaxis(columns[..., -3:], -1, 0), unlike, extras[..., 2]]
+        moves = np.concatenate([columns[..., self._columns], streams[..., self._spreads]], axis=-1)
+        return np.stack(general, axis=-1), np.arcsinh(np.clip(moves, -CLIP, CLIP) / _SOFT)
+
+
+class Rightness:
+    """The estimate, ready for use.
+
+    Args:
+        reference: With an estimator.
+        made: Its streams.
+    """
+
+    def __init__(self, reference: Reference, made: Streams) -> None:
+        about = reference.header.estimator
+        assert about is not None  # noqa: S101  only made of references with labels
+        self._about = about
+        self._signals = Signals(reference, made)
+        number = reference.header.inputs
+        self._mean, self._per = reference.mean[:number], 1 / reference.deviation[:number]
+        arrays = reference.anchors
+        self._axes = arrays["axes"].astype(np.float64) * about.steps[0]
+        self._places = arrays["places"].astype(np.float64) * about.steps[1]
+        errors, noise = (arrays[name].astype(np.float64) for name in ("errors", "noise"))
+        self._inverse = np.linalg.inv(about.kernel(self._places, self._places) + np.diag(noise))
+        self._weights = self._inverse @ errors
+
+    def each(self, rows: Array) -> Array:
+        """Of rows [n, columns] as the reference has them, see `Signals.each`."""
+        z = (rows[:, : self._mean.size] - self._mean) * self._per
+        return self._signals.each(z, rows[:, -3:], self._about)
+
+    def place(self, streams: Array, columns: Array, extras: Array) -> Array:
+        """Of stretches [n, ...], as `Signals.read` takes them: [n, GENERAL + axes]."""
+        general, moves = self._signals.read(streams, columns, extras)
+        return np.concatenate([(general - self._about.middle) / self._about.spread, moves @ self._axes.T], axis=1)
+
+    def interval(self, streams: Array, columns: Array, extras: Array, samples: int) -> tuple[float, float, float]:
+        """Estimated accuracy, its lower and its upper bound, from the means over a stretch of so many samples."""
+        about = self._about
+        here = self.place(streams[None], columns[None], extras[None])
+        beside = about.kernel(here, self._places)
+        error = float((beside @ self._weights)[0])
+        unsure = float((about.kernel(here, here) - beside @ self._inverse @ beside.T)[0, 0])
+        mean = min(1.0, max(0.0, float(extras[0]) + error))
+        # The samples' own chance, and that of those which it was fitted on.
+        chance = max(mean * (1 - mean), LEAST) / max(1, samples)
+        chance += max(about.accuracy * (1 - about.accuracy), LEAST) / about.samples
+        half = math.hypot(about.factor * math.sqrt(max(unsure, 0.0)), DEVIATE * math.sqrt(chance))
+        return mean, max(0.0, mean - half), min(1.0, mean + half)
