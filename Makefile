@@ -90,7 +90,7 @@ serve-schema: $(READY) ## the server against its own OpenAPI document, by schema
 	$(BIN)/python benchmarks/serve_schema.py build/peers/schema/bin/schemathesis
 
 RUNTIME_PEERS = "opencv opencv-python-headless librosa ai-edge-litert" "mediapipe mediapipe ai-edge-litert" \
-    "modelapi openvino-model-api onnxruntime" "rapidocr rapidocr-onnxruntime" "nudenet nudenet"
+    "modelapi openvino-model-api onnx onnxruntime" "rapidocr rapidocr-onnxruntime" "nudenet nudenet"
 
 runtime-peers: wheel ## predict beside OpenCV, librosa, MediaPipe, model_api, RapidOCR and NudeNet
 	@for tool in $(RUNTIME_PEERS); do set -- $$tool; name=$$1; shift; \

@@ -22,6 +22,7 @@ from typing import Any
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # for both; on a busy machine its threads wait for each other
 
 import numpy as np
+from openers import litert, onnx
 
 import edgekit
 
@@ -29,23 +30,6 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 Call = Callable[[], Any]
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 WORDS = ("down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes", "silence", "unknown")
-
-
-def litert(path: Path) -> Any:
-    """As every guide shows it."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    engine = Interpreter(model_path=str(path), num_threads=1)
-    engine.allocate_tensors()
-    return engine
-
-
-def onnx(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def classification(folder: Path) -> tuple[Call, Call, Callable[[Any, Any], bool]]:

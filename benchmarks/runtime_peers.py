@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from openers import litert, onnx
+
 HERE = Path(__file__).resolve()
 PEERS = HERE.parents[1] / "build" / "peers"
 SHARED = HERE.parents[2] / "shared"
@@ -26,6 +28,8 @@ JOBS = {
     "photo-opencv": ("opencv", "OpenCV and LiteRT by hand", "MobileNet 0.5 (uint8 TFLite) on a 640x480 frame"),
     "photo-opencv-here": ("opencv", "the same; EdgeKit finds OpenCV imported", "the same"),
     "photo-mediapipe": ("mediapipe", "MediaPipe's ImageClassifier", "the same"),
+    "person-opencv": ("opencv", "OpenCV and LiteRT by hand", "somebody in a 640x480 frame (int8 TFLite, 96x96)"),
+    "person-opencv-here": ("opencv", "the same; EdgeKit finds OpenCV imported", "the same"),
     "small-modelapi": ("modelapi", "openvino-model-api, on OpenVINO", "ResNet8 (fp32 ONNX) on a 640x480 frame"),
     "text-rapidocr": ("rapidocr", "RapidOCR's TextClassifier", "which way up a line of text is (ONNX)"),
     "detect-nudenet": ("nudenet", "NudeNet, as Ultralytics' examples do", "YOLOv8n at 320 (ONNX) on a 640x480 frame"),
@@ -44,6 +48,8 @@ def convert(folder: Path) -> None:
     bytes_as_they_are = {**photo, "scale": 1 / 128, "mean": [1.0]}  # the input's own scale: both cancel
     about = {"preprocess": bytes_as_they_are, "interpret": ranked}
     edgekit.convert(mobilenet, output=folder / "photo.tflite", metadata=about)
+    about = {"preprocess": {**photo, "scale": 1 / 255}, "interpret": ranked}
+    edgekit.convert(models / "vww_mobilenet/vww_96_int8.tflite", output=folder / "person.tflite", metadata=about)
     about = {"preprocess": photo, "interpret": {**ranked, "top_k": 3}}
     edgekit.convert(models / "ic_resnet8/resnet8_fp32.tflite", output=folder / "small.onnx", metadata=about)
     audio = {"rate": 16000, "samples": 16000, "features": "mfcc", "frame": 640, "hop": 320, "coefficients": 10,
@@ -85,22 +91,6 @@ def picture_of(folder: Path, name: str) -> Any:
     return np.load(folder / f"{name}.npy")
 
 
-def litert(path: Path) -> Any:
-    from ai_edge_litert.interpreter import Interpreter
-
-    engine = Interpreter(model_path=str(path), num_threads=1)
-    engine.allocate_tensors()
-    return engine
-
-
-def onnx(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
 def top(answer: Any) -> list[tuple[int, float]]:
     return [(score.index, score.score) for score in answer.classes]
 
@@ -124,6 +114,26 @@ def photo_opencv(folder: Path) -> Any:
         engine.invoke()
         scores = (engine.get_tensor(given["index"])[0].astype(np.float32) - zero) * scale
         return [(int(index), float(scores[index])) for index in np.argsort(-scores)[:5]]
+
+    return path, picture, by_hand, engine.invoke, top, 0.02
+
+
+def person_opencv(folder: Path) -> Any:
+    """By hand as tutorials have it: to 0..1, then by the tensor's own scale to int8."""
+    import cv2
+    import numpy as np
+
+    path = folder / "person.tflite"
+    engine, picture = litert(path), picture_of(folder, "parrot")
+    taken, given = engine.get_input_details()[0], engine.get_output_details()[0]
+    (scale, zero), (out_scale, out_zero) = taken["quantization"], given["quantization"]
+
+    def by_hand() -> Any:
+        small = cv2.resize(picture, (96, 96)).astype(np.float32) / 255
+        engine.set_tensor(taken["index"], np.clip(np.rint(small / scale) + zero, -128, 127).astype(np.int8)[None])
+        engine.invoke()
+        scores = (engine.get_tensor(given["index"])[0].astype(np.float32) - out_zero) * out_scale
+        return [(int(index), float(scores[index])) for index in np.argsort(-scores)]
 
     return path, picture, by_hand, engine.invoke, top, 0.02
 
@@ -228,9 +238,9 @@ def measure(job: str, folder: Path, rounds: int) -> dict[str, Any]:
     """In the environment of the peer: medians in microseconds, of interleaved blocks of calls."""
     import edgekit
 
-    made = {"photo-opencv-here": photo_opencv}.get(job) or globals()[job.replace("-", "_")]
+    made = globals()[job.removesuffix("-here").replace("-", "_")]
     path, thing, theirs, bare, read, off = made(folder)
-    if job != "photo-opencv-here":  # numpy alone, though the peer has imported it
+    if not job.endswith("-here"):  # numpy alone, though the peer has imported it
         sys.modules.pop("cv2", None)
     with edgekit.load(path, threads=1) as model:
         if not alike(read(model.predict(thing)), theirs(), off):
@@ -292,7 +302,7 @@ def main() -> None:
         print(json.dumps({"skipped": "make runtime-peers, with the trained models beside the checkout"}))
         return
     folder.mkdir(parents=True, exist_ok=True)
-    if chosen.convert or not (folder / "detect.onnx").exists():
+    if chosen.convert or any(not (folder / name).exists() for name in ("detect.onnx", "person.tflite")):
         pictures(folder)
         convert(folder)
     rows = []
