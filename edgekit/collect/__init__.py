@@ -6,7 +6,7 @@
         labels.json             sample -> label
         status.jsonl            alarms and how things stood on the boards over time, for the drift report
         label-studio.json/.xml  tasks and their form for Label Studio
-        labelled/, unlabelled/  data.npz, and by kind images/CLASS/*.png, sounds/CLASS/*.wav or table.csv
+        labelled/, unlabelled/  data.npz, and by kind images/CLASS/*.png, sounds/CLASS/*.wav or table.csv and .parquet
 
 On the desk; the board's part is `edgekit.monitor.export`.
 """

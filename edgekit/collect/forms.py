@@ -2,7 +2,7 @@
 
     labelled/images/cat/ID.png      Keras's image_dataset_from_directory, torchvision's ImageFolder
     unlabelled/images/unknown/...   the same for what nobody has labelled yet
-    labelled/table.csv              features and a column `label`: pandas, edgekit
+    labelled/table.csv, .parquet    features and a column `label`: pandas, polars, edgekit (.csv)
     labelled/data.npz               x (or an array an input), y, weight, id: numpy, scikit-learn, edgekit
 
 Everything is made anew from the segments each time; a picture or a sound that is there already is left alone.
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from edgekit import files
 from edgekit.codec import decode
-from edgekit.collect import dataset, studio
+from edgekit.collect import dataset, parquet, studio
 from edgekit.collect.dataset import Board, Content, Entry, Found, Manifest
 from edgekit.collect.pictures import is_picture, pixels, png, wav
 from edgekit.data_objects import ArrayWriter
@@ -65,7 +65,7 @@ def write(folder: Path, found: Content, labels: Mapping[str, str], targets: Mapp
         chosen = [entry for entry in entries.values() if (entry.label is not None) == (part == "labelled")]
         ragged += _arrays(folder / part / "data.npz", [found.samples[entry.id] for entry in chosen], chosen, names)
         if form == "table":
-            _table(folder / part / "table.csv", [found.samples[entry.id] for entry in chosen], chosen, how)
+            _table(folder / part, [found.samples[entry.id] for entry in chosen], chosen, how)
     given = {entry.label for entry in entries.values() if entry.label is not None}
     known = _manifest(folder)
     manifest = Manifest(
@@ -219,24 +219,30 @@ def _labels(given: list[str | None], names: tuple[str, ...]) -> list[NDArray[Any
     return [np.asarray(value, np.int64 if whole else np.float64) for value in values]
 
 
-def _table(path: Path, samples: list[Found], entries: list[Entry], how: Preprocess) -> None:
-    """Rows of features, and their labels where there are any."""
+def _table(folder: Path, samples: list[Found], entries: list[Entry], how: Preprocess) -> None:
+    """Rows of features, and their labels where there are any; those of another length are left out."""
+    paths = folder / "table.csv", folder / "table.parquet"
     if not samples:
-        path.unlink(missing_ok=True)
+        for path in paths:
+            path.unlink(missing_ok=True)
         return
     (first,) = samples[0].inputs.values()
     names = list(how.table.columns) if how.table is not None and len(how.table.columns) == first.size else []
     names = names or [f"feature_{number}" for number in range(first.size)]
+    labelled = entries[0].label is not None
+    pairs = [(array, entry) for one, entry in zip(samples, entries, strict=True) for array in one.inputs.values()]
+    alike = [(array, entry.label or "") for array, entry in pairs if array.shape == first.shape]
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    labelled = entries[0].label is not None
     rows.writerow([*names, *(["label"] if labelled else [])])
-    for sample, entry in zip(samples, entries, strict=True):
-        (array,) = sample.inputs.values()
-        if array.shape == first.shape:
-            values = ["" if value != value else repr(value) for value in array.tolist()]  # noqa: PLR0124 - NaN test
-            rows.writerow([*values, *([entry.label] if labelled else [])])
-    _put(path, text.getvalue().encode())
+    for array, label in alike:
+        cells = ["" if value != value else repr(value) for value in array.tolist()]  # noqa: PLR0124 - NaN test
+        rows.writerow([*cells, *([label] if labelled else [])])
+    _put(paths[0], text.getvalue().encode())
+    values = np.stack([array for array, _ in alike])
+    values = values.astype(np.float32 if values.dtype in (np.float16, np.float32) else np.float64)
+    labels = [[label for _, label in alike]] if labelled else []
+    _put(paths[1], parquet.table([*names, *(["label"] if labelled else [])], [*values.T, *labels]))
 
 
 def _put(path: Path, data: bytes) -> None:

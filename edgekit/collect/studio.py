@@ -23,7 +23,8 @@ def texts(manifest: Manifest, samples: Mapping[str, Found], names: tuple[str, ..
     """File name -> text; nothing for arrays, which people cannot read."""
     if manifest.form not in _FIELDS:
         return {}
-    choices = names or tuple(sorted({*manifest.classes, *(e.answer for e in manifest.samples if e.answer)}))
+    others = {*manifest.classes, *(e.answer for e in manifest.samples if e.answer is not None)} - set(names)
+    choices = (*names, *sorted(others))
     shown = [entry for entry in manifest.samples if entry.files or manifest.form == "table"]
     tasks = [_task(entry, samples[entry.id], manifest) for entry in shown]
     return {TASKS: json.dumps(tasks, indent=1) + "\n", FORM: _form(manifest, choices)}
@@ -35,9 +36,9 @@ def _task(entry: Entry, found: Found, manifest: Manifest) -> dict[str, Any]:
     data = {field: shown, "sample": entry.id, "strata": ", ".join(entry.strata), "boards": ", ".join(entry.boards)}
     task: dict[str, Any] = {"data": data}
     if entry.answer is not None:
-        task["predictions"] = [
-            {"model_version": entry.version[:12], "score": entry.score, "result": [_result(field, entry.answer)]}
-        ]
+        sure = {} if entry.score is None else {"score": entry.score}
+        result = [_result(field, entry.answer)]
+        task["predictions"] = [{"model_version": entry.version[:12], **sure, "result": result}]
     if entry.label is not None:
         task["annotations"] = [{"result": [_result(field, entry.label)]}]
     return task

@@ -22,7 +22,7 @@ from edgekit.tensors import TensorSpec
 class Taker(Protocol):
     """Whoever is offered the calls with their verdicts: a capture."""
 
-    def offer(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], verdict: Verdict) -> object: ...
+    def offer(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], verdict: Verdict | None) -> object: ...
 
 
 def reference_of(artifact: Artifact) -> Reference:
@@ -52,15 +52,15 @@ def opened(
 
 
 class Watch:
-    """Hands the calls of a model to its monitor, and to whoever takes samples.
+    """Hands the calls of a model to its monitor, where it has one, and to whoever takes samples.
 
     Attributes:
         monitor: It.
-        verdict: Of the last call.
+        verdict: Of the last call; None without a monitor.
     """
 
     def __init__(
-        self, monitor: Monitor, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], taker: Taker | None
+        self, monitor: Monitor | None, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], taker: Taker | None
     ) -> None:
         self.monitor = monitor
         self.verdict: Verdict | None = None
@@ -74,7 +74,8 @@ class Watch:
     def run(self, feeds: Any, answers: Mapping[str, Array], seconds: float, *, raw: bool) -> None:
         """A call has been answered. One that did not fetch all outputs cannot be judged, and is only counted."""
         if len(answers) < self._answers:
-            self.monitor.pass_over()
+            if self.monitor is not None:
+                self.monitor.pass_over()
             return
         if not isinstance(feeds, Mapping):
             feeds = {self._inputs[0].name: feeds}
@@ -83,7 +84,7 @@ class Watch:
             array = feeds[spec.name]
             plain = type(array) is np.ndarray and array.ndim == rank and array.shape[1:] == shape
             fed[spec.name] = array if plain else _fed(array, spec, raw=raw)
-        verdict = self.monitor.observe(fed, answers, seconds=seconds)
+        verdict = None if self.monitor is None else self.monitor.observe(fed, answers, seconds=seconds)
         self.verdict = verdict
         if self._taker is not None:
             self._taker.offer(fed, answers, verdict)

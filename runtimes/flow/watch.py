@@ -7,6 +7,10 @@ A switch is noticed by the record's file, asked for at most four times a second.
 version they began with. While a version is on trial the one before stays open: what the new one cannot answer and the
 old one can, the old one does, and whoever supervises the trial is told. With `deploy --shadow` a share of the calls is
 asked of both, and whether they agree is told as well.
+
+    model = edgekit.watch("people-counter", monitor="/var/lib/app/monitor", capture=Plan())
+
+watches whichever version is active, and keeps samples of it (see `edgekit.monitor.field`).
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +34,12 @@ from edgekit.runtimes.model import Model
 from edgekit.store import Record, Shadow, shadow
 from edgekit.store.faults import tell
 from edgekit.store.shelf import RECORD, Shelf
+
+if TYPE_CHECKING:
+    from edgekit.monitor.capture import Capture
+    from edgekit.monitor.field import Field, Maker
+    from edgekit.monitor.monitor import Monitor
+    from edgekit.monitor.plan import Plan
 
 _EVERY = 0.25
 """Seconds between two looks at the record."""
@@ -83,9 +93,13 @@ class Watched:
         root: Folder of all models; None for this device's.
         threads, engine, watchdog: As `edgekit.load`. With a watchdog an engine that dies or hangs under a version on
             trial is a fault like others: the version before answers, and the trial is told.
+        monitor: Folder of a monitor's state: every call of the active version is watched, as by `Model.monitor`.
+        capture: What is kept of the calls, or a function from a model to a `Capture` (with a redaction, a key).
+            Without a folder for the monitor, one in memory tells what is out of distribution.
 
     Raises:
-        MissingFileError: `model-unknown`. Others as `edgekit.load`.
+        MissingFileError: `model-unknown`. ArtifactError: `reference-missing`: it is to be watched, and the first
+        version says nothing of its data. Others as `edgekit.load`, and as `Capture`.
     """
 
     def __init__(
@@ -96,7 +110,10 @@ class Watched:
         threads: int | None = None,
         engine: str | None = None,
         watchdog: float | None = None,
+        monitor: str | Path | None = None,
+        capture: Plan | Maker | None = None,
     ) -> None:
+        self._field: Field | None = None
         self._shelf = Shelf(name, root)
         self._how: dict[str, Any] = {"threads": threads, "engine": engine, "watchdog": watchdog}
         self._lock = threading.Lock()
@@ -107,11 +124,31 @@ class Watched:
         self._mark = self._marked()
         self._active = self._begun()
         self._asked = time.monotonic()
+        if monitor is not None or capture is not None:
+            from edgekit.monitor.field import Field
+
+            field = Field(name, monitor, capture, demanded=monitor is not None)
+            try:
+                field.begin(self._active.model)
+            except BaseException:
+                self.close()
+                raise
+            self._field = field
 
     @property
     def sha256(self) -> str:
         """Of the version that answers."""
         return self._active.sha256
+
+    @property
+    def monitor(self) -> Monitor | None:
+        """Of the version that answers; None if nobody asked for one, or the version says nothing of its data."""
+        return None if self._field is None else self._field.monitor
+
+    @property
+    def capture(self) -> Capture | None:
+        """What keeps samples; None if nobody asked for it."""
+        return None if self._field is None else self._field.capture
 
     def run(self, feeds: Any, *, raw: bool = False) -> Outputs:
         """As `Model.run`, on the active version."""
@@ -141,6 +178,8 @@ class Watched:
         for one in held:
             if one is not None:
                 self._let_go(one)
+        if self._field is not None:
+            self._field.close()
 
     def __enter__(self) -> Watched:
         return self
@@ -259,6 +298,8 @@ class Watched:
 
     def _exchange(self, active: _Held, back: _Held | None, record: Record | None) -> None:
         """Hold these two and no others."""
+        if self._field is not None and active is not self._active:
+            self._field.begin(active.model)
         with self._lock:
             gone = [one for one in (self._active, self._back) if one is not None and one not in (active, back)]
             self._active, self._back = active, back
@@ -285,9 +326,11 @@ def watch(
     threads: int | None = None,
     engine: str | None = None,
     watchdog: float | None = None,
+    monitor: str | Path | None = None,
+    capture: Plan | Maker | None = None,
 ) -> Watched:
     """Open the active version of a named model, and follow what becomes active; see `Watched`."""
-    return Watched(name, root=root, threads=threads, engine=engine, watchdog=watchdog)
+    return Watched(name, root=root, threads=threads, engine=engine, watchdog=watchdog, monitor=monitor, capture=capture)
 
 
 def _comparing(record: Record) -> _Comparing | None:

@@ -19,6 +19,9 @@ _COUNT = 16
 _EVERY = 89
 """In an ordinary run each n-th point; all of them with --run-stress."""
 
+_VARYING = {"futex", "mmap", "munmap", "mprotect", "mremap", "madvise", "brk"}
+"""Memory and locks, which touch no file: how often they are asked for differs a little from run to run."""
+
 
 def sound(folder: Path) -> list[int]:
     """Whatever happened: within the quota, in order, whole, and nothing else lies there."""
@@ -36,7 +39,7 @@ def test_whoever_is_killed_tears_nothing_and_takes_no_more(tmp_path, effort):
     old = sound(before)
     copy = tmp_path / "traced"
     shutil.copytree(before, copy)
-    points = calls(script(copy, _COUNT), MARKER, tmp_path / "log")
+    points = [point for point in calls(script(copy, _COUNT), MARKER, tmp_path / "log") if point[0] not in _VARYING]
     assert len(points) > 200
     codes = Counter()
     for number, (name, which) in enumerate(points):
@@ -53,8 +56,7 @@ def test_whoever_is_killed_tears_nothing_and_takes_no_more(tmp_path, effort):
         assert records(copy) == left, (name, which)
         assert taken(copy) <= QUOTA
         shutil.rmtree(copy)
-    # How often some calls come (futex, mmap) differs a little from run to run: the last ones may not come at all.
-    assert codes[-9] + codes[137] >= min(0.95 * codes.total(), codes.total() - 1), codes
+    assert codes[-9] + codes[137] == codes.total() > 0, codes
 
 
 def test_whoever_is_killed_at_any_time_tears_nothing(tmp_path, effort):
