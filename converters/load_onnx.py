@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import artifact as artifacts
-from edgekit.converters.from_onnx import current, scan
+from edgekit.converters.from_onnx import current, declared, scan
 from edgekit.converters.from_onnx.ragged import ragged
 from edgekit.converters.from_onnx.rounding import half, squashed
 from edgekit.converters.loaded import Loaded
@@ -82,6 +82,8 @@ def load(source: Source) -> LoadedModel:
     data = _model_bytes(path)
     model = _parsed(data, path)
     changed = _embed(model, path)
+    opened, classes = declared.open_maps(model.graph)
+    changed = declared.set_right(model.graph) or opened or changed
     current.check(model, path.name)
     foreign = current.foreign_ops(model)
     if foreign:
@@ -97,6 +99,8 @@ def load(source: Source) -> LoadedModel:
     inputs = tuple(_laid_out(_spec(value, path), modern.graph) for value in modern.graph.input)
     original = model.SerializeToString() if changed else data
     session, notes = _session(original, modern, path, notes)
+    if opened:
+        notes += ("probabilities are a tensor, a column a class, in place of the maps that the file answers in Python",)
     outputs = _outputs(modern, session, path)
     inputs, outputs = _with_scales(modern.graph, inputs, outputs)
     precision = _precision(modern)
@@ -107,6 +111,7 @@ def load(source: Source) -> LoadedModel:
         quantized=precision not in ("fp32", "fp16"),
         notes=notes,
         tools={"onnx": str(onnx.__version__), "onnxruntime": str(onnxruntime.__version__)},
+        classes=classes,
         ragged=ragged(modern.graph),
         half=half(modern.graph),
         squashed=squashed(modern.graph),

@@ -4,6 +4,46 @@ from __future__ import annotations
 
 from typing import Any
 
+_FLOAT = 1
+"""TensorProto's number of float32."""
+_REGRESSORS = {"TreeEnsembleRegressor": "n_targets", "LinearRegressor": "targets", "SVMRegressor": ""}
+"""Operators of ai.onnx.ml that answer [N, targets], and where they say how many."""
+
+
+def open_maps(graph: Any) -> tuple[bool, tuple[str, ...]]:
+    """Let outputs that are lists of maps (class -> probability) be the tensors that they are made of.
+
+    Exporters of classifiers (skl2onnx, CatBoost) add such a map for Python; boards have tensors.
+
+    Returns:
+        Whether there were any; and the names of the classes, where the map has names.
+    """
+    outputs = {value.name: value for value in graph.output}
+    found, names = False, ()
+    for node in graph.node:
+        if node.op_type != "ZipMap" or node.output[0] not in outputs:
+            continue
+        labels = next((entry.strings for entry in node.attribute if entry.name == "classlabels_strings"), ())
+        found, names = True, tuple(label.decode() for label in labels)
+        node.op_type, node.domain = "Identity", ""
+        del node.attribute[:]
+        outputs[node.output[0]].type.Clear()
+        outputs[node.output[0]].type.tensor_type.elem_type = _FLOAT
+    return found, names
+
+
+def set_right(graph: Any) -> bool:
+    """Give the outputs of regressors the axis that some exporters (CatBoost) leave out; whether any lacked it."""
+    makers = {name: node for node in graph.node if node.op_type in _REGRESSORS for name in node.output}
+    changed = False
+    for value in graph.output:
+        dims = value.type.tensor_type.shape.dim
+        if value.name in makers and len(dims) == 1:
+            said = {entry.name: entry.i for entry in makers[value.name].attribute}
+            dims.add().dim_value = said.get(_REGRESSORS[makers[value.name].op_type], 1)
+            changed = True
+    return changed
+
 
 def free_odd_sizes(graph: Any) -> None:
     """Some exporters write 0 or -1 for a free size."""
