@@ -82,7 +82,7 @@ def load(source: Source) -> LoadedModel:
     data = _model_bytes(path)
     model = _parsed(data, path)
     changed = _embed(model, path)
-    opened, classes = declared.open_maps(model.graph)
+    opened, classes = declared.open_maps(model)
     changed = declared.set_right(model.graph) or opened or changed
     current.check(model, path.name)
     foreign = current.foreign_ops(model)

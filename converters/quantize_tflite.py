@@ -96,6 +96,7 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
     if way in _STATIC_BITS:
         if ranges is None:
             raise ConversionError("ranges-missing", f"{precision.name} was asked for without observed ranges")
+        _refuse_rounding(model)
         plan = tflite_plan.plan(model, options.rules, _STATIC_BITS[way])
         model = _static(model, ranges, plan, options)
         left = _float_operators(model)
@@ -137,6 +138,18 @@ def quantize(graph: Graph, ranges: Ranges | None, precision: Precision, options:
         lifted=lifted,
         tools={**graph.tools, "ai-edge-quantizer": version("ai-edge-quantizer")},
     )
+
+
+def _refuse_rounding(model: files.ModelT) -> None:
+    """Networks trained to be quantized (tfmot) round to integers in their float graph, and would be rounded twice."""
+    code = files.schema().BuiltinOperator.QUANTIZE
+    if any(files.op_code(model, op) == code for graph in model.subgraphs for op in graph.operators or ()):
+        raise ConversionError(
+            "source-quantized",
+            "the source rounds to integers where it computes, as networks that were trained to be quantized do",
+            next_step="Convert the network as it was before (tfmot: the one given to quantize_model, with the trained "
+            "weights), or keep its rounding with --precision fp32.",
+        )
 
 
 def _static(model: ModelT, ranges: Ranges, plan: Plan, options: QuantizeOptions) -> ModelT:

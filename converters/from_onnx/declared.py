@@ -10,7 +10,11 @@ _REGRESSORS = {"TreeEnsembleRegressor": "n_targets", "LinearRegressor": "targets
 """Operators of ai.onnx.ml that answer [N, targets], and where they say how many."""
 
 
-def open_maps(graph: Any) -> tuple[bool, tuple[str, ...]]:
+_OPSET = 13
+"""Given to files that use operators of ai.onnx.ml alone, and so name none (CatBoost)."""
+
+
+def open_maps(model: Any) -> tuple[bool, tuple[str, ...]]:
     """Let outputs that are lists of maps (class -> probability) be the tensors that they are made of.
 
     Exporters of classifiers (skl2onnx, CatBoost) add such a map for Python; boards have tensors.
@@ -18,9 +22,9 @@ def open_maps(graph: Any) -> tuple[bool, tuple[str, ...]]:
     Returns:
         Whether there were any; and the names of the classes, where the map has names.
     """
-    outputs = {value.name: value for value in graph.output}
+    outputs = {value.name: value for value in model.graph.output}
     found, names = False, ()
-    for node in graph.node:
+    for node in model.graph.node:
         if node.op_type != "ZipMap" or node.output[0] not in outputs:
             continue
         labels = next((entry.strings for entry in node.attribute if entry.name == "classlabels_strings"), ())
@@ -29,6 +33,8 @@ def open_maps(graph: Any) -> tuple[bool, tuple[str, ...]]:
         del node.attribute[:]
         outputs[node.output[0]].type.Clear()
         outputs[node.output[0]].type.tensor_type.elem_type = _FLOAT
+    if found and all(entry.domain for entry in model.opset_import):
+        model.opset_import.add().version = _OPSET
     return found, names
 
 

@@ -151,6 +151,8 @@ def _lightgbm_tree(entry: dict[str, Any], group: int, width: int) -> Tree:
     left: list[int] = []
     right: list[int] = []
     for node in nodes:  # grows while it is walked
+        if "leaf_const" in node:
+            raise unsupported("the LightGBM model", "its leaves are linear models", "Train it with linear_tree=False.")
         if "leaf_value" in node or "split_feature" not in node:
             left.append(LEAF)
             right.append(LEAF)

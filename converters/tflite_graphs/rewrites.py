@@ -363,8 +363,9 @@ def dense_of_several_rows(model: ModelT) -> list[str]:
             if files.op_code(model, op) != code:
                 continue
             shape = [int(size) for size in graph.tensors[int(op.inputs[0])].shape]
-            columns = int(graph.tensors[int(op.inputs[1])].shape[-1])
-            if math.prod(shape) > columns:
+            weights = graph.tensors[int(op.inputs[1])]
+            # What is computed while the model runs may have no shape in the file.
+            if len(weights.shape) and math.prod(shape) > int(weights.shape[-1]):
                 found.append(files.name_of(graph.tensors[int(op.outputs[0])]))
     return found
 

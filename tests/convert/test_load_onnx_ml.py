@@ -35,7 +35,7 @@ def classifier_with_maps(labels: dict):
             onnx.ValueInfoProto(name="probabilities", type=maps),
         ],
     )  # fmt: skip
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    opsets = [helper.make_opsetid("ai.onnx.ml", 3)]  # no other domain, as CatBoost writes it
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 

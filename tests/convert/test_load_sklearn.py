@@ -139,3 +139,10 @@ def test_scores_of_duels_are_those_of_decision_function(to, iris):
     with edgekit.load(artifact) as opened:
         scores = opened.run({"input": iris[0]})["scores"]
     np.testing.assert_allclose(scores, model.decision_function(iris[0]), atol=1e-5)
+
+
+def test_trees_with_linear_leaves_are_refused_by_name(iris):
+    lightgbm = pytest.importorskip("lightgbm", reason="comes with the boosting extra")
+    model = lightgbm.LGBMRegressor(linear_tree=True, n_estimators=2, verbose=-1).fit(iris[0], iris[0][:, 0])
+    with pytest.raises(errors.SourceError, match="linear models"):
+        edgekit.convert(model, to="onnx")

@@ -13,9 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgekit.converters import load_keras, load_saved_model, lower_onnx_tflite, lower_tf_onnx, lower_tf_tflite
-from edgekit.converters.stages import Graph, LoadedModel, Source
+from edgekit.converters import (
+    load_keras,
+    load_saved_model,
+    lower_onnx_tflite,
+    lower_tf_onnx,
+    lower_tf_tflite,
+    quantize_tflite,
+)
+from edgekit.converters.stages import Graph, LoadedModel, QuantizeOptions, Ranges, Source
 from edgekit.errors import ConversionError
+from edgekit.precision import precisions
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
@@ -186,6 +194,19 @@ def test_what_only_our_own_lowering_writes(tmp_path: Path) -> None:
     graph = lower_tf_tflite.lower(model, tmp_path / "m.tflite")
     assert "MaxPool3D" in graph.notes[0]
     assert relative_error(model, graph, feeds_for(model, 3)) == 0
+
+
+def test_what_was_trained_to_be_quantized_is_not_rounded_twice(tmp_path: Path) -> None:
+    x = keras.Input((6,), name="x")
+    rounded = keras.layers.Lambda(lambda v: tf.quantization.fake_quant_with_min_max_args(v, -3.0, 3.0))(x)
+    model = live(keras.Model(x, keras.layers.Dense(3, name="y")(rounded)), tmp_path)
+    graph = lower_tf_tflite.lower(model, tmp_path / "m.tflite")
+    assert relative_error(model, graph, feeds_for(model, 9)) < 1e-5
+    with pytest.raises(ConversionError, match="rounds to integers") as caught:
+        quantize_tflite.quantize(
+            graph, Ranges("minmax", 1, {}), precisions.get("int8"), QuantizeOptions(), tmp_path / "q.tflite"
+        )
+    assert caught.value.code == "source-quantized"
 
 
 def test_recurrent_layers_that_no_other_way_takes_fix_the_batch_and_say_so(
