@@ -147,13 +147,16 @@ def _survey(data: Dataset, inputs: tuple[TensorSpec, ...]) -> _Survey:
 
 def _alone(name: str, survey: _Survey) -> list[Finding]:
     findings = []
+    # One that never changes beside others that do is mostly meant: a mask that masks nothing, a rate.
+    varies = any(seen.low < seen.high for seen in survey.inputs.values())
     for tensor, seen in survey.inputs.items():
         if seen.broken >= 0:
             message = f"{name} sample {seen.broken} of {tensor} holds NaN or infinity."
             findings.append(Finding("error", "data-nan", message, "Drop or repair such samples."))
         elif seen.low == seen.high and survey.samples > 1 and seen.count > survey.samples:
             message = f"every value of {tensor} in the {name} data is {seen.low:g}."
-            findings.append(Finding("error", "data-constant", message, "Check how the data was written."))
+            severity: Literal["error", "warning"] = "warning" if varies else "error"
+            findings.append(Finding(severity, "data-constant", message, "Check how the data was written."))
     if survey.samples > 1 and len(survey.digests) == 1:
         message = f"all {survey.samples} {name} samples are equal."
         findings.append(Finding("error", "data-equal", message, "Give different samples."))

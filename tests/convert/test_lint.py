@@ -56,6 +56,14 @@ def test_scaling_mistakes_are_errors(tmp_path):
     assert found(tmp_path, (sane() + 5,), (sane(),)) == {"data-shift": "warning"}
 
 
+def test_an_input_that_stays_the_same_beside_others_is_told_and_no_error(tmp_path):
+    """An attention mask where no text was padded."""
+    inputs = (*INPUTS, TensorSpec("mask", (None, 8), "int64"))
+    np.savez(tmp_path / "d.npz", x=sane().astype(np.float32), mask=np.ones((100, 8), np.int64))
+    report = lint(open_data(DataRef(str(tmp_path / "d.npz")), inputs), None, inputs)
+    assert [(finding.code, finding.severity) for finding in report.findings] == [("data-constant", "warning")]
+
+
 def test_samples_that_teach_nothing(tmp_path):
     one = sane(1)
     assert found(tmp_path, (np.repeat(one, 50, axis=0),)) == {"data-equal": "error"}
