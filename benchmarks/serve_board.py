@@ -3,8 +3,8 @@
     edgekit emulator setup raspberry-pi-4b
     python benchmarks/serve_board.py MODEL.tflite [--board raspberry-pi-4b]
 
-needs tritonclient and geventhttpclient here (pip install "tritonclient[http]"), and downloads the board's wheel of
-httptools. Answers are compared with those of this machine's engine. Times mean nothing under emulation.
+needs Triton's client here (`make` installs it), and downloads the board's wheels of httptools and orjson. Answers are
+compared with those of this machine's engine. Times mean nothing under emulation.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def modules(folder: Path) -> None:
-    """EdgeKit's own, laid out as a wheel has them, and the board's wheel of httptools."""
+    """EdgeKit's own, laid out as a wheel has them, and the board's wheels of what serving needs."""
     root = Path(__file__).resolve().parents[1]
     shutil.copytree(
         root / "edgekit", folder / "edgekit", ignore=lambda _, names: {"converters", "runtimes", "cli"} & set(names)
@@ -66,7 +66,7 @@ def modules(folder: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version",
          systems.PYTHON, "--platform", "manylinux_2_28_aarch64", "--platform", "manylinux2014_aarch64",
-         "-d", str(folder), "httptools"], check=True,
+         "-d", str(folder), "httptools", "orjson"], check=True,
     )  # fmt: skip
     for wheel in folder.glob("*.whl"):
         with zipfile.ZipFile(wheel) as packed:
@@ -93,10 +93,10 @@ def compare(model: Path, address: str, board: str, sizes: dict[str, float]) -> N
                 inputs.append(asked)
             outputs = [InferRequestedOutput(o["name"], binary_data=row % 4 < 2) for o in about["outputs"]]
             found = client.infer(name, inputs, outputs=outputs)
-            for wanted_name, wanted in here.run(feeds).items():
-                off = float(np.max(np.abs(found.as_numpy(wanted_name) - wanted)))
-                largest = max(largest, off)
-            equal += largest == 0
+            wanted = here.run(feeds)
+            off = max(float(np.max(np.abs(found.as_numpy(output) - array))) for output, array in wanted.items())
+            largest = max(largest, off)
+            equal += off == 0
     client.close()
     print(json.dumps({
         "what": "emulated", "board": board, "model": name, "live_ready_model": alive, "versions": about["versions"],

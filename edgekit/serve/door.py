@@ -142,11 +142,7 @@ class Door:
         refused = route.lane.admit(route.asking)
         if refused is not None:
             return refused
-        if self._clients[request.client] >= self.bounds.client_requests:
-            return refusal(LimitError("client-busy", "too many requests of this client are under way"), retry=1.0)
-        self._clients[request.client] += 1
-        request.counted = True
-        return None
+        return self._busy(request)
 
     def handle(self, request: Request) -> None:
         """A request is whole."""
@@ -155,9 +151,19 @@ class Door:
         if route.page is not None:
             request.answer(route.page())
         elif route.lane is not None and route.asking is not None:
-            refused = route.lane.submit(request, route.asking, self._scheduler.share(route.lane))
+            refused = self._busy(request)
+            if refused is None:
+                self._clients[request.client] += 1
+                request.counted = True
+                refused = route.lane.submit(request, route.asking, self._scheduler.share(route.lane))
             if refused is not None:
                 self.refuse(request, refused)
+
+    def _busy(self, request: Request) -> Reply | None:
+        """Whether its client has too many under way. What still arrives does not count: slow ones would shut it out."""
+        if self._clients[request.client] < self.bounds.client_requests:
+            return None
+        return refusal(LimitError("client-busy", "too many requests of this client are under way"), retry=1.0)
 
     def finished(self, request: Request) -> None:
         """It is answered, or its client is gone."""

@@ -32,7 +32,7 @@ class Bounds:
         tensors: Inputs, and outputs asked for.
         pixels: Of a picture to predict from.
         connections: At once; idle ones go first, then those that are slowest to say what they want.
-        client_requests: Under way at once for one address, or for one API key.
+        client_requests: Under way at once for one address, or for one API key, from when they have arrived.
         pipelined: Requests that a connection sent ahead of their answers.
         head_seconds: From the first byte of a request, or from connecting, to the end of its headers.
         body_seconds: From there to the end of the body.

@@ -138,6 +138,23 @@ def test_normal_clients_get_through_slow_ones(small):
             link.close()
 
 
+def test_what_still_arrives_takes_no_place_of_its_client(serve, served, tensor, image, tmp_path):
+    config = tmp_path / "serve.toml"
+    config.write_text("[bounds]\nclient_requests = 4\n")
+    one = serve(served / "int8.tflite", "--config", config)
+    slow = [socket.create_connection(("127.0.0.1", one.port), timeout=10) for _ in range(8)]
+    try:
+        for link in slow:
+            link.sendall(post(b"{", b"Content-Length: 100"))
+        until = time.monotonic() + 10
+        while b"edgekit_body_bytes 8\n" not in one.ask("GET", "/metrics")[2] and time.monotonic() < until:
+            time.sleep(0.01)
+        assert one.json("POST", "/v2/models/int8/infer", {"inputs": [tensor(image())]})[0] == 200
+    finally:
+        for link in slow:
+            link.close()
+
+
 def test_bodies_of_all_clients_have_a_bound_together(small):
     links = [socket.create_connection(("127.0.0.1", small.port), timeout=10) for _ in range(4)]
     try:
