@@ -20,7 +20,7 @@ from edgekit.converters.from_onnx.rounding import half, squashed
 from edgekit.converters.loaded import Loaded
 from edgekit.converters.stages import Feeds, LoadedFacts, LoadedModel, Source
 from edgekit.converters.verification.answering import Answering
-from edgekit.errors import ArtifactError, FeedError, SourceError
+from edgekit.errors import ArtifactError, FeedError, SourceError, UsageError
 from edgekit.tensors import INTEGER_RANGE, Layout, QuantParams, TensorSpec
 
 NAME = "onnx"
@@ -98,7 +98,11 @@ def load(source: Source) -> LoadedModel:
     modern, notes = current.modernize(model, path.name)
     inputs = tuple(_laid_out(_spec(value, path), modern.graph) for value in modern.graph.input)
     original = model.SerializeToString() if changed else data
-    session, notes = _session(original, modern, path, notes)
+    try:
+        session, notes = _session(original, modern, path, notes)
+    except SourceError as error:
+        _blame_sizes(data, source, error)
+        raise
     if opened:
         notes += ("probabilities are a tensor, a column a class, in place of the maps that the file answers in Python",)
     outputs = _outputs(modern, session, path)
@@ -231,6 +235,26 @@ def _session(original: bytes, modern: Any, path: Path, notes: tuple[str, ...]) -
                 "source-unreadable", f"onnxruntime refuses {path.name}: {error.message}", cause=error.message
             ) from error
         return opened, (*notes, f"onnxruntime does not take the file as it is, so the upgraded graph answers: {error}")
+
+
+def _blame_sizes(data: bytes, source: Source, error: SourceError) -> None:
+    """Whether it is the sizes that the engine does not take.
+
+    Raises:
+        UsageError: `shape-conflict`: it is.
+    """
+    if not source.shapes:
+        return
+    try:
+        _opened(data)
+    except SourceError:
+        return
+    raise UsageError(
+        "shape-conflict",
+        f"a part of {Path(source.path).name} does not fit the sizes that were given: {error.cause}",
+        next_step="Give sizes that each part takes, branches that will not be taken (If) as well; or convert a file "
+        "that has only the branch you need.",
+    ) from error
 
 
 def _opened(data: bytes) -> Any:

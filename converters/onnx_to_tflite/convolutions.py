@@ -15,9 +15,10 @@ from edgekit.converters.onnx_to_tflite import steps
 from edgekit.converters.onnx_to_tflite.draft import Tensor
 from edgekit.converters.onnx_to_tflite.lowering import Lowering
 from edgekit.converters.onnx_to_tflite.nodes import Node, Value, channels_last
+from edgekit.converters.onnx_to_tflite.pads import padded
 from edgekit.converters.onnx_to_tflite.refusal import Refused
 from edgekit.converters.onnx_to_tflite.registry import lowers
-from edgekit.converters.onnx_to_tflite.slices import cut_out, padded
+from edgekit.converters.onnx_to_tflite.slices import cut_out
 
 SAME, VALID = 0, 1
 

@@ -20,10 +20,11 @@ from edgekit.converters.onnx_to_tflite.convolutions import (
 from edgekit.converters.onnx_to_tflite.draft import Tensor
 from edgekit.converters.onnx_to_tflite.lowering import Lowering
 from edgekit.converters.onnx_to_tflite.nodes import Node, channels_last
+from edgekit.converters.onnx_to_tflite.pads import padded
 from edgekit.converters.onnx_to_tflite.reductions import reduce
 from edgekit.converters.onnx_to_tflite.refusal import Refused
 from edgekit.converters.onnx_to_tflite.registry import lowers
-from edgekit.converters.onnx_to_tflite.slices import cut_out, padded
+from edgekit.converters.onnx_to_tflite.slices import cut_out
 
 _TAPS = 64
 """Most positions of a dilated window, which is pooled position by position."""

@@ -16,8 +16,8 @@ Rule = Callable[["Lowering", "Node"], None]
 F = TypeVar("F", bound=Rule)
 
 _FAMILIES = (
-    "activations", "arithmetic", "control", "convolutions", "linears", "ml_linear", "ml_prepare", "ml_trees",
-    "normalizations", "pools", "quantized", "recurrent", "reductions", "resizes", "selections", "shapes",
+    "activations", "arithmetic", "control", "convolutions", "gathers", "linears", "ml_linear", "ml_prepare", "ml_trees",
+    "normalizations", "pads", "pools", "quantized", "recurrent", "reductions", "resizes", "selections", "shapes",
     "signals", "slices",
 )  # fmt: skip
 

@@ -517,6 +517,22 @@ def test_sizes_that_do_not_fit_are_refused(shapes, code, tmp_path):
     assert caught.value.code == code
 
 
+def test_sizes_that_only_another_branch_takes_are_named_as_the_reason(tmp_path):
+    def branch(name, width):
+        weights = numpy_helper.from_array(np.ones((width, 2), np.float32), f"{name}_w")
+        node = helper.make_node("MatMul", ["x", f"{name}_w"], [f"{name}_y"], f"{name}_product")
+        made = helper.make_tensor_value_info(f"{name}_y", FLOAT, None)
+        return helper.make_graph([node], name, [], [made], [weights])
+
+    nodes = [helper.make_node("If", ["which"], ["y"], then_branch=branch("a", 4), else_branch=branch("b", 8))]
+    inputs = {"x": (FLOAT, ["batch", "time"]), "which": (TensorProto.BOOL, [])}
+    model = model_of(nodes, inputs, {"y": (FLOAT, None)})
+    load(model, tmp_path)
+    with pytest.raises(errors.UsageError, match="does not fit the sizes that were given") as caught:
+        load(model, tmp_path, shapes={"x": (1, 4)})
+    assert caught.value.code == "shape-conflict"
+
+
 def test_one_symbol_cannot_be_two_sizes(tmp_path):
     nodes = [helper.make_node("Add", ["a", "b"], ["y"])]
     model = model_of(nodes, {"a": (FLOAT, ["N"]), "b": (FLOAT, ["N"])}, {"y": (FLOAT, ["N"])})
