@@ -24,6 +24,7 @@ MICRO_WEIGHT = 0.1
 CORES = {
     "ARM1176JZF-S": Core(0.455, ordered=True),
     "Cortex-A7": Core(0.987, ordered=True),
+    "Cortex-A8": Core(1.0, ordered=True),
     "Cortex-A35": Core(2.0, ordered=True),
     "Cortex-A53": Core(3.92, ordered=True),
     "Cortex-A55": Core(4.05, ordered=True, dots=4.0),
@@ -36,8 +37,8 @@ CORES = {
     "Zen-4": Core(16.0, ordered=False, dots=4.0),
 }
 """Multiply-adds a cycle: half of the measured FLOP/s over the clock (device-facts.csv; cpufp, vfpbench), A35, A73 and
-A78AE by their pipelines. `dots` is the int8 peak over the fp32 peak there: 614 / 153.5 on the A76, 370 / 180 on the
-N150."""
+A78AE by their pipelines, the A8 as the A7, which has its vector unit's width. `dots` is the int8 peak over the fp32
+peak there: 614 / 153.5 on the A76, 370 / 180 on the N150."""
 
 BOARDS: dict[str, tuple[tuple[tuple[str, int, float], ...], float, float]] = {
     "BCM2835": ((("ARM1176JZF-S", 1, 1.0),), 0.43, 16 * 1024),
@@ -52,13 +53,13 @@ BOARDS: dict[str, tuple[tuple[tuple[str, int, float], ...], float, float]] = {
     "AM62x": ((("Cortex-A53", 4, 1.4),), 0.92, MIB / 2),
     "RK3399": ((("Cortex-A72", 2, 1.8), ("Cortex-A53", 4, 1.4)), 3.7, MIB),
     "RK3588": ((("Cortex-A76", 4, 2.4), ("Cortex-A55", 4, 1.8)), 10.8, 3.5 * MIB),
-    "A311D2": ((("Cortex-A73", 4, 2.2), ("Cortex-A53", 4, 2.0)), 5.0, MIB),
+    "A311D2": ((("Cortex-A73", 4, 2.2), ("Cortex-A53", 4, 2.0)), 8.18, MIB),
     "S922X": ((("Cortex-A73", 4, 2.2), ("Cortex-A53", 2, 1.9)), 4.1, MIB),
     "Intel N100": ((("Gracemont", 4, 3.4),), 10.92, 8 * MIB),
 }
 """Processor -> cores (type, how many, GHz), memcpy in GB/s of one thread, bytes of the last caches. From
-device-facts.csv; those of RK3399, S922X and AGX Orin from github:ThomasKaiser/sbc-bench Results.md; A311D2's memcpy is
-that of the A311D there (an assumption); AM62x's is half of its STREAM copy, which counts a byte twice."""
+device-facts.csv; those of RK3399, S922X, A311D2 and AGX Orin from github:ThomasKaiser/sbc-bench Results.md; AM62x's
+is half of its STREAM copy, which counts a byte twice."""
 
 SOCS = {
     "RK3588S": "RK3588", "Tegra234 (AGX Orin)": "Tegra234", "Tegra X1": "Tegra210", "N100": "Intel N100",
@@ -193,7 +194,11 @@ PRIORS: dict[str, tuple[float, float]] = {
     "unit.idle": (log(0.01), 0.01),  # vectors of published processors are narrow: only a probe moves it
     "unit.taps": (log(1.0), 1.0), "unit.passes": (log(0.05), 1.0), "unit.rows": (log(0.1), 1.0),
     "unit.places": (log(2.0), 1.0), "unit.norm": (log(10), 0.5), "unit.swish": (log(2), 0.5),
-    "unit.average": (log(1), 0.5),
+    "unit.average": (log(1), 0.5), "unit.pick": (log(0.1), 0.5), "unit.scaled": (log(8), 0.5),
+    "unit.soft": (log(8), 0.5),
+    "unit.matrix": (log(1 / 0.3), 1.0), "unit.spread": (log(1 / 0.5), 1.0), "unit.grouped": (log(1 / 0.1), 1.0),
+    "unit.blend": (log(2), 0.5), "unit.strips": (log(10), 0.5), "unit.batch": (log(1e3), 1.0),
+    "unit.mid": (log(0.01), 0.01),  # caches of published processors count as they always did: only a probe moves it
     "unit.shuffle": (log(0.5), 0.5), "unit.stride": (log(25), 0.5), "unit.pad": (log(20), 0.5),
     "unit.turn": (log(1), 0.5), "unit.recurrent": (log(1 / 0.2), 0.5),
     "unit.depthwise": (log(1 / 0.3), 1.0), "unit.outputs": (log(0.2), 1.0), "unit.traffic": (log(0.05), 1.0),

@@ -60,6 +60,7 @@ class OpFacts:
         writes: The tensors of `outputs`.
         window: Spatial sizes of a pooling's window, outermost first; empty for other ops.
         groups: Of a convolution; 0 where the operator has no such setting.
+        blends: A resizing that mixes neighbors instead of taking the nearest.
     """
 
     kind: str
@@ -73,6 +74,7 @@ class OpFacts:
     writes: tuple[Operand | None, ...] = ()
     window: tuple[int, ...] = ()
     groups: int = 0
+    blends: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from edgekit.tensors import DTYPES, INTEGER_RANGE, TensorSpec
 _FIRST_WITH_OPSETS = 3
 """IR version from which a model must say which operator sets it uses."""
 
+_RESIZINGS = ("Resize", "Upsample")
 _GROUPED = frozenset({"Conv", "ConvInteger", "ConvTranspose", "FusedConv", "QLinearConv"})
 _UNKNOWN = Operand(None, "")
 _ALWAYS_DYNAMIC = frozenset({"DynamicQuantizeMatMul", "MatMulIntegerToFloat", "DynamicQuantizeLSTM", "MatMulNBits"})
@@ -175,6 +176,7 @@ def _ops(model: Model, graph: Graph, at: Shapes, types: dict[str, str]) -> tuple
                     writes=tuple(operands(name, part is graph) for name in node.outputs),
                     window=_window(node),
                     groups=node.ints.get("group", 1) if node.op in _GROUPED else 0,
+                    blends=node.op in _RESIZINGS and node.texts.get("mode", "nearest") != "nearest",
                 )
             )
     return tuple(found)

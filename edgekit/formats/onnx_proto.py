@@ -31,8 +31,9 @@ DATA_TYPES = (
 
 _WANTED = """
 N allowzero auto_pad axes axis blocksize ceil_mode channels_last coefficients dilations end ends group hidden_size
-keep_aspect_ratio_policy keepdims kernel_shape layout noop_with_empty_axes output_dtype output_padding output_shape pads
-perm shape split start starts strides to transA transB transBatchA transBatchB value value_float value_int value_ints
+keep_aspect_ratio_policy keepdims kernel_shape layout mode noop_with_empty_axes output_dtype output_padding
+output_shape pads perm shape split start starts strides to transA transB transBatchA transBatchB value value_float
+value_int value_ints
 """
 WANTED = frozenset(_WANTED.split())
 """Attributes that are looked at; others may be long and are skipped."""

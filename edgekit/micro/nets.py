@@ -8,14 +8,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["conv", "depthwise", "dense", "add", "mul", "max", "average", "mean", "softmax", "sigmoid", "swish",
-               "tanh", "concat", "transpose", "pad", "resize", "slice", "lstm", "gru"]  # fmt: skip
+               "tanh", "concat", "transpose", "pad", "resize", "slice", "lstm", "gru", "attend", "linear", "normalize",
+               "gelu", "relu", "gate", "spread", "larger", "cut", "join", "bilinear", "turn"]  # fmt: skip
 Map = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer. Convolutions and dense layers end in a ReLU; `add`, `mul` and `concat` take their input twice; `slice`
-    keeps every second row and column; `lstm` and `gru` take each place of the map as a step.
+    """One layer. Convolutions and dense layers end in a ReLU; `add`, `mul`, `concat` and `larger` (a maximum) take
+    their input twice; `slice` keeps every second row and column, `cut` the first half of the channels; `join` doubles
+    them, row by row; `turn` brings them to the front. `lstm` and `gru` take each place of the map as a step, `attend`,
+    `linear` and `normalize` as a row: products of a map with itself and a softmax between, in as many heads as the
+    kernel says; a dense layer without activation; a normalization. `gate` scales channels by what two small
+    convolutions make of their means, `spread` is a transposed convolution that doubles the size, `relu` an op of
+    its own.
 
     Attributes:
         kind: What it is.
@@ -59,6 +65,14 @@ def _after(layer: Layer, at: Map) -> Map:
             return height, width, layer.out
         case "slice":
             return -(-height // 2), -(-width // 2), channels
+        case "linear":
+            return height, width, layer.out
+        case "turn":
+            return channels, height, width
+        case "cut":
+            return height, width, channels // 2
+        case "spread":
+            return 2 * height, 2 * width, layer.out
         case "conv" | "depthwise" | "max" | "average":
             out = layer.out or channels
             return -(-height // layer.stride), -(-width // layer.stride), out
@@ -66,13 +80,13 @@ def _after(layer: Layer, at: Map) -> Map:
             return 1, 1, layer.out
         case "mean":
             return 1, 1, channels
-        case "concat":
+        case "concat" | "join":
             return height, width, 2 * channels
         case "transpose":
             return width, height, channels
         case "pad":
             return height + 2, width + 2, channels
-        case "resize":
+        case "resize" | "bilinear":
             return 2 * height, 2 * width, channels
         case _:
             return at
@@ -90,6 +104,14 @@ def _chain(name: str, shape: Map, *layers: Layer) -> Net:
     return Net(name, shape, layers)
 
 
+def _cells(count: int) -> tuple[Layer, ...]:
+    """Steps of a recurrence, written out: many ops with little to do."""
+    return (
+        Layer("dense", 32), Layer("sigmoid"), Layer("mul"), Layer("dense", 32), Layer("tanh"), Layer("add"),
+        Layer("cut"), Layer("join"),
+    ) * count  # fmt: skip
+
+
 def _mixed() -> tuple[Layer, ...]:
     """Different ops one after the other, as real networks have them: their code is not warm."""
     return (
@@ -103,6 +125,36 @@ def nets(*, quick: bool = False) -> tuple[Net, ...]:
     """All of them, from the fastest on; with `quick` about every second."""
     found = [
         _chain("nothing", (1, 1, 8), Layer("add")),
+        _chain("attending", (1, 17, 32), Layer("attend", 0, 4)),
+        _chain("attending-alone", (1, 17, 32), Layer("attend"), Layer("attend")),
+        _chain("attending-long", (1, 64, 32), Layer("attend", 0, 2)),
+        _chain("attending-wide", (1, 32, 96), Layer("attend", 0, 8), Layer("attend")),
+        _chain("lines", (1, 16, 32), Layer("linear", 32), Layer("linear", 64), Layer("linear", 32)),
+        _chain("lines-wide", (1, 50, 96), Layer("linear", 192), Layer("linear", 96)),
+        _chain("normal", (1, 16, 32), Layer("normalize"), Layer("normalize")),
+        _chain("normal-wide", (1, 64, 96), Layer("normalize")),
+        _chain("errors", (1, 16, 64), Layer("gelu"), Layer("gelu")),
+        _chain("errors-large", (1, 64, 128), Layer("gelu")),
+        _chain("block", (1, 16, 32), Layer("linear", 32), Layer("attend", 0, 4), Layer("add"), Layer("normalize"),
+            Layer("linear", 64), Layer("gelu"), Layer("linear", 32), Layer("add"), Layer("normalize")),
+        _chain("block-wide", (1, 49, 64), Layer("normalize"), Layer("linear", 64), Layer("attend", 0, 4), Layer("add"),
+            Layer("normalize"), Layer("linear", 256), Layer("gelu"), Layer("linear", 64), Layer("add")),
+        _chain("cutoff", (16, 16, 32), *[Layer("relu")] * 3),
+        _chain("cutoff-large", (48, 48, 32), Layer("relu")),
+        _chain("gates", (12, 12, 32), _wise(), Layer("gate"), _conv(32), Layer("gate")),
+        _chain("gates-small", (4, 4, 16), Layer("gate"), Layer("gate")),
+        _chain("spreading", (8, 8, 16), Layer("spread", 16), Layer("spread", 8)),
+        _chain("largest", (16, 16, 32), *[Layer("larger")] * 3),
+        _chain("cutting", (24, 24, 32), Layer("cut"), Layer("cut")),
+        _chain("weaving", (12, 12, 16), Layer("join"), Layer("cut"), Layer("join"), Layer("cut")),
+        _chain("smooth", (12, 12, 16), Layer("bilinear"), Layer("bilinear")),
+        _chain("many-small", (4, 4, 8), *[_conv(8), Layer("add"), _wise(), Layer("relu"), Layer("sigmoid")] * 4),
+        _chain("inverted", (16, 16, 16), _conv(64), _wise(), _conv(16), Layer("add"), _conv(64), _wise(3, 2), _conv(24),
+            _conv(96), _wise(), _conv(24), Layer("add")),
+        _chain("residual", (16, 16, 16), _conv(16, 3), _conv(16, 3), Layer("add"), _conv(32, 3, 2), _conv(32, 3),
+            Layer("add"), Layer("relu")),
+        _chain("pyramid", (16, 16, 16), _conv(16, 3), Layer("max", 0, 2, 2), _conv(32, 3), Layer("resize"),
+            _conv(16, 3), Layer("concat"), _conv(16, 3)),
         _chain("short", (1, 1, 64), *[Layer("add")] * 8),
         _chain("dense-small", (1, 1, 64), *[Layer("dense", 64)] * 4),
         _chain("dense", (1, 1, 256), *[Layer("dense", 256)] * 4),
@@ -123,6 +175,13 @@ def nets(*, quick: bool = False) -> tuple[Net, ...]:
         _chain("wise-middle", (24, 24, 64), *[_wise()] * 3),
         _chain("wise-wide", (6, 6, 256), *[_wise()] * 4),
         _chain("wise-five", (20, 20, 64), *[_wise(5)] * 3),
+        _chain("wise-seven", (16, 16, 32), _wise(7), _wise(7)),
+        _chain("next", (16, 16, 24), _wise(7), Layer("normalize"), Layer("linear", 96), Layer("gelu"),
+            Layer("linear", 24), Layer("add")),
+        _chain("turned", (32, 32, 3), Layer("turn"), Layer("turn"), Layer("turn")),
+        _chain("turned-wide", (8, 8, 64), Layer("turn"), Layer("turn")),
+        _chain("cells", (1, 1, 32), *_cells(3)),
+        _chain("cells-many", (1, 1, 16), *_cells(20)),
         _chain("wise-halving", (48, 48, 32), _wise(3, 2), _wise(3, 2)),
         _chain("separable-large", (48, 48, 16), _wise(), _conv(32), _wise(3, 2), _conv(64)),
         _chain("separable-small", (12, 12, 64), *[_wise(), _conv(64)] * 3),

@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.artifact import field
 from edgekit.micro.nets import Layer, Map, Net
+from edgekit.micro.onnx_blocks import BLOCKS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7}
 _SCALE = 0.05
-_OPSET, _IR = 13, 7
+_OPSETS = {"normalize": (17, 8), "gelu": (20, 9)}
+_OPSET = 13, 7
+"""Operators and format of a net, and of one with newer operators."""
 _OPS = {
     "conv": "Conv", "depthwise": "Conv", "dense": "Gemm", "add": "Add", "mul": "Mul", "max": "MaxPool",
-    "average": "AveragePool", "mean": "GlobalAveragePool", "softmax": "Softmax", "sigmoid": "Sigmoid", "swish": "Mul",
-    "tanh": "Tanh", "concat": "Concat", "transpose": "Transpose", "pad": "Pad", "resize": "Resize", "slice": "Slice",
-    "lstm": "LSTM", "gru": "GRU",
+    "average": "AveragePool", "mean": "GlobalAveragePool", "sigmoid": "Sigmoid", "swish": "Mul",
+    "tanh": "Tanh", "concat": "Concat", "transpose": "Transpose", "turn": "Transpose", "pad": "Pad",
+    "resize": "Resize", "slice": "Slice",
+    "lstm": "LSTM", "gru": "GRU", "gelu": "Gelu", "relu": "Relu", "larger": "Max", "bilinear": "Resize",
 }  # fmt: skip
 _GATES = {"lstm": 4, "gru": 3}
 _ONLY_FLOAT = frozenset({"tanh", "lstm", "gru"})
@@ -28,35 +32,36 @@ _ONLY_FLOAT = frozenset({"tanh", "lstm", "gru"})
 
 def writes(net: Net) -> bool:
     """Whether ONNX has operators for all layers."""
-    return all(layer.kind in _OPS for layer in net.layers)
+    return all(layer.kind in _OPS or layer.kind in BLOCKS for layer in net.layers)
 
 
 def model(net: Net, precision: str) -> bytes:
     """The file; `precision` is "fp32" or "int8"."""
-    made = _Writer(integer=precision == "int8")
+    made = Writer(integer=precision == "int8")
     shape = (1, net.shape[2], *net.shape[:2])
     at = made.start("x")
     after = net.shape
     for number, (layer, before, behind) in enumerate(net.maps()):
         at, after = made.layer(layer, before, behind, at, number), behind
-    return made.file("x", shape, at, (1, after[2], *after[:2]))
+    opset = max(_OPSETS.get(layer.kind, _OPSET) for layer in net.layers)
+    return made.file(("x", shape), (at, (1, after[2], *after[:2])), *opset)
 
 
-class _Writer:
+class Writer:
     """Nodes and constants as they come; with `integer` every tensor passes QuantizeLinear and DequantizeLinear."""
 
     def __init__(self, *, integer: bool) -> None:
-        self._integer = integer
+        self.integer = integer
         self._nodes: list[bytes] = []
         self._constants: list[bytes] = []
         if integer:
             import numpy as np
 
-            self._constant(np.array(_SCALE, np.float32), "scale")
-            self._constant(np.array(128, np.uint8), "zero")
+            self.constant(np.array(_SCALE, np.float32), "scale")
+            self.constant(np.array(128, np.uint8), "zero")
 
     def start(self, name: str) -> str:
-        return self._rounded(name) if self._integer else name
+        return self._rounded(name) if self.integer else name
 
     def _rounded(self, name: str) -> str:
         self._node("QuantizeLinear", [name, "scale", "zero"], f"{name}_q")
@@ -68,7 +73,7 @@ class _Writer:
         body += field(3, output.encode()) + field(4, op.encode())
         self._nodes.append(body + b"".join(field(5, _attribute(k, v)) for k, v in attributes.items()))
 
-    def _constant(self, array: NDArray[Any], name: str) -> str:
+    def constant(self, array: NDArray[Any], name: str) -> str:
         dims = b"".join(field(1, int(size)) for size in array.shape)
         content = field(2, _TYPES[array.dtype.name]) + field(8, name.encode()) + field(9, array.tobytes())
         self._constants.append(dims + content)
@@ -78,27 +83,29 @@ class _Writer:
         """Add a layer behind tensor `at`; gives its result."""
         if layer.kind in _GATES:
             return self._recurrent(layer, before, after, at, number)
+        if layer.kind in BLOCKS:
+            return BLOCKS[layer.kind](self, layer, before, after, at, number)
         inputs, attributes = [at], self._settings(layer, before)
         if layer.kind in ("conv", "depthwise", "dense"):
             inputs += self._weights(layer, before, after, number)
-        elif layer.kind in ("add", "mul", "concat"):
+        elif layer.kind in ("add", "mul", "concat", "larger"):
             inputs.append(at)
         else:
             inputs += self._operands(layer, number)
         name = f"y{number}"
         if layer.kind == "dense":
-            inputs[0] = self._shaped(at, (1, math.prod(before)), f"f{number}")
+            inputs[0] = self.shaped(at, (1, math.prod(before)), f"f{number}")
         if layer.kind == "swish":  # the operator of that name is newer than the opset
             self._node("HardSigmoid", [at], f"{name}_h", alpha=1 / 6)
-            inputs = [at, self._rounded(f"{name}_h") if self._integer else f"{name}_h"]
+            inputs = [at, self._rounded(f"{name}_h") if self.integer else f"{name}_h"]
         self._node(_OPS[layer.kind], inputs, name, **attributes)
-        if layer.kind in ("conv", "depthwise", "dense") and not self._integer:
+        if layer.kind in ("conv", "depthwise", "dense") and not self.integer:
             self._node("Relu", [name], f"{name}_r")
             name = f"{name}_r"
-        elif self._integer and layer.kind not in _ONLY_FLOAT:
+        elif self.integer and layer.kind not in _ONLY_FLOAT:
             name = self._rounded(name)
         if layer.kind == "dense":
-            name = self._shaped(name, (1, after[2], *after[:2]), f"m{number}")
+            name = self.shaped(name, (1, after[2], *after[:2]), f"m{number}")
         return name
 
     def _recurrent(self, layer: Layer, before: Map, after: Map, at: str, number: int) -> str:
@@ -107,19 +114,19 @@ class _Writer:
 
         rows = _GATES[layer.kind] * layer.out
         random = np.random.default_rng(number)
-        inputs = [self._shaped(at, (before[0] * before[1], 1, before[2]), f"s{number}")]
+        inputs = [self.shaped(at, (before[0] * before[1], 1, before[2]), f"s{number}")]
         for name, width in (("w", before[2]), ("r", layer.out)):
             whole = random.uniform(-1, 1, (1, rows, width)) / math.sqrt(width)
-            inputs.append(self._constant(whole.astype(np.float32), f"{name}{number}"))
-        inputs.append(self._constant(np.zeros((1, 2 * rows), np.float32), f"b{number}"))
+            inputs.append(self.constant(whole.astype(np.float32), f"{name}{number}"))
+        inputs.append(self.constant(np.zeros((1, 2 * rows), np.float32), f"b{number}"))
         self._node(_OPS[layer.kind], inputs, f"y{number}", hidden_size=layer.out)
-        return self._shaped(f"y{number}", (1, after[2], *after[:2]), f"m{number}")
+        return self.shaped(f"y{number}", (1, after[2], *after[:2]), f"m{number}")
 
-    def _shaped(self, at: str, shape: tuple[int, ...], name: str) -> str:
+    def shaped(self, at: str, shape: tuple[int, ...], name: str) -> str:
         import numpy as np
 
-        self._node("Reshape", [at, self._constant(np.array(shape, np.int64), f"{name}_s")], name)
-        return self._rounded(name) if self._integer else name
+        self._node("Reshape", [at, self.constant(np.array(shape, np.int64), f"{name}_s")], name)
+        return self._rounded(name) if self.integer else name
 
     def _settings(self, layer: Layer, before: Map) -> dict[str, Any]:
         same = {"strides": [layer.stride] * 2, "kernel_shape": [layer.kernel] * 2, "auto_pad": "SAME_UPPER"}
@@ -130,10 +137,14 @@ class _Writer:
                 return {**same, "group": before[2]}
             case "dense":
                 return {"transB": 1}
-            case "softmax" | "concat":
+            case "concat":
                 return {"axis": 1}
             case "transpose":
                 return {"perm": [0, 1, 3, 2]}
+            case "turn":
+                return {"perm": [0, 3, 1, 2]}
+            case "bilinear":
+                return {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
             case "resize":
                 return {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
             case _:
@@ -143,44 +154,60 @@ class _Writer:
         import numpy as np
 
         if layer.kind == "pad":
-            return [self._constant(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), f"pads{number}")]
+            return [self.constant(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), f"pads{number}")]
         if layer.kind == "slice":
             return [
-                self._constant(np.array(values, np.int64), f"{name}{number}")
+                self.constant(np.array(values, np.int64), f"{name}{number}")
                 for name, values in (("from", (0, 0)), ("to", (2**31 - 1,) * 2), ("axes", (2, 3)), ("steps", (2, 2)))
             ]
-        if layer.kind == "resize":
-            return ["", self._constant(np.array([1, 1, 2, 2], np.float32), f"sizes{number}")]
+        if layer.kind in ("resize", "bilinear"):
+            return ["", self.constant(np.array([1, 1, 2, 2], np.float32), f"sizes{number}")]
         return []
 
     def _weights(self, layer: Layer, before: Map, after: Map, number: int) -> list[str]:
-        import numpy as np
-
         inner = {"conv": before[2], "depthwise": 1}.get(layer.kind)
         shape = (after[2], math.prod(before)) if inner is None else (after[2], inner, layer.kernel, layer.kernel)
-        depth = math.prod(shape[1:])
+        return self.weights(shape, math.prod(shape[1:]), after[2], number)
+
+    def weights(
+        self, shape: tuple[int, ...], depth: int, channels: int, number: int, name: str = "", axis: int = 0
+    ) -> list[str]:
+        """Weights whose sums are over `depth` inputs, and a bias; in integers a scale for each channel along `axis`."""
+        import numpy as np
+
         whole = np.random.default_rng(number).integers(-127, 128, shape)
         scale = 1 / (127 * math.sqrt(depth))
-        if not self._integer:
-            return [self._constant((whole * scale).astype(np.float32), f"w{number}"),
-                    self._constant(np.zeros(after[2], np.float32), f"b{number}")]  # fmt: skip
+        if not self.integer:
+            return [self.constant((whole * scale).astype(np.float32), f"w{name}{number}"),
+                    self.constant(np.zeros(channels, np.float32), f"b{name}{number}")]  # fmt: skip
         found = []
-        for name, array, each in (
-            ("w", whole.astype(np.int8), scale),
-            ("b", np.zeros(after[2], np.int32), scale * _SCALE),
+        for kind, array, each, along in (
+            ("w", whole.astype(np.int8), scale, axis),
+            ("b", np.zeros(channels, np.int32), scale * _SCALE, 0),
         ):
-            stored = self._constant(array, f"{name}{number}_q")
-            scales = self._constant(np.full(after[2], each, np.float32), f"{name}{number}_s")
-            zeros = self._constant(np.zeros(after[2], array.dtype), f"{name}{number}_z")
-            self._node("DequantizeLinear", [stored, scales, zeros], f"{name}{number}", axis=0)
-            found.append(f"{name}{number}")
+            made = f"{kind}{name}{number}"
+            stored = self.constant(array, f"{made}_q")
+            scales = self.constant(np.full(channels, each, np.float32), f"{made}_s")
+            zeros = self.constant(np.zeros(channels, array.dtype), f"{made}_z")
+            self._node("DequantizeLinear", [stored, scales, zeros], made, axis=along)
+            found.append(made)
         return found
 
-    def file(self, first: str, shape: tuple[int, ...], last: str, result: tuple[int, ...]) -> bytes:
+    def plain(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """An operator whose result stays as it is."""
+        self._node(op, inputs, output, **attributes)
+        return output
+
+    def step(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """An operator, its result rounded where the network has integers."""
+        self._node(op, inputs, output, **attributes)
+        return self._rounded(output) if self.integer else output
+
+    def file(self, first: tuple[str, tuple[int, ...]], last: tuple[str, tuple[int, ...]], opset: int, ir: int) -> bytes:
         graph = b"".join(field(1, node) for node in self._nodes) + field(2, b"tiny")
         graph += b"".join(field(5, constant) for constant in self._constants)
-        graph += field(11, _value(first, shape)) + field(12, _value(last, result))
-        return field(1, _IR) + field(7, graph) + field(8, field(1, b"") + field(2, _OPSET))
+        graph += field(11, _value(*first)) + field(12, _value(*last))
+        return field(1, ir) + field(7, graph) + field(8, field(1, b"") + field(2, opset))
 
 
 def _value(name: str, shape: tuple[int, ...]) -> bytes:

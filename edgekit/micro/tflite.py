@@ -9,25 +9,32 @@ from typing import TYPE_CHECKING, Any
 from edgekit.formats.tflite_schema import BUILTIN_OPERATORS
 from edgekit.micro.flat import Scalar, Table, Value, Vector, vector, write
 from edgekit.micro.nets import Layer, Map, Net
+from edgekit.micro.tflite_blocks import BLOCKS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FLOAT, _INT32, _INT16, _INT8 = 0, 2, 7, 9
-_SCALE = 0.05
+_SCALE, _ZERO = 0.05, 3
+"""Of activations; no real network has its zero at 0, which XNNPACK has other kernels for."""
 _ALIGNED = 16
 _RELU = 1
 _OPTIONS = {
     "CONV_2D": 1, "DEPTHWISE_CONV_2D": 2, "MAX_POOL_2D": 5, "AVERAGE_POOL_2D": 5, "FULLY_CONNECTED": 8, "SOFTMAX": 9,
     "CONCATENATION": 10, "ADD": 11, "RESHAPE": 17, "MUL": 21, "PAD": 22, "TRANSPOSE": 26, "MEAN": 27,
     "STRIDED_SLICE": 32, "UNIDIRECTIONAL_SEQUENCE_LSTM": 71, "RESIZE_NEAREST_NEIGHBOR": 74, "HARD_SWISH": 91,
+    "BATCH_MATMUL": 101, "SUB": 28, "GELU": 116, "TRANSPOSE_CONV": 49, "MAXIMUM": 39, "RESIZE_BILINEAR": 15,
 }  # fmt: skip
 """enum BuiltinOptions of the ops that have any."""
 _OPS = {
     "conv": "CONV_2D", "depthwise": "DEPTHWISE_CONV_2D", "dense": "FULLY_CONNECTED", "add": "ADD", "mul": "MUL",
     "max": "MAX_POOL_2D", "average": "AVERAGE_POOL_2D", "mean": "MEAN", "softmax": "SOFTMAX", "sigmoid": "LOGISTIC",
     "swish": "HARD_SWISH", "tanh": "TANH", "slice": "STRIDED_SLICE", "lstm": "UNIDIRECTIONAL_SEQUENCE_LSTM",
-    "concat": "CONCATENATION", "transpose": "TRANSPOSE", "pad": "PAD", "resize": "RESIZE_NEAREST_NEIGHBOR",
+    "concat": "CONCATENATION", "transpose": "TRANSPOSE", "turn": "TRANSPOSE", "pad": "PAD",
+    "resize": "RESIZE_NEAREST_NEIGHBOR",
+    "gelu": "GELU", "relu": "RELU", "larger": "MAXIMUM", "cut": "STRIDED_SLICE",
+    "join": "CONCATENATION",
+    "bilinear": "RESIZE_BILINEAR",
 }  # fmt: skip
 _FIXED = {"softmax": (1 / 256, -128), "sigmoid": (1 / 256, -128), "tanh": (1 / 128, 0)}
 """Scale and zero point that kernels demand of these results."""
@@ -39,14 +46,17 @@ _CELL = 2.0**-12
 """Scale of the cell's state, which the kernel wants to be a power of two."""
 
 
+_UNVERSIONED = ("RESHAPE", "HARD_SWISH", "GELU", "UNIDIRECTIONAL_SEQUENCE_LSTM")
+
+
 def writes(net: Net) -> bool:
     """Whether TFLite has kernels for all layers."""
-    return all(layer.kind in _OPS for layer in net.layers)
+    return all(layer.kind in _OPS or layer.kind in BLOCKS for layer in net.layers)
 
 
 def model(net: Net, precision: str) -> bytes:
     """The file; `precision` is "fp32" or "int8"."""
-    made = _Writer(integer=precision == "int8")
+    made = Writer(integer=precision == "int8")
     at = made.tensor((1, *net.shape), "x")
     first = at
     for number, (layer, before, after) in enumerate(net.maps()):
@@ -54,7 +64,7 @@ def model(net: Net, precision: str) -> bytes:
     return made.file(first, at)
 
 
-class _Writer:
+class Writer:
     """Tensors, buffers and ops as they come."""
 
     def __init__(self, *, integer: bool) -> None:
@@ -63,7 +73,7 @@ class _Writer:
         self._tensors: list[Table] = []
         self._ops: list[tuple[str, Sequence[int], int, Table, Sequence[int]]] = []
 
-    def tensor(self, shape: Sequence[int], name: str, scale: tuple[float, int] = (_SCALE, 0)) -> int:
+    def tensor(self, shape: Sequence[int], name: str, scale: tuple[float, int] = (_SCALE, _ZERO)) -> int:
         """An activation."""
         kind = _INT8 if self._integer else _FLOAT
         quant: dict[int, Value] = {2: vector("f", [scale[0]]), 3: vector("q", [scale[1]])} if self._integer else {}
@@ -94,28 +104,44 @@ class _Writer:
 
         if layer.kind == "lstm":
             return self._lstm(layer, before, after, at, number)
+        if layer.kind in BLOCKS:
+            return BLOCKS[layer.kind](self, layer, before, after, at, number)
         inputs, options = [at], self._settings(layer)
         if layer.kind in ("conv", "depthwise", "dense"):
             inputs += self._weights(layer, before, after, number)
-        elif layer.kind in ("add", "mul", "concat"):
+        elif layer.kind in ("add", "mul", "concat", "join", "larger"):
             inputs.append(at)
         elif layer.kind == "mean":
             inputs.append(self.constant(np.array([1, 2], np.int32), f"axes{number}"))
-        elif layer.kind == "transpose":
-            inputs.append(self.constant(np.array([0, 2, 1, 3], np.int32), f"order{number}"))
+        elif layer.kind in ("transpose", "turn"):
+            order = [0, 2, 1, 3] if layer.kind == "transpose" else [0, 3, 1, 2]
+            inputs.append(self.constant(np.array(order, np.int32), f"order{number}"))
         elif layer.kind == "pad":
             inputs.append(self.constant(np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32), f"pads{number}"))
-        elif layer.kind == "resize":
+        elif layer.kind in ("resize", "bilinear"):
             inputs.append(self.constant(np.array(after[:2], np.int32), f"size{number}"))
-        elif layer.kind == "slice":
-            for name, values in (("from", (0, 0, 0, 0)), ("to", (1, *before)), ("steps", (1, 2, 2, 1))):
+        elif layer.kind in ("slice", "cut"):
+            step = 2 if layer.kind == "slice" else 1
+            end = before if layer.kind == "slice" else after
+            for name, values in (("from", (0, 0, 0, 0)), ("to", (1, *end)), ("steps", (1, step, step, 1))):
                 inputs.append(self.constant(np.array(values, np.int32), f"{name}{number}"))
         shape = (1, after[2]) if layer.kind == "dense" else (1, *after)
-        result = self.tensor(shape, f"y{number}", _FIXED.get(layer.kind, (_SCALE, 0)))
-        self._ops.append((_OPS[layer.kind], inputs, result, options, ()))
-        return self._shaped(result, (1, *after), f"z{number}") if layer.kind == "dense" else result
+        result = self.tensor(shape, f"y{number}", _FIXED.get(layer.kind, (_SCALE, _ZERO)))
+        self.op(_OPS[layer.kind], inputs, result, options)
+        return self.shaped(result, (1, *after), f"z{number}") if layer.kind == "dense" else result
 
-    def _shaped(self, at: int, shape: Sequence[int], name: str) -> int:
+    def op(self, kind: str, inputs: Sequence[int], result: int, options: Table) -> None:
+        self._ops.append((kind, inputs, result, options, ()))
+
+    def filled(self, shape: Sequence[int], value: float, name: str) -> int:
+        """A constant activation; in integers the smallest step above zero."""
+        import numpy as np
+
+        if not self._integer:
+            return self.constant(np.full(shape, value, np.float32), name)
+        return self.constant(np.ones(shape, np.int8), name, [_SCALE])
+
+    def shaped(self, at: int, shape: Sequence[int], name: str) -> int:
         """The same elements: layers take maps, some kernels do not."""
         import numpy as np
 
@@ -146,13 +172,13 @@ class _Writer:
             between = [self._add((0,), _FLOAT, f"i{number}_{gate}", 0, {}) for gate in range(_GATES)]
             between.append(self._add((0,), _INT8, f"i{number}", 0, self._scaled(_SCALE)))
         inputs = [
-            self._shaped(at, (1, steps, before[2]), f"s{number}"), *weights, -1, -1, -1, *biases, -1, -1, output, cell,
+            self.shaped(at, (1, steps, before[2]), f"s{number}"), *weights, -1, -1, -1, *biases, -1, -1, output, cell,
             -1, -1, -1, -1,
         ]  # fmt: skip
-        result = self.tensor((1, steps, units), f"y{number}")
+        result = self.tensor((1, steps, units), f"y{number}", (_SCALE, 0))
         options: Table = {0: Scalar("b", _TANH), 1: Scalar("f", 10.0)}
         self._ops.append((_OPS["lstm"], inputs, result, options, between))
-        return self._shaped(result, (1, *after), f"z{number}")
+        return self.shaped(result, (1, *after), f"z{number}")
 
     def _matrix(self, whole: NDArray[Any], name: str) -> int:
         import numpy as np
@@ -180,30 +206,33 @@ class _Writer:
                 return {0: Scalar("B", 1)}
             case "softmax":
                 return {0: Scalar("f", 1.0)}
-            case "concat":
+            case "concat" | "join":
                 return {0: Scalar("i", 3)}
             case _:
                 return {}
 
     def _weights(self, layer: Layer, before: Map, after: Map, number: int) -> list[int]:
+        if layer.kind == "conv":
+            return self.weights((after[2], layer.kernel, layer.kernel, before[2]), 0, number)
+        if layer.kind == "depthwise":
+            return self.weights((1, layer.kernel, layer.kernel, after[2]), 3, number)
+        return self.weights((after[2], math.prod(before)), 0, number)
+
+    def weights(self, shape: Sequence[int], axis: int, number: int, name: str = "") -> list[int]:
+        """Weights and bias; in integers a scale for each channel along `axis`."""
         import numpy as np
 
         random = np.random.default_rng(number)
-        shape: tuple[int, ...]
-        if layer.kind == "conv":
-            shape, axis = (after[2], layer.kernel, layer.kernel, before[2]), 0
-        elif layer.kind == "depthwise":
-            shape, axis = (1, layer.kernel, layer.kernel, after[2]), 3
-        else:
-            shape, axis = (after[2], math.prod(before)), 0
-        depth = math.prod(shape) // after[2]
+        channels = shape[axis]
+        depth = math.prod(shape) // channels
         whole = random.integers(-127, 128, shape)
         scale = 1 / (127 * math.sqrt(depth))
         if not self._integer:
-            bias = self.constant(np.zeros(after[2], np.float32), f"b{number}")
-            return [self.constant((whole * scale).astype(np.float32), f"w{number}"), bias]
-        weights = self.constant(whole.astype(np.int8), f"w{number}", [scale] * after[2], axis)
-        return [weights, self.constant(np.zeros(after[2], np.int32), f"b{number}", [scale * _SCALE] * after[2])]
+            bias = self.constant(np.zeros(channels, np.float32), f"b{name}{number}")
+            return [self.constant((whole * scale).astype(np.float32), f"w{name}{number}"), bias]
+        stored = self.constant(whole.astype(np.int8), f"w{name}{number}", [scale] * channels, axis)
+        bias = self.constant(np.zeros(channels, np.int32), f"b{name}{number}", [scale * _SCALE] * channels)
+        return [stored, bias]
 
     def file(self, first: int, last: int) -> bytes:
         kinds = sorted({kind for kind, *_ in self._ops})
@@ -211,7 +240,7 @@ class _Writer:
         for kind in kinds:
             code = BUILTIN_OPERATORS.index(kind)
             version = 3 if kind == "DEPTHWISE_CONV_2D" and self._integer else 2 if self._integer else 1
-            version = 1 if kind in ("RESHAPE", "HARD_SWISH", _OPS["lstm"]) else version
+            version = 1 if kind in _UNVERSIONED else version
             codes.append({0: Scalar("b", min(code, 127)), 2: Scalar("i", version), 3: Scalar("i", code)})
         ops: list[Value] = []
         for kind, inputs, result, options, between in self._ops:

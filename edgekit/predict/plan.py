@@ -25,14 +25,14 @@ class Plan:
 
 def kernels(facts: ModelFacts) -> Plan:
     """What one run of a model comes to, free sizes counted as 1."""
-    from edgekit.predict.plan_onnx import fused, turned
+    from edgekit.predict.plan_onnx import divided, fused, turned
 
     if facts.format == "onnx":
         ops = fused(facts.ops)
-        planned = turned(ops, [kernel(op) for op in ops])
+        planned = [divided(entry) for entry in turned(ops, [kernel(op) for op in ops])]
     else:
         ops, seen = _padded(facts.ops), _seen(facts)
-        planned = [_marked(kernel(op), seen.get(id(op))) for op in ops]
+        planned = [_marked(op, kernel(op), seen.get(id(op))) for op in ops]
     found = tuple(entry for entry in planned if entry is not None)
     return Plan(found, tuple(op.name for op, entry in zip(ops, planned, strict=True) if entry and not _known(op)))
 
@@ -61,15 +61,47 @@ def _seen(facts: ModelFacts) -> dict[int, _Mark]:
     }
 
 
-def _marked(found: Kernel | None, mark: _Mark | None) -> Kernel | None:
+_SCALED = {
+    "RELU": 1.0, "RELU6": 1.0, "RELU_N1_TO_1": 1.0, "ABS": 0.9, "SQRT": 0.75, "PRELU": 1.2, "LEAKY_RELU": 1.1,
+    "SQUARED_DIFFERENCE": 2.4, "RSQRT": 19.6, "QUANTIZE": 0.26, "EXP": 0.1, "LOG": 0.1, "GELU": 0.1, "DIV": 2.4,
+}  # fmt: skip
+"""Ops that TFLite's own kernels compute in integers number by number: how long beside a ReLU.
+
+Measured: ai-edge-litert 2.3.0 on x86-64, 65,536 elements more; DIV, which has no kernel there, as its like."""
+
+
+def _own(op: OpFacts, found: Kernel) -> dict[str, float]:
+    """Units of an op that XNNPACK leaves to TFLite's own kernels."""
+    rest = {unit: found.units[unit] for unit in ("mid", "far", "kernel") if unit in found.units} | {"builtin": 1.0}
+    if found.precision != "int8":
+        return {**found.units, **rest}
+    elements = float(_count([entry for entry in op.writes[:1] if entry is not None]))
+    if op.kind in _SCALED:
+        return {**rest, "scaled": _SCALED[op.kind] * elements}
+    if op.kind in ("SOFTMAX", "LOG_SOFTMAX"):
+        return {**rest, "soft": elements}
+    if op.kind == "BATCH_MATMUL":
+        moved = sum(_size(entry) for entry in op.reads if entry is not None)
+        batch = found.units.get("batch", 1.0)
+        return {**rest, "matrix": found.macs, "move": moved, "outputs": elements, "batch": batch}
+    return {**found.units, **rest}
+
+
+_MOST_TAPS = 25
+"""XNNPACK has kernels for depthwise windows up to this many (src/configs/dwconv-config.c); the rest are convolutions in
+as many groups as there are channels."""
+
+
+def _marked(op: OpFacts, found: Kernel | None, mark: _Mark | None) -> Kernel | None:
+    if found is not None and found.macs > _MOST_TAPS * found.units.get("outputs", 0.0) and "depthwise" in found.units:
+        units = {unit: count for unit, count in found.units.items() if unit not in ("depthwise", "places")}
+        found = replace(found, units={**units, "grouped": found.macs})
     if found is None or mark is None or not (mark.outside or mark.steps):
         return found
-    units = dict(found.units)
-    if mark.outside:
-        units["builtin"] = 1.0
+    units = _own(op, found) if mark.outside else dict(found.units)
     if mark.steps and "move" in units:
         units["stride"] = units.pop("move") / _BYTES.get("float32" if found.precision == "fp32" else "int8", 4)
-    return replace(found, units=units)
+    return replace(found, units=units, pieces=1 if mark.outside else found.pieces)
 
 
 def _padded(ops: Sequence[OpFacts]) -> list[OpFacts]:
@@ -106,7 +138,7 @@ BROADCAST_TO CONCATENATION DYNAMIC_UPDATE_SLICE FILL PACK SLICE SPLIT SPLIT_V ST
 Concat ConstantOfShape Expand Slice Split Tile Transpose com.microsoft:QLinearConcat
 """
 _SHUFFLE = """
-BATCH_TO_SPACE_ND DEPTH_TO_SPACE EMBEDDING_LOOKUP GATHER GATHER_ND ONE_HOT RESIZE_BILINEAR
+BATCH_TO_SPACE_ND DEPTH_TO_SPACE EMBEDDING_LOOKUP GATHER GATHER_ND ONE_HOT
 RESIZE_NEAREST_NEIGHBOR REVERSE_V2 SCATTER_ND SPACE_TO_BATCH_ND SPACE_TO_DEPTH
 Compress DepthToSpace Gather GatherElements GatherND GridSample OneHot Resize ReverseSequence ScatterElements
 ScatterND SpaceToDepth Upsample
@@ -143,13 +175,15 @@ KINDS: dict[str, str] = {
     for unit, names in (
         ("math", _MATH), ("norm", _NORM), ("swish", "HARD_SWISH"), ("move", _MOVE), ("shuffle", _SHUFFLE), ("pad",
         _PAD), ("reduce", _REDUCE),
-        ("window", _WINDOW), ("average", _AVERAGE), ("convert", _CONVERT),
+        ("window", _WINDOW), ("average", _AVERAGE), ("convert", _CONVERT), ("blend", "RESIZE_BILINEAR"),
         ("select", _SELECT), ("recurrent", _RECURRENT),
     )
     for kind in names.split()
 }  # fmt: skip
 """Op kind -> unit of its work; ops that are not named are cheap elementwise ones ("map")."""
 
+_DIRECTED = frozenset({"LSTM", "GRU", "RNN"})
+"""Recurrent operators of ONNX, whose result has an axis of directions."""
 _CHANNELS_LAST = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "CONV_3D_TRANSPOSE"})
 _CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "ConvTranspose", "QLinearConv", "com.microsoft:FusedConv"})
 _PRODUCTS = frozenset({
@@ -180,10 +214,15 @@ def kernel(op: OpFacts) -> Kernel | None:
     inputs = [entry for entry in op.reads if entry is not None and not entry.constant]
     outputs = [entry for entry in op.writes if entry is not None]
     read, written = sum(map(_size, inputs)), sum(map(_size, outputs))
-    units, macs = {"far": read + written, "kernel": 1.0}, float(op.macs or 0)
+    moved = read + written
+    units, macs = {"mid": moved, "far": moved, "kernel": 1.0}, float(op.macs or 0)
     match unit := KINDS.get(kind, "map"):
         case "map":
             units[unit] = read + written
+        case "shuffle" if kind == "Resize" and op.blends:
+            units["blend"] = float(_count(outputs[:1]))
+        case "blend":
+            units[unit] = float(_count(outputs[:1]))
         case "math" | "norm" | "swish" | "convert":
             units[unit] = float(max(_count(inputs[:1]), _count(outputs[:1])))
         case "pad":
@@ -192,6 +231,10 @@ def kernel(op: OpFacts) -> Kernel | None:
             units["stride"] = float(_count(outputs[:1]))
         case "move" | "shuffle":
             units[unit] = written
+            if kind in _TURNED and not _along(inputs, outputs):
+                units["turn"] = float(_count(outputs[:1]))
+            elif runs := _runs(kind, inputs, outputs):
+                units["strips"] = runs
         case "reduce":
             units[unit] = float(_count(inputs[:1]))
         case "window" | "average":
@@ -200,8 +243,37 @@ def kernel(op: OpFacts) -> Kernel | None:
             units[unit] = float(max((entry.elements for entry in inputs), default=0))
         case _:
             steps = math.prod((inputs[0].shape or (1,))[:-1]) if inputs else 1
+            if kind in _DIRECTED and outputs and len(outputs[0].shape or ()) == 4:
+                steps *= (outputs[0].shape or (1, 1))[1]
             units |= {"recurrent": macs, "step": float(steps), "builtin": 1.0}
-    return Kernel(op.name, op.kind, precision, units, read + written, macs)
+    return Kernel(op.name, op.kind, precision, units, read + written, macs, max(1, int(written // _BLOCK)))
+
+
+_BLOCK = 4096
+"""Bytes that XNNPACK's elementwise kernels work off at a time (src/operators/unary-elementwise-nc.c)."""
+
+
+_PARTS = frozenset({"SLICE", "SPLIT", "SPLIT_V", "STRIDED_SLICE", "Slice", "Split"})
+_TURNED = frozenset({"TRANSPOSE", "Transpose"})
+_JOINED = frozenset({"CONCATENATION", "Concat", "com.microsoft:QLinearConcat"})
+
+
+def _runs(kind: str, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> float:
+    """How many runs are copied where the innermost axis is cut, joined, or turned away."""
+    if kind in _TURNED and inputs and outputs and inputs[0].shape and outputs[0].shape:
+        return outputs[0].elements / max(1, outputs[0].shape[-1])
+    whole, parts = (inputs, outputs) if kind in _PARTS else (outputs, inputs)
+    if kind not in _PARTS | _JOINED or not whole or not whole[0].shape or not parts or not parts[0].shape:
+        return 0.0
+    if whole[0].shape[-1] == parts[0].shape[-1]:
+        return 0.0
+    return sum(entry.elements / entry.shape[-1] for entry in parts if entry.shape and entry.shape[-1])
+
+
+def _along(inputs: Sequence[Operand], outputs: Sequence[Operand]) -> bool:
+    """Whether a transposition leaves the innermost axis in its place, as far as sizes tell."""
+    shapes = [entry.shape for entry in (*inputs[:1], *outputs[:1]) if entry.shape]
+    return len(shapes) == 2 and shapes[0][-1] == shapes[1][-1]
 
 
 def _strided(kind: str, op: OpFacts) -> bool:
@@ -242,7 +314,7 @@ def _matrix(kind: str, op: OpFacts) -> Product | None:
         columns = target[-1]
         rows = math.prod(target[:-1])
         made = product(rows, max(1, op.macs // (rows * columns)), columns, size, stored)
-        return made if weight.constant else replace(made, packed=True)
+        return made if weight.constant else replace(made, packed=True, matrices=math.prod(filters[:-2]))
     return None
 
 
@@ -268,7 +340,7 @@ def _spread(source: Shape, target: Shape, window: Sequence[int], size: float, st
     return Product(
         rows=math.prod(source[:-1]), columns=target[-1], depth=taps * source[-1], groups=1, taps=max(2, taps),
         inputs=math.prod(source), outputs=math.prod(target), weights=taps * source[-1] * target[-1], size=size,
-        weight_size=stored,
+        weight_size=stored, scattered=True,
     )  # fmt: skip
 
 
@@ -276,7 +348,8 @@ def _precision(op: OpFacts) -> str:
     """What an op computes in, by the element types of its data and weights; between floats and integers: integers."""
     if KINDS.get(op.kind) == "convert" and any(e and e.dtype in INTEGER_WEIGHTS for e in (*op.reads[:1], *op.writes)):
         return "int8"
-    reads = [entry for entry in op.reads if entry is not None]
+    shaped = op.kind in ("TRANSPOSE_CONV", "CONV_3D_TRANSPOSE")  # the first input is the result's shape
+    reads = [entry for entry in op.reads[shaped:] if entry is not None]
     data = next((entry.dtype for entry in reads if not entry.constant), op.dtype)
     weights = [entry.dtype for entry in reads if entry.constant and entry.elements > 1]
     matrix = op.kind.split("+")[0] in _CHANNELS_LAST | _CONVOLUTIONS | _PRODUCTS or bool(op.macs)

@@ -51,6 +51,10 @@ def turned(ops: Sequence[OpFacts], kernels: Sequence[Kernel | None]) -> list[Ker
             readers.setdefault(name, []).append(_is_last(op, kernel))
     found = []
     for op, kernel in zip(ops, kernels, strict=True):
+        if kernel is not None and op.kind == "MaxPool" and kernel.precision == "int8" and op.inputs[0] in last:
+            units = {"pick" if unit == "window" else unit: count for unit, count in kernel.units.items()}
+            found.append(replace(kernel, units=units))
+            continue
         if not (op.reads and op.writes and op.kind.split("+")[0] == "Conv" and _is_last(op, kernel)):
             found.append(kernel)
             continue
@@ -59,6 +63,33 @@ def turned(ops: Sequence[OpFacts], kernels: Sequence[Kernel | None]) -> list[Ker
         assert kernel is not None  # noqa: S101 - it runs on integers
         found.append(replace(kernel, units={**kernel.units, "turn": float(entering + leaving)}))
     return found
+
+
+_MATRICES = frozenset({"gemm", "conv", "gemv", "spread"})
+_WORK = 65536
+"""MLAS_SGEMM_THREAD_COMPLEXITY and MLAS_QGEMM_THREAD_COMPLEXITY (core/mlas/lib/mlasi.h): MACs worth another thread."""
+_CYCLES = {"math": 15.0, "norm": 15.0, "swish": 15.0, "blend": 15.0, "map": 0.75, "move": 0.75, "convert": 3.0}
+_START = 1.0e5
+"""kStartupCycles and kPerThreadCycles of the thread pool (core/common/threadpool.cc, CostModel): elementwise kernels
+with less to do stay on one thread. Cycles a unit as their TensorOpCost says, about."""
+
+
+_LOOKED_UP = frozenset({"Expand", "Gather", "Pad", "Resize", "Slice", "Split", "Tile"})
+"""Operators that read their settings from tensors, and prepare for them, at every run."""
+
+
+def divided(kernel: Kernel | None) -> Kernel | None:
+    """The kernel, with how many threads onnxruntime would give it at most, and what it prepares at every run."""
+    if kernel is None:
+        return None
+    if kernel.kind in _LOOKED_UP:
+        kernel = replace(kernel, units={**kernel.units, "builtin": 1.0})
+    if _MATRICES & kernel.units.keys():
+        return replace(kernel, pieces=1 + int(kernel.macs // _WORK))
+    known = [count * _CYCLES[unit] for unit, count in kernel.units.items() if unit in _CYCLES]
+    if not known:
+        return kernel
+    return replace(kernel, pieces=max(1, int((sum(known) - _START) / _START + 0.9)))
 
 
 def _is_last(op: OpFacts, kernel: Kernel | None) -> bool:

@@ -17,11 +17,15 @@ from dataclasses import dataclass
 
 GROUPS = {
     "gemm": "dense", "conv": "dense", "taps": "dense", "idle": "dense", "passes": "dense", "rows": "dense",
-    "gemv": "dense", "recurrent": "dense", "depthwise": "depthwise", "places": "depthwise",
+    "gemv": "dense", "matrix": "dense", "spread": "dense", "grouped": "dense", "recurrent": "dense",
+    "depthwise": "depthwise", "places": "depthwise",
     "outputs": "local", "traffic": "local", "map": "local", "move": "local", "reduce": "local", "window": "local",
-    "average": "local", "stride": "local", "shuffle": "local", "pad": "local", "turn": "local", "convert": "local",
-    "math": "local", "norm": "local", "swish": "local",
-    "far": "far", "launch": "fixed", "builtin": "fixed", "kernel": "fixed", "run": "fixed", "step": "fixed",
+    "pick": "local",
+    "average": "local", "stride": "local", "shuffle": "local", "pad": "local", "strips": "local", "mid": "local",
+    "turn": "local", "convert": "local",
+    "math": "local", "norm": "local", "swish": "local", "scaled": "local", "soft": "local", "blend": "local",
+    "far": "far", "launch": "fixed", "batch": "fixed", "builtin": "fixed", "kernel": "fixed", "run": "fixed",
+    "step": "fixed",
     "select": "fixed",
 }  # fmt: skip
 """Unit -> the group that shares the departures of a core and of a board."""

@@ -57,6 +57,11 @@ def cache_bytes(profile: Profile) -> float:
     return 1024.0 * ((cache.l2_kib or 0) + min(cache.l3_kib or 0, _MOST_L3_KIB)) or _CACHE
 
 
+def near_bytes(profile: Profile) -> float:
+    """What is as near as it gets: half of the second level, since others have their share of it."""
+    return 512.0 * (profile.cache.l2_kib or _CACHE / 1024)
+
+
 def core(profile: Profile, cluster: Cluster, known: Parameters) -> Core:
     """What is known of a core: our table, else what the profile's own peak says."""
     if cluster.core in known.cores:

@@ -9,31 +9,43 @@ is linear, a whole model's counts may be summed first, which is how figures publ
                 rows pay for them
     depthwise   MACs of depthwise convolutions
     places      taps of depthwise convolutions for each place, however few channels there are
+    grouped     MACs of depthwise convolutions with more taps than XNNPACK has kernels for
     taps        taps of dense convolutions for each place, however few channels there are
     passes      taps of dense convolutions for each output
     rows        inputs that matrix kernels gather for each row of outputs, however few channels those have
     gemv        MACs of products with one row, which read each weight once
     outputs     elements that matrix kernels write: a tile is filled, scaled and stored whatever the depth of its sum
     traffic     bytes of activations that matrix kernels read and write
+    mid         bytes of a kernel whose activations and weights fill more than half of the second level of cache, and
+                are not far
     far         bytes of a kernel whose activations and weights do not fit into the caches
     map         bytes that cheap elementwise kernels read and write
     math        elements of exp, tanh, logistic, division, square roots
     swish       elements of hard swish, which TFLite computes apart, and in integers slowly
     norm        elements of softmax and normalizations, which pass over them several times
     window      taps of maximum pooling
+    pick        taps of maximum pooling that onnxruntime does channels-last, between integer convolutions
     average     taps of average pooling
     reduce      elements that means, sums and arg-maxima read
     move        bytes that concatenations, slices and transpositions write
     stride      elements that slices with steps pick one by one
     pad         runs of the innermost axis that paddings write
+    strips      runs that are copied where the innermost axis is cut or joined
     shuffle     bytes that resizings and gathers write
     turn        elements that onnxruntime turns to channels-last for its integer convolutions, and back
     convert     elements that change between integers and floats
     select      anchors times classes of detection post-processing, elements of sorts
+    scaled      elements that TFLite's own kernels scale from one grid of integers to another, by what each takes
+    soft        elements of softmax in integers, by TFLite's own kernel
+    matrix      MACs of products of two activations in integers, by TFLite's own kernel
+    spread      MACs of transposed convolutions
+    blend       elements that bilinear resizings write
     recurrent   MACs of recurrent steps
     step        recurrent steps
     launch      one a matrix kernel
-    builtin     one a kernel of TFLite's own, which XNNPACK does not take, and one a recurrent kernel
+    batch       matrices that are multiplied one after the other, both of them activations
+    builtin     one a kernel of TFLite's own, which XNNPACK does not take, one a recurrent kernel, and one a kernel of
+                onnxruntime that reads its settings at every run
     kernel      one a kernel
     run         one a run
 """
@@ -47,12 +59,15 @@ from dataclasses import dataclass
 from edgekit.formats.facts import Shape
 
 UNITS = (
-    "gemm", "conv", "idle", "depthwise", "places", "taps", "passes", "rows", "gemv", "outputs", "traffic", "far", "map",
-    "math", "swish", "norm", "window", "average",
-    "reduce", "move", "stride", "pad", "shuffle", "turn", "convert", "select", "recurrent", "step", "launch", "builtin",
-    "kernel", "run",
+    "gemm", "conv", "idle", "depthwise", "places", "grouped", "taps", "passes", "rows", "gemv", "outputs", "traffic",
+    "mid", "far", "map",
+    "math", "swish", "norm", "window", "pick", "average",
+    "reduce", "move", "stride", "pad", "strips", "shuffle", "turn", "convert", "select", "scaled", "soft",
+    "matrix", "spread", "blend", "recurrent", "step", "launch", "batch", "builtin", "kernel", "run",
 )  # fmt: skip
 
+MANY = 1 << 20
+"""Pieces of a kernel of which nothing else is known."""
 LANES = 8
 """Output channels are computed this many at a time: narrower layers leave lanes idle."""
 ROWS = 6
@@ -70,6 +85,7 @@ class Kernel:
         units: Unit -> how many.
         bytes: All that it reads and writes, weights included.
         macs: Multiply-accumulates.
+        pieces: Into how many it can be divided: more threads than that do not help.
     """
 
     name: str
@@ -78,6 +94,7 @@ class Kernel:
     units: Mapping[str, float]
     bytes: float = 0.0
     macs: float = 0.0
+    pieces: int = MANY
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +109,8 @@ class Product:
         gathered: Weights are not known beforehand, so that no kernel was made for them: the windows are written out
             and multiplied as matrices, group by group.
         packed: Weights that are not known beforehand are brought into the kernel's order at every run.
+        scattered: A transposed convolution, whose windows are added up.
+        matrices: How many are multiplied one after the other.
     """
 
     rows: int
@@ -106,14 +125,18 @@ class Product:
     weight_size: float
     gathered: bool = False
     packed: bool = False
+    scattered: bool = False
+    matrices: int = 1
 
     def units(self) -> dict[str, float]:
         traffic = self.size * (self.inputs + self.outputs)
         stored = self.weight_size * self.weights
-        found = {"outputs": float(self.outputs), "traffic": traffic, "far": traffic + stored}
+        moved = traffic + stored
+        found = {"outputs": float(self.outputs), "traffic": traffic, "mid": moved, "far": moved}
         found |= {"launch": 1.0, "kernel": 1.0}
         if self.packed:
             found["move"] = stored
+            found["batch"] = float(self.matrices)
         if self.gathered and self.taps > 1:
             windows = float(self.rows * self.groups * self.depth)
             found |= {"gemm": windows * whole(self.columns), "rows": windows, "move": self.size * windows}
@@ -122,6 +145,8 @@ class Product:
             found["depthwise"] = float(self.rows * self.columns * self.groups * self.taps)
             found["places"] = float(self.rows * self.taps)
             return found
+        if self.scattered:
+            return {**found, "spread": float(self.macs)}
         kind = "conv" if self.taps > 1 else "gemv" if self.rows == 1 else "gemm"
         found["rows"] = float(self.rows * self.groups * self.depth)
         if kind == "conv":
@@ -139,11 +164,18 @@ class Product:
         return self.rows * self.columns * self.groups * self.depth
 
     @property
+    def tiles(self) -> int:
+        """Pieces of the result that XNNPACK computes apart; of depthwise convolutions rows of pixels, as if square."""
+        if self.depth == self.taps and self.taps > 1 and self.groups > 1:
+            return max(1, math.isqrt(self.rows))
+        return -(-self.rows // ROWS) * self.groups * -(-self.columns // (2 * LANES))
+
+    @property
     def bytes(self) -> float:
         return self.size * (self.inputs + self.outputs) + self.weight_size * self.weights
 
     def kernel(self, name: str, kind: str, precision: str) -> Kernel:
-        return Kernel(name, kind, precision, self.units(), self.bytes, self.macs)
+        return Kernel(name, kind, precision, self.units(), self.bytes, self.macs, self.tiles)
 
 
 def whole(channels: int, lanes: int = LANES) -> int:
@@ -171,14 +203,21 @@ def product(rows: int, depth: int, columns: int, size: float, weight_size: float
 
 def simple(name: str, kind: str, precision: str, unit: str, count: float, moved: float) -> Kernel:
     """A kernel of one unit."""
-    return Kernel(name, kind, precision, {unit: count, "far": moved, "kernel": 1.0}, moved)
+    return Kernel(name, kind, precision, {unit: count, "mid": moved, "far": moved, "kernel": 1.0}, moved)
 
 
-def total(kernels: Sequence[Kernel], cache: float = 0.0) -> dict[str, float]:
-    """Counts of a whole run; `cache` in bytes decides which kernels reach out to memory."""
+def total(kernels: Sequence[Kernel], cache: float = 0.0, near: float = math.inf) -> dict[str, float]:
+    """Counts of a whole run; `cache` and `near` in bytes decide which kernels reach out to memory, and to the caches
+    behind the first.
+    """
     found: dict[str, float] = {"run": 1.0}
     for kernel in kernels:
         for unit, count in kernel.units.items():
-            if unit != "far" or kernel.bytes > cache:
+            if reaches(unit, kernel.bytes, cache, near):
                 found[unit] = found.get(unit, 0.0) + count
     return found
+
+
+def reaches(unit: str, size: float, cache: float, near: float) -> bool:
+    """Whether a unit counts for a kernel of this many bytes: those of the levels of memory do not always."""
+    return size > cache if unit == "far" else near < size <= cache if unit == "mid" else True

@@ -20,18 +20,21 @@ from edgekit.predict.latency import LIKE, cost_key
 from edgekit.predict.parameters import parameters
 from edgekit.predict.plan import kernels
 from edgekit.predict.prices import price
-from edgekit.predict.settings import cache_bytes, setting
+from edgekit.predict.settings import cache_bytes, near_bytes, setting
 from edgekit.predict.work import UNITS, total
 from edgekit.targets.base import Target
 
 if TYPE_CHECKING:
     from edgekit.formats.facts import ModelFacts
+    from edgekit.predict.work import Kernel
 
 SECONDS = 60.0
 QUICK_SECONDS = 20.0
 PRECISIONS = ("fp32", "int8")
 _EACH = 4
 """Up to this many threads every number is measured; beyond it powers of two and all cores."""
+_HELPED = 0.93
+"""A network that takes less than this share of one thread's time was helped by the others."""
 _FEWEST = 10
 """With fewer networks than this that an engine could run, prices would be guesses."""
 DIGITS = 4
@@ -93,8 +96,11 @@ def measure_prices(
     done = place.perform(measure, MicroRequest(groups, seconds), limits=limits, progress=progress)
     counts = {key: [counted(read_facts(artifact.read(p)), profile) for p in paths] for key, paths in files.items()}
     found = Priced({}, max(map(len, files.values())), {})
+    alone: dict[tuple[str, str], Sequence[float | None]] = {}
     for (engine, precision, threads), seen in zip(asked, done.groups, strict=True):
-        fit(found, profile, engine, precision, threads, counts[ENGINES[engine], precision], seen.ns)
+        counted_here = counts[ENGINES[engine], precision]
+        fit(found, profile, engine, precision, threads, counted_here, seen.ns, alone.get((engine, precision)))
+        alone.setdefault((engine, precision), seen.ns)
     return found
 
 
@@ -111,20 +117,21 @@ def _write(tiny: Sequence[nets.Net], format: str, precision: str, folder: Path) 
     return made
 
 
-@dataclass(frozen=True)
-class Counted:
-    """Units of a network's run, apart by whose prices they pay: those of integers, those of floats."""
-
-    integers: Mapping[str, float]
-    floats: Mapping[str, float]
+Counted = Mapping[tuple[str, int], Mapping[str, float]]
+"""Units of a network's run, by whose prices they pay (those of floats, those of integers), and by pieces, how many
+threads can share their kernels."""
 
 
 def counted(facts: ModelFacts, profile: Profile) -> Counted:
     """Of one file."""
-    planned = kernels(facts).kernels
-    integers = [kernel for kernel in planned if LIKE[kernel.precision] == "int8"]
-    floats = total([kernel for kernel in planned if LIKE[kernel.precision] != "int8"], cache_bytes(profile))
-    return Counted({u: n for u, n in total(integers, cache_bytes(profile)).items() if u != "run"}, floats)
+    groups: dict[tuple[str, int], list[Kernel]] = {("fp32", profile.cpu.cores): []}
+    for kernel in kernels(facts).kernels:
+        groups.setdefault((LIKE[kernel.precision], min(kernel.pieces, profile.cpu.cores)), []).append(kernel)
+    found = {key: total(some, cache_bytes(profile), near_bytes(profile)) for key, some in groups.items()}
+    return {
+        key: units if key == ("fp32", profile.cpu.cores) else {u: n for u, n in units.items() if u != "run"}
+        for key, units in found.items()
+    }
 
 
 def _prior(profile: Profile, engine: str, precision: str, threads: int, found: Priced) -> Mapping[str, float]:
@@ -133,24 +140,38 @@ def _prior(profile: Profile, engine: str, precision: str, threads: int, found: P
     known = parameters()
     at = setting(profile, engine, precision, threads, known)
     start = {unit: fitted.get(unit) or price(unit, at, known.factors) for unit in UNITS}
-    # Of a unit without published figures no more is known than that it is a call: the fit starts from there.
+    # A unit without published figures starts where its like stands.
     return {
-        unit: ns if f"unit.{unit}" in known.factors else fitted.get(unit, start["kernel"]) for unit, ns in start.items()
+        unit: ns if f"unit.{unit}" in known.factors or unit in fitted else start[_LIKE.get(unit, "kernel")]
+        for unit, ns in start.items()
     }
+
+
+_LIKE = {
+    "average": "window", "batch": "launch", "blend": "math", "grouped": "gemv", "matrix": "gemm", "mid": "far",
+    "pick": "window", "scaled": "math", "soft": "norm", "spread": "conv", "strips": "pad",
+}  # fmt: skip
+"""Unit -> one that it resembles."""
 
 
 def fit(
     found: Priced, profile: Profile, engine: str, precision: str, threads: int, counts: Sequence[Counted],
-    ns: Sequence[float | None],
+    ns: Sequence[float | None], alone: Sequence[float | None] | None = None,
 ) -> None:  # fmt: skip
-    """Add the prices of one engine, arithmetic and number of threads; floats come before integers."""
+    """Add the prices of one engine, arithmetic and number of threads; floats come before integers, fewer threads before
+    more.
+    """
     prior = _prior(profile, engine, precision, threads, found)
-    floats = found.costs.get(cost_key(engine, "fp32", threads), {})
-    known = [
-        sum(floats.get(u, 0.0) * n for u, n in each.floats.items()) if precision == "int8" else 0.0 for each in counts
+    parts = [_parts(each, found, engine, precision, threads) for each in counts]
+    # Where other threads came too late to help, one did it all: their prices had no part in it.
+    helped = [
+        one is None or (taken or 0.0) < _HELPED * one for one, taken in zip(alone or [None] * len(ns), ns, strict=True)
     ]
-    own = [each.integers if precision == "int8" else each.floats for each in counts]
-    rows = [(count, taken, fixed) for count, taken, fixed in zip(own, ns, known, strict=True) if taken and count]
+    rows = [
+        (own, taken, known)
+        for (own, known), taken, more in zip(parts, ns, helped, strict=True)
+        if taken and own and more
+    ]
     if len(rows) < _FEWEST:
         return
     some, times, fixed = zip(*rows, strict=True)
@@ -158,9 +179,31 @@ def fit(
     off = sorted(abs((sum(fitted[u] * n for u, n in count.items() if u in fitted) + rest) / taken - 1)
                  for count, taken, rest in rows)  # fmt: skip
     key = cost_key(engine, precision, threads)
+    floats = found.costs.get(cost_key(engine, "fp32", threads), {})
     shared = {"run": floats["run"]} if precision == "int8" and floats else {}  # a run pays the floats' price
     found.costs[key] = {unit: _short(value) for unit, value in {**prior, **fitted, **shared}.items()}
     found.error[key] = round(off[len(off) // 2], 3)
+
+
+def _parts(counts: Counted, found: Priced, engine: str, precision: str, threads: int) -> tuple[dict[str, float], float]:
+    """What the prices that are sought pay for, and nanoseconds of the rest, whose prices are known already."""
+    own: dict[str, float] = {}
+    known = 0.0
+    for (like, pieces), units in counts.items():
+        if like == precision and pieces >= threads:
+            for unit, count in units.items():
+                own[unit] = own.get(unit, 0.0) + count
+            continue
+        costs = _known(found, engine, like, min(pieces, threads))
+        known += sum(costs.get(unit, 0.0) * count for unit, count in units.items())
+    return own, known
+
+
+def _known(found: Priced, engine: str, like: str, threads: int) -> Mapping[str, float]:
+    for count in range(threads, 0, -1):
+        if (costs := found.costs.get(cost_key(engine, like, count))) is not None:
+            return costs
+    return {}
 
 
 def _short(value: float) -> float:

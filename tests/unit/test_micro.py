@@ -40,6 +40,14 @@ def macs(net: nets.Net) -> int:
             found += places * after[2] * layer.kernel**2
         elif layer.kind == "dense":
             found += after[2] * math.prod(before)
+        elif layer.kind == "attend":
+            found += 2 * places**2 * before[2]
+        elif layer.kind == "linear":
+            found += places * before[2] * layer.out
+        elif layer.kind == "gate":
+            found += 2 * before[2] * max(1, before[2] // 4)
+        elif layer.kind == "spread":
+            found += places * before[2] * layer.out
         elif layer.kind in ("lstm", "gru"):
             gates = 4 if layer.kind == "lstm" else 3
             found += places * gates * layer.out * (before[2] + layer.out)
@@ -58,8 +66,9 @@ def test_our_readers_find_what_was_written(format, precision):
         assert seen.macs == macs(net), net.name
         plan = kernels(seen)
         assert plan.unknown == (), net.name
-        recurrent = format == "onnx" and net.layers[0].kind in ("lstm", "gru")  # which has no integer kernels there
-        assert {k.precision for k in plan.kernels if k.macs} <= {"fp32" if recurrent else precision}, net.name
+        kinds = {layer.kind for layer in net.layers}
+        floats = format == "onnx" and kinds & {"lstm", "gru", "spread"}  # which have no integer kernels there
+        assert {k.precision for k in plan.kernels if k.macs} <= {"fp32" if floats else precision}, net.name
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -89,8 +98,8 @@ def test_kernels_that_xnnpack_does_not_take_are_marked(net, precision, outside, 
 
 def test_every_unit_that_networks_can_show_is_shown():
     shown = {unit for format in WRITERS for net in written(format) for precision in ("fp32", "int8")
-             for unit in total(kernels(facts(net, format, precision)).kernels)}  # fmt: skip
-    assert set(UNITS) - shown == {"select"}
+             for kernel in kernels(facts(net, format, precision)).kernels for unit in kernel.units}  # fmt: skip
+    assert set(UNITS) - shown == {"run", "select"}
     assert {net.name for net in nets.nets(quick=True)} < set(NETS)
 
 
@@ -144,10 +153,12 @@ def test_what_is_known_of_a_time_is_taken_off_before_the_fit():
 def test_floats_between_integers_pay_the_prices_of_floats():
     profile = load_profile("raspberry-pi-4b")
     told = pricing.counted(facts(NETS["gated"], "onnx", "int8"), profile)
-    assert "recurrent" in told.floats
-    assert "recurrent" not in told.integers
-    assert told.integers["convert"] > 0
-    assert pricing.counted(facts(NETS["gated"], "onnx", "fp32"), profile).integers == {}
+    paid = {
+        like: {unit for (one, _), units in told.items() if one == like for unit in units} for like in ("fp32", "int8")
+    }
+    assert "recurrent" in paid["fp32"] - paid["int8"]
+    assert "convert" in paid["int8"]
+    assert {like for like, _ in pricing.counted(facts(NETS["gated"], "onnx", "fp32"), profile)} == {"fp32"}
 
 
 @pytest.mark.parametrize(
@@ -195,3 +206,62 @@ def test_costs_of_a_profile_are_checked(tmp_path, line, said):
     path.write_text(f'title = "Odd"\ninherits = "raspberry-pi-4b"\n{line}\n')
     with pytest.raises(UsageError, match=said):
         load_profile(path)
+
+
+def test_prices_of_several_threads_come_from_networks_that_they_helped():
+    """Threads that sleep until a run begins are too late for a short one, whose time says nothing of them."""
+    profile = load_profile("raspberry-pi-4b")
+    names = [name for name in NETS if WRITERS["tflite"].writes(NETS[name])][:30]
+    counts = [pricing.counted(facts(NETS[name], "tflite", "fp32"), profile) for name in names]
+    alone = [float(2000 + sum(sum(units.values()) for units in each.values())) for each in counts]
+    found = pricing.Priced({}, len(names), {})
+    pricing.fit(found, profile, "litert", "fp32", 1, counts, alone)
+    pricing.fit(found, profile, "litert", "fp32", 2, counts, alone, alone)
+    assert set(found.costs) == {"litert-fp32-1"}
+    pricing.fit(found, profile, "litert", "fp32", 2, counts, [0.5 * ns for ns in alone], alone)
+    one, two = found.costs["litert-fp32-1"], found.costs["litert-fp32-2"]
+    assert sum(two.values()) < sum(one.values())
+
+
+def test_a_probed_machine_s_threads_never_slow_a_run_down(tmp_path):
+    from dataclasses import replace
+
+    from edgekit.predict import predict
+
+    profile = load_profile("raspberry-pi-4b")
+    units = dict.fromkeys(UNITS, 1.0)
+    costs = {"litert-fp32-1": {**units, "run": 1000.0}, "litert-fp32-2": {**units, "run": 1.0e6}}
+    probed = replace(profile, costs=costs)
+    seen = facts(NETS["middle"], "tflite", "fp32")
+    one, two = (predict(seen, probed, engine="litert", threads=n).latency["estimate"] for n in (1, 2))
+    assert one == two
+
+
+@pytest.mark.parametrize(("net", "unit"), [("attending", "matrix"), ("cutoff", "scaled"), ("classes", "soft")])
+def test_integers_that_xnnpack_leaves_have_prices_of_their_own(net, unit):
+    plan = kernels(facts(NETS[net], "tflite", "int8")).kernels
+    assert any(unit in kernel.units and kernel.pieces == 1 for kernel in plan)
+    assert not any(unit in kernel.units for kernel in kernels(facts(NETS[net], "tflite", "fp32")).kernels)
+
+
+def test_wide_depthwise_windows_are_groups_for_xnnpack():
+    wide = kernels(facts(NETS["wise-seven"], "tflite", "fp32")).kernels
+    assert all("grouped" in kernel.units and "depthwise" not in kernel.units for kernel in wide)
+    assert all("depthwise" in kernel.units for kernel in kernels(facts(NETS["wise-five"], "tflite", "fp32")).kernels)
+
+
+def test_kernels_that_no_figure_has_widen_the_interval():
+    from edgekit.predict import predict
+
+    board = load_profile("raspberry-pi-4b")
+    known = predict(facts(NETS["middle"], "tflite", "int8"), board, engine="litert", threads=1)
+    new = predict(facts(NETS["attending-wide"], "tflite", "int8"), board, engine="litert", threads=1)
+    assert known.basis == "board"
+    assert new.basis == "core"
+    assert "no published figure has" in new.latency["basis"]
+    assert new.latency["high"] / new.latency["low"] > known.latency["high"] / known.latency["low"]
+
+
+def test_onnxruntime_gives_small_kernels_one_thread():
+    small, large = (kernels(facts(NETS[net], "onnx", "fp32")).kernels[0] for net in ("few-rows", "heavy"))
+    assert (small.pieces, large.pieces > 100) == (1, True)
