@@ -49,7 +49,7 @@ def turned(ops: Sequence[OpFacts], kernels: Sequence[Kernel | None]) -> list[Ker
     for op, kernel in zip(ops, kernels, strict=True):
         for name in op.inputs:
             readers.setdefault(name, []).append(_is_last(op, kernel))
-    found = []
+    found: list[Kernel | None] = []
     for op, kernel in zip(ops, kernels, strict=True):
         if kernel is not None and op.kind == "MaxPool" and kernel.precision == "int8" and op.inputs[0] in last:
             units = {"pick" if unit == "window" else unit: count for unit, count in kernel.units.items()}
