@@ -1,7 +1,7 @@
 """Calibration beside other tools' calibrators: seconds and peak memory on one float model.
 
     python benchmarks/calibration_peers.py MODEL.onnx [ENVIRONMENTS] [--samples 100] [--many 1000] [--rounds 3]
-        [--kept ROWS.json]
+        [--kept ROWS.json] [--only ROW]
 
 The other tools are onnxruntime, NNCF and, where MODEL.tflite lies beside MODEL.onnx, ai-edge-quantizer.
 
@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--kept", type=Path)
+    parser.add_argument("--only", action="append", help="a row, as it is titled")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -151,6 +152,8 @@ def main() -> None:
         for count in (options.samples, options.many):
             for tool, way in ways:
                 title = f"{tool} {way}".strip()
+                if options.only and title not in options.only:
+                    continue
                 python = options.environments / "nncf/bin/python" if tool == "nncf" else Path(sys.executable)
                 if (count != options.samples and title in HOARDING) or not python.exists():
                     continue
