@@ -226,6 +226,7 @@ def _run_quantizer(model: ModelT, recipe: Any, statistics: dict[str, Any] | None
         from ai_edge_quantizer import quantizer
     except ImportError as error:
         raise EngineMissingError("quantizer-missing", "quantizing TFLite graphs needs ai-edge-quantizer") from error
+    rewrites.empty_unread(model)
     # It looks through them even where there are none.
     model.signatureDefs = model.signatureDefs or []
     with warnings.catch_warnings():

@@ -399,6 +399,22 @@ def ranks_of_constants_beside(model: ModelT) -> dict[str, int]:
     return found
 
 
+def empty_unread(model: ModelT) -> None:
+    """Take constants from tensors that no operator reads any more, in place.
+
+    Equal constants share a buffer, and ai-edge-quantizer asks all tensors of a buffer who reads them: it fails on those
+    that rewriting left without a reader (a KeyError with the tensor's name, 0.10).
+    """
+    nothing = len(model.buffers)
+    model.buffers.append(files.schema().BufferT())
+    for graph in model.subgraphs:
+        used = {int(i) for i in (*graph.inputs, *graph.outputs)}
+        used |= {int(i) for op in graph.operators or () for i in (*op.inputs, *op.outputs)}
+        for index, tensor in enumerate(graph.tensors):
+            if index not in used and files.is_constant(model, tensor):
+                tensor.buffer = nothing
+
+
 def is_float_constant(model: ModelT, tensor: TensorT) -> bool:
     """Whether the file holds the tensor's values, as float32."""
     return files.dtype_of(tensor) == "float32" and files.is_constant(model, tensor)

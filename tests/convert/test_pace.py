@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from edgekit.converters import pace
 from edgekit.converters.stages import Graph
+from edgekit.converters.tflite_graphs.builder import Builder
 from edgekit.data_ref import DataRef
 from edgekit.tensors import TensorSpec
 
@@ -47,6 +50,9 @@ def test_the_advice_names_figures_and_the_better_choice():
     (said,) = pace.advice(found, Graph("tflite", "x.tflite", (), (), "int8"))
     assert ".tflite" not in said
     assert "fp16" in said
+    assert "dynamic" not in said
+    (said,) = pace.advice(replace(found, dense=True), Graph("tflite", "x.tflite", (), (), "int8"))
+    assert "--precision dynamic" in said
     assert pace.advice(pace.judge(pairs(0.7), "engine"), Graph("onnx", "x.onnx", (), (), "int8")) == ()
 
 
@@ -81,3 +87,16 @@ def test_both_graphs_run_in_the_real_engine(tiny_files, tmp_path, format):
     found = pace.pace(pace.PaceRequest(graph, graph, data, (image,), str(tmp_path)))
     assert found.engine.startswith({"tflite": "litert", "onnx": "onnxruntime"}[format])
     assert found.before_us == found.after_us == 0 or 0.2 < found.after_us / found.before_us < 5
+
+
+def test_work_in_dense_layers_is_seen(tmp_path):
+    graph = Builder()
+    x = graph.input("x", (1, 8))
+    weights = graph.constant("w", np.eye(8, dtype=np.float32))
+    data = graph.finish([graph.op("FULLY_CONNECTED", [x, weights], (1, 8), "f", "FullyConnectedOptions")])
+    (tmp_path / "m.tflite").write_bytes(data)
+    assert pace._dense(Graph("tflite", str(tmp_path / "m.tflite"), (), (), "int8"))
+
+
+def test_convolutions_are_no_dense_layers(tiny_files):
+    assert not pace._dense(Graph("tflite", str(tiny_files["tflite"]), (), (), "int8"))

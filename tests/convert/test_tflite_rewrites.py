@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.converters.stages import Range
+from edgekit.converters import quantize_tflite
+from edgekit.converters.stages import Graph, QuantizeOptions, Range, Ranges
 from edgekit.converters.tflite_graphs import graph as files
 from edgekit.converters.tflite_graphs import interface as tflite_interface
 from edgekit.converters.tflite_graphs import ranges as tflite_ranges
@@ -18,6 +21,8 @@ from edgekit.converters.tflite_graphs import shapes as tflite_shapes
 from edgekit.converters.tflite_graphs import spellings as tflite_spellings
 from edgekit.converters.tflite_graphs.builder import Builder
 from edgekit.converters.tflite_graphs.write import write
+from edgekit.precision import precisions
+from edgekit.tensors import TensorSpec
 
 interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="comes with the tflite extra")
 
@@ -267,3 +272,30 @@ def test_results_that_share_their_scale_with_a_constant_are_known():
     joined = graph.op("CONCATENATION", [x, row], (2, 4), "joined", "ConcatenationOptions", {"axis": 1})
     model = files.read(graph.finish([graph.op("MAXIMUM", [joined, number], (2, 4), "y")]))
     assert tflite_rewrites.ranks_of_constants_beside(model) == {"joined": 2}
+
+
+def test_a_constant_that_nobody_reads_does_not_keep_one_that_is_read_from_being_quantized(tmp_path):
+    pytest.importorskip("ai_edge_quantizer", reason="comes with the convert extra")
+    graph = Builder()
+    x = graph.input("x", (1, 8))
+    zeros = np.zeros(8, np.float32)
+    weights, bias = graph.constant("w", np.eye(8, dtype=np.float32)), graph.constant("b", zeros)
+    dense = graph.op("FULLY_CONNECTED", [x, weights, bias], (1, 8), "f", "FullyConnectedOptions")
+    data = graph.finish([graph.op("ADD", [dense, graph.constant("more", zeros)], (1, 8), "y", "AddOptions")])
+    model = files.read(data)
+    tensors = model.subgraphs[0].tensors
+    bias, more = (next(one for one in tensors if files.name_of(one) == name) for name in ("b", "more"))
+    more.buffer = bias.buffer  # as whoever writes equal constants once
+    tensors.append(copy.copy(more))
+    tensors[-1].name = b"copy"
+    adding = model.subgraphs[0].operators[-1]  # reads the copy: as a rewriting leaves what it replaces
+    adding.inputs = np.array([adding.inputs[0], len(tensors) - 1], np.int32)
+    (tmp_path / "m.tflite").write_bytes(write(model))
+    spec = TensorSpec("x", (1, 8), "float32"), TensorSpec("y", (1, 8), "float32")
+    ranges = Ranges("minmax", 1, {name: Range(-9, 9) for name in ("x", "f", "y")})
+    made = quantize_tflite.quantize(
+        Graph("tflite", str(tmp_path / "m.tflite"), spec[:1], spec[1:]), ranges, precisions.get("int8"),
+        QuantizeOptions("float"), tmp_path / "q.tflite",
+    )  # fmt: skip
+    wanted, found = answers(model, X[:1]), answers(files.read(Path(made.path).read_bytes()), X[:1])
+    assert np.abs(wanted[0] - found[0]).max() < 0.3
