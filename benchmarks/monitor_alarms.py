@@ -1,6 +1,7 @@
 """False alarms on streams like the reference, and delays after drifts of stated severity.
 
     python benchmarks/monitor_alarms.py false [--samples 100000] [--seeds 10] [--subject mnist ...]
+    python benchmarks/monitor_alarms.py memory [--samples 100000] [--seeds 10]      # video, sensors read fast
     python benchmarks/monitor_alarms.py shift [--runs 100]      # 0.5 sigma in one of 30 numbers
     python benchmarks/monitor_alarms.py pictures [--runs 40]    # brightness, blur, noise, rotation
     python benchmarks/monitor_alarms.py stuck [--runs 40]
@@ -76,6 +77,64 @@ def false_alarms(subject: Subject, samples: int, seeds: int, streams: list[str])
             microseconds=round((time.perf_counter() - begun) / samples / seeds * 1e6, 1),
             first=alarms[:4],
         )
+
+
+def remembering(samples: int, seeds: int) -> None:
+    """False alarms on streams whose samples are not independent, though each is of the reference's distribution."""
+    inputs, outputs = (TensorSpec("x", (None, 30), "float32"),), (TensorSpec("y", (None, 1), "float32"),)
+    how = Interpret(task="regression")
+    for name, follow in STREAMS.items():
+        first: list[str] = []
+        alarms = 0
+        for seed in range(seeds):
+            dice = np.random.default_rng(seed)
+            builder = Builder(inputs, outputs, None, how)
+            x = dice.normal(size=(1000, 30)).astype(np.float32)
+            builder.add({"x": x}, {"y": x[:, :1]})
+            monitor = Monitor(builder.finish(), inputs, outputs, None, how)
+            x = follow(dice, samples).astype(np.float32)
+            for at in range(0, samples, CHUNK):
+                part = x[at : at + CHUNK]
+                found = monitor.observe({"x": part}, {"y": part[:, :1]}).alarms
+                alarms += len(found)
+                first += [f"{alarm.raised}: {alarm.message}" for alarm in found]
+        say(
+            "false alarms", stream=name, samples=samples * seeds, alarms=alarms,
+            per_100000=round(alarms * 1e5 / samples / seeds, 3), first=first[:3],
+        )  # fmt: skip
+
+
+def _following(likeness: float) -> Any:
+    """AR(1) of variance 1: each sample is so much like the one before."""
+
+    def make(dice: np.random.Generator, samples: int) -> Array:
+        steps = dice.normal(size=(samples, 30))
+        x = np.empty_like(steps)
+        x[0] = steps[0]
+        rest = np.sqrt(1 - likeness**2)
+        for place in range(1, samples):
+            x[place] = likeness * x[place - 1] + rest * steps[place]
+        return x
+
+    return make
+
+
+def _repeating(times: int, noise: float) -> Any:
+    """A scene stands for so many frames, each with a little noise of its own; 0 for frames that are the same."""
+
+    def make(dice: np.random.Generator, samples: int) -> Array:
+        scenes = np.repeat(dice.normal(size=(-(-samples // times), 30)), times, axis=0)[:samples]
+        return (scenes + noise * dice.normal(size=scenes.shape)) / np.sqrt(1 + noise**2)
+
+    return make
+
+
+STREAMS = {
+    "AR(1), 0.5": _following(0.5), "AR(1), 0.8": _following(0.8), "AR(1), 0.9": _following(0.9),
+    "AR(1), 0.95": _following(0.95), "AR(1), 0.98": _following(0.98),
+    "scenes of 5 frames": _repeating(5, 0.1), "scenes of 15 frames": _repeating(15, 0.1),
+    "scenes of 30 frames": _repeating(30, 0.1), "each frame 3 times": _repeating(3, 0.0),
+}  # fmt: skip
 
 
 def delays(subject: Subject, name: str, change: Any, runs: int, within: int, *, before: int = 320) -> None:
@@ -193,7 +252,7 @@ def stuck(runs: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", default="shift", choices=["false", "shift", "pictures", "stuck"])
+    parser.add_argument("what", nargs="?", default="shift", choices=["false", "memory", "shift", "pictures", "stuck"])
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--runs", type=int, default=40)
@@ -203,6 +262,8 @@ def main() -> None:
     if options.what == "false":
         for subject in subjects(options.subject):
             false_alarms(subject, options.samples, options.seeds, options.stream)
+    elif options.what == "memory":
+        remembering(options.samples, options.seeds)
     elif options.what == "shift":
         shift(options.runs)
     elif options.what == "pictures":

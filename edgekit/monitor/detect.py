@@ -16,7 +16,7 @@ from edgekit.monitor.reference import CLIP, Reference
 from edgekit.monitor.rightness import EXTRAS, Rightness
 from edgekit.monitor.scan import BLOCK, Excess, Scan
 from edgekit.monitor.sketches import Distances, Sketches
-from edgekit.monitor.streams import streams
+from edgekit.monitor.streams import Streams, streams
 
 SHARES = {"scan": 0.7, "sketches": 0.1, "runs": 0.05, "events": 0.05, "pace": 0.1}
 """Parts of the accepted rate of false alarms that the detectors may spend."""
@@ -44,7 +44,15 @@ class Detectors:
         self._columns = reference.columns
         self._inputs = reference.header.inputs
         extras = len(self._columns) + EXTRAS  # and what the estimate of the accuracy asks of each sample
-        self._scan = Scan(made.tables, made.mass, made.sizes, made.floors, extras=extras, rate=rate * SHARES["scan"])
+        self._scan = Scan(
+            made.tables,
+            made.mass,
+            made.sizes,
+            made.floors,
+            extras=extras,
+            rate=rate * SHARES["scan"],
+            of=_middles(made),
+        )
         self._sketches = Sketches(
             reference.inner, reference.mass, reference.sizes, block=BLOCK, rate=rate * SHARES["sketches"]
         )
@@ -256,6 +264,15 @@ class Detectors:
         for name, part in parts.items():
             part.restore({key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{name}.")})
         self.samples = int(state["samples"])
+
+
+def _middles(made: Streams) -> Array:
+    """[s]: of the stream of a spread that of its number's middle, of others themselves."""
+    first = {int(place): stream for stream, place in reversed(list(enumerate(made.column.tolist())))}
+    return np.array(
+        [first[place] if aspect == "spread" else stream
+         for stream, (place, aspect) in enumerate(zip(made.column.tolist(), made.aspect, strict=True))], np.intp,
+    )  # fmt: skip
 
 
 def _firsts(column: Array, number: int) -> Array:

@@ -34,6 +34,12 @@ _LENGTHS = (
 """Lengths in blocks of each ring: of 32, 256 and 2048 samples."""
 
 _MEMORY = 4096
+_EARLY = 1024
+"""Samples before which a stream is taken to remember at least as much as all of them do on the average."""
+
+_NORMAL = 3**0.5
+"""Of a normal variable: deviation of its squared successive differences, halved."""
+
 _SLOWEST = 64.0
 """Tau at most: a stream that remembers more is to be watched at fewer of its samples."""
 
@@ -61,17 +67,23 @@ class Scan:
         floors: [s]: mean scores below which nothing is news.
         extras: Further numbers a sample, whose means over the same stretches are kept.
         rate: False alarms a sample, of all streams together.
+        of: [s]: the stream whose squares each one's scores are, or itself.
     """
 
-    def __init__(self, tables: Array, mass: Array, sizes: Array, floors: Array, *, extras: int, rate: float) -> None:
+    def __init__(
+        self, tables: Array, mass: Array, sizes: Array, floors: Array, *, extras: int, rate: float,
+        of: Array | None = None,
+    ) -> None:  # fmt: skip
         self.streams = len(tables)
+        self._of = np.arange(self.streams) if of is None else of
         self._tables = tables
         self._rings = [np.zeros((_RING + 1, self.streams + extras)) for _ in _LENGTHS]
         self._total = np.zeros(self.streams + extras)
         self.blocks = 0
         self.begun = np.zeros(self.streams, np.int64)
         looks = sum(len(lengths) / (BLOCK * _STEP**level) for level, lengths in enumerate(_LENGTHS))
-        varying = max(1, int((np.abs(tables).max(axis=1, initial=0) > 0).sum()))
+        self._varying = np.abs(tables).max(axis=1, initial=0) > 0
+        varying = max(1, int(self._varying.sum()))
         self.deviate = normal.upper(min(0.01, rate / looks / varying / 2))
         self._lengths = [np.array(lengths) * BLOCK * _STEP**level for level, lengths in enumerate(_LENGTHS)]
         # What a sum of scores is multiplied by to be the ratio to its threshold, above and (negative) below.
@@ -133,9 +145,16 @@ class Scan:
         if self._stepped < 2:
             return np.ones(self.streams)
         likeness = 1 - self._steps / self._stepped
+        if self._stepped < _EARLY and self._varying.any():
+            # Scenes follow each other in all numbers at once, and few changes of them tell little of each.
+            together = float(likeness[self._varying].mean())
+            if together > 2 * _NORMAL / np.sqrt(self._stepped):
+                likeness = np.maximum(likeness, together)
         sure = likeness > 2 * self._noise / np.sqrt(self._stepped)
         most = (_SLOWEST - 1) / (_SLOWEST + 1)
         likeness = np.where(sure, np.minimum(likeness, most), 0.0)
+        # Squares of what has correlation r have r^2; theirs is known late, for their own noise is larger.
+        likeness = np.maximum(likeness, np.square(likeness[self._of]))
         return np.asarray((1 + likeness) / (1 - likeness))
 
     def begin(self, which: Array) -> None:

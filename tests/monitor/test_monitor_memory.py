@@ -1,0 +1,60 @@
+"""Streams that remember: samples of the reference's distribution that follow each other make no alarm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgekit.monitor.build import Builder
+from edgekit.monitor.monitor import Monitor
+from edgekit.reading import Interpret
+from edgekit.tensors import TensorSpec
+
+ROWS = (TensorSpec("x", (None, 12), "float32"),)
+VALUE = (TensorSpec("y", (None, 1), "float32"),)
+HOW = Interpret(task="regression")
+
+
+@pytest.fixture(scope="module")
+def reference():
+    x = np.random.default_rng(0).normal(size=(1000, 12)).astype(np.float32)
+    builder = Builder(ROWS, VALUE, None, HOW)
+    builder.add({"x": x}, {"y": x[:, :1]})
+    return builder.finish()
+
+
+def following(likeness, seed, samples=3200):
+    """AR(1) of variance 1."""
+    x = np.random.default_rng(seed).normal(size=(samples, 12))
+    for place in range(1, samples):
+        x[place] = likeness * x[place - 1] + np.sqrt(1 - likeness**2) * x[place]
+    return x.astype(np.float32)
+
+
+def alarms(reference, x):
+    monitor = Monitor(reference, ROWS, VALUE, None, HOW)
+    return [alarm for at in range(0, len(x), 32) for alarm in monitor.observe(
+        {"x": x[at : at + 32]}, {"y": x[at : at + 32, :1]}).alarms]  # fmt: skip
+
+
+@pytest.mark.parametrize("likeness", [0.5, 0.8, 0.9, 0.95])
+def test_samples_that_follow_each_other_are_no_drift_from_the_first_block_on(reference, likeness):
+    for seed in range(3):
+        assert alarms(reference, following(likeness, seed)) == []
+
+
+def test_a_camera_that_sees_each_scene_for_a_while_has_not_drifted(reference):
+    dice = np.random.default_rng(3)
+    scenes = np.repeat(dice.normal(size=(160, 12)), 20, axis=0)
+    assert alarms(reference, ((scenes + 0.1 * dice.normal(size=scenes.shape)) / 1.005).astype(np.float32)) == []
+
+
+def test_a_stream_that_remembers_is_still_seen_to_drift(reference):
+    x = following(0.8, 5, 4800)
+    x[1600:, 3] += 1.0
+    found = alarms(reference, x)
+    assert found[0].raised >= 1600
+    assert "value 3" in found[0].message
+    y = following(0.8, 6, 4800)
+    y[1600:, 3] *= 2.5
+    assert {alarm.kind for alarm in alarms(reference, y)} & {"input-spread", "input-relation"}
