@@ -1,0 +1,132 @@
+"""Ways to spoil samples: what a kind is and has to know of the samples, and the kinds pictures and series share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgekit.converters.stages import Array
+
+DARK = 1e-9
+
+
+@dataclass(frozen=True)
+class Span:
+    """What values the samples have, all of them together.
+
+    Attributes:
+        low, high: The smallest and the largest.
+        mean, deviation: Of all values; of a table [k], those of each column.
+        samples: How many they are.
+    """
+
+    low: float
+    high: float
+    mean: Array
+    deviation: Array
+    samples: int
+
+    @classmethod
+    def of(cls, x: Array, shape: str) -> Span:
+        """That of samples [n, ...] of a `shape` as `Spoiler` takes it."""
+        axis = 0 if shape == "table" else None
+        deviation = np.maximum(x.std(axis=axis, dtype=np.float64), DARK)
+        return cls(float(x.min()), float(x.max()), x.mean(axis=axis, dtype=np.float64), deviation, len(x))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Span]) -> Span:
+        """That of the samples of several ones."""
+        weights = np.array([part.samples for part in parts], np.float64)
+        weights /= weights.sum()
+        mean = np.tensordot(weights, np.stack([part.mean for part in parts]), 1)
+        square = np.stack([np.square(part.deviation) + np.square(part.mean - mean) for part in parts])
+        deviation = np.sqrt(np.tensordot(weights, square, 1))
+        low, high = min(part.low for part in parts), max(part.high for part in parts)
+        return cls(low, high, mean, deviation, sum(part.samples for part in parts))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to spoil samples.
+
+    Attributes:
+        name: Of the kind. family: Of kinds that are alike.
+        change: Samples [n, ...], strengths [n, 1, ...] between 0 and 1, the span, dice -> samples.
+    """
+
+    name: str
+    family: str
+    change: Callable[[Array, Array, Span, np.random.Generator], Array]
+
+
+def between(strength: Array, mild: float, hard: float) -> Array:
+    return mild + (hard - mild) * strength
+
+
+def rising(strength: Array, mild: float, hard: float) -> Array:
+    """The same in equal ratios."""
+    return np.asarray(mild * (hard / mild) ** strength)
+
+
+def signs(number: int, dice: np.random.Generator) -> Array:
+    return np.where(dice.random(number) < 0.5, -1.0, 1.0)
+
+
+def noise(x: Array, s: Array, span: Span, dice: np.random.Generator) -> Array:
+    return np.asarray(x + rising(s, 0.05, 1.5) * span.deviation * dice.normal(size=x.shape))
+
+
+def grainy(x: Array, s: Array, span: Span, dice: np.random.Generator) -> Array:
+    """Noise that grows with the value."""
+    return np.asarray(span.low + (x - span.low) * (1 + between(s, 0.05, 0.6) * dice.normal(size=x.shape)))
+
+
+def speckled(x: Array, s: Array, span: Span, dice: np.random.Generator) -> Array:
+    hit = dice.random(x.shape) < rising(s, 0.005, 0.15)
+    return np.where(hit, np.where(dice.random(x.shape) < 0.5, span.low, span.high), x)
+
+
+def raised(x: Array, s: Array, span: Span, _: Any) -> Array:
+    return np.asarray(x + between(s, 0.1, 1.2) * span.deviation)
+
+
+def lowered(x: Array, s: Array, span: Span, _: Any) -> Array:
+    return np.asarray(x - between(s, 0.1, 1.2) * span.deviation)
+
+
+def flatter(x: Array, s: Array, *_: Any) -> Array:
+    mean = _own_mean(x)
+    return np.asarray(mean + (x - mean) * between(s, 0.95, 0.25))
+
+
+def harsher(x: Array, s: Array, *_: Any) -> Array:
+    mean = _own_mean(x)
+    return np.asarray(mean + (x - mean) * between(s, 1.1, 2.5))
+
+
+def _own_mean(x: Array) -> Array:
+    return np.asarray(x.mean(axis=(1, 2) if x.ndim > 3 else 1, keepdims=True))
+
+
+def blurred(x: Array, s: Array, *_: Any) -> Array:
+    return smoothed(x, 5 * s, (1, 2) if x.ndim > 3 else (1,))
+
+
+def smoothed(x: Array, passes: Array, axes: tuple[int, ...]) -> Array:
+    """So many passes (a number a sample, broken ones in part) of (1, 2, 1) / 4: a Gaussian of variance 1/2 each."""
+    made = x
+    for step in range(int(np.ceil(passes.max(initial=0)))):
+        after = made
+        for axis in axes:
+            after = (_beside(after, axis, 1) + 2 * after + _beside(after, axis, -1)) / 4
+        made = made + np.clip(passes - step, 0, 1) * (after - made)
+    return made
+
+
+def _beside(x: Array, axis: int, by: int) -> Array:
+    """Neighbors along an axis; at the edge each is its own."""
+    places = np.clip(np.arange(x.shape[axis]) + by, 0, x.shape[axis] - 1)
+    return np.asarray(x.take(places, axis))
