@@ -19,8 +19,9 @@ from edgekit import files
 from edgekit.artifact import Artifact
 from edgekit.child import Limits, Progress
 from edgekit.deploy import install as there
+from edgekit.deploy.admission import check
 from edgekit.deploy.delta import best, remember
-from edgekit.deploy.preflight import DeviceFacts, FactsRequest, check, preflight
+from edgekit.deploy.preflight import DeviceFacts, FactsRequest, preflight
 from edgekit.deploy.trial import Bounds
 from edgekit.errors import EdgeKitError, MissingFileError, UsageError
 from edgekit.store import Shadow

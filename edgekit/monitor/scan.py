@@ -37,6 +37,9 @@ _MEMORY = 4096
 _EARLY = 1024
 """Samples before which a stream is taken to remember at least as much as all of them do on the average."""
 
+_FEW = 4
+"""Different scores up to which the outermost ones are no sign of saturation."""
+
 _NORMAL = 3**0.5
 """Of a normal variable: deviation of its squared successive differences, halved."""
 
@@ -90,6 +93,8 @@ class Scan:
         self._limits = [_inverses(tables, mass, sizes, floors, lengths, self.deviate) for lengths in self._lengths]
         self._steps = np.zeros(self.streams)
         self._stepped = 0.0
+        self._told = np.zeros(self.streams)
+        self._ends = _ends(tables)
         self._last: Array | None = None
         kurtosis = (np.power(tables, 4) * mass).sum(axis=1)
         self._noise = np.sqrt(0.75 * (kurtosis + 1))
@@ -144,13 +149,13 @@ class Scan:
         """Tau of each stream."""
         if self._stepped < 2:
             return np.ones(self.streams)
-        likeness = 1 - self._steps / self._stepped
+        likeness = np.where(self._told < 2, 0.0, 1 - self._steps / np.maximum(self._told, 1))
         if self._stepped < _EARLY and self._varying.any():
             # Scenes follow each other in all numbers at once, and few changes of them tell little of each.
             together = float(likeness[self._varying].mean())
             if together > 2 * _NORMAL / np.sqrt(self._stepped):
                 likeness = np.maximum(likeness, together)
-        sure = likeness > 2 * self._noise / np.sqrt(self._stepped)
+        sure = likeness > 2 * self._noise / np.sqrt(np.maximum(self._told, 1))
         most = (_SLOWEST - 1) / (_SLOWEST + 1)
         likeness = np.where(sure, np.minimum(likeness, most), 0.0)
         # Squares of what has correlation r have r^2; theirs is known late, for their own noise is larger.
@@ -185,7 +190,8 @@ class Scan:
             found[f"ring{level}"] = np.concatenate([np.diff(ordered, axis=0), behind[None]]).astype(np.float16)
         last = np.zeros(0) if self._last is None else self._last
         counts = np.array([self.blocks, self._stepped])
-        return {**found, "counts": counts, "begun": self.begun, "steps": self._steps, "last": last}
+        return {**found, "counts": counts, "begun": self.begun, "steps": self._steps, "told": self._told,
+                "last": last}  # fmt: skip
 
     def restore(self, state: dict[str, Array]) -> None:
         """Go on from what `state` gave.
@@ -194,7 +200,7 @@ class Scan:
             KeyError: Something is missing. ValueError: It has another shape.
         """
         self.blocks, self._stepped = int(state["counts"][0]), float(state["counts"][1])
-        self.begun[:], self._steps[:] = state["begun"], state["steps"]
+        self.begun[:], self._steps[:], self._told[:] = state["begun"], state["steps"], state["told"]
         self._last = state["last"].copy() if state["last"].size else None
         self._total[:] = 0
         for level, ring in enumerate(self._rings):
@@ -205,16 +211,26 @@ class Scan:
             ring[np.arange(now - _RING, now + 1) % (_RING + 1)] = -after
 
     def _remember(self, scores: Array) -> None:
+        if self._last is not None:
+            scores = np.concatenate([self._last[None], scores])
+        self._last = scores[-1].copy()
         steps = scores[1:] - scores[:-1]
         sums = np.einsum("nk,nk->k", steps, steps)
         number = len(steps)
-        if self._last is not None:
-            sums += np.square(scores[0] - self._last)
-            number += 1
-        self._last = scores[-1].copy()
+        # Two samples in the same outermost bin tell nothing of how far they lie apart. Where most streams are there at
+        # once, the data have moved; they would pass for data that remember, and be forgiven.
+        outside = ((scores[1:] == self._ends[0]) | (scores[1:] == self._ends[1])) & (steps == 0)
+        outside &= outside.sum(axis=1, keepdims=True) > np.isfinite(self._ends[0]).sum() / 2
         fade = 1 - number / _MEMORY if self._stepped >= _MEMORY else 1.0
         self._steps = self._steps * fade + sums / 2
         self._stepped = self._stepped * fade + number
+        self._told = self._told * fade + (number - outside.sum(axis=0))
+
+
+def _ends(tables: Array) -> Array:
+    """[2, s]: the lowest and the highest score of each stream; none of streams with few different ones (classes)."""
+    many = np.array([len(np.unique(table)) > _FEW for table in tables], bool)
+    return np.where(many, np.stack([tables.min(axis=1, initial=0), tables.max(axis=1, initial=0)]), np.nan)
 
 
 def _inverses(

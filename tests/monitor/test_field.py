@@ -98,7 +98,7 @@ def test_whichever_version_is_active_is_watched_and_captured(nets, put, tmp_path
     kept = captured(tmp_path)
     digests = [hashlib.sha256(nets[name]).hexdigest() for name in ("first", "second", "bare")]
     assert [sum(one.version == digest for one in kept) for digest in digests] == [64, 96, 10]
-    strange = [one for one in kept if "out-of-distribution" in one.strata]
+    strange = [one for one in kept if "out-of-distribution" in one.taken]
     assert sum(one.version == digests[1] for one in strange) > 90
     assert sum(one.version != digests[1] for one in strange) < 10
     assert all(one.ood is None for one in kept if one.version == digests[2])

@@ -98,7 +98,6 @@ def test_what_is_carried_over_ssh_imports_nothing_that_stays(modules):
     carried = {name: source for name, source in modules.items() if parts.place_of(name) == "everywhere"}
     staying = {(m, n) for m, source in carried.items() for n in imported(source) if parts.place_of(n) != "everywhere"}
     assert {(m, n) for m, n in staying if m != "edgekit"} <= {
-        ("edgekit.deploy.fleet", "edgekit.deploy.preflight"),  # both are the desk's side of it
         ("edgekit.targets.boards", "edgekit.targets.pricing"),
     }
 

@@ -19,7 +19,7 @@ import pytest
 import edgekit
 from edgekit import artifact as artifacts
 from edgekit import cli
-from edgekit.deploy import fleet, preflight
+from edgekit.deploy import admission, fleet, preflight
 from edgekit.deploy.trial import Bounds
 from edgekit.errors import ArtifactError, EdgeKitError, EngineError, LimitError, UsageError, VerificationError
 from edgekit.store import Shelf
@@ -280,12 +280,12 @@ def test_a_file_that_is_brought_over_a_link_takes_its_room_twice(files):
     def found(free: int, **more) -> preflight.DeviceFacts:
         return preflight.DeviceFacts("aarch64", 64, "3.11", "litert", "2.0", "", free, 0, writable=True, **more)
 
-    preflight.check(opened, found(size + (1 << 20)), "here", None)
-    preflight.check(opened, found(2 * size + (1 << 20), shared=True), "here", None)
-    preflight.check(opened, found(1 << 20, versions=(opened.sha256,)), "here", None)  # it is there already
+    admission.check(opened, found(size + (1 << 20)), "here", None)
+    admission.check(opened, found(2 * size + (1 << 20), shared=True), "here", None)
+    admission.check(opened, found(1 << 20, versions=(opened.sha256,)), "here", None)  # it is there already
     for full in (found(size), found(2 * size + (1 << 20) - 1, shared=True)):
         with pytest.raises(LimitError):
-            preflight.check(opened, full, "here", None)
+            admission.check(opened, full, "here", None)
 
 
 def test_a_file_system_of_4_mib_refuses_what_it_cannot_hold(files, tmp_path):
