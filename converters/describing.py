@@ -7,7 +7,9 @@ was not trained with, where there is enough of it.
 from __future__ import annotations
 
 import base64
+from collections import deque
 from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -158,7 +160,7 @@ class _Judge:
         return bool(self._spans)
 
     def spoil(self, batch: Batch) -> None:
-        """The same batch again: copies of its samples."""
+        """The same batch again: copies of its samples. The next ones are made while the engine answers."""
         labels, spec = self._labels(batch), self._spec
         if labels is None or spec is None or self._shape is None:
             return
@@ -166,15 +168,24 @@ class _Judge:
         begin, self._seen = self._seen, self._seen + len(labels)
         spoiler = Spoiler(self._shape, Span.joined(self._spans))
         chosen = drawn(self._labelled, len(spoiler.kinds) * LEVELS, self._copies)
-        for number, places in enumerate(chosen):
-            own = places[(places >= begin) & (places < begin + len(labels))] - begin
-            if not own.size:
-                continue
-            kind, level = divmod(number, LEVELS)
-            dice = np.random.default_rng([kind, level, begin])
-            spoilt = self._graph.turn({spec.name: spoiler.spoil(x[own], kind, level, dice)})
-            drift = Drift(spoiler.kinds[kind].name, spoiler.kinds[kind].family, level)
-            self._builder.judge(spoilt, self._model.run(spoilt), labels[own], drift)
+        asked: deque[tuple[Feeds, Future[Feeds], Array, Drift]] = deque()
+        with ThreadPoolExecutor(1) as engine:
+            for number, places in enumerate(chosen):
+                own = places[(places >= begin) & (places < begin + len(labels))] - begin
+                if not own.size:
+                    continue
+                kind, level = divmod(number, LEVELS)
+                dice = np.random.default_rng([kind, level, begin])
+                spoilt = self._graph.turn({spec.name: spoiler.spoil(x[own], kind, level, dice)})
+                drift = Drift(spoiler.kinds[kind].name, spoiler.kinds[kind].family, level)
+                asked.append((spoilt, engine.submit(self._model.run, spoilt), labels[own], drift))
+                if len(asked) > 1:
+                    self._answered(*asked.popleft())
+            while asked:
+                self._answered(*asked.popleft())
+
+    def _answered(self, spoilt: Feeds, answers: Future[Feeds], labels: Array, drift: Drift) -> None:
+        self._builder.judge(spoilt, answers.result(), labels, drift)
 
     def _labels(self, batch: Batch) -> Array | None:
         labels = batch.labels

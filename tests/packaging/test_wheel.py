@@ -49,9 +49,7 @@ def test_the_wheel_holds_exactly_the_tracked_sources(wheel):
     assert sorted(found - expected) == []
 
 
-@pytest.mark.xfail(
-    reason="1.4 MB, a third of them converters; test_device_wheel.py holds that for boards"
-)
+@pytest.mark.xfail(reason="1.4 MB, a third of them converters; test_device_wheel.py holds that for boards")
 def test_the_wheel_is_small(wheel):
     assert wheel.stat().st_size < 1_000_000
 
