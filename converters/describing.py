@@ -7,10 +7,10 @@ was not trained with, where there is enough of it.
 from __future__ import annotations
 
 import base64
-from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +159,12 @@ class _Judge:
         """Whether copies can be made: there were labels, and it is known how this input is spoilt."""
         return bool(self._spans)
 
+    @cached_property
+    def _plan(self) -> tuple[Spoiler, list[Array]]:
+        """How samples are spoilt, and which ones each way: once all labelled ones were seen."""
+        spoiler = Spoiler(str(self._shape), Span.joined(self._spans))
+        return spoiler, drawn(self._labelled, len(spoiler.kinds) * LEVELS, self._copies)
+
     def spoil(self, batch: Batch) -> None:
         """The same batch again: copies of its samples. The next ones are made while the engine answers."""
         labels, spec = self._labels(batch), self._spec
@@ -166,9 +172,8 @@ class _Judge:
             return
         x = np.asarray(batch.feeds[spec.name], np.float32)
         begin, self._seen = self._seen, self._seen + len(labels)
-        spoiler = Spoiler(self._shape, Span.joined(self._spans))
-        chosen = drawn(self._labelled, len(spoiler.kinds) * LEVELS, self._copies)
-        asked: deque[tuple[Feeds, Future[Feeds], Array, Drift]] = deque()
+        spoiler, chosen = self._plan
+        waiting: tuple[Feeds, Future[Feeds], Array, Drift] | None = None
         with ThreadPoolExecutor(1) as engine:
             for number, places in enumerate(chosen):
                 own = places[(places >= begin) & (places < begin + len(labels))] - begin
@@ -178,11 +183,11 @@ class _Judge:
                 dice = np.random.default_rng([kind, level, begin])
                 spoilt = self._graph.turn({spec.name: spoiler.spoil(x[own], kind, level, dice)})
                 drift = Drift(spoiler.kinds[kind].name, spoiler.kinds[kind].family, level)
-                asked.append((spoilt, engine.submit(self._model.run, spoilt), labels[own], drift))
-                if len(asked) > 1:
-                    self._answered(*asked.popleft())
-            while asked:
-                self._answered(*asked.popleft())
+                before, waiting = waiting, (spoilt, engine.submit(self._model.run, spoilt), labels[own], drift)
+                if before is not None:
+                    self._answered(*before)
+            if waiting is not None:
+                self._answered(*waiting)
 
     def _answered(self, spoilt: Feeds, answers: Future[Feeds], labels: Array, drift: Drift) -> None:
         self._builder.judge(spoilt, answers.result(), labels, drift)

@@ -369,11 +369,12 @@ def _metadata(members: dict[str, bytes]) -> bytes:
 def field(number: int, payload: bytes | int) -> bytes:
     """One protobuf field: of bytes, or a varint."""
     if isinstance(payload, int):
-        return _varint(number << 3) + _varint(payload)
-    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
+        return as_varint(number << 3) + as_varint(payload)
+    return as_varint(number << 3 | 2) + as_varint(len(payload)) + payload
 
 
-def _varint(value: int) -> bytes:
+def as_varint(value: int) -> bytes:
+    """A number as protobuf and Thrift write it: seven bits a byte, the lowest first."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -392,5 +393,5 @@ def _split_onnx(data: bytes) -> tuple[int, dict[str, bytes]]:
         name = entry.get(1, b"").decode("utf-8", "replace")
         if name in _ORDER:
             members[name] = entry.get(2, b"")
-            size = min(size, begin - 1 - len(_varint(end - begin)))
+            size = min(size, begin - 1 - len(as_varint(end - begin)))
     return size, members

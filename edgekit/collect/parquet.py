@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.artifact import as_varint
+
 _MAGIC = b"PAR1"
 _FLOAT, _DOUBLE, _BYTES = 4, 5, 6
 _UTF8 = 0
@@ -83,7 +85,7 @@ def _struct(fields: Sequence[Field]) -> bytes:
 
 
 def _list(kind: int, items: Sequence[bytes]) -> bytes:
-    head = bytes([len(items) << 4 | kind]) if len(items) < 15 else bytes([0xF0 | kind]) + _varint(len(items))
+    head = bytes([len(items) << 4 | kind]) if len(items) < 15 else bytes([0xF0 | kind]) + as_varint(len(items))
     return head + b"".join(items)
 
 
@@ -93,17 +95,8 @@ def _number(field: int, value: int, kind: int = _I32) -> Field:
 
 def _text(text: str) -> bytes:
     data = text.encode()
-    return _varint(len(data)) + data
+    return as_varint(len(data)) + data
 
 
 def _zigzag(value: int) -> bytes:
-    return _varint(value << 1 if value >= 0 else (-value << 1) - 1)
-
-
-def _varint(value: int) -> bytes:
-    made = bytearray()
-    while value > 0x7F:
-        made.append(value & 0x7F | 0x80)
-        value >>= 7
-    made.append(value)
-    return bytes(made)
+    return as_varint(value << 1 if value >= 0 else (-value << 1) - 1)

@@ -40,6 +40,9 @@ _EARLY = 1024
 _FEW = 4
 """Different scores up to which the outermost ones are no sign of saturation."""
 
+_FEWEST = 6
+"""Streams that must be at their ends at once, at least: fewer are there by memory alone."""
+
 _NORMAL = 3**0.5
 """Of a normal variable: deviation of its squared successive differences, halved."""
 
@@ -95,6 +98,7 @@ class Scan:
         self._stepped = 0.0
         self._told = np.zeros(self.streams)
         self._ends = _ends(tables)
+        self._everywhere = max(_FEWEST, np.isfinite(self._ends[0]).sum() / 2)
         self._last: Array | None = None
         kurtosis = (np.power(tables, 4) * mass).sum(axis=1)
         self._noise = np.sqrt(0.75 * (kurtosis + 1))
@@ -220,7 +224,7 @@ class Scan:
         # Two samples in the same outermost bin tell nothing of how far they lie apart. Where most streams are there at
         # once, the data have moved; they would pass for data that remember, and be forgiven.
         outside = ((scores[1:] == self._ends[0]) | (scores[1:] == self._ends[1])) & (steps == 0)
-        outside &= outside.sum(axis=1, keepdims=True) > np.isfinite(self._ends[0]).sum() / 2
+        outside &= outside.sum(axis=1, keepdims=True) > self._everywhere
         fade = 1 - number / _MEMORY if self._stepped >= _MEMORY else 1.0
         self._steps = self._steps * fade + sums / 2
         self._stepped = self._stepped * fade + number

@@ -49,6 +49,23 @@ def test_a_camera_that_sees_each_scene_for_a_while_has_not_drifted(reference):
     assert alarms(reference, ((scenes + 0.1 * dice.normal(size=scenes.shape)) / 1.005).astype(np.float32)) == []
 
 
+def test_all_numbers_that_moved_at_once_are_no_memory(reference):
+    x = np.random.default_rng(7).normal(size=(96, 12)).astype(np.float32) + np.float32(3)
+    assert alarms(reference, x)
+
+
+def test_a_single_number_that_remembers_has_not_drifted():
+    one = (TensorSpec("x", (None, 1), "float32"),)
+    x = np.random.default_rng(0).normal(size=(1000, 1)).astype(np.float32)
+    builder = Builder(one, VALUE, None, HOW)
+    builder.add({"x": x}, {"y": x})
+    made = builder.finish()
+    for seed in range(3):
+        monitor, slow = Monitor(made, one, VALUE, None, HOW), following(0.9, seed)[:, :1]
+        for at in range(0, len(slow), 32):
+            assert not monitor.observe({"x": slow[at : at + 32]}, {"y": slow[at : at + 32]}).alarms
+
+
 def test_a_stream_that_remembers_is_still_seen_to_drift(reference):
     x = following(0.8, 5, 4800)
     x[1600:, 3] += 1.0
