@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edgekit.artifact import Artifact
-from edgekit.errors import EngineError, FeedError
+from edgekit.errors import ArtifactError, EngineError, FeedError
 from edgekit.tensors import INTEGER_RANGE, TensorSpec
 
 if TYPE_CHECKING:
@@ -162,6 +162,32 @@ def check_names(feeds: Feeds, inputs: tuple[TensorSpec, ...]) -> None:
         problems = [f"lacks {', '.join(missing)}"] if missing else []
         problems += [f"has {', '.join(map(str, extra))}, which the model does not"] if extra else []
         raise FeedError("feed-name", f"the feed {' and '.join(problems)}; inputs: {', '.join(wanted)}")
+
+
+def matched(specs: tuple[TensorSpec, ...], offered: tuple[TensorSpec, ...], side: str, artifact: Artifact) -> list[str]:
+    """The session's name of each spec.
+
+    Raises:
+        ArtifactError: `manifest-mismatch`.
+    """
+    about = artifact.path or "the model"
+    names = {spec.name: spec for spec in offered}
+    keys = names | {spec.key: spec for spec in offered}
+    found: list[str] = []
+    for spec in specs:
+        own = names.get(spec.name)  # of two tensors that the file names alike, the one with this name
+        there = own if own is not None and own.key == spec.key else keys.get(spec.key)
+        if there is None:
+            raise ArtifactError("manifest-mismatch", f"{about} has no {side} {spec.key}; it has {', '.join(keys)}")
+        if there.dtype != spec.dtype or len(there.shape) != len(spec.shape):
+            raise ArtifactError(
+                "manifest-mismatch", f"{about} has {side} {there.describe()}, its manifest says {spec.describe()}"
+            )
+        found.append(there.name)
+    left = [spec.name for spec in offered if spec.name not in found]
+    if left and side == "input":
+        raise ArtifactError("manifest-mismatch", f"{about} has the input {left[0]}, of which its manifest says nothing")
+    return found
 
 
 def as_dtype(value: Any, spec: TensorSpec, *, raw: bool) -> Array:

@@ -18,15 +18,25 @@ from _thread import allocate_lock
 from collections.abc import Container, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from edgekit import artifact as artifacts
 from edgekit.artifact import Artifact
-from edgekit.errors import ArtifactError, EngineError, FeedError
+from edgekit.errors import EngineError, FeedError
 from edgekit.runtimes import PREFERRED, engines, open_session
-from edgekit.runtimes.base import Array, Session, as_dtype, check_finite, check_names, closed, dequantize, quantize
+from edgekit.runtimes.base import (
+    Array,
+    Session,
+    as_dtype,
+    check_finite,
+    check_names,
+    closed,
+    dequantize,
+    matched,
+    quantize,
+)
 from edgekit.runtimes.straight import Straight, fill
 from edgekit.tensors import TensorSpec
 
@@ -109,8 +119,8 @@ class Model:
         self._session: Session | None = session
         self._pid = os.getpid()
         self._lock: AbstractContextManager[Any] = nullcontext() if session.concurrent else allocate_lock()
-        self._keys = _match(inputs, session.inputs, "input", artifact)
-        answers = _match(outputs, session.outputs, "output", artifact)
+        self._keys = matched(inputs, session.inputs, "input", artifact)
+        answers = matched(outputs, session.outputs, "output", artifact)
         self._answers = list(zip(answers, outputs, strict=True))
         self._real, self._raw = (self._straight(session, raw=raw) for raw in (False, True))
         self._predictor: Predictor | None = None
@@ -305,6 +315,17 @@ class Model:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        inputs, outputs = (", ".join(spec.describe() for spec in side) for side in (self.inputs, self.outputs))
+        return f"<Model {self.artifact.path or 'in memory'}: {inputs} -> {outputs}; {self.engine}>"
+
+    def __reduce__(self) -> NoReturn:
+        """To another process goes the path."""
+        raise EngineError(
+            "model-forked", f"the model is open in process {self._pid} and cannot be sent to another",
+            next_step="Send its path, and load it there.",
+        )  # fmt: skip
+
     def _straight(
         self, session: Session, *, raw: bool, ready: bool = False, wanted: Container[str] | None = None
     ) -> Straight:
@@ -374,25 +395,3 @@ class Model:
         if self._session is None:
             return closed()
         return EngineError("model-forked", f"the model was opened in process {self._pid}, before a fork")
-
-
-def _match(specs: tuple[TensorSpec, ...], offered: tuple[TensorSpec, ...], side: str, artifact: Artifact) -> list[str]:
-    """The session's name of each spec."""
-    about = artifact.path or "the model"
-    names = {spec.name: spec for spec in offered}
-    keys = names | {spec.key: spec for spec in offered}
-    found: list[str] = []
-    for spec in specs:
-        own = names.get(spec.name)  # of two tensors that the file names alike, the one with this name
-        there = own if own is not None and own.key == spec.key else keys.get(spec.key)
-        if there is None:
-            raise ArtifactError("manifest-mismatch", f"{about} has no {side} {spec.key}; it has {', '.join(keys)}")
-        if there.dtype != spec.dtype or len(there.shape) != len(spec.shape):
-            raise ArtifactError(
-                "manifest-mismatch", f"{about} has {side} {there.describe()}, its manifest says {spec.describe()}"
-            )
-        found.append(there.name)
-    left = [spec.name for spec in offered if spec.name not in found]
-    if left and side == "input":
-        raise ArtifactError("manifest-mismatch", f"{about} has the input {left[0]}, of which its manifest says nothing")
-    return found

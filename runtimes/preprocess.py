@@ -72,7 +72,8 @@ class Preparer:
 
         Args:
             thing: Feeds by name; an array; a Pillow image; a row of named values, or a list of rows; text; a `Sound`;
-                the path of an image, a WAV file or an `.npy` file.
+                the path of an image, a WAV file or an `.npy` file; the bytes of an image or a WAV file, or a file that
+                is open for reading them.
             colors: Order of a picture that is an array: "RGB" or "BGR"; None for the one that the model takes.
 
         Raises:
@@ -112,25 +113,35 @@ class Preparer:
             return Prepared({spec.name: self._text(thing, spec)})
         if isinstance(thing, (str, Path)):
             thing = self._read(Path(thing))
+        if pictures.holds_a_file(thing) and kind == "waveform":
+            thing = sounds.held_sound(pictures.opened(thing), spec)
         if kind == "table" and not isinstance(thing, np.ndarray):
             return Prepared({spec.name: self._rows(thing, spec)})
         if hasattr(thing, "convert") and hasattr(thing, "resize"):
             return self._image(pictures.pixels(thing, self._how, pictures.geometry(spec).channels), spec)
-        if isinstance(thing, sounds.Sound) or (kind == "waveform" and self._is_sound(thing)):
+        if isinstance(thing, sounds.Sound) or (kind == "waveform" and self._is_sound(thing, spec)):
             return Prepared({spec.name: self._sound(thing, spec)})
         quick = self.quick
         if isinstance(quick, Pictures) and (picture := quick.picture(thing, colors)) is not None:
-            if picture.shape == (quick.wanted.height, quick.wanted.width, quick.wanted.channels):
+            own = picture.shape == (quick.wanted.height, quick.wanted.width, quick.wanted.channels)
+            if own and spec.layout is not None:
                 _, placement = pictures.fit(picture, quick.wanted, ImageSteps())
                 return Prepared({spec.name: normalize(picture, self._how, spec)}, placement=placement)  # in its layout
             return self._image(picture, spec)
-        try:
-            array = np.asarray(thing)
-        except (ValueError, TypeError, RuntimeError) as error:  # rows of unequal length; a tensor on another device
-            raise FeedError("feed-dtype", f"{spec.name} takes an array, and this makes none: {error}") from error
-        if kind == "array" or (array.dtype.kind == "f" and kind == "image"):
-            return Prepared({spec.name: array})
-        return Prepared({spec.name: normalize(array, self._how, spec)})
+        return Prepared({spec.name: self._array(thing, spec, colors)})
+
+    def _array(self, thing: Any, spec: TensorSpec, colors: str | None) -> Array:
+        """Of numbers that are no picture, no sound and no row."""
+        array = _as_array(thing, spec)
+        if colors not in (None, self._how.colors):
+            raise FeedError(
+                "feed-dtype", f"{spec.name} is fed with {array.dtype}; colors are turned in pictures of bytes"
+            )
+        kind = self._how.kind
+        if kind == "image" and array.dtype.kind in "fiub":
+            _check_picture(array, spec)
+        finished = kind == "array" or (array.dtype.kind == "f" and kind == "image")
+        return array if finished else normalize(array, self._how, spec)
 
     def _image(self, picture: Array, spec: TensorSpec) -> Prepared:
         wanted = pictures.geometry(spec)
@@ -138,9 +149,15 @@ class Preparer:
         made = np.ascontiguousarray(made.transpose(2, 0, 1) if wanted.first else made)
         return Prepared({spec.name: normalize(made, self._how, spec)}, placement=placement)
 
-    def _is_sound(self, thing: Any) -> bool:
-        """With audio steps, whatever is as flat as a sound; without them, an array passes as before."""
-        return self._how.audio is not None and np.ndim(thing) == 1
+    def _is_sound(self, thing: Any, spec: TensorSpec) -> bool:
+        """With audio steps, whatever is as flat as a sound, or has a few channels side by side and is not the tensor;
+        without them, an array passes as before.
+        """
+        if self._how.audio is None:
+            return False
+        shape = _as_array(thing, spec).shape
+        own = tuple(want or size for want, size in zip(spec.shape[1:], shape, strict=False))
+        return len(shape) == 1 or (sounds.has_channels(shape) and shape != own)
 
     def _sound(self, thing: Any, spec: TensorSpec) -> Array:
         if isinstance(self.quick, Waves):
@@ -174,7 +191,37 @@ class Preparer:
             return sounds.read_sound(path)
         if path.suffix.lower() == ".npy":
             return _read_array(path)
+        if self._how.kind == "waveform":
+            raise DataError("data-unreadable", f"{path} is no WAV file", next_step=sounds.CONVERT)
         return open_image(path)
+
+
+def _as_array(thing: Any, spec: TensorSpec) -> Array:
+    try:
+        return np.asarray(thing)
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of unequal length; a tensor on another device
+        raise FeedError("feed-dtype", f"{spec.name} takes an array, and this makes none: {error}") from error
+
+
+def _check_picture(array: Array, spec: TensorSpec) -> None:
+    """What is no picture of bytes must be the tensor.
+
+    Raises:
+        FeedError: `feed-shape`.
+    """
+    from edgekit.runtimes.pieces import shaped
+
+    try:
+        shaped(array, spec)
+    except FeedError as error:
+        sizes = ",".join(map(str, array.shape))
+        wanted = pictures.geometry(spec).channels
+        raise FeedError(
+            "feed-shape",
+            f"{spec.name} takes a picture of any size as bytes, uint8 [H,W,{wanted}], or the finished tensor "
+            f"{spec.describe()}; not {array.dtype} [{sizes}]",
+            next_step="Pass one picture as uint8, several to predict_batch, or resize it yourself.",
+        ) from error
 
 
 def _read_array(path: Path) -> Array:

@@ -5,13 +5,14 @@ Arrays are taken as height, width, channels, in the color order that the model t
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from edgekit.errors import DataError, EngineMissingError, FeedError, MissingFileError
+from edgekit.errors import DataError, EngineMissingError, FeedError, MissingFileError, UsageError
 from edgekit.feeding import ImageSteps, Preprocess
 from edgekit.runtimes.base import Array
 from edgekit.runtimes.preparation.resizing import resize
@@ -76,17 +77,46 @@ def geometry(spec: TensorSpec) -> Geometry:
     )
 
 
-def open_image(path: Path) -> Any:
+def holds_a_file(thing: Any) -> bool:
+    """Bytes, or something that bytes can be read from."""
+    return isinstance(thing, (bytes, bytearray)) or callable(getattr(thing, "read", None))
+
+
+def opened(thing: Any) -> BinaryIO:
+    """Of what holds a file, to be read from."""
+    return io.BytesIO(thing) if isinstance(thing, (bytes, bytearray)) else thing
+
+
+def read_image(thing: Any, name: str) -> Any:
+    """`open_image` of what holds a file, for the input of this name.
+
+    Raises:
+        FeedError: `feed-dtype`: it holds no picture. EngineMissingError: `pillow-missing`.
+    """
+    try:
+        return open_image(opened(thing))
+    except DataError as error:
+        raise FeedError(
+            "feed-dtype", f"{name} takes a picture, and {type(thing).__name__} holds none: {error.message}"
+        ) from error
+
+
+def open_image(path: Path | BinaryIO) -> Any:
     """A Pillow image, turned as its EXIF data says it is to be seen.
+
+    Args:
+        path: Where it is, or an open file.
 
     Raises:
         EngineMissingError: `pillow-missing`. DataError: `data-unreadable`. MissingFileError: `file-missing`.
     """
+    name = path.name if isinstance(path, Path) else "a file in memory"
+    said = str(path) if isinstance(path, Path) else "it"
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ModuleNotFoundError as error:
         raise EngineMissingError(
-            "pillow-missing", f"reading {path.name} needs Pillow", next_step="pip install pillow"
+            "pillow-missing", f"reading {name} needs Pillow", next_step="pip install pillow"
         ) from error
     try:
         image = Image.open(path)
@@ -94,7 +124,7 @@ def open_image(path: Path) -> Any:
         if image.mode == "F":
             raise DataError(
                 "data-unreadable",
-                f"{path} is a picture of floats, whose scale nobody knows",
+                f"{said} is a picture of floats, whose scale nobody knows",
                 next_step="Save it with 8 or 16 bits a pixel, or as .npy in the numbers that the model takes.",
             )
         ImageOps.exif_transpose(image, in_place=True)
@@ -103,7 +133,7 @@ def open_image(path: Path) -> Any:
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(
             "data-unreadable",
-            f"{path} is no image that Pillow reads: {error}",
+            f"{said} is no image that Pillow reads: {error}",
             next_step="Leave the file out, or save it again as PNG or JPEG.",
         ) from error
     return image
@@ -126,32 +156,61 @@ def fit(picture: Array, wanted: Geometry, steps: ImageSteps) -> tuple[Array, Pla
         wanted: The input.
         steps: How.
     """
-    height, width = picture.shape[:2]
-    target = (wanted.height, wanted.width)
-    if steps.fit == "stretch" or (height * wanted.width == width * wanted.height):
-        made = resize(picture, *target, steps.resize, steps.convention)
-        return made, Placement((height, width), target, (wanted.width / width, wanted.height / height), (0.0, 0.0))
-    if steps.fit == "crop":
-        return _cropped(picture, target, steps)
-    ratio = min(wanted.height / height, wanted.width / width)
-    inner = max(round(height * ratio), 1), max(round(width * ratio), 1)
-    free = target[0] - inner[0], target[1] - inner[1]
-    top, left = (0, 0) if steps.place == "corner" else (free[0] // 2, free[1] // 2)
-    made = np.full((*target, picture.shape[2]), steps.border, np.uint8)
-    made[top : top + inner[0], left : left + inner[1]] = resize(picture, *inner, steps.resize, steps.convention)
-    return made, Placement((height, width), target, (inner[1] / width, inner[0] / height), (float(left), float(top)))
+    fitting = Fitting(picture.shape[:2], wanted, steps)
+    return fitting(picture), fitting.placement
 
 
-def _cropped(picture: Array, target: tuple[int, int], steps: ImageSteps) -> tuple[Array, Placement]:
-    """The middle of the picture that has the input's proportions, resized: what lies outside is never computed."""
-    height, width = picture.shape[:2]
-    ratio = max(target[0] / height, target[1] / width)
-    inner = min(max(round(target[0] / ratio), 1), height), min(max(round(target[1] / ratio), 1), width)
-    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
-    cut = picture[top : top + inner[0], left : left + inner[1]]
-    scale = target[1] / inner[1], target[0] / inner[0]
-    made = resize(cut, *target, steps.resize, steps.convention)
-    return made, Placement((height, width), target, scale, (-left * scale[0], -top * scale[1]))
+class Fitting:
+    """How pictures of one size come into an input. Call it with one; threads may share it.
+
+    Args:
+        size: Height and width of the pictures.
+        wanted: The input.
+        steps: How.
+
+    Attributes:
+        placement: Where they lie there.
+    """
+
+    def __init__(self, size: tuple[int, ...], wanted: Geometry, steps: ImageSteps) -> None:
+        height, width = size
+        self._target = self._inner = target = (wanted.height, wanted.width)
+        self._how, self._border = (steps.resize, steps.convention), steps.border
+        self._cut: tuple[slice, slice] | None = None
+        self._at = (0, 0)
+        scale, offset = (wanted.width / width, wanted.height / height), (0.0, 0.0)
+        if steps.fit != "stretch" and height * wanted.width != width * wanted.height:
+            if steps.fit == "crop":
+                # The middle that has the input's proportions: what lies outside is never computed.
+                ratio = max(target[0] / height, target[1] / width)
+                kept = min(max(round(target[0] / ratio), 1), height), min(max(round(target[1] / ratio), 1), width)
+                top, left = (height - kept[0]) // 2, (width - kept[1]) // 2
+                self._cut = slice(top, top + kept[0]), slice(left, left + kept[1])
+                scale = target[1] / kept[1], target[0] / kept[0]
+                offset = -left * scale[0], -top * scale[1]
+            else:
+                ratio = min(wanted.height / height, wanted.width / width)
+                self._inner = inner = max(round(height * ratio), 1), max(round(width * ratio), 1)
+                free = target[0] - inner[0], target[1] - inner[1]
+                self._at = top, left = (0, 0) if steps.place == "corner" else (free[0] // 2, free[1] // 2)
+                scale, offset = (inner[1] / width, inner[0] / height), (float(left), float(top))
+        self.placement = Placement((height, width), target, scale, offset)
+
+    def __call__(self, picture: Array, out: Array | None = None) -> Array:
+        """uint8 [H,W,C] of the input; in `out`, of that shape and C-ordered, where that saves a copy."""
+        if self._cut is not None:
+            picture = picture[self._cut]
+        if self._inner == self._target:
+            return resize(picture, *self._target, *self._how, out)
+        made = np.empty((*self._target, picture.shape[2]), np.uint8) if out is None else out
+        (top, left), (height, width) = self._at, self._inner
+        for border in (made[:top], made[top + height :], made[:, :left], made[:, left + width :]):
+            border[...] = self._border
+        inside = made[top : top + height, left : left + width]
+        resized = resize(picture, height, width, *self._how, inside)
+        if resized is not inside:
+            inside[...] = resized
+        return made
 
 
 def recolor(picture: Array, given: str | None, how: Preprocess, channels: int) -> Array:
@@ -165,8 +224,10 @@ def recolor(picture: Array, given: str | None, how: Preprocess, channels: int) -
         channels: Of the input.
 
     Raises:
-        FeedError: `feed-shape`: another number of channels.
+        FeedError: `feed-shape`: another number of channels. UsageError: `option-value`: no order of colors.
     """
+    if given not in (None, "RGB", "BGR"):
+        raise UsageError("option-value", f"colors is {given!r}; it is 'RGB' or 'BGR'")
     if picture.ndim == 2:
         picture = picture[..., None]
     if channels == 1 and picture.shape[2] == 3:

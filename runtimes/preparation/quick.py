@@ -21,6 +21,18 @@ from edgekit.runtimes.preparation.scratch import Spare
 from edgekit.tensors import TensorSpec
 
 
+class Memory(NamedTuple):
+    """What a picture is prepared in.
+
+    Attributes:
+        tensor: Of the input's dtype and shape, with a batch axis.
+        picture: uint8 [H,W,C] of the input's size; the tensor's own bytes where it is as large.
+    """
+
+    tensor: Array
+    picture: Array
+
+
 class Prepared(NamedTuple):
     """A feed.
 
@@ -34,9 +46,11 @@ class Prepared(NamedTuple):
     feeds: dict[str, Any]
     ready: bool = False
     placement: pictures.Placement | None = None
-    lent: Array | None = None
+    lent: Memory | None = None
 
 
+_SIZES = 16
+"""Sizes of pictures whose way into the input is kept: a camera has one."""
 _new = tuple.__new__
 """Half of what the call of a named tuple takes."""
 
@@ -106,8 +120,10 @@ class Pictures:
         self._fast = fast(how, spec)
         self.exact = spec.shape[0] in (None, 1)
         size = (wanted.height, wanted.width)
-        shape = (1, wanted.channels, *size) if wanted.first else (1, *size, wanted.channels)
-        self._spare = Spare(lambda: np.empty(shape, spec.dtype))
+        self._shape = (1, wanted.channels, *size) if wanted.first else (1, *size, wanted.channels)
+        self._dtype = np.dtype(spec.dtype if self._fast is not None else "uint8")
+        self._spare = Spare(self._memory)
+        self._fittings: dict[tuple[int, ...], pictures.Fitting] = {}
         # A picture of the very size, and where it lies.
         self._own = (*size, wanted.channels)
         self._whole = pictures.Placement(size, size, (1.0, 1.0), (0.0, 0.0))
@@ -115,28 +131,39 @@ class Pictures:
     def __call__(self, thing: Any, colors: str | None) -> Prepared | None:
         if self._fast is None:
             return None
-        placement = self._whole
-        if type(thing) is not np.ndarray or thing.shape != self._own or thing.dtype != np.uint8 or colors is not None:
+        if type(thing) is np.ndarray and thing.shape == self._own and thing.dtype == np.uint8 and colors is None:
+            placement, lent = self._whole, self._spare.take()
+        else:
             picture = self.picture(thing, colors)
             if picture is None:
                 return None
-            thing, placement = pictures.fit(picture, self.wanted, self._steps)
-        lent = self._spare.take()
-        made = self._fast(thing, lent)
-        if made is not lent:  # nothing had to be done to it
+            fitting = self._fittings.get(picture.shape[:2]) or self._fitting(picture.shape[:2])
+            placement, lent = fitting.placement, self._spare.take()
+            thing = fitting(picture, lent.picture)
+        made = self._fast(thing, lent.tensor)
+        if made is not lent.tensor and thing is not lent.picture:  # nothing had to be done to it
             self._spare.give(lent)
-            return Prepared({self._name: made}, ready=True, placement=placement)
-        return Prepared({self._name: made}, ready=True, placement=placement, lent=lent)
+            return _new(Prepared, ({self._name: made}, True, placement, None))
+        return _new(Prepared, ({self._name: made}, True, placement, lent))
 
-    def take_back(self, lent: Array) -> None:
+    def take_back(self, lent: Memory) -> None:
         """For the next picture."""
         self._spare.give(lent)
+
+    def _memory(self) -> Memory:
+        tensor = np.empty(self._shape, self._dtype)
+        bytes_last = self._dtype.itemsize == 1 and not self.wanted.first
+        return Memory(tensor, tensor.view(np.uint8)[0] if bytes_last else np.empty(self._own, np.uint8))
+
+    def _fitting(self, size: tuple[int, ...]) -> pictures.Fitting:
+        if len(self._fittings) >= _SIZES:
+            self._fittings.clear()
+        made = self._fittings[size] = pictures.Fitting(size, self.wanted, self._steps)
+        return made
 
     def picture(self, thing: Any, colors: str | None) -> Array | None:
         """uint8 [H,W,C] in the model's colors; None for what is no single picture of bytes."""
         wanted = self.wanted
-        if isinstance(thing, (str, Path)) and Path(thing).suffix.lower() in pictures.SUFFIXES:
-            thing = pictures.open_image(Path(thing))
         if isinstance(thing, np.ndarray):
             own = (wanted.channels, wanted.height, wanted.width)
             if thing.dtype != np.uint8 or (wanted.first and thing.shape == own) or not thing.size:
@@ -144,6 +171,10 @@ class Pictures:
             if (thing.ndim == 2 and wanted.channels == 1) or (thing.ndim == 3 and thing.shape[2] in (1, 3, 4)):
                 return pictures.recolor(thing, colors, self._how, wanted.channels)
             return None
+        if isinstance(thing, (str, Path)) and Path(thing).suffix.lower() in pictures.SUFFIXES:
+            thing = pictures.open_image(Path(thing))
+        elif pictures.holds_a_file(thing):
+            thing = pictures.read_image(thing, self._name)
         if hasattr(thing, "convert") and hasattr(thing, "resize"):
             return pictures.pixels(thing, self._how, wanted.channels)
         return None

@@ -53,7 +53,7 @@ class _Plan(NamedTuple):
     total: int = 1
 
 
-def resize(picture: Array, height: int, width: int, how: str, convention: str) -> Array:
+def resize(picture: Array, height: int, width: int, how: str, convention: str, out: Array | None = None) -> Array:
     """A picture in another size.
 
     Args:
@@ -62,15 +62,16 @@ def resize(picture: Array, height: int, width: int, how: str, convention: str) -
         width: Wanted.
         how: "bilinear", "nearest" or "area".
         convention: "pillow" or "opencv".
+        out: Of the result's shape, for it to be written to where that costs no copy.
 
     Returns:
-        uint8 [height,width] or [height,width,C]; the picture itself where it has the size.
+        uint8 [height,width] or [height,width,C]: `out`, another array, or the picture itself where it has the size.
     """
     if picture.shape[:2] == (height, width):
         return picture
     if picture.ndim == 3 and picture.strides[2] < 0:  # colors turned: cheaper when it is small
         return resize(picture[..., ::-1], height, width, how, convention)[..., ::-1]
-    compiled = _compiled(picture, height, width, how, convention)
+    compiled = _compiled(picture, height, width, how, convention, out)
     if compiled is not None:
         return compiled
     if how == "area" and convention == "opencv" and (picture.shape[0] < height or picture.shape[1] < width):
@@ -78,14 +79,17 @@ def resize(picture: Array, height: int, width: int, how: str, convention: str) -
     flat = picture.reshape(picture.shape[0], -1)
     channels = flat.shape[1] // picture.shape[1]
     plan = _plan(picture.shape[:2], (height, width), channels, how, convention)
-    made = np.empty((height, width * channels), np.uint8)
+    whole = (
+        np.empty((height, width, *picture.shape[2:]), np.uint8) if out is None or not out.flags.c_contiguous else out
+    )
+    made = whole.reshape(height, -1)
     bench = _benches.take()
     step = max(_BAND // (5 * flat.shape[1]), 1)
     for start in range(0, height, step):
         part = slice(start, start + step)
         _across(_down(flat, plan, part, bench), plan, bench, made[part])
     _benches.give(bench)
-    return made.reshape(height, width, *picture.shape[2:])
+    return whole
 
 
 def _down(flat: Array, plan: _Plan, part: slice, bench: Bench) -> Array:
@@ -169,14 +173,14 @@ def _plan(given: tuple[int, int], wanted: tuple[int, int], channels: int, how: s
     return made._replace(even=even, total=total * more)
 
 
-def _compiled(picture: Array, height: int, width: int, how: str, convention: str) -> Array | None:
+def _compiled(picture: Array, height: int, width: int, how: str, convention: str, out: Array | None) -> Array | None:
     """By the library of that convention, where the app has it in memory already."""
     if convention == "opencv":
         library: Any = sys.modules.get("cv2")
         if library is None or not hasattr(library, "resize"):
             return None
-        made = library.resize(picture, (width, height), interpolation=_OPENCV[how])
-        return np.asarray(made).reshape(height, width, *picture.shape[2:])
+        made = library.resize(picture, (width, height), out, interpolation=_OPENCV[how])
+        return made if made is out else np.asarray(made).reshape(height, width, *picture.shape[2:])
     library = sys.modules.get("PIL.Image")
     if library is None or picture.shape[2:] not in ((), (1,), (3,)):
         return None

@@ -18,6 +18,8 @@ from edgekit.tensors import TensorSpec
 
 SUFFIXES = (".wav",)
 
+CONVERT = "Write it as PCM, for example by `ffmpeg -i IN -c:a pcm_s16le OUT.wav`."
+"""What helps against a sound that is not read."""
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 
 
@@ -62,13 +64,27 @@ def sound_of(file: BinaryIO, name: str) -> Sound:
     try:
         kind, channels, rate, bits, data = _chunks(file)
     except (ValueError, struct.error) as error:
-        raise DataError("data-unreadable", f"{name} is no PCM WAV file: {error}") from error
+        raise DataError("data-unreadable", f"{name} is no PCM WAV file: {error}", next_step=CONVERT) from error
     samples = _decoded(kind, bits, data)
     if samples is None:
-        raise DataError("data-unreadable", f"{name} has samples of {bits} bits in coding {kind}, which is not read")
+        said = f"{name} has samples of {bits} bits in coding {kind}, which is not read"
+        raise DataError("data-unreadable", said, next_step=CONVERT)
     frames = samples[: len(samples) // channels * channels].reshape(-1, channels)
     mixed = frames[:, 0] if channels == 1 else frames.mean(axis=1, dtype=np.float32)
     return Sound(np.ascontiguousarray(mixed, np.float32), rate)
+
+
+def held_sound(file: BinaryIO, spec: TensorSpec) -> Sound:
+    """The same of a file in memory, for this input.
+
+    Raises:
+        FeedError: `feed-dtype`: it holds no sound.
+    """
+    try:
+        return sound_of(file, "it")
+    except DataError as error:
+        said = f"{spec.name} takes a sound, and what was given holds none: {error.message}"
+        raise FeedError("feed-dtype", said, next_step=CONVERT) from error
 
 
 def read_wav(path: Path) -> Array:
@@ -85,12 +101,17 @@ def as_sound(thing: object, spec: TensorSpec) -> Sound:
     if isinstance(thing, Sound):
         return thing
     array = np.asarray(thing)
-    if array.ndim == 2 and array.shape[1] <= 8 < array.shape[0]:
+    if has_channels(array.shape):
         return Sound(as_real(array, spec).mean(axis=1, dtype=np.float32), None)
     if array.ndim != 1:
         sizes = ",".join(map(str, array.shape))
         raise FeedError("feed-shape", f"{spec.name} is fed with a sound [n] or [n, channels], not [{sizes}]")
     return Sound(as_real(array, spec), None)
+
+
+def has_channels(shape: tuple[int, ...]) -> bool:
+    """Whether an array looks like a sound of several channels, a sample a row."""
+    return len(shape) == 2 and shape[1] <= 8 < shape[0]
 
 
 def as_real(array: Array, spec: TensorSpec) -> Array:
@@ -102,7 +123,7 @@ def as_real(array: Array, spec: TensorSpec) -> Array:
     if array.dtype.kind == "f":
         return np.asarray(array, np.float32)
     if array.dtype.kind not in "iu" or array.dtype.itemsize > 4:
-        raise FeedError("feed-dtype", f"{spec.name} is fed with a sound of floats or integers, not {array.dtype}")
+        raise FeedError("feed-dtype", f"{spec.name} is fed with floats, or integers of 8 to 32 bits, not {array.dtype}")
     half = float(1 << (8 * array.dtype.itemsize - 1))
     real = array.astype(np.float32)
     if array.dtype.kind == "u":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import wave
 
@@ -258,6 +259,30 @@ def test_sounds_of_other_lengths_and_rates_reach_the_tensor(tmp_path):
         atol=0.5,
     )
     assert prepare(Sound(double, 32000), (SOUND,), how)["sound"].shape == (49, 10, 1)
+
+
+def test_all_forms_of_a_sound_are_prepared_alike(tmp_path):
+    how = Preprocess("waveform", audio=MFCC)
+    expected = spectrum(SPEECH, MFCC)[..., None]
+    file = riff(tmp_path / "a.wav", 3, 32, SPEECH).read_bytes()
+    for thing in (SPEECH[:, None], np.stack([SPEECH, SPEECH], 1), SPEECH.tolist(), file, io.BytesIO(file)):
+        np.testing.assert_array_equal(prepare(thing, (SOUND,), how)["sound"], expected)
+    narrow = TensorSpec("sound", (None, 49, 8), "float32")
+    tensor = np.ones((49, 8), np.float32)
+    assert prepare(tensor, (narrow,), how)["sound"].shape == (49, 8)  # features, not a sound of 8 channels
+
+
+def test_what_is_no_sound_is_told_how_to_become_one(tmp_path):
+    how = Preprocess("waveform", audio=MFCC)
+    (tmp_path / "a.mp3").write_bytes(b"ID3")
+    alaw = riff(tmp_path / "a.wav", 6, 8, np.zeros(8, np.uint8))
+    for thing, kind in ((tmp_path / "a.mp3", DataError), (alaw, DataError), (b"no sound", FeedError)):
+        with pytest.raises(kind) as caught:
+            prepare(thing, (SOUND,), how)
+        assert "ffmpeg" in caught.value.next_step
+    with pytest.raises(FeedError) as said:
+        prepare((SPEECH, RATE), (SOUND,), how)
+    assert said.value.code == "feed-dtype"
 
 
 def test_features_take_the_shape_of_the_input():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
+
 import numpy as np
 import pytest
 
 import edgekit
-from edgekit.errors import EngineError
+from edgekit.errors import EngineError, FeedError, UsageError
 from edgekit.runtimes.preprocess import Preparer
 
 FRAME = np.random.default_rng(3).integers(0, 256, (48, 64, 3), dtype=np.uint8)
@@ -62,3 +66,59 @@ def test_a_path_and_an_array_are_the_same_picture(picture_model, tmp_path):
     Image.fromarray(FRAME).save(tmp_path / "frame.png")
     by_path = picture_model.predict(tmp_path / "frame.png")
     assert by_path == picture_model.predict(FRAME) == picture_model.predict(Image.fromarray(FRAME))
+
+
+def test_bytes_and_open_files_are_the_picture_that_they_hold(picture_model, tmp_path):
+    from PIL import Image
+
+    held = io.BytesIO()
+    Image.fromarray(FRAME).save(held, "png")
+    expected = picture_model.predict(FRAME)
+    assert picture_model.predict(held.getvalue()) == picture_model.predict(bytearray(held.getvalue())) == expected
+    held.seek(0)
+    assert picture_model.predict_batch([held, FRAME]) == [expected, expected]
+    with pytest.raises(FeedError, match="bytes holds none: it is no image") as caught:
+        picture_model.predict(b"no picture")
+    assert caught.value.code == "feed-dtype"
+
+
+@pytest.mark.parametrize("colors", ["rgb", "bgr", "gray", ""])
+def test_an_order_of_colors_that_there_is_not(picture_model, colors):
+    """It was taken for the other one."""
+    with pytest.raises(UsageError) as caught:
+        picture_model.predict(FRAME, colors=colors)
+    assert caught.value.code == "option-value"
+
+
+def test_colors_of_a_finished_tensor_are_not_passed_over(picture_model):
+    tensor = np.zeros([1, *picture_model.inputs[0].shape[1:]], np.float32)
+    assert picture_model.predict(tensor, colors="RGB") == picture_model.predict(tensor)
+    with pytest.raises(FeedError, match="turned in pictures of bytes"):
+        picture_model.predict(tensor, colors="BGR")
+
+
+@pytest.mark.parametrize("strange", [FRAME[..., 0], FRAME / 255, FRAME.astype(np.int16), FRAME[None]])
+def test_what_is_neither_a_picture_of_bytes_nor_the_tensor(picture_model, strange):
+    with pytest.raises(FeedError, match=r"as bytes, uint8 \[H,W,3\], or the finished tensor") as caught:
+        picture_model.predict(strange)
+    assert caught.value.code == "feed-shape"
+
+
+def test_pictures_of_several_sizes_in_turn(picture_model):
+    """What is kept of one size is not the next one's."""
+    frames = [FRAME, FRAME[:30], FRAME[::-1, :20], np.ascontiguousarray(FRAME[:8, :8]), FRAME.transpose(1, 0, 2)]
+    expected = []
+    for frame in frames:
+        real = Preparer(picture_model.inputs, picture_model.preprocess).real(frame)
+        expected.append(picture_model.run(real.feeds)["probs"][0].max())
+    for _ in range(2):
+        for frame, best in zip(frames, expected, strict=True):
+            np.testing.assert_allclose(picture_model.predict(frame).classes[0].score, best, atol=1e-6)
+
+
+def test_a_model_says_what_it_is_and_stays_in_its_process(picture_model):
+    assert repr(picture_model).startswith(f"<Model {picture_model.artifact.path}: image ")
+    for send in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(EngineError, match="cannot be sent") as caught:
+            send(picture_model)
+        assert caught.value.code == "model-forked"
