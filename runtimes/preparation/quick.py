@@ -49,8 +49,9 @@ class Prepared(NamedTuple):
     lent: Memory | None = None
 
 
+_BYTES = np.dtype(np.uint8)
 _SIZES = 16
-"""Sizes of pictures whose way into the input is kept: a camera has one."""
+"""Shapes of pictures whose way into the input is kept: a camera has one."""
 _new = tuple.__new__
 """Half of what the call of a named tuple takes."""
 
@@ -124,22 +125,23 @@ class Pictures:
         self._dtype = np.dtype(spec.dtype if self._fast is not None else "uint8")
         self._spare = Spare(self._memory)
         self._fittings: dict[tuple[int, ...], pictures.Fitting] = {}
-        # A picture of the very size, and where it lies.
-        self._own = (*size, wanted.channels)
-        self._whole = pictures.Placement(size, size, (1.0, 1.0), (0.0, 0.0))
+        self._twofold = wanted.first and wanted.width == wanted.channels  # a shape may be that of either layout
 
     def __call__(self, thing: Any, colors: str | None) -> Prepared | None:
         if self._fast is None:
             return None
-        if type(thing) is np.ndarray and thing.shape == self._own and thing.dtype == np.uint8 and colors is None:
-            placement, lent = self._whole, self._spare.take()
-        else:
+        fitting = None
+        if type(thing) is np.ndarray and thing.dtype == _BYTES and colors is None:
+            fitting = self._fittings.get(thing.shape)
+        if fitting is None:
             picture = self.picture(thing, colors)
             if picture is None:
                 return None
-            fitting = self._fittings.get(picture.shape[:2]) or self._fitting(picture.shape[:2])
-            placement, lent = fitting.placement, self._spare.take()
-            thing = fitting(picture, lent.picture)
+            plain = picture is thing and not self._twofold
+            fitting = self._fitting(picture.shape, kept=plain)
+            thing = picture
+        placement, lent = fitting.placement, self._spare.take()
+        thing = fitting(thing, lent.picture)
         made = self._fast(thing, lent.tensor)
         if made is not lent.tensor and thing is not lent.picture:  # nothing had to be done to it
             self._spare.give(lent)
@@ -153,12 +155,17 @@ class Pictures:
     def _memory(self) -> Memory:
         tensor = np.empty(self._shape, self._dtype)
         bytes_last = self._dtype.itemsize == 1 and not self.wanted.first
-        return Memory(tensor, tensor.view(np.uint8)[0] if bytes_last else np.empty(self._own, np.uint8))
+        wanted = self.wanted
+        size = (wanted.height, wanted.width, wanted.channels)
+        return Memory(tensor, tensor.view(_BYTES)[0] if bytes_last else np.empty(size, _BYTES))
 
-    def _fitting(self, size: tuple[int, ...]) -> pictures.Fitting:
-        if len(self._fittings) >= _SIZES:
-            self._fittings.clear()
-        made = self._fittings[size] = pictures.Fitting(size, self.wanted, self._steps)
+    def _fitting(self, shape: tuple[int, ...], *, kept: bool) -> pictures.Fitting:
+        """Of pictures of this shape; kept where those that come so need nothing else."""
+        made = pictures.Fitting(shape[:2], self.wanted, self._steps)
+        if kept:
+            if len(self._fittings) >= _SIZES:
+                self._fittings.clear()
+            self._fittings[shape] = made
         return made
 
     def picture(self, thing: Any, colors: str | None) -> Array | None:
