@@ -239,6 +239,28 @@ def _conv_transpose(low: Lowering, node: Node) -> None:
     put_spatial(low, output, joined(low, parts))
 
 
+@lowers("Col2Im", since=18)
+def _col_to_image(low: Lowering, node: Node) -> None:
+    """Blocks added up where they overlap: a transposed convolution whose kernel puts each channel at its place."""
+    value, output = node.value(0), node.output
+    sizes, block = (node.ints(name, at) or [] for at, name in ((1, "image_shape"), (2, "block_shape")))
+    rank = len(block)
+    if rank != 2:
+        raise Refused(f"it puts blocks of {rank} axes together, and only images are written")
+    strides, dilations = (node.ints(name, default=[1] * rank) or [] for name in ("strides", "dilations"))
+    pads = node.ints("pads", default=[0] * 2 * rank) or []
+    moves = zip(sizes, block, dilations, pads[:rank], pads[rank:], strides, strict=True)
+    counts = [(size + before + after - (k - 1) * d - 1) // s + 1 for size, k, d, before, after, s in moves]
+    places, images = int(np.prod(block)), value.shape[0] * output.shape[1]
+    x = steps.reshape(low.draft, low.get(value), (images, places, *counts))
+    kernel = low.draft.constant(np.eye(places, dtype=np.float32).reshape(*block, 1, places))
+    if any(d != 1 for d in dilations):
+        kernel = dilated(kernel, dilations)
+    bias = low.draft.constant(np.zeros(1, np.float32))
+    made = _spread(low, steps.transpose(low.draft, x, (0, 2, 3, 1)), kernel, bias, strides, pads[:rank], sizes)
+    low.put(output, steps.reshape(low.draft, made, output.shape))
+
+
 def _cut_before(
     node: Node, value: Value, weights: Value, output: Value, strides: Sequence[int], dilations: Sequence[int]
 ) -> list[int]:

@@ -18,10 +18,7 @@ def contract(low: Lowering, equation: str, values: Sequence[Value], shape: Shape
     terms, result = _parsed(equation, [value.rank for value in values])
     tensors = [low.get(value) for value in values]
     for at, term in enumerate(terms):
-        if len(set(term)) < len(term):
-            raise Refused("it takes a diagonal")
-        # An axis of size 1 broadcasts against a larger one of the same letter, and is as good as absent.
-        del at
+        tensors[at], terms[at] = _diagonal(low, tensors[at], term)
     left, letters = tensors[0], terms[0]
     for right, others, rest in zip(tensors[1:], terms[1:], _rests(terms, result), strict=True):
         left, letters = _pair(low, left, letters, right, others, rest)
@@ -54,6 +51,24 @@ def _parsed(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
     flat = "".join(terms)
     once = sorted(letter for letter in set(flat) if flat.count(letter) == 1 and letter not in spare)
     return terms, "".join(spare[:dots]) + "".join(once)
+
+
+def _diagonal(low: Lowering, x: Tensor, letters: str) -> tuple[Tensor, str]:
+    """Letters that stand twice name the elements at which both axes are at the same place."""
+    for letter in sorted(set(letters)):
+        while letters.count(letter) > 1:
+            first, second = letters.index(letter), letters.rindex(letter)
+            size = x.shape[first]
+            if x.shape[second] != size:
+                raise Refused(f"it takes a diagonal of {size} times {x.shape[second]}")
+            others = [axis for axis in range(x.rank) if axis not in (first, second)]
+            turned = steps.transpose(low.draft, x, [*others, first, second])
+            joined = steps.reshape(low.draft, turned, [*turned.shape[:-2], size * size])
+            places = low.draft.ints(range(0, size * size, size + 1))
+            shape = [*joined.shape[:-1], size]
+            x = low.draft.emit("GATHER", [joined, places], shape, axis=joined.rank - 1, batchDims=0)
+            letters = "".join(letters[axis] for axis in others) + letter
+    return x, letters
 
 
 def _summed(low: Lowering, x: Tensor, letters: str, kept: str | set[str]) -> tuple[Tensor, str]:

@@ -16,9 +16,9 @@ Rule = Callable[["Lowering", "Node"], None]
 F = TypeVar("F", bound=Rule)
 
 _FAMILIES = (
-    "activations", "arithmetic", "control", "convolutions", "gathers", "linears", "ml_linear", "ml_prepare", "ml_trees",
-    "normalizations", "pads", "pools", "quantized", "recurrent", "reductions", "resizes", "selections", "shapes",
-    "signals", "slices",
+    "activations", "arithmetic", "control", "convolutions", "gathers", "grids", "linears", "ml_linear", "ml_prepare",
+    "ml_trees", "normalizations", "pads", "pools", "quantized", "recurrent", "reductions", "resizes", "selections",
+    "shapes", "signals", "slices",
 )  # fmt: skip
 
 

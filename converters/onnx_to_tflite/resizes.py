@@ -1,7 +1,7 @@
 """Resize and Upsample in all of their coordinate modes.
 
 TFLite's own operators are used where they compute the same; otherwise each axis is resized by itself: every result is
-a weighted sum of a few elements, whose places are known here.
+a weighted sum of a few elements, whose places are known here, or of many: a product with a constant matrix.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 
 from edgekit.converters.onnx_to_tflite import steps
 from edgekit.converters.onnx_to_tflite.draft import Tensor
+from edgekit.converters.onnx_to_tflite.linears import dense
 from edgekit.converters.onnx_to_tflite.lowering import Lowering
 from edgekit.converters.onnx_to_tflite.nodes import Node, axis_of
 from edgekit.converters.onnx_to_tflite.refusal import Refused
 from edgekit.converters.onnx_to_tflite.registry import lowers
+
+_GATHERED = 8
+"""Elements a result that are gathered one by one; more are a product with a matrix."""
 
 Places = NDArray[np.int64]
 Weights = NDArray[np.float64]
@@ -141,30 +145,46 @@ def _by_engine(low: Lowering, node: Node, tensor: Tensor, sizes: Sequence[int]) 
 
 
 def _along(low: Lowering, node: Node, tensor: Tensor, place: int, how: Axis) -> Tensor:
-    """One axis, as a sum of gathered elements."""
-    draft = low.draft
+    """One axis."""
     places, weights, outside = _taps(node, how)
-    shape = [*tensor.shape[:place], how.after, *tensor.shape[place + 1 :]]
+    way = _by_matrix if places.shape[1] > _GATHERED else _by_elements
+    made = way(low, tensor, place, places, weights)
+    if outside.any():
+        filling = low.draft.scalar(float(node.attribute("extrapolation_value", 0.0)), "float32")
+        column = [-1 if axis == place else 1 for axis in range(tensor.rank)]
+        made = steps.select(low.draft, low.draft.constant(outside.reshape(column)), filling, made)
+    return made
+
+
+def _by_elements(low: Lowering, tensor: Tensor, place: int, places: Places, weights: Weights) -> Tensor:
+    """One axis, as a sum of gathered elements."""
+    draft, before, after = low.draft, tensor.shape[place], len(places)
+    shape = [*tensor.shape[:place], after, *tensor.shape[place + 1 :]]
     column = [-1 if axis == place else 1 for axis in range(tensor.rank)]
-    if places.shape[1] > 8:
-        raise Refused(f"its filter takes {places.shape[1]} elements at a time")
     made: Tensor | None = None
     for tap in range(places.shape[1]):
         index, weight = places[:, tap], weights[:, tap]
         if not weight.any():
             continue
         part = tensor
-        if how.before != how.after or not np.array_equal(index, np.arange(how.after)):
+        if before != after or not np.array_equal(index, np.arange(after)):
             part = draft.emit("GATHER", [tensor, draft.ints(index)], shape, axis=place, batchDims=0)
         if not np.all(weight == 1):
             part = steps.binary(draft, "MUL", part, draft.constant(weight.astype(np.float32).reshape(column)))
         made = part if made is None else steps.binary(draft, "ADD", made, part)
     if made is None:
         raise Refused("all of its weights are zero")
-    if outside.any():
-        filling = draft.scalar(float(node.attribute("extrapolation_value", 0.0)), "float32")
-        made = steps.select(draft, draft.constant(outside.reshape(column)), filling, made)
     return made
+
+
+def _by_matrix(low: Lowering, tensor: Tensor, place: int, places: Places, weights: Weights) -> Tensor:
+    """One axis as a product with a constant matrix."""
+    count = tensor.shape[place]
+    matrix = np.zeros((len(places), count))
+    np.add.at(matrix, (np.arange(len(places))[:, None], places), weights)
+    order = [*(axis for axis in range(tensor.rank) if axis != place), place]
+    made = dense(low, steps.transpose(low.draft, tensor, order), matrix.astype(np.float32))
+    return steps.transpose(low.draft, made, [order.index(axis) for axis in range(tensor.rank)])
 
 
 def _taps(node: Node, how: Axis) -> tuple[Places, Weights, NDArray[np.bool_]]:

@@ -59,16 +59,16 @@ def _dft(low: Lowering, node: Node) -> None:
     value, output = node.value(), node.output
     given = node.ints("axis", 2, [1 if node.version < 20 else -2]) or [-2]
     axis = axis_of(given[0], value.rank)
-    if node.attribute("inverse", 0):
-        raise Refused("it is the inverse transform")
     size, parts, bins = value.shape[axis], value.shape[-1], output.shape[axis]
     asked = node.constant(1, "length")
-    length = size if asked is None else int(asked.reshape(-1)[0])
-    weights = _waves(size, length, bins, parts).astype(np.float32)
+    if node.attribute("inverse", 0):
+        weights = _back(size, bins, parts, output.shape[-1])
+    else:
+        weights = _waves(size, size if asked is None else int(asked.reshape(-1)[0]), bins, parts)
     order = (*(place for place in range(value.rank - 1) if place != axis), axis, value.rank - 1)
     x = low.get(value, order)
-    made = dense(low, steps.reshape(low.draft, x, (*x.shape[:-2], size * parts)), weights)
-    low.put(output, steps.reshape(low.draft, made, (*x.shape[:-2], bins, 2)), order)
+    made = dense(low, steps.reshape(low.draft, x, (*x.shape[:-2], size * parts)), weights.astype(np.float32))
+    low.put(output, steps.reshape(low.draft, made, (*x.shape[:-2], bins, output.shape[-1])), order)
 
 
 def _waves(size: int, length: int, bins: int, parts: int) -> Array:
@@ -76,8 +76,7 @@ def _waves(size: int, length: int, bins: int, parts: int) -> Array:
 
     Of a transform of `length`, to which samples are cut or filled up with zeros.
     """
-    if bins * 2 * size * parts > _LARGEST:
-        raise Refused(f"a transform of {length} samples would be a matrix of {bins * 2 * size * parts} numbers")
+    _check_size(length, bins * 2 * size * parts)
     turns = np.outer(np.arange(bins), np.arange(size)) % length / length
     spun = np.exp(-2j * np.pi * turns) * (np.arange(size) < length)
     made = np.empty((bins, 2, size, parts))
@@ -85,3 +84,33 @@ def _waves(size: int, length: int, bins: int, parts: int) -> Array:
     if parts == 2:
         made[:, 0, :, 1], made[:, 1, :, 1] = -spun.imag, spun.real
     return made.reshape(bins * 2, size * parts)
+
+
+def _back(size: int, length: int, parts: int, kept: int) -> Array:
+    """The same of the inverse transform: float64 [length * kept, size * parts], of `size` real or complex bins.
+
+    Where only real samples are kept (1 part), the bins are the first half of a spectrum that is symmetric.
+    """
+    _check_size(length, length * kept * size * parts)
+    turns = np.outer(np.arange(length), np.arange(size)) % length / length
+    if kept == 1:
+        half = length // 2 + 1
+        twice = (np.arange(size) > 0) & (2 * np.arange(size) != length)
+        weights = np.where(twice, 2.0, 1.0) * (np.arange(size) < half)
+    else:
+        weights = (np.arange(size) < length).astype(np.float64)
+    spun = np.exp(2j * np.pi * turns) * weights / length
+    made = np.empty((length, kept, size, parts))
+    made[:, 0, :, 0] = spun.real
+    if parts == 2:
+        made[:, 0, :, 1] = -spun.imag
+    if kept == 2:
+        made[:, 1, :, 0] = spun.imag
+    if kept == parts == 2:
+        made[:, 1, :, 1] = spun.real
+    return made.reshape(length * kept, size * parts)
+
+
+def _check_size(length: int, numbers: int) -> None:
+    if numbers > _LARGEST:
+        raise Refused(f"a transform of {length} samples would be a matrix of {numbers} numbers")

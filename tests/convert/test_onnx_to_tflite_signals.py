@@ -64,6 +64,9 @@ def test_short_time_transforms(onesided: int, window: np.ndarray | None, tmp_pat
         ((20, 1), 25, {}),
         ((6, 20, 1), None, {"axis": 2}),
         ((6, 20, 2), None, {"axis": 1}),
+        ((20, 2), None, {"inverse": 1}),
+        ((20, 1), 16, {"inverse": 1}),
+        ((6, 20, 2), 25, {"inverse": 1, "axis": 2}),
     ],
 )
 def test_transforms_of_real_and_complex_numbers_cut_and_filled_up(
@@ -71,6 +74,19 @@ def test_transforms_of_real_and_complex_numbers_cut_and_filled_up(
 ) -> None:
     constants = {} if length is None else {"length": np.int64(length)}
     compare(*lower(tmp_path, "DFT", shape, constants, **attributes), shape)
+
+
+@pytest.mark.parametrize("length", [31, 32])
+def test_back_from_half_a_spectrum(length: int, tmp_path: Path) -> None:
+    shape = (17, 2)
+    attributes = {"inverse": 1, "onesided": 1}
+    constants = {"length": np.int64(length), "axis": np.int64(1)}
+    _, graph = lower(tmp_path, "DFT", shape, constants, opset=20, **attributes)
+    x = np.random.default_rng(0).normal(size=(5, *shape)).astype(np.float32)
+    with edgekit.load(graph.path, verify=False) as model:
+        (found,) = model.run({model.inputs[0].name: x}).values()
+    expected = np.fft.irfft(x[..., 0].astype(np.float64) + 1j * x[..., 1], length)[..., None]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 def test_sequences_read_backwards(tmp_path: Path) -> None:
