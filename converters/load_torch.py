@@ -25,7 +25,7 @@ from edgekit.converters.from_torch.network import Network, Shapes
 from edgekit.converters.loaded import Loaded
 from edgekit.converters.stages import Feeds, LoadedModel, Source
 from edgekit.converters.verification.answering import Answering
-from edgekit.errors import FeedError, SourceError, UnsafeSourceError, UsageError
+from edgekit.errors import ConversionError, FeedError, SourceError, UnsafeSourceError, UsageError
 from edgekit.tensors import TensorSpec
 
 NAME = "torch"
@@ -207,7 +207,17 @@ def _finished(program: Any, net: Network, path: Path) -> Loaded:
     model, modules = export.to_onnx(program, tuple(spec.name for spec in net.inputs), net.outputs)
     with files.scratch() as folder:
         written = load_onnx.save(model, folder).rename(folder / f"{path.stem or 'model'}.onnx")
-        loaded = cast("Loaded", load_onnx.load(Source(str(written), load_onnx.NAME, "", written.stat().st_size)))
+        try:
+            loaded = cast("Loaded", load_onnx.load(Source(str(written), load_onnx.NAME, "", written.stat().st_size)))
+        except SourceError as error:
+            if error.code != "source-unreadable":
+                raise
+            raise ConversionError(
+                "torch-conversion-failed",
+                f"what torch.onnx wrote of the network is no valid graph: {error.cause or error.message}",
+                next_step="torch.export recorded the network, so that the fault is in how one of its operations is "
+                "written as ONNX: the message names it. Replace it by simpler ones.",
+            ) from error
     versions = {"torch": str(torch.__version__), "onnxscript": str(onnxscript.__version__)}
     facts = replace(
         loaded.facts,

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from edgekit.converters.from_torch import spelling
 from edgekit.converters.from_torch.network import Network, fixed, reason, where
 from edgekit.errors import ConversionError, SourceError, UsageError
 
@@ -86,7 +87,7 @@ def to_onnx(program: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> 
     try:
         with quiet():
             written: Any = torch.onnx.export(
-                _spelled(program),
+                spelling.spelled(program),
                 input_names=list(inputs),
                 output_names=list(outputs),
                 dynamo=True,
@@ -95,7 +96,7 @@ def to_onnx(program: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> 
             )
             model = written.model_proto
     except torch.onnx.errors.OnnxExporterError as error:
-        raise _explained(error) from error
+        raise _explained(error, program) from error
     # In the program as it was recorded, such changes are hidden in operations that work in place.
     _refuse_state(written.exported_program)
     modules = _modules(model.graph)
@@ -125,7 +126,7 @@ def _recorded(net: Network) -> Any:
     free = torch.export.Dim.AUTO
     sizes = tuple({axis: free for axis, size in enumerate(spec.shape) if size is None} for spec in net.inputs)
     try:
-        with quiet(), torch.no_grad(), _config.patch(backed_size_oblivious=True):
+        with quiet(), torch.no_grad(), _config.patch(backed_size_oblivious=True), _unlooked_masks():
             return torch.export.export(net.flat, net.sample, dynamic_shapes=(sizes,), strict=False)
     except Exception as error:  # the network is the user's own code, and what torch.export raises has no common base
         raise SourceError(
@@ -136,6 +137,26 @@ def _recorded(net: Network) -> Any:
             next_step="Replace what the message names by tensor operations (torch.where, a fixed number of steps), or "
             "fix all sizes with --input. torch.export.export(model, (sample,)) shows the whole error.",
         ) from error
+
+
+@contextlib.contextmanager
+def _unlooked_masks() -> Iterator[None]:
+    """Keep PyTorch's own Transformer from looking at the values of its masks.
+
+    It looks whether one is the causal one, for a faster way to the same answer; the mask itself is used either way.
+    """
+    from torch.nn.modules import transformer
+
+    def told(mask: Any, is_causal: bool | None = None, size: int | None = None) -> bool:
+        del mask, size
+        return is_causal is True
+
+    before = transformer._detect_is_causal_mask  # noqa: SLF001 - what looks
+    transformer._detect_is_causal_mask = told  # noqa: SLF001
+    try:
+        yield
+    finally:
+        transformer._detect_is_causal_mask = before  # noqa: SLF001
 
 
 def _untraceable(error: Exception) -> str:
@@ -214,28 +235,21 @@ def _differing(recorded: Any, net: Network, batch: int) -> str | None:
     return None
 
 
-def _spelled(program: Any) -> Any:
-    """The program with operators that the exporter knows: it does not know how TorchScript spells a convolution."""
-    import torch
-
-    spelled = torch.ops.aten._convolution  # noqa: SLF001 - its name
-    if not any(node.target in (spelled.default, spelled.deprecated) for node in program.graph.nodes):
-        return program
-
-    def convolution(x: Any, weight: Any, bias: Any, *about: Any) -> Any:
-        stride, padding, dilation, transposed, output_padding, groups = about[:6]
-        return torch.ops.aten.convolution(
-            x, weight, bias, stride, padding, dilation, transposed, output_padding, groups
-        )
-
-    return program.run_decompositions({spelled.default: convolution, spelled.deprecated: convolution})
-
-
-def _explained(error: Exception) -> ConversionError:
+def _explained(error: Exception, program: Any) -> ConversionError:
     said = reason(error)
     found = _UNSUPPORTED.search(said)
     if found:
         op = found[1].replace("::", ".")
+        if _is_complex(program):
+            return ConversionError(
+                "op-unsupported-conversion",
+                f"ONNX has no operator for {op} of complex numbers",
+                cause="No tensor of ONNX or TFLite is complex; torch.onnx writes some operations on complex numbers "
+                "as ones on their two parts, and this not.",
+                next_step="Compute with real and imaginary parts (torch.view_as_real, products of cos and sin).",
+                ops=[op],
+                format="onnx",
+            )
         return ConversionError(
             "op-unsupported-conversion",
             f"ONNX has no operator for {op} as the network uses it",
@@ -246,6 +260,13 @@ def _explained(error: Exception) -> ConversionError:
             format="onnx",
         )
     return ConversionError("torch-conversion-failed", f"torch.onnx refused the network: {said}")
+
+
+def _is_complex(program: Any) -> bool:
+    import torch
+
+    values = (node.meta.get("val") for node in program.graph.nodes)
+    return any(isinstance(value, torch.Tensor) and value.is_complex() for value in values)
 
 
 def _modules(graph: Any) -> dict[str, str]:

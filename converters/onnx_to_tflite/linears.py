@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgekit.converters.onnx_to_tflite import steps
-from edgekit.converters.onnx_to_tflite.draft import Array, Tensor
+from edgekit.converters.onnx_to_tflite.draft import Array, Tensor, kernels
 from edgekit.converters.onnx_to_tflite.lowering import Lowering
 from edgekit.converters.onnx_to_tflite.nodes import Node, Value, identity
 from edgekit.converters.onnx_to_tflite.refusal import Refused
@@ -16,6 +16,9 @@ from edgekit.converters.onnx_to_tflite.registry import lowers
 
 def dense(low: Lowering, x: Tensor, weights: Array, bias: Array | None = None) -> Tensor:
     """X [..., in] times weights [out, in], transposed, plus bias [out]."""
+    if x.rank > kernels()["FULLY_CONNECTED"].rank:
+        rows = steps.reshape(low.draft, x, (x.size // x.shape[-1], x.shape[-1]))
+        return steps.reshape(low.draft, dense(low, rows, weights, bias), (*x.shape[:-1], weights.shape[0]))
     made = low.draft.constant(np.ascontiguousarray(weights))
     offset = None if bias is None else low.draft.constant(np.ascontiguousarray(bias))
     shape = [*x.shape[:-1], weights.shape[0]]

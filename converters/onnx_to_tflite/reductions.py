@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
 
 from edgekit.converters.onnx_to_tflite import steps
 from edgekit.converters.onnx_to_tflite.activations import Maths
-from edgekit.converters.onnx_to_tflite.draft import Tensor
+from edgekit.converters.onnx_to_tflite.draft import Tensor, kernels
 from edgekit.converters.onnx_to_tflite.lowering import Lowering
 from edgekit.converters.onnx_to_tflite.nodes import Node, Order, Value, axis_of, identity
 from edgekit.converters.onnx_to_tflite.refusal import Refused
@@ -18,6 +21,9 @@ _KINDS = {"ReduceSum": "SUM", "ReduceMean": "MEAN", "ReduceMax": "REDUCE_MAX", "
 
 def reduce(low: Lowering, kind: str, x: Tensor, axes: list[int] | _Fed, keep: bool = True) -> Tensor:
     """A reduction over axes of a tensor."""
+    if x.rank > kernels()[kind].rank and not isinstance(axes, _Fed):
+        shape = [1 if axis in axes else size for axis, size in enumerate(x.shape) if keep or axis not in axes]
+        return steps.reshape(low.draft, _joined(low, kind, x, axes), shape)
     if isinstance(axes, _Fed):
         shape, places = list(axes.shape), axes.axes
     else:
@@ -31,6 +37,16 @@ def reduce(low: Lowering, kind: str, x: Tensor, axes: list[int] | _Fed, keep: bo
         inner = "int32"
     made = low.draft.emit(kind, [steps.cast(low.draft, x, inner), places], shape, keepDims=keep)
     return steps.cast(low.draft, made, own)
+
+
+def _joined(low: Lowering, kind: str, x: Tensor, axes: list[int]) -> Tensor:
+    """The same with neighbours that go, or stay, together as one axis; what stays has its axes left."""
+    runs = [list(run) for _, run in groupby(range(x.rank), key=lambda axis: axis in axes)]
+    sizes = [int(np.prod([x.shape[axis] for axis in run])) for run in runs]
+    if len(runs) > kernels()[kind].rank:
+        raise Refused(f"TFLite's {kind} takes tensors of up to {kernels()[kind].rank} axes, not {len(runs)}")
+    gone = [at for at, run in enumerate(runs) if run[0] in axes]
+    return reduce(low, kind, steps.reshape(low.draft, x, sizes), gone, keep=False)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgekit.converters.onnx_to_tflite import steps
-from edgekit.converters.onnx_to_tflite.draft import Shape, Tensor
+from edgekit.converters.onnx_to_tflite.draft import Shape, Tensor, kernels
 from edgekit.converters.onnx_to_tflite.lowering import Lowering
 from edgekit.converters.onnx_to_tflite.nodes import Node, Order, Value, axis_of
 from edgekit.converters.onnx_to_tflite.refusal import Refused
@@ -64,11 +64,23 @@ def _concat(low: Lowering, node: Node) -> None:
         return
     order = low.order(values, output.rank)
     axis = order.index(axis_of(node.attribute("axis"), output.rank))
-    parts = [low.get(value, order) for value in values]
-    made = low.draft.emit(
-        "CONCATENATION", parts, [output.shape[a] for a in order], parts[0].dtype, axis=axis, fusedActivationFunction=0
-    )
-    low.put(output, made, order)
+    sizes = [output.shape[a] for a in order]
+    parts, shape, axis = _few_axes(low, "CONCATENATION", [low.get(value, order) for value in values], sizes, axis)
+    made = low.draft.emit("CONCATENATION", parts, shape, parts[0].dtype, axis=axis, fusedActivationFunction=0)
+    low.put(output, steps.reshape(low.draft, made, sizes), order)
+
+
+def _few_axes(
+    low: Lowering, kind: str, parts: list[Tensor], shape: Sequence[int], axis: int
+) -> tuple[list[Tensor], Sequence[int], int]:
+    """Tensors that only differ along one axis, and the shape of all: joined to three where no kernel takes as many."""
+    if len(shape) <= kernels()[kind].rank:
+        return parts, shape, axis
+
+    def joined(sizes: Sequence[int]) -> list[int]:
+        return [int(np.prod(sizes[:axis])), sizes[axis], int(np.prod(sizes[axis + 1 :]))]
+
+    return [steps.reshape(low.draft, part, joined(part.shape)) for part in parts], joined(shape), 1
 
 
 @lowers("Split")
@@ -95,13 +107,16 @@ def split_to(low: Lowering, value: Value, outputs: Sequence[Value], axis: int, o
     own = tensor.dtype
     if own in ("bool", "uint16", "int64"):
         tensor = steps.cast(draft, tensor, {"bool": "uint8", "uint16": "int32", "int64": "int64"}[own])
-    made = [Tensor(o.name, tuple(o.shape[a] for a in order), tensor.dtype, quant=tensor.quant) for o in outputs]
-    place = draft.scalar(order.index(axis), "int32")
+    (tensor,), before, at = _few_axes(low, "SPLIT", [tensor], tensor.shape, order.index(axis))
+    shapes = [(*before[:at], size, *before[at + 1 :]) for size in sizes]
+    made = [Tensor(o.name, s, tensor.dtype, quant=tensor.quant) for o, s in zip(outputs, shapes, strict=True)]
+    place = draft.scalar(at, "int32")
     if len(set(sizes)) == 1 and tensor.dtype != "int64":
         draft.emit_to("SPLIT", [place, tensor], made, numSplits=len(made))
     else:
         draft.emit_to("SPLIT_V", [tensor, draft.ints(sizes), place], made, numSplits=len(made))
     for output, part in zip(outputs, made, strict=True):
+        part = steps.reshape(draft, part, [output.shape[a] for a in order])  # noqa: PLW2901
         low.put(output, steps.cast(draft, part, own), order)
 
 

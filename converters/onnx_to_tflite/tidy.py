@@ -12,7 +12,7 @@ import numpy as np
 
 from edgekit.converters.onnx_to_tflite import permuting, sinking, splitting, striding
 from edgekit.converters.onnx_to_tflite.convolutions import SAME, VALID, same_pads
-from edgekit.converters.onnx_to_tflite.draft import Array, Draft, Op, Tensor
+from edgekit.converters.onnx_to_tflite.draft import Array, Draft, Op, Tensor, kernels
 
 _CHANNEL = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0, "CONV_3D": 4, "TRANSPOSE_CONV": 0}
 """Operator -> axis of its weights that is the output's last."""
@@ -176,6 +176,8 @@ def _rows(view: _View, op: Op) -> bool:
         return False
     source, readers = before.inputs[0], view.readers.get(op.output, [])
     if source.shape[-1:] != before.output.shape[-1:] or any(reader.kind != "RESHAPE" for reader in readers):
+        return False
+    if source.rank > kernels()[op.kind].rank:
         return False
     made, shape = op.output, (*source.shape[:-1], op.output.shape[-1])
     op.outputs[0] = Tensor(made.name, shape, made.dtype, quant=made.quant, range=made.range)

@@ -23,7 +23,7 @@ Feeds = dict[str, np.ndarray]
 def check(
     folder: Path, node, feeds: Feeds, constants: Feeds | None = None, opset: int = 20, close: float = 2e-6
 ) -> None:
-    """A model of one node, its batch free, answers as onnxruntime does."""
+    """The first output of a model of one node, its batch free, is what onnxruntime answers."""
     inputs = {name: (FLOAT, ["N", *array.shape[1:]]) for name, array in feeds.items()}
     model = model_of([node], inputs, {"y": (FLOAT, None)}, constants, opset=opset)
     graph = lower_onnx_tflite.lower(load(model, folder), folder / "m.tflite")
@@ -86,3 +86,20 @@ def test_diagonals(equation: str, tmp_path: Path) -> None:
     sizes = {"b": 3, "i": 4, "j": 4}
     feeds = {f"x{at}": noise(*(sizes[letter] for letter in term), seed=at) for at, term in enumerate(terms)}
     check(tmp_path, helper.make_node("Einsum", list(feeds), ["y"], equation=equation), feeds)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "constants"),
+    [
+        ("ReduceMean", {}, {"axes": np.array([1, 2, 3, 6], np.int64)}),
+        ("ReduceSum", {"keepdims": 0}, {"axes": np.array([1, 2, 4], np.int64)}),
+        ("Concat", {"axis": 3}, {"c": noise(2, 3, 2, 1, 2, 2, 3)[:1]}),
+        ("Split", {"axis": 1, "num_outputs": 3}, {}),
+        ("MatMul", {}, {"weights": noise(3, 4)}),
+    ],
+    ids=["mean", "sum", "concat", "split", "dense"],
+)
+def test_seven_axes_where_fast_kernels_take_six(kind: str, more: dict, constants: Feeds, tmp_path: Path) -> None:
+    outputs = ["y", "z", "last"] if kind == "Split" else ["y"]
+    node = helper.make_node(kind, ["x", *("x" if kind == "Concat" else name for name in constants)], outputs, **more)
+    check(tmp_path, node, {"x": noise(2, 3, 2, 3, 2, 2, 3)}, {} if kind == "Concat" else constants)
