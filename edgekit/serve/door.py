@@ -23,9 +23,10 @@ from edgekit.serve.settings import Bounds
 _READ = 1 << 17
 """Bytes that are read at once."""
 _FREE_REFUSALS = 50.0
-_PACE = 0.033
-"""So many refusals a second are given at once; more are held back so many seconds each, so that clients which ask again
-at once do not take the cores from those that are answered.
+_GAP = 0.00011
+_PACE = 0.028
+"""So many refusals a second are given at once; more one after the other, so many seconds apart and held back so many at
+most, so that clients which ask again at once do not take the cores from those that are answered, nor come all together.
 """
 _TOGETHER = 0.002
 """Seconds of them that are given at once."""
@@ -83,7 +84,7 @@ class Door:
         self._held = 0
         self._refusals, self._refilled = _FREE_REFUSALS, 0.0
         self._later: deque[tuple[float, Request, Reply]] = deque()
-        self._served = 0.0
+        self._served = self._given = 0.0
         self._loop = asyncio.get_running_loop()
 
     def now(self) -> float:
@@ -183,9 +184,10 @@ class Door:
             self._refusals = max(self._refusals - 1, 0.0)
             request.answer(reply)
             return
+        self._given = min(max(self._given + _GAP, now), now + _PACE)
         if not self._later:
-            self._loop.call_at(now + _PACE, self._turn_away)
-        self._later.append((now + _PACE, request, reply))
+            self._loop.call_at(self._given, self._turn_away)
+        self._later.append((self._given, request, reply))
 
     def between(self) -> None:
         """After a connection was seen to: workers do not wait for a turn of the loop in which very many ask."""

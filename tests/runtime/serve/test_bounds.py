@@ -170,6 +170,19 @@ def test_bodies_of_all_clients_have_a_bound_together(small):
     assert small.json("POST", "/v2/models/int8/infer", {"inputs": [], "id": "a" * 90_000})[1]["code"] == "body-field"
 
 
+def test_who_says_no_more_is_answered_before_the_end(small, tensor, image):
+    """As `nc -N` and other tools do that send a file: they end their side behind the request."""
+    body = json.dumps({"inputs": [tensor(image())]}).encode()
+    asked = post(body, b"Content-Length: %d" % len(body))
+    answer = small.raw(asked)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in answer
+    ahead = small.raw(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n" + asked * 2)
+    assert [part[:3] for part in ahead.split(b"HTTP/1.1 ")[1:]] == [b"200"] * 3
+    assert small.raw(asked + asked[:-1]).count(b"HTTP/1.1 ") == 1  # what is not whole was not asked
+    assert small.raw(asked[:-1]) == b""
+
+
 def test_clients_that_leave_give_their_places_back(small, tensor, image):
     body = json.dumps({"inputs": [tensor(image())]}).encode()
     for _ in range(30):

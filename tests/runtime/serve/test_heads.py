@@ -103,16 +103,34 @@ class Hall:
     def handle(self, request):
         self.handled.append(request)
 
+    clock = 0.0
+
+    def now(self):
+        return self.clock
+
     def __getattr__(self, name):
-        answers = {"now": 0.0, "joined": True, "hold": True}
+        answers = {"joined": True, "hold": True}
         return lambda *args: answers.get(name)
 
 
 class Wire(asyncio.Transport):
     written = b""
+    closed = False
+
+    def __init__(self, link=None):
+        super().__init__()
+        self._link = link
 
     def get_extra_info(self, name, default=None):
-        return object() if name == "sslcontext" else default
+        if name == "sslcontext":
+            return None if self._link else object()
+        return self._link if name == "socket" else default
+
+    def can_write_eof(self):
+        return self._link is not None
+
+    def close(self):
+        self.closed = True
 
     def write(self, data):
         self.written += data
@@ -138,6 +156,25 @@ def test_what_arrives_between_an_answer_and_the_next_waits_its_turn():
 
     answered = asyncio.run(order())
     assert re.findall(rb"content-length: 1\r\n(?:connection: close\r\n)?\r\n(\d)", answered) == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize(("seconds", "answered"), [(0.0, True), (0.05, True), (1.0, False)])
+def test_who_ends_long_after_asking_has_given_up(seconds, answered):
+    hall = Hall()
+    with socket.socket() as link:
+        wire = Wire(link)
+        connection = Connection(hall, httptools)
+        connection.connection_made(wire)
+        hall.clock = 5.0
+        data = get(b"/1")
+        hall.raw[: len(data)] = data
+        connection.buffer_updated(len(data))
+        hall.clock += seconds
+        assert connection.eof_received() is answered
+        if not answered:
+            connection.connection_lost(None)
+        hall.handled[0].answer(Reply(200, b"1"))
+    assert (wire.written.endswith(b"connection: close\r\n\r\n1"), wire.closed) == (answered, answered)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""Refusals: some at once, many one after the other, none held back for long."""
+
+from __future__ import annotations
+
+import heapq
+
+import pytest
+
+from edgekit.serve import door
+from edgekit.serve.door import Door
+from edgekit.serve.messages import Reply, Request
+
+
+class Clock:
+    """In place of the loop: time goes on from timer to timer."""
+
+    def __init__(self):
+        self.now, self._timers, self._count = 100.0, [], 0
+
+    def time(self):
+        return self.now
+
+    def call_at(self, when, call):
+        self._count += 1
+        heapq.heappush(self._timers, (when, self._count, call))
+
+    def run(self):
+        while self._timers:
+            when, _, call = heapq.heappop(self._timers)
+            self.now = max(self.now, when)
+            call()
+
+
+class Nobody:
+    def __getattr__(self, name):
+        return lambda *args: None
+
+
+@pytest.fixture
+def entrance(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(door.asyncio, "get_running_loop", lambda: clock)
+    return Door(Nobody(), Nobody(), {}, Nobody(), 10), clock
+
+
+def refused(entrance, clock, count, reply):
+    """When each of so many that come at once gets its answer, in seconds from now."""
+    begun, given = clock.now, []
+    for number in range(count):
+        request = Request(lambda request, answer: given.append((request.path, clock.now - begun)), "a", clock.now)
+        request.path = number
+        entrance.refuse(request, reply)
+    clock.run()
+    assert [number for number, _ in given] == list(range(count))
+    return [seconds for _, seconds in given]
+
+
+def test_a_few_are_turned_away_at_once(entrance):
+    assert refused(*entrance, 40, Reply(429)) == [0.0] * 40
+
+
+def test_many_are_turned_away_one_after_the_other_and_soon(entrance):
+    free = int(door._FREE_REFUSALS)
+    seconds = refused(*entrance, free + 1000, Reply(429))
+    assert seconds[:free] == [0.0] * free
+    held = seconds[free:]
+    assert held == sorted(held)
+    assert held[-1] <= door._PACE + 1e-9
+    evenly = [second for second in held if second < door._PACE - door._TOGETHER]
+    together = max(evenly.count(second) for second in evenly)
+    assert together <= door._TOGETHER / door._GAP + 2  # never all of them, who would come again all together
+
+
+def test_few_that_are_held_back_do_not_wait_for_those_that_are_not_there(entrance):
+    """The fewer ask, the sooner they are told."""
+    free = int(door._FREE_REFUSALS)
+    assert refused(*entrance, free + 20, Reply(429))[-1] <= 20 * door._GAP + door._TOGETHER
+
+
+def test_what_is_wrong_with_a_request_is_told_at_once(entrance):
+    assert refused(*entrance, 300, Reply(400)) == [0.0] * 300
