@@ -42,7 +42,7 @@ LIKE = {
 """What a drift's name begins with, and the families of copies that it is like."""
 
 COPIES = {"resnet20": 4900}
-"""Copies that a conversion makes of a model as large; 16,000 of smaller ones."""
+"""Copies that a conversion makes of a model as large; 8,000 of smaller ones."""
 
 
 def pictures(top: float) -> dict[str, Change]:
@@ -196,9 +196,9 @@ class Desk:
         self.subject, self._x, self._y = subject, x, y
         self._clean = subject.answer(x)
         self._copies = []
-        for kind, level, places, copy in copies(x, SHAPES[subject.kind], COPIES.get(subject.name, 16_000)):
+        for kind, level, places, copy in copies(x, SHAPES[subject.kind], COPIES.get(subject.name, 8000)):
             drift = Drift(kind.name, kind.family, level)
-            self._copies.append((drift, copy, subject.answer(copy), y[places]))
+            self._copies.append((drift, copy, subject.answer(copy), y[places], places))
         self.families = {drift.family for drift, *_ in self._copies}
         self._made: dict[frozenset[str], Reference] = {}
 
@@ -210,9 +210,9 @@ class Desk:
                 builder.add(*subject.feeds(subject.known, subject.answer(subject.known)), proven=False)
             builder.add(*subject.feeds(self._x, self._clean))
             builder.judge(*subject.feeds(self._x, self._clean), self._y)
-            for drift, copy, answers, labels in self._copies:
+            for drift, copy, answers, labels, places in self._copies:
                 if drift.family not in without:
-                    builder.judge(*subject.feeds(copy, answers), labels, drift)
+                    builder.judge(*subject.feeds(copy, answers), labels, drift, places)
             self._made[without] = builder.finish()
         return self._made[without]
 

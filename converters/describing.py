@@ -7,10 +7,11 @@ was not trained with, where there is enough of it.
 from __future__ import annotations
 
 import base64
-from collections.abc import Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from edgekit.tensors import TensorSpec
 _SAMPLES = (100, 2000)
 """Of each data set, at least and at most."""
 
-_COPIES = (1200, 16_000)
+_COPIES = (1200, 8000)
 """Spoilt samples that are judged, at least and at most."""
 
 _SHARE = 12
@@ -41,6 +42,12 @@ _WORK = 4e10
 """Multiply-accumulates that describing may cost: seconds at the desk; and what judging may, a few times as many."""
 
 _JUDGING = 5.0
+
+_ENGINES = 2
+"""Engines that answer copies at once, one thread each."""
+
+_TOGETHER = 8 << 20
+"""Elements of samples that are spoilt together: arrays of tens of megabytes."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +119,7 @@ def describe(request: DescribeRequest) -> Generator[Event, None, Described]:
                 done += len(next(iter(feeds.values())))
                 yield {"done": done, "total": len(data)}
             if ref is request.evaluation and judge.ready:
-                done = 0
-                for batch in data.batches(size):
-                    judge.spoil(batch)
-                    done += len(next(iter(batch.feeds.values())))
-                    yield {"done": done, "total": len(data)}
+                yield from judge.spoil(data.batches(size))
     if builder.samples < LEAST:
         return Described(None, builder.samples)
     room = Path(graph.path).stat().st_size // _SHARE
@@ -141,7 +144,7 @@ class _Judge:
         self._shape = _shape(self._spec, request.preprocess)
         least, most = _COPIES
         self._copies = int(min(most, max(least, _JUDGING * _WORK / max(macs or 1, 1))))
-        self._labelled = self._seen = 0
+        self._labelled = 0
         self._spans: list[Span] = []
 
     def clean(self, batch: Batch, feeds: Feeds, answers: Feeds) -> None:
@@ -159,43 +162,82 @@ class _Judge:
         """Whether copies can be made: there were labels, and it is known how this input is spoilt."""
         return bool(self._spans)
 
-    @cached_property
-    def _plan(self) -> tuple[Spoiler, list[Array]]:
-        """How samples are spoilt, and which ones each way: once all labelled ones were seen."""
+    def spoil(self, batches: Iterable[Batch]) -> Iterator[Event]:
+        """Copies of the same batches' samples, answered by an engine a core; the order is that of one."""
         spoiler = Spoiler(str(self._shape), Span.joined(self._spans))
-        return spoiler, drawn(self._labelled, len(spoiler.kinds) * LEVELS, self._copies)
+        chosen = drawn(self._labelled, len(spoiler.kinds) * LEVELS, self._copies)
+        total, done = sum(map(len, chosen)), 0
+        with ExitStack() as stack:
+            models = [self._model]
+            models += [stack.enter_context(opened(self._graph, threads=1)) for _ in range(_ENGINES - 1)]
+            engines = [ThreadPoolExecutor(1) for _ in models]
+            for engine in engines:
+                stack.callback(engine.shutdown, cancel_futures=True)
+            for some in self._sources(batches, np.unique(np.concatenate(chosen))):
+                jobs = [(number, own) for number, places in enumerate(chosen) if (own := some.of(places)).size]
+                waiting = [
+                    engine.submit(self._judged, model, spoiler, some, number, own)
+                    for (number, own), engine, model in zip(jobs, cycle(engines), cycle(models), strict=False)
+                ]
+                for judged in waiting:
+                    done += judged.result()
+                    yield {"done": done, "total": total}
 
-    def spoil(self, batch: Batch) -> None:
-        """The same batch again: copies of its samples. The next ones are made while the engine answers."""
-        labels, spec = self._labels(batch), self._spec
-        if labels is None or spec is None or self._shape is None:
-            return
-        x = np.asarray(batch.feeds[spec.name], np.float32)
-        begin, self._seen = self._seen, self._seen + len(labels)
-        spoiler, chosen = self._plan
-        waiting: tuple[Feeds, Future[Feeds], Array, Drift] | None = None
-        with ThreadPoolExecutor(1) as engine:
-            for number, places in enumerate(chosen):
-                own = places[(places >= begin) & (places < begin + len(labels))] - begin
-                if not own.size:
-                    continue
-                kind, level = divmod(number, LEVELS)
-                dice = np.random.default_rng([kind, level, begin])
-                spoilt = self._graph.turn({spec.name: spoiler.spoil(x[own], kind, level, dice)})
-                drift = Drift(spoiler.kinds[kind].name, spoiler.kinds[kind].family, level)
-                before, waiting = waiting, (spoilt, engine.submit(self._model.run, spoilt), labels[own], drift)
-                if before is not None:
-                    self._answered(*before)
-            if waiting is not None:
-                self._answered(*waiting)
+    def _sources(self, batches: Iterable[Batch], wanted: Array) -> Iterator[_Sources]:
+        """Labelled samples at these places, as many together as there is room for."""
+        held: list[_Sources] = []
+        begin = elements = 0
+        for batch in batches:
+            labels = self._labels(batch)
+            if labels is None or self._spec is None:
+                return
+            own = wanted[(wanted >= begin) & (wanted < begin + len(labels))]
+            if own.size:
+                x = np.asarray(batch.feeds[self._spec.name], np.float32)[own - begin]
+                held.append(_Sources(x, labels[own - begin], own))
+                elements += x.size
+            begin += len(labels)
+            if elements >= _TOGETHER:
+                yield _Sources.joined(held)
+                held, elements = [], 0
+        if held:
+            yield _Sources.joined(held)
 
-    def _answered(self, spoilt: Feeds, answers: Future[Feeds], labels: Array, drift: Drift) -> None:
-        self._builder.judge(spoilt, answers.result(), labels, drift)
+    def _judged(self, model: Model, spoiler: Spoiler, some: _Sources, number: int, own: Array) -> int:
+        """Spoil samples one way, answer them, and hand them to the builder, which has one list a way."""
+        assert self._spec is not None  # noqa: S101  `ready` says so
+        kind, level = divmod(number, LEVELS)
+        dice = np.random.default_rng([kind, level, int(some.places[0])])
+        spoilt = self._graph.turn({self._spec.name: spoiler.spoil(some.x[own], kind, level, dice)})
+        drift = Drift(spoiler.kinds[kind].name, spoiler.kinds[kind].family, level)
+        self._builder.judge(spoilt, model.run(spoilt), some.labels[own], drift, some.places[own])
+        return len(own)
 
     def _labels(self, batch: Batch) -> Array | None:
         labels = batch.labels
         judged = labels is not None and labels.ndim == 1 and labels.dtype.kind in "iub" and self._builder.rows.classes
         return labels if judged else None
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """Samples of which copies are made.
+
+    Attributes:
+        x: [n, ...] float32. labels: [n]. places: [n]: among all labelled ones, ascending.
+    """
+
+    x: Array
+    labels: Array
+    places: Array
+
+    @classmethod
+    def joined(cls, parts: list[_Sources]) -> _Sources:
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "labels", "places")))
+
+    def of(self, places: Array) -> Array:
+        """Which of them are at any of these places."""
+        return np.flatnonzero(np.isin(self.places, places))
 
 
 def _shape(spec: TensorSpec | None, how: Preprocess) -> str | None:

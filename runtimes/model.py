@@ -283,6 +283,9 @@ class Model:
 
         made = opened(self.artifact, folder, self.inputs, self.outputs, self.preprocess, self.interpret, rate)
         self.watch = Watch(made, self.inputs, self.outputs, capture)
+        watched_by = getattr(capture, "watched_by", None)
+        if watched_by is not None:
+            watched_by(made)
         return made
 
     def watched(

@@ -39,7 +39,7 @@ class Spoiler:
     def __init__(self, shape: str, span: Span) -> None:
         self._first = shape == "channels first"
         self._table = shape == "table"
-        self._span = span
+        self._span = span.single
         self.kinds = tables.KINDS if self._table else series.KINDS if shape == "series" else pictures.KINDS
 
     def spoil(self, x: Array, kind: int, level: int, dice: np.random.Generator) -> Array:
@@ -51,12 +51,12 @@ class Spoiler:
             level: 0 (hardly visible) to LEVELS - 1 (hard); each sample's own strength is around it.
             dice: Of all draws.
         """
-        strength = (level + dice.random((len(x), *[1] * (x.ndim - 1)))) / LEVELS
-        source = np.moveaxis(x, 1, 3) if self._first else x
-        made = self.kinds[kind].change(source.astype(np.float64), strength, self._span, dice)
+        strength = (level + dice.random((len(x), *[1] * (x.ndim - 1)), np.float32)) / LEVELS
+        source = np.ascontiguousarray(np.moveaxis(x, 1, 3)) if self._first else x
+        made = self.kinds[kind].change(source, strength, self._span, dice)
         if not self._table:
             made = np.clip(made, self._span.low, self._span.high)
-        return np.asarray(np.moveaxis(made, 3, 1) if self._first else made, np.float32)
+        return np.ascontiguousarray(np.moveaxis(made, 3, 1) if self._first else made, np.float32)
 
 
 def drawn(samples: int, groups: int, copies: int) -> list[Array]:

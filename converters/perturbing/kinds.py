@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,11 @@ class Span:
         low, high = min(part.low for part in parts), max(part.high for part in parts)
         return cls(low, high, mean, deviation, sum(part.samples for part in parts))
 
+    @property
+    def single(self) -> Span:
+        """In single precision, as the samples are: doubles would make all of a copy doubles."""
+        return replace(self, mean=np.asarray(self.mean, np.float32), deviation=np.asarray(self.deviation, np.float32))
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -54,7 +59,7 @@ class Kind:
 
     Attributes:
         name: Of the kind. family: Of kinds that are alike.
-        change: Samples [n, ...], strengths [n, 1, ...] between 0 and 1, the span, dice -> samples.
+        change: Samples [n, ...], strengths [n, 1, ...] between 0 and 1, the span, dice -> samples; all float32.
     """
 
     name: str
@@ -71,22 +76,31 @@ def rising(strength: Array, mild: float, hard: float) -> Array:
     return np.asarray(mild * (hard / mild) ** strength)
 
 
+def uniform(low: float, high: float, shape: tuple[int, ...], dice: np.random.Generator) -> Array:
+    return low + (high - low) * dice.random(shape, np.float32)
+
+
+def normal(shape: tuple[int, ...], dice: np.random.Generator) -> Array:
+    return dice.standard_normal(shape, np.float32)
+
+
 def signs(number: int, dice: np.random.Generator) -> Array:
-    return np.where(dice.random(number) < 0.5, -1.0, 1.0)
+    return np.where(dice.random(number) < 0.5, np.float32(-1), np.float32(1))
 
 
 def noise(x: Array, s: Array, span: Span, dice: np.random.Generator) -> Array:
-    return np.asarray(x + rising(s, 0.05, 1.5) * span.deviation * dice.normal(size=x.shape))
+    return np.asarray(x + rising(s, 0.05, 1.5) * span.deviation * normal(x.shape, dice))
 
 
 def grainy(x: Array, s: Array, span: Span, dice: np.random.Generator) -> Array:
     """Noise that grows with the value."""
-    return np.asarray(span.low + (x - span.low) * (1 + between(s, 0.05, 0.6) * dice.normal(size=x.shape)))
+    return np.asarray(span.low + (x - span.low) * (1 + between(s, 0.05, 0.6) * normal(x.shape, dice)))
 
 
 def speckled(x: Array, s: Array, span: Span, dice: np.random.Generator) -> Array:
-    hit = dice.random(x.shape) < rising(s, 0.005, 0.15)
-    return np.where(hit, np.where(dice.random(x.shape) < 0.5, span.low, span.high), x)
+    drawn, half = dice.random(x.shape, np.float32), rising(s, 0.005, 0.15) / 2
+    low, high = np.float32(span.low), np.float32(span.high)
+    return np.where(drawn < half, low, np.where(drawn < 2 * half, high, x))
 
 
 def raised(x: Array, s: Array, span: Span, _: Any) -> Array:
@@ -121,12 +135,18 @@ def smoothed(x: Array, passes: Array, axes: tuple[int, ...]) -> Array:
     for step in range(int(np.ceil(passes.max(initial=0)))):
         after = made
         for axis in axes:
-            after = (_beside(after, axis, 1) + 2 * after + _beside(after, axis, -1)) / 4
+            after = _softened(after, axis)
         made = made + np.clip(passes - step, 0, 1) * (after - made)
     return made
 
 
-def _beside(x: Array, axis: int, by: int) -> Array:
-    """Neighbors along an axis; at the edge each is its own."""
-    places = np.clip(np.arange(x.shape[axis]) + by, 0, x.shape[axis] - 1)
-    return np.asarray(x.take(places, axis))
+def _softened(x: Array, axis: int) -> Array:
+    """One pass along an axis; at the edge each is its own neighbor."""
+    made = 2 * x
+    inner, source = np.moveaxis(made, axis, 0), np.moveaxis(x, axis, 0)
+    inner[1:] += source[:-1]
+    inner[:-1] += source[1:]
+    inner[0] += source[0]
+    inner[-1] += source[-1]
+    made /= 4
+    return made

@@ -23,6 +23,7 @@ from edgekit.converters.perturbing.kinds import (
     signs,
     smoothed,
     speckled,
+    uniform,
 )
 from edgekit.converters.stages import Array
 
@@ -62,7 +63,7 @@ def _coarse(x: Array, s: Array, *_: Any) -> Array:
 
 
 def _moved(x: Array, s: Array, span: Span, dice: np.random.Generator) -> Array:
-    angle = dice.uniform(0, 2 * np.pi, len(x))
+    angle = uniform(0, 2 * np.pi, (len(x),), dice)
     far = between(s.reshape(-1), 0.02, 0.22)
     offset = np.stack([far * np.cos(angle) * x.shape[1], far * np.sin(angle) * x.shape[2]], axis=1)
     return _mapped(x, np.broadcast_to(np.eye(2), (len(x), 2, 2)), span.low, offset)
@@ -100,23 +101,25 @@ def _mapped(x: Array, matrix: Array, fill: float, offset: Array | None = None) -
     """Pixel p of each picture, counted from its middle, is what was at `matrix` p + `offset`, between its four
     neighbors; `fill` where nothing was.
     """
-    height, width = x.shape[1:3]
-    middle = np.array([(height - 1) / 2, (width - 1) / 2])
-    grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), axis=-1) - middle
-    made = np.full_like(x, fill)
-    for place in range(len(x)):
-        at = grid @ matrix[place].T + middle
-        if offset is not None:
-            at = at + offset[place]
-        rows, columns = at[..., 0], at[..., 1]
-        there = (rows >= 0) & (rows <= height - 1) & (columns >= 0) & (columns <= width - 1)
-        top, left = np.clip(rows.astype(int), 0, height - 2), np.clip(columns.astype(int), 0, width - 2)
-        a, b = (rows - top)[..., None], (columns - left)[..., None]
-        picture = x[place]
-        upper = picture[top, left] * (1 - b) + picture[top, left + 1] * b
-        lower = picture[top + 1, left] * (1 - b) + picture[top + 1, left + 1] * b
-        made[place][there] = (upper * (1 - a) + lower * a)[there]
-    return made
+    number, height, width, channels = x.shape
+    middle = np.array([(height - 1) / 2, (width - 1) / 2], np.float32)
+    grid = np.indices((height, width), np.float32).reshape(2, -1).T - middle
+    at = grid @ np.broadcast_to(matrix, (number, 2, 2)).transpose(0, 2, 1).astype(np.float32) + middle
+    if offset is not None:
+        at = at + offset[:, None]
+    rows, columns = at[..., 0], at[..., 1]
+    there = (rows >= 0) & (rows <= height - 1) & (columns >= 0) & (columns <= width - 1)
+    top, left = (np.clip(ends.astype(np.int32), 0, size - 2) for ends, size in ((rows, height), (columns, width)))
+    down, across = (rows - top)[..., None], (columns - left)[..., None]
+    pixels = x.reshape(-1, channels)
+    place = (np.arange(number)[:, None] * height + top) * width + left
+    upper, lower = (
+        first + across * (pixels.take(corner + 1, 0) - first)
+        for corner in (place, place + width)
+        for first in (pixels.take(corner, 0),)
+    )
+    made = np.where(there[..., None], upper + down * (lower - upper), np.float32(fill))
+    return made.reshape(x.shape)
 
 
 def _covered(x: Array, s: Array, span: Span, dice: np.random.Generator) -> Array:
@@ -133,9 +136,9 @@ def _covered(x: Array, s: Array, span: Span, dice: np.random.Generator) -> Array
 
 def _shaded(x: Array, s: Array, span: Span, dice: np.random.Generator) -> Array:
     """Light from one side."""
-    angle = dice.uniform(0, 2 * np.pi, (len(x), 1, 1, 1))
-    down, across = np.linspace(-1, 1, x.shape[1])[:, None, None], np.linspace(-1, 1, x.shape[2])[None, :, None]
-    ramp = (np.cos(angle) * down + np.sin(angle) * across) / 1.42
+    angle = uniform(0, 2 * np.pi, (len(x), 1, 1, 1), dice)
+    down, across = (np.linspace(-1, 1, size, dtype=np.float32) for size in x.shape[1:3])
+    ramp = (np.cos(angle) * down[:, None, None] + np.sin(angle) * across[:, None]) / 1.42
     return np.asarray(span.low + (x - span.low) * (1 + between(s, 0.1, 1.0) * ramp))
 
 
@@ -144,7 +147,7 @@ def _hazed(x: Array, s: Array, span: Span, _: Any) -> Array:
 
 
 def _tinted(x: Array, s: Array, span: Span, dice: np.random.Generator) -> Array:
-    factor = 1 + between(s, 0.05, 0.6) * dice.uniform(-1, 1, (len(x), 1, 1, x.shape[3]))
+    factor = 1 + between(s, 0.05, 0.6) * uniform(-1, 1, (len(x), 1, 1, x.shape[3]), dice)
     return np.asarray(span.low + (x - span.low) * factor)
 
 

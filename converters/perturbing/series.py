@@ -19,6 +19,7 @@ from edgekit.converters.perturbing.kinds import (
     rising,
     signs,
     speckled,
+    uniform,
 )
 from edgekit.converters.stages import Array
 
@@ -42,7 +43,7 @@ def _paced(x: Array, s: Array, _: Any, dice: np.random.Generator) -> Array:
     middle = (x.shape[1] - 1) / 2
     made = np.empty_like(x)
     for place, factor in enumerate(factors.tolist()):
-        at = np.clip((np.arange(x.shape[1]) - middle) * factor + middle, 0, x.shape[1] - 1)
+        at = np.clip((np.arange(x.shape[1], dtype=np.float32) - middle) * factor + middle, 0, x.shape[1] - 1)
         before = np.minimum(at.astype(int), max(0, x.shape[1] - 2))
         part = (at - before).reshape(-1, *[1] * (x.ndim - 2))
         after = np.minimum(before + 1, x.shape[1] - 1)
@@ -65,7 +66,7 @@ def _tilted(x: Array, s: Array, span: Span, dice: np.random.Generator) -> Array:
     axis = 2 if x.ndim > 2 and x.shape[2] > 1 else 1
     sizes = [1] * x.ndim
     sizes[axis] = x.shape[axis]
-    ramp = np.linspace(-1, 1, x.shape[axis]).reshape(sizes)
+    ramp = np.linspace(-1, 1, x.shape[axis], dtype=np.float32).reshape(sizes)
     sign = signs(len(x), dice).reshape(s.shape)
     return np.asarray(span.mean + (x - span.mean) * (1 + sign * between(s, 0.1, 0.9) * ramp))
 
@@ -82,8 +83,8 @@ def _mixed(x: Array, s: Array, span: Span, dice: np.random.Generator) -> Array:
 
 
 def _hummed(x: Array, s: Array, span: Span, dice: np.random.Generator) -> Array:
-    period, phase = rising(dice.random(s.shape), 4, x.shape[1]), dice.uniform(0, 2 * np.pi, s.shape)
-    time = np.arange(x.shape[1]).reshape(1, -1, *[1] * (x.ndim - 2))
+    period, phase = rising(uniform(0, 1, s.shape, dice), 4, x.shape[1]), uniform(0, 2 * np.pi, s.shape, dice)
+    time = np.arange(x.shape[1], dtype=np.float32).reshape(1, -1, *[1] * (x.ndim - 2))
     wave = np.sin(2 * np.pi * time / period + phase)
     return np.asarray(x + rising(s, 0.1, 1.5) * span.deviation * wave)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.converters.perturbing.kinds import Kind, Span, between, noise, rising, signs
+from edgekit.converters.perturbing.kinds import Kind, Span, between, noise, normal, rising, signs
 from edgekit.converters.stages import Array
 
 
@@ -20,7 +20,7 @@ def _some(x: Array, s: Array, dice: np.random.Generator) -> Array:
 
 def _jittery(x: Array, s: Array, span: Span, dice: np.random.Generator) -> Array:
     which = _some(x, s, dice)
-    return np.asarray(x + which * rising(s, 0.2, 4.0) * span.deviation * dice.normal(size=x.shape))
+    return np.asarray(x + which * rising(s, 0.2, 4.0) * span.deviation * normal(x.shape, dice))
 
 
 def _offset(x: Array, s: Array, span: Span, dice: np.random.Generator) -> Array:
@@ -64,8 +64,8 @@ def _zeroed(x: Array, s: Array, _: Any, dice: np.random.Generator) -> Array:
 
 def _thrown(x: Array, s: Array, span: Span, dice: np.random.Generator) -> Array:
     """Single numbers are far off."""
-    hit = dice.random(x.shape) < rising(s, 0.005, 0.15)
-    return np.where(hit, span.mean + 4 * span.deviation * dice.normal(size=x.shape), x)
+    hit = dice.random(x.shape, np.float32) < rising(s, 0.005, 0.15)
+    return np.where(hit, span.mean + 4 * span.deviation * normal(x.shape, dice), x)
 
 
 KINDS = (

@@ -11,6 +11,7 @@ from typing import Any
 from edgekit.collect import dataset
 from edgekit.collect.dataset import Entry, Manifest
 from edgekit.errors import UsageError
+from edgekit.monitor.digest import digest
 from edgekit.monitor.records import STRATA
 
 _Z = 1.96
@@ -24,9 +25,9 @@ def summary(folders: Sequence[Path]) -> dict[str, Any]:
         folders: Datasets of one model that `edgekit collect` made.
 
     Returns:
-        `boards` (each with a `series` over time, its classes and alarms), `alarms` (all, by time), `seen`, `samples`
-        and `labelled` (how many), `strata` (kept, labelled, and the share of wrong answers), `accuracy` (estimated from
-        labels and weights; None without labels).
+        `boards` (each with a `series` over time, its classes and alarms, what its monitor told last), `alarms` (all, by
+        time), `seen`, `samples` and `labelled` (how many), `strata` (kept, labelled, and the share of wrong answers),
+        `accuracy` (estimated from labels and weights; None without labels).
 
     Raises:
         UsageError: `dataset-other`; `collect-names`: they are of different models. ArtifactError: `dataset-damaged`.
@@ -70,14 +71,31 @@ def _boards(manifest: Manifest, lines: list[dict[str, Any]]) -> Iterable[dict[st
             kept.update(line.get("kept", {}))
             series.append({"at": line["at"], "seen": int(line["seen"]), "until": done, "ood": line.get("ood"),
                            "uncertainty": line.get("uncertainty"), "classes": line.get("classes", {}),
-                           "version": line.get("version", "")})  # fmt: skip
+                           "version": line.get("version", ""), "monitor": _told(line)})  # fmt: skip
         alarms = [{"board": called, "at": line["at"], **line["alarm"]} for line in own if line["kind"] == "alarm"]
         yield {
             "store": board.store, "called": called, "host": board.host, "seen": done, "kept": dict(kept),
             "captures": board.samples, "first": board.first, "last": board.last, "series": series,
             "versions": list(dict.fromkeys(point["version"] for point in series)), "classes": dict(classes),
-            "alarms": alarms,
+            "alarms": alarms, "monitor": _last(series),
         }  # fmt: skip
+
+
+def _told(line: dict[str, Any]) -> dict[str, Any] | None:
+    """What the board's monitor told; boards of a version before tell all of its status."""
+    told = line.get("monitor")
+    if not told:
+        return None
+    told = digest(told) if "scales" in told else told
+    nothing = {"samples": 0, "alarms": [], "over": 0, "accuracy": None, "moved": {}, "seconds": {}}
+    found = {name: told.get(name, value) for name, value in nothing.items()}
+    return {**found, "moved": dict(sorted(found["moved"].items(), key=lambda one: -abs(one[1])))}
+
+
+def _last(series: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What the board's monitor told last, and when; None where nothing watches."""
+    told = [point for point in series if point["monitor"]]
+    return {"at": told[-1]["at"], **told[-1]["monitor"]} if told else None
 
 
 def _strata(entries: Iterable[Entry]) -> list[dict[str, Any]]:

@@ -106,7 +106,12 @@ class Builder:
                 self._scores.append(scores[sample])
 
     def judge(
-        self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], labels: Array, drift: Drift | None = None
+        self,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array],
+        labels: Array,
+        drift: Drift | None = None,
+        places: Array | None = None,
     ) -> None:
         """A batch whose right answers are known, for the estimate of the accuracy; it counts for nothing else.
 
@@ -115,11 +120,13 @@ class Builder:
             outputs: The answers.
             labels: Class indices [n].
             drift: What these samples were given; None for none.
+            places: [n]: of which of those that were given nothing each is a copy, counted as they come; makes the
+                estimate of few copies as good as that of many.
         """
         rows, scores = self.rows.read(inputs, outputs)
         right = scores.argmax(axis=1) == labels
         family = "" if drift is None else drift.family
-        one = fitting.Judged(rows[:, : len(self.rows.inputs)].copy(), scores, right, family)
+        one = fitting.Judged(rows[:, : len(self.rows.inputs)].copy(), scores, right, family, places)
         (self._clean if drift is None else self._spoilt.setdefault(drift, [])).append(one)
 
     def finish(self, room: int = LIMIT) -> Reference:
@@ -217,7 +224,9 @@ def _together(parts: Sequence[fitting.Judged]) -> fitting.Judged:
     rows, scores, right = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "scores", "right")
     )
-    return fitting.Judged(rows, scores, right, parts[0].family)
+    known = [part.places for part in parts if part.places is not None]
+    places = np.concatenate(known) if len(known) == len(parts) else None
+    return fitting.Judged(rows, scores, right, parts[0].family, places)
 
 
 def moments(table: Array) -> tuple[Array, Array]:

@@ -26,6 +26,7 @@ from edgekit.errors import EdgeKitError, TargetError
 from edgekit.feeding import Preprocess
 from edgekit.monitor.alarm import Alarm, Verdict
 from edgekit.monitor.answers import Answer, Answers
+from edgekit.monitor.digest import digest
 from edgekit.monitor.plan import Plan
 from edgekit.monitor.records import Record, Sample, Stratum, pack
 from edgekit.monitor.ring import Clock, Ring
@@ -91,7 +92,8 @@ class Capture:
         key: File of a key, or a seal, with which records are encrypted; None for the key in EDGEKIT_CAPTURE_KEY, if
             there is one.
         shadow: A second model that is asked for a share of the samples; closed by who opened it.
-        monitor: Its `status()` goes along, for the drift report.
+        monitor: A digest of its `status()` goes along, for the drift report; the one whose verdicts are offered
+            (`model.monitor(capture=...)`) unless another is named.
         seed: Of the draws; None for a fresh one.
         clock: Of this device.
 
@@ -118,7 +120,8 @@ class Capture:
         self.folder = places.captures(root) / places.checked(name)
         self._model = model
         self._answers = Answers()
-        self._redact, self._shadow, self._monitor = redact, shadow, monitor
+        self._redact, self._shadow = redact, shadow
+        self._own = self._monitor = monitor
         self._clock = clock or Clock()
         self._dice = np.random.default_rng(seed)
         self._high = {stratum: High(draw) for stratum, draw in self.plan.draws.items()}
@@ -175,6 +178,12 @@ class Capture:
             self._turn()
             for row in range(rows):
                 self._look(row, rows, inputs, outputs, verdict, keep, shadow)
+
+    def watched_by(self, monitor: Watching) -> None:
+        """The monitor whose verdicts are offered from now on; one that was named when the capture was made stays."""
+        with self._lock:
+            if self._own is None:
+                self._monitor = monitor
 
     def flush(self) -> None:
         """End the window now, and bring all of it onto the disk."""
@@ -330,7 +339,8 @@ class Capture:
         self._append(payload if len(payload) <= _STATUS else pack(Record("status", about=about, at=at)))
 
     def _watched(self) -> dict[str, Any]:
-        return {} if self._monitor is None else {"monitor": encode(self._monitor.status())}
+        told = {} if self._monitor is None else digest(self._monitor.status())
+        return {"monitor": encode(told)} if told else {}
 
     def _append(self, payload: bytes) -> bool:
         written = self._guarded(lambda: self._ring.append(payload))

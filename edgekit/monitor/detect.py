@@ -95,11 +95,11 @@ class Detectors:
         z = (rows - self.reference.mean) / self.reference.deviation
         index = bins.index(z.astype(np.float32), self.reference.inner)
         all_bins = index
-        if scores.shape[1]:
-            answered = self._streams.heaps[scores.argmax(axis=1)]
-            all_bins = np.concatenate([index, answered[:, None]], axis=1)
+        answered = scores.argmax(axis=1) if scores.shape[1] else None
+        if answered is not None:
+            all_bins = np.concatenate([index, self._streams.heaps[answered][:, None]], axis=1)
         table = self._tables.take(all_bins.take(self._streams.column, axis=1) + self._offsets)
-        extras = self._nothing if self._right is None else self._right.each(rows)
+        extras = self._nothing if self._right is None or answered is None else self._right.each(rows, answered)
         self._scan.add(table, np.concatenate([np.minimum(np.maximum(z, -CLIP), CLIP), extras], axis=1))
         excess = self._scan.look()
         found: list[Finding] = []

@@ -28,6 +28,9 @@ LEVEL = 0.9
 GENERAL = 7
 """General means: chance, its spread, confidence, margin, entropy, unlikeness of classes, distance."""
 
+LEANING = 64
+"""Classes up to which each has its own lean in the curve: a model that is lost answers some classes, and is wrong."""
+
 _STILL = 0.3
 """Part of the process's deviation that is left without any drift."""
 
@@ -92,6 +95,7 @@ class Estimator:
         middle, spread: Of the general means [GENERAL].
         steps: Of the axes' and of the anchors' places, which are stored as integers.
         anchors, axes, size: Sizes of the arrays.
+        leans, lean: Classes whose answers are right more or less often than they seem, and the step of by how much.
     """
 
     center: tuple[float, ...]
@@ -107,21 +111,30 @@ class Estimator:
     anchors: int
     axes: int
     size: int
+    leans: int = 0
+    lean: float = 0.0
 
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ValueError("a curve is fitted on something")
-        if not len(self.center) == len(self.scale) == len(self.weights) - 1 == TERMS:
+        if not len(self.center) == len(self.scale) == len(self.weights) - 1 or len(self.center) not in (_FIRST, TERMS):
             raise ValueError("a curve has a weight for each of its terms, and a constant")
         if not len(self.middle) == len(self.spread) == GENERAL:
             raise ValueError("each general mean has a middle and a spread")
-        if not (0 < self.anchors <= 1024 and 0 <= self.axes <= 64 and 0 <= self.size <= 2048):
+        sizes = 0 < self.anchors <= 1024 and 0 <= self.axes <= 64 and 0 <= self.size <= 2048
+        if not (sizes and 0 <= self.leans <= LEANING):
             raise ValueError("so many anchors are not kept")
 
-    def chances(self, sure: Array) -> Array:
-        """[n]: that each answer is right, from confidence, margin and entropy [n, 3]."""
-        terms = (curve_terms(sure) - self.center) / self.scale
-        raised = np.clip(terms @ np.array(self.weights[1:]) + self.weights[0], -30, 30)
+    def chances(self, sure: Array, far: Array, lean: Array | float = 0.0) -> Array:
+        """[n]: that each answer is right.
+
+        Args:
+            sure: Confidence, margin and entropy [n, 3].
+            far: Logarithms of the samples' distances from the reference [n].
+            lean: Of the class that was answered [n].
+        """
+        terms = (curve_terms(sure, far)[:, : len(self.center)] - self.center) / self.scale
+        raised = np.clip(terms @ np.array(self.weights[1:]) + self.weights[0] + lean, -30, 30)
         return np.asarray(1 / (1 + np.exp(-raised)))
 
     @property
@@ -132,15 +145,21 @@ class Estimator:
             "places": ("<i1", (self.anchors, GENERAL + self.axes)),
             "errors": ("<f2", (self.anchors,)),
             "noise": ("<f2", (self.anchors,)),
+            **({"leans": ("<i1", (self.leans,))} if self.leans else {}),
         }
 
 
-TERMS = 5
+TERMS = 8
+_FIRST = 5
+"""Terms of references that were made before distances were among them."""
 
 
-def curve_terms(sure: Array) -> Array:
-    """What the chance depends on [n, TERMS], from confidence, margin and entropy [n, 3]."""
+def curve_terms(sure: Array, far: Array) -> Array:
+    """What the chance depends on [n, TERMS]: confidence, margin and entropy [n, 3], logarithms of distances [n].
+
+    Far from what it knows, a model is sure of nonsense.
+    """
     best = np.clip(sure[:, 0], 1e-6, 1 - 1e-6)
     odds = np.log(best / (1 - best))
     unsure = np.log(np.clip(sure[:, 2], 1e-6, 1))
-    return np.stack([odds, np.square(odds), sure[:, 1], sure[:, 2], unsure], axis=1)
+    return np.stack([odds, np.square(odds), sure[:, 1], sure[:, 2], unsure, far, np.square(far), far * odds], axis=1)

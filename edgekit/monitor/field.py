@@ -52,7 +52,8 @@ class Field:
             self.capture.model = model
         elif self._asked is not None:
             own = self._asked
-            self.capture = Capture(self._name, model, own, monitor=self) if isinstance(own, Plan) else own(model)
+            self.capture = Capture(self._name, model, own) if isinstance(own, Plan) else own(model)
+            self.capture.watched_by(self)
         taker = None if self.capture is None else _Taker(self, model)
         try:
             self.monitor = model.monitor(self._folder, capture=taker)

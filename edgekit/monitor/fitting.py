@@ -10,7 +10,7 @@ import numpy as np
 
 from edgekit.monitor import bins, packing
 from edgekit.monitor.columns import Array
-from edgekit.monitor.estimate import LEVEL, Estimator, Kernel, curve_terms
+from edgekit.monitor.estimate import LEANING, LEVEL, TERMS, Estimator, Kernel, curve_terms
 from edgekit.monitor.reference import CLIP, Reference
 from edgekit.monitor.rightness import DEVIATE, LEAST, Signals
 from edgekit.monitor.rows import confidence
@@ -32,6 +32,9 @@ _BITS, _ROUGHLY = 6, 3
 """Bits of significance of errors, and of their noise."""
 
 _RIDGE = 1.0
+_LEANING_RIDGE = 20.0
+"""Of the classes' leans: as if some tens of answers had been as right as they seemed."""
+
 _LEAST_SPREAD = 0.02
 _GRID = tuple(product((0.02, 0.08), (0.03, 0.1, 0.2), (1.5, 3.0), (0.03, 0.1, 0.2), (0.6, 1.2)))
 """Kernels that are tried."""
@@ -47,12 +50,14 @@ class Judged:
     Attributes:
         rows: Numbers of the inputs [n, inputs]. scores: Probabilities [n, classes]. right: [n].
         family: Of kinds that are alike; "" for clean ones.
+        places: [n]: of which clean sample each is a copy; None where nobody knows.
     """
 
     rows: Array
     scores: Array
     right: Array
     family: str = ""
+    places: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +81,10 @@ def fit(reference: Reference, clean: Judged, spoilt: Sequence[Judged]) -> Refere
         spoilt: Copies of them, by kind and strength; may be none, and then the interval under drift is a wide guess.
     """
     made = streams(reference)
-    about = _curve(clean, spoilt)
-    anchors = _anchors(reference, made, about, clean, spoilt)
-    general, moves = Signals(reference, made).read(
+    signals = Signals(reference, made)
+    about, leans = _curve(reference, signals, clean, spoilt)
+    anchors = _anchors(reference, made, signals, about, leans * about.lean, clean, spoilt)
+    general, moves = signals.read(
         *(np.stack([getattr(anchor, part) for anchor in anchors]) for part in ("streams", "columns", "extras"))
     )
     middle, spread = general[0], np.maximum(general.std(axis=0), _LEAST_SPREAD)
@@ -92,6 +98,7 @@ def fit(reference: Reference, clean: Judged, spoilt: Sequence[Judged]) -> Refere
         "places": np.rint(places / step).astype(np.int8),
         "errors": packing.trimmed(np.array([anchor.error for anchor in anchors]), _BITS).astype(np.float16),
         "noise": packing.trimmed(np.array([anchor.noise for anchor in anchors]), _ROUGHLY).astype(np.float16),
+        **({"leans": leans} if about.leans else {}),
     }
     families = np.array([anchor.family for anchor in anchors])
     stored = kept["places"].astype(np.float64) * step
@@ -107,27 +114,39 @@ def fit(reference: Reference, clean: Judged, spoilt: Sequence[Judged]) -> Refere
 # -- The curve --------------------------------------------------------------------------------------------------------
 
 
-def _curve(clean: Judged, spoilt: Sequence[Judged]) -> Estimator:
+def _curve(reference: Reference, signals: Signals, clean: Judged, spoilt: Sequence[Judged]) -> tuple[Estimator, Array]:
+    """The curve, and each class's lean in its steps [classes] int8; zeros where there are too many classes."""
     parts = [clean, *spoilt]
-    terms = np.concatenate([curve_terms(confidence(part.scores)) for part in parts])
+    terms = np.concatenate(
+        [curve_terms(confidence(part.scores), signals.far(_deviations(reference, part.rows))) for part in parts]
+    )
     right = np.concatenate([part.right for part in parts]).astype(np.float64)
     weight = np.ones(len(right))
     own = len(clean.right)
     weight[:own] = max(1.0, _CLEAN * (len(right) - own) / own)
     center, scale = terms.mean(axis=0), np.maximum(terms.std(axis=0), 1e-3)
     table = np.concatenate([np.ones((len(terms), 1)), (terms - center) / scale], axis=1)
-    return Estimator(
-        center=_all(center), scale=_all(scale), weights=_all(_logistic(table, right, weight / weight.mean())),
+    ridge = np.r_[1e-3, np.full(terms.shape[1], _RIDGE)]
+    classes = clean.scores.shape[1]
+    if leaning := 2 < classes <= LEANING:
+        answered = np.concatenate([part.scores.argmax(axis=1) for part in parts])
+        table = np.concatenate([table, answered[:, None] == np.arange(classes)], axis=1)
+        ridge = np.r_[ridge, np.full(classes, _LEANING_RIDGE)]
+    weights = _logistic(table, right, weight / weight.mean(), ridge)
+    own_leans = weights[1 + TERMS :] if leaning else np.zeros(classes)
+    step = _rounded(max(float(np.abs(own_leans).max()), 1e-6) / _STEPS)
+    about = Estimator(
+        center=_all(center), scale=_all(scale), weights=_all(weights[: 1 + TERMS]),
         accuracy=_rounded(float(clean.right.mean())), samples=own, kernel=Kernel(), factor=DEVIATE,
         middle=(0.0,) * 7, spread=(1.0,) * 7, steps=(1.0, 1.0), anchors=1, axes=0, size=0,
+        leans=classes if leaning else 0, lean=step if leaning else 0.0,
     )  # fmt: skip
+    return about, np.rint(own_leans / step).astype(np.int8)
 
 
-def _logistic(table: Array, right: Array, weight: Array) -> Array:
-    """Weights of a logistic regression, drawn a little towards 0, by Newton's steps."""
+def _logistic(table: Array, right: Array, weight: Array, ridge: Array) -> Array:
+    """Weights of a logistic regression, drawn towards 0 by `ridge`, by Newton's steps."""
     weights = np.zeros(table.shape[1])
-    ridge = np.full(table.shape[1], _RIDGE)
-    ridge[0] = 1e-3
     for _ in range(30):
         chance = 1 / (1 + np.exp(-np.clip(table @ weights, -30, 30)))
         slope = table.T @ (weight * (right - chance)) - ridge * weights
@@ -144,13 +163,21 @@ def _logistic(table: Array, right: Array, weight: Array) -> Array:
 
 
 def _anchors(
-    reference: Reference, made: Streams, about: Estimator, clean: Judged, spoilt: Sequence[Judged]
+    reference: Reference,
+    made: Streams,
+    signals: Signals,
+    about: Estimator,
+    leans: Array,
+    clean: Judged,
+    spoilt: Sequence[Judged],
 ) -> list[_Anchor]:
     dice = np.random.default_rng(0)
-    signals = Signals(reference, made)
-    whole = _told(reference, made, signals, about, clean)
+    whole = _told(reference, made, signals, about, leans, clean)
+    beside = _table(whole, clean.right)
     found = [_anchor(whole, clean.right, "")]
-    found += [_anchor(_told(reference, made, signals, about, part), part.right, part.family) for part in spoilt]
+    for part in spoilt:
+        told = _told(reference, made, signals, about, leans, part)
+        found.append(_anchor(told, part.right, part.family, beside, part.places))
     answers = clean.scores.argmax(axis=1)
     for _ in range(_MIXES):
         chance = dice.dirichlet(np.full(clean.scores.shape[1], 0.5))[answers]
@@ -160,28 +187,70 @@ def _anchors(
     return found
 
 
-def _told(reference: Reference, made: Streams, signals: Signals, about: Estimator, part: Judged) -> tuple[Array, ...]:
+def _told(
+    reference: Reference, made: Streams, signals: Signals, about: Estimator, leans: Array, part: Judged
+) -> tuple[Array, ...]:
     """Scores of the streams [n, s], numbers in deviations [n, k] and extras [n, EXTRAS], as the monitor makes them.
     Columns of outputs and relations, which the estimate does not look at, have their means.
     """
     number = reference.header.inputs
-    rows = np.tile(reference.mean, (len(part.rows), 1))
-    rows[:, :number] = np.where(np.isnan(part.rows), reference.mean[:number], part.rows)
-    sure = rows[:, -3:] = confidence(part.scores)
-    z = (rows - reference.mean) / reference.deviation
+    z = np.zeros((len(part.rows), len(reference.mean)))
+    z[:, :number] = _deviations(reference, part.rows)
+    sure = confidence(part.scores)
+    z[:, -3:] = (sure - reference.mean[-3:]) / reference.deviation[-3:]
     index = bins.index(z, reference.inner)
-    heaps = made.heaps[part.scores.argmax(axis=1)]
+    answered = part.scores.argmax(axis=1)
+    heaps = made.heaps[answered]
     every = np.concatenate([index, heaps[:, None]], axis=1)
     scores = made.tables[np.arange(len(made.kinds)), every[:, made.column]]
-    return scores, np.clip(z, -CLIP, CLIP), signals.each(z[:, :number], sure, about)
+    return scores, np.clip(z, -CLIP, CLIP), signals.each(z[:, :number], sure, leans[answered], about)
 
 
-def _anchor(told: tuple[Array, ...], right: Array, family: str) -> _Anchor:
-    """One stretch, of what `_told` gives and which answers [n] were right."""
-    streams, columns, extras = told
-    apart = right - extras[:, 0]
-    noise = max(float(apart.var()), LEAST) / len(right)
-    return _Anchor(streams.mean(axis=0), columns.mean(axis=0), extras.mean(axis=0), float(apart.mean()), noise, family)
+def _deviations(reference: Reference, rows: Array) -> Array:
+    """Numbers of the inputs [n, inputs] in deviations; what is missing is the mean."""
+    number = reference.header.inputs
+    z = (rows - reference.mean[:number]) / reference.deviation[:number]
+    return np.where(np.isnan(z), 0.0, z)
+
+
+def _table(told: tuple[Array, ...], right: Array) -> Array:
+    """[n, s + k + EXTRAS + 1]: what `_told` gives, and by how much the chance is off."""
+    return np.concatenate([*told, (right - told[2][:, 0])[:, None]], axis=1)
+
+
+def _anchor(
+    told: tuple[Array, ...],
+    right: Array,
+    family: str,
+    clean: Array | None = None,
+    places: Array | None = None,
+) -> _Anchor:
+    """One stretch, of what `_told` gives and which answers [n] were right.
+
+    Args:
+        told: Of its samples.
+        right: [n].
+        family: Of its kind.
+        clean: `_table` of all clean samples.
+        places: Of which of these the stretch's are copies: what is known of all of them tells what chance it was to
+            have drawn these (control variates, W. Cochran, "Sampling Techniques", 1977, chapter 7).
+    """
+    table = _table(told, right)
+    means = table.mean(axis=0)
+    apart = table - means
+    if clean is not None and places is not None:
+        own = clean[places]
+        middle = own.mean(axis=0)
+        own = own - middle
+        power = np.square(own).sum(axis=0)
+        slope = (apart * own).sum(axis=0) / np.where(power > 0, power, np.inf)
+        slope = np.clip(slope, 0.0, 1.0)
+        means = means + slope * (clean.mean(axis=0) - middle)
+        apart = apart - slope * own
+    noise = max(float(np.square(apart[:, -1]).mean()), LEAST) / len(right)
+    width = told[0].shape[1], told[1].shape[1]
+    streams, columns, extras = np.split(means[:-1], np.cumsum(width))
+    return _Anchor(streams, columns, extras, float(means[-1]), noise, family)
 
 
 def _axes(moves: Array) -> Array:

@@ -58,20 +58,25 @@ class Signals:
         self._precision = inverse(own, header.shrink if header.relations else 1.0)
         self.size = self._columns.size + self._spreads.size
 
-    def each(self, z: Array, sure: Array, about: Estimator) -> Array:
+    def each(self, z: Array, sure: Array, lean: Array | float, about: Estimator) -> Array:
         """What is averaged besides, of each sample [n, EXTRAS]: the chance that its answer is right, chance (1 -
         chance), and the logarithm of its distance from the reference, by numbers that vary there.
 
         Args:
             z: Numbers of the inputs [n, inputs] in deviations.
             sure: Confidence, margin, entropy [n, 3].
+            lean: Of the classes that were answered [n].
             about: The estimator.
         """
-        chance = about.chances(sure)
-        far = np.zeros(len(z))
-        if self._columns.size:
-            far = np.log(np.clip(distances(z[:, self._columns], self._precision)[1], *_DISTANCES))
+        far = self.far(z)
+        chance = about.chances(sure, far, lean)
         return np.stack([chance, chance * (1 - chance), far], axis=1)
+
+    def far(self, z: Array) -> Array:
+        """[n]: logarithms of distances from the reference, by numbers [n, inputs] that vary there."""
+        if not self._columns.size:
+            return np.zeros(len(z))
+        return np.asarray(np.log(np.clip(distances(z[:, self._columns], self._precision)[1], *_DISTANCES)))
 
     def read(self, streams: Array, columns: Array, extras: Array) -> tuple[Array, Array]:
         """General means [..., GENERAL] and the inputs' moves [..., size].
@@ -106,14 +111,16 @@ class Rightness:
         arrays = reference.anchors
         self._axes = arrays["axes"].astype(np.float64) * about.steps[0]
         self._places = arrays["places"].astype(np.float64) * about.steps[1]
+        self._leans = arrays["leans"].astype(np.float64) * about.lean if about.leans else None
         errors, noise = (arrays[name].astype(np.float64) for name in ("errors", "noise"))
         self._inverse = np.linalg.inv(about.kernel(self._places, self._places) + np.diag(noise))
         self._weights = self._inverse @ errors
 
-    def each(self, rows: Array) -> Array:
-        """Of rows [n, columns] as the reference has them, see `Signals.each`."""
+    def each(self, rows: Array, answered: Array) -> Array:
+        """Of rows [n, columns] as the reference has them and the classes that were answered [n], see `Signals.each`."""
         z = (rows[:, : self._mean.size] - self._mean) * self._per
-        return self._signals.each(z, rows[:, -3:], self._about)
+        lean = 0.0 if self._leans is None else self._leans.take(answered)
+        return self._signals.each(z, rows[:, -3:], lean, self._about)
 
     def place(self, streams: Array, columns: Array, extras: Array) -> Array:
         """Of stretches [n, ...], as `Signals.read` takes them: [n, GENERAL + axes]."""

@@ -16,6 +16,8 @@ _DRAWN = 12
 """Boards in one drawing; more are told by the table."""
 _CLASSES = 12
 _ALARMS = 200
+_MOVED = 0.3
+"""Deviations from which on a shift is told."""
 
 
 def sections(document: dict[str, Any]) -> tuple[str, list[str]]:
@@ -39,7 +41,7 @@ def sections(document: dict[str, Any]) -> tuple[str, list[str]]:
     if alarms:
         parts.append(section("Alarms", _alarms(alarms)))
     parts += _over_time(boards)
-    parts += [section("Boards", _boards(boards)), *_classes(boards), *_strata(document)]
+    parts += [section("Boards", _boards(boards)), *_watched(boards), *_classes(boards), *_strata(document)]
     return title, parts
 
 
@@ -58,12 +60,13 @@ def _over_time(boards: list[dict[str, Any]]) -> list[str]:
     for field, name, about in (
         ("ood", "Unlike the training data", "mean score; one in a hundred usual samples passes 1"),
         ("uncertainty", "Uncertainty", "mean; 0 is sure"),
+        ("wrong", "Wrong answers, estimated", "by the board's monitor, without labels; in percent"),
     ):
-        if not any(point[field] for board in drawn for point in board["series"]):
+        if not any(_value(point, field) for board in drawn for point in board["series"]):
             continue
-        last = max(drawn, key=lambda board: board["series"][-1][field] or 0.0)
+        last = max(drawn, key=lambda board: _value(board["series"][-1], field) or 0.0)
         caption = (
-            f"{name}, {about}. The highest at the end is {number(last['series'][-1][field] or 0.0, 3)}, "
+            f"{name}, {about}. The highest at the end is {number(_value(last['series'][-1], field) or 0.0, 3)}, "
             f"on {last['called']}."
         )
         drawing = plots.draw(f"drift-{field}", 3.0, _lines(drawn, field, name, start if timed else None), caption)
@@ -77,7 +80,7 @@ def _lines(boards: Sequence[dict[str, Any]], field: str, name: str, start: float
         for board, (color, style) in zip(boards, looks, strict=False):
             points = board["series"]
             at = [point["until"] if start is None else (point["at"] - start) / 86400 for point in points]
-            values = [point[field] if point[field] is not None else float("nan") for point in points]
+            values = [float("nan") if (one := _value(point, field)) is None else one for point in points]
             axes.plot(at, values, style, color=color, linewidth=1.6, label=plots.short(board["called"], 28))
             told = [a for point, a in zip(points, at, strict=True) if _alarmed(board, point, points)]
             axes.plot(told, [axes.get_ylim()[0]] * len(told), "^", color=plots.BAD, markersize=5, clip_on=False)
@@ -87,6 +90,15 @@ def _lines(boards: Sequence[dict[str, Any]], field: str, name: str, start: float
         axes.legend(loc="best", labelcolor=plots.INK, fontsize=9)
 
     return paint
+
+
+def _value(point: dict[str, Any], field: str) -> float | None:
+    """What is drawn of a moment."""
+    if field != "wrong":
+        value: float | None = point[field]
+        return value
+    accuracy = (point["monitor"] or {}).get("accuracy")
+    return 100 * (1 - accuracy["estimate"]) if accuracy else None
 
 
 def _alarmed(board: dict[str, Any], point: dict[str, Any], points: list[dict[str, Any]]) -> bool:
@@ -110,6 +122,27 @@ def _boards(boards: list[dict[str, Any]]) -> str:
         for board in boards
     ]
     return table(("board", "seen", "captured", "alarms", "versions", "from, to"), rows)
+
+
+def _watched(boards: list[dict[str, Any]]) -> list[str]:
+    """The last snapshot of each board's monitor."""
+    rows = []
+    for board in boards:
+        told = board["monitor"]
+        if told is None:
+            continue
+        accuracy = told["accuracy"]
+        right = accuracy and " ".join(
+            (number(100 * accuracy["estimate"], 3), f"({number(100 * accuracy['low'], 3)} to",
+             f"{number(100 * accuracy['high'], 3)})")
+        )  # fmt: skip
+        moved = ", ".join(f"{where} {shift:+.2f}" for where, shift in told["moved"].items() if abs(shift) >= _MOVED)
+        standing = ", ".join(alarm["kind"] for alarm in told["alarms"])
+        rows.append(
+            (board["called"], _when(told["at"]), told["samples"], standing or "none", right, moved or "nothing")
+        )
+    heads = ("board", "told", "samples", "alarms that stand", "right, % (interval)", "moved, in deviations")
+    return [section("What the monitors say", table(heads, rows))] if rows else []
 
 
 def _classes(boards: list[dict[str, Any]]) -> list[str]:

@@ -48,12 +48,14 @@ class Order:
         sha256: Its digest; whoever has another file there refuses.
         recipe: How.
         options: All that the recipe does not say.
+        described: With the reference of its data, where the options want one.
     """
 
     source: str
     sha256: str
     recipe: Recipe
     options: Options
+    described: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,9 @@ def _options(order: Order) -> Options:
     recipe = order.recipe
     more = {name: value for name, value in recipe.variant.items() if value is not None}
     return replace(
-        order.options, to=recipe.format, output=None, precision=recipe.precision, rules=recipe.rules or None, **more
-    )
+        order.options, to=recipe.format, output=None, precision=recipe.precision, rules=recipe.rules or None,
+        reference=order.options.reference and order.described, **more,
+    )  # fmt: skip
 
 
 def _made(done: Conversion) -> Made:

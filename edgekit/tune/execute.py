@@ -14,12 +14,12 @@ from edgekit.tune import evaluate
 from edgekit.tune.cache import Cache
 from edgekit.tune.evaluate import Converted, Order, Place
 from edgekit.tune.search import Convert, Job, Measure, Result
-from edgekit.tune.trial import Cost, Refused
+from edgekit.tune.trial import Cost, Recipe, Refused
 
 Progress = Callable[[dict[str, Any]], None]
 
 _IRRELEVANT = ("output", "device", "target", "calibration", "evaluation", "metadata", "labels", "trust", "time_limit",
-               "lift_cache")  # fmt: skip
+               "lift_cache", "reference")  # fmt: skip
 """Options that change no byte of an artifact, or that stand in a key by their content."""
 
 
@@ -41,7 +41,7 @@ class Work:
     place: Place
 
     def order(self, job: Convert) -> Order:
-        return Order(self.source, self.sha256, job.recipe, self.options)
+        return Order(self.source, self.sha256, job.recipe, self.options, job.described)
 
     def key(self, job: Job) -> str:
         """Digest of all that decides the result of a job."""
@@ -53,7 +53,7 @@ class Work:
         # The gate of a device refuses; the artifact is the same for all.
         device = evaluate.machine(Place(None, self.options.device))
         return caches.key(kind="convert", source=self.sha256, options=fields, contents=self.contents, device=device,
-                          recipe=encode(job.recipe), tools=caches.tools())  # fmt: skip
+                          recipe=encode(job.recipe), described=job.described, tools=caches.tools())  # fmt: skip
 
 
 class Executor(Protocol):
@@ -90,7 +90,7 @@ class Local:
 def label(job: Job) -> str:
     """For progress and logs."""
     if isinstance(job, Convert):
-        return f"convert {job.recipe.label}"
+        return f"{'describe' if job.described else 'convert'} {job.recipe.label}"
     return f"measure {job.format} on {job.setting.label}"
 
 
@@ -146,11 +146,29 @@ class Evaluator:
             return None
         return [results[number] for number in range(len(jobs))]
 
+    def described(self, recipe: Recipe) -> Result | None:
+        """The artifact that is kept, with the reference of its data; no evaluation, and no budget ends it. None where
+        there is nothing to describe, or nobody wants it.
+        """
+        options = self._work.options
+        if not options.reference or (options.calibration, options.evaluation) == (None, None):
+            return None
+        job = Convert(recipe, described=True)
+        key = self._work.key(job)
+        known = self._cache.get(key)
+        if known is not None:
+            return known
+        ((_, outcome),) = self._executor.run([job])
+        return self._stored(key, job, outcome)
+
     def _keep(self, key: str, job: Job, outcome: Converted | Cost | Refused) -> Result:
         if isinstance(job, Convert):
             self.counts.conversions += 1
         else:
             self.counts.measurements += 1
+        return self._stored(key, job, outcome)
+
+    def _stored(self, key: str, job: Job, outcome: Converted | Cost | Refused) -> Result:
         result = outcome.result if isinstance(outcome, Converted) else outcome
         if isinstance(outcome, Converted) and outcome.data and isinstance(job, Convert):
             self._cache.keep(outcome.data, job.recipe.format)

@@ -38,9 +38,14 @@ STILL = 1.05
 
 @dataclass(frozen=True)
 class Convert:
-    """Make an artifact; the result is `Made` or `Refused`."""
+    """Make an artifact; the result is `Made` or `Refused`.
+
+    Attributes:
+        described: With the reference of its data: for the one that is kept, not for trials.
+    """
 
     recipe: Recipe
+    described: bool = False
 
 
 @dataclass(frozen=True)

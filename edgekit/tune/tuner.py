@@ -19,7 +19,7 @@ from edgekit.tune import execute, front, space
 from edgekit.tune.evaluate import Place
 from edgekit.tune.front import Wanted
 from edgekit.tune.search import Found, search
-from edgekit.tune.trial import Trial
+from edgekit.tune.trial import Made, Refused, Trial
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -123,9 +123,11 @@ def tune(source: str | Path, options: Options, plan: Plan, progress: Progress | 
     try:
         evaluator = execute.Evaluator(work, cache, executor, _budget(plan))
         found = _searched(tried, plan.wanted, evaluator)
+        chosen = front.choose(found.trials(), plan.wanted)
+        described = _described(chosen, plan.wanted, evaluator)
     finally:
         executor.close()
-    return _finished(found, evaluator, tried, options, plan, cache, {
+    return _finished(chosen, described, found, evaluator, tried, options, plan, cache, {
         "source": {"path": str(path), "framework": seen.kind, "sha256": seen.sha256},
         "device": options.device,
         "target": plan.target,
@@ -189,7 +191,35 @@ def _searched(tried: space.Space, wanted: Wanted, evaluator: execute.Evaluator) 
     return found
 
 
+def _described(chosen: Trial | None, wanted: Wanted, evaluator: execute.Evaluator) -> Made | None:
+    """The chosen artifact with the reference of its data, which no trial needs; its figures are the same but for the
+    bytes. None where it has none.
+
+    Raises:
+        LimitError: `tune-no-fit`: with the reference it is larger than allowed.
+    """
+    made = None if chosen is None else evaluator.described(chosen.recipe)
+    if chosen is None or made is None:
+        return None
+    if not isinstance(made, Made):
+        why = made.message if isinstance(made, Refused) else "nothing came of it"
+        raise LimitError(
+            "tune-no-fit", f"{chosen.recipe.label} cannot be made again with its reference: {why}", failed={}
+        )
+    if not wanted.holds(chosen.cost.latency_ms, made.bytes):
+        sizes = f"{chosen.made.bytes / 1e6:.3g} MB, {made.bytes / 1e6:.3g} with the reference of its data"
+        raise LimitError(
+            "tune-no-fit",
+            f"nothing holds the limits; the nearest is {chosen.recipe.label}: {sizes}",
+            next_step="Leave the reference out: --no-reference.",
+            failed={},
+        )
+    return made
+
+
 def _finished(
+    chosen: Trial | None,
+    described: Made | None,
     found: Found,
     evaluator: execute.Evaluator,
     tried: space.Space,
@@ -199,16 +229,21 @@ def _finished(
     said: dict[str, Any],
 ) -> Tuned:
     trials = found.trials()
-    chosen = front.choose(trials, plan.wanted)
     if chosen is None:
         raise _nothing(found, trials, plan.wanted, complete=evaluator.complete)
+    own, best = chosen.made.sha256, found.front()
+    if described is not None:
+        trials, best = (
+            [replace(one, made=described) if one.made.sha256 == own else one for one in some] for some in (trials, best)
+        )
+        chosen = replace(chosen, made=described)
     artifact = artifacts.read(cache.artifact(chosen.made.sha256))
     artifact = artifact.write(options.output) if options.output is not None else replace(artifact, path=None)
     counts = evaluator.counts
     return Tuned(
         artifact=artifact,
         chosen=chosen,
-        front=tuple(found.front()),
+        front=tuple(best),
         trials=tuple(trials),
         failed={recipe.label: (failure.code, failure.message) for recipe, failure in found.failed.items()},
         evaluations={

@@ -219,6 +219,40 @@ def test_tune_writes_the_best_and_remembers(job, capsys):
     assert "0 conversions, 0 measurements" in capsys.readouterr().out
 
 
+def test_only_what_is_kept_is_described(job, monkeypatch):
+    """Describing evaluation data with labels takes seconds, and no trial needs it."""
+    asked_for = []
+    real = evaluate.run
+
+    def run(source, options, *more):
+        asked_for.append((options.precision, options.reference))
+        return real(source, options, *more)
+
+    monkeypatch.setattr(evaluate, "run", run)
+    options = Options(evaluation=job["data"], calibration=job["data"], device=BOARD, max_drop=5)
+    one = Plan(formats=("onnx",), precisions=("fp32", "int8"), observers=("minmax",), threads=(1,),
+               wanted=Wanted("size"), cache=job["folder"] / "described")  # fmt: skip
+    tuned = tune(job["model"], options, one)
+    assert [described for _, described in asked_for] == [*[False] * (len(asked_for) - 1), True]
+    assert asked_for[-1][0] == tuned.chosen.recipe.precision == "int8"
+    assert tuned.artifact.reference
+    assert tuned.chosen.made.sha256 == tuned.artifact.sha256
+    assert tuned.chosen in tuned.front
+    assert tuned.evaluations["conversions"] == len(asked_for) - 1
+    others = [trial.made.sha256 for trial in tuned.trials if trial != tuned.chosen]
+    cache = Cache(job["folder"] / "described")
+    assert all(artifacts.read(cache.artifact(sha256)).reference is None for sha256 in others)
+    # Again: it is remembered as well. Without the reference the trial's own artifact is what is kept.
+    done = len(asked_for)
+    tune(job["model"], options, one)
+    bare = tune(job["model"], replace(options, reference=False), one)
+    assert bare.artifact.reference is None
+    assert len(asked_for) == done
+    between = replace(one, wanted=Wanted("size", size_mb=(bare.chosen.made.bytes + 100) / 1e6))
+    with pytest.raises(LimitError, match="with the reference of its data"):
+        tune(job["model"], options, between)
+
+
 def test_a_budget_stops_and_the_next_run_goes_on(job, capsys):
     more = ["--cache", str(job["folder"] / "budget"), "--formats", "onnx", "--json"]
     # The first run may convert twice, which is not enough to measure anything.

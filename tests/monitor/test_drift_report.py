@@ -14,8 +14,11 @@ from edgekit.collect.drift import summary
 from edgekit.errors import UsageError
 from edgekit.manifest import Interpret
 from edgekit.monitor.alarm import Alarm, Verdict
+from edgekit.monitor.build import Builder
 from edgekit.monitor.capture import Capture, Plan
+from edgekit.monitor.monitor import Monitor
 from edgekit.monitor.strata import Draw
+from edgekit.tensors import TensorSpec
 
 NAMES = ("left", "right", "up")
 COUNT = 1200
@@ -112,6 +115,51 @@ def test_the_command(collected, tmp_path, capsys):
     with pytest.raises(UsageError) as refused:
         summary([out, tmp_path / "others"])
     assert refused.value.code == "collect-names"
+
+
+def test_what_the_monitors_say_comes_home_and_stands_on_the_page(tmp_path):
+    """Sixty columns: the whole status has 40 kB, and never fitted in a record."""
+    from edgekit import report
+
+    dice, time = np.random.default_rng(0), Time()
+    how = Interpret("classification", labels=NAMES, scores="probabilities")
+    model = Fake(how, inputs=(TensorSpec("x", (None, 60), "float32"),))
+    x, p = dice.normal(size=(400, 60)).astype(np.float32), dice.dirichlet(np.ones(3), 400).astype(np.float32)
+    builder = Builder(model.inputs, model.outputs, None, how)
+    builder.add({"x": x}, {"p": p})
+    builder.judge({"x": x}, {"p": p}, p.argmax(1))
+    monitor = Monitor(builder.finish(), model.inputs, model.outputs, None, how)
+    x[:, 7] += 3
+    with Capture("turns", model, Plan(status=200), root=tmp_path / "hall", clock=time.clock) as capture:
+        capture.watched_by(monitor)
+        for at in range(400):
+            time.now += 1
+            feeds, answers = {"x": x[at : at + 1]}, {"p": p[at : at + 1]}
+            capture.offer(feeds, answers, monitor.observe(feeds, answers))
+    collect([str(tmp_path / "hall")], tmp_path / "data")
+    (board,) = (document := summary([tmp_path / "data"]))["boards"]
+    told = board["monitor"]
+    assert told["samples"] == 400
+    assert {"input x: value 7", "distance from the reference"} <= set(list(told["moved"])[:2])
+    assert told["moved"]["input x: value 7"] > 2
+    assert "unfamiliar" in {alarm["kind"] for alarm in told["alarms"]}
+    assert 0 <= told["accuracy"]["low"] <= told["accuracy"]["estimate"] <= told["accuracy"]["high"] <= 1
+    assert board["series"][-1]["monitor"]["over"] == 256
+    text = report.render(document, "drift")
+    assert "What the monitors say" in text
+    assert "input x: value 7 +" in text
+
+
+def test_the_whole_status_of_a_board_of_a_version_before_is_read_as_well(tmp_path):
+    from edgekit.collect.drift import _told
+
+    scale = {"shifts": {"a": 0.1, "b": -2.0}, "accuracy": None}
+    status = {"samples": 300, "passed_over": 0, "alarms": [], "pace": {"seconds": {}},
+              "scales": {"32": scale, "16384": {"shifts": {"a": 9.0}, "accuracy": None}}}  # fmt: skip
+    told = _told({"monitor": status})
+    assert told is not None
+    assert (told["samples"], told["over"], list(told["moved"])) == (300, 32, ["b", "a"])
+    assert _told({"monitor": {}}) is None
 
 
 def test_a_board_whose_clock_was_never_set(tmp_path):

@@ -40,7 +40,7 @@ def reference():
     builder.judge({"x": x}, {"scores": answer(x)}, y)
     for kind, level, places, copy in copies(x, "table", 16_000):
         drift = Drift(kind.name, kind.family, level)
-        builder.judge({"x": copy}, {"scores": answer(copy)}, y[places], drift)
+        builder.judge({"x": copy}, {"scores": answer(copy)}, y[places], drift, places)
     return builder.finish()
 
 
@@ -66,6 +66,53 @@ def test_the_curve_travels_with_the_reference(reference):
     again = Reference.from_bytes(reference.to_bytes())
     assert again.header.estimator == reference.header.estimator
     assert len(reference.to_bytes()) < 64 * 1024
+
+
+def test_few_copies_tell_as_much_where_it_is_known_of_what(reference):
+    """What is known of all labelled samples undoes the luck of which ones were spoilt."""
+    x, y = samples(500, 1)
+    kinds = [(kind, level, places, copy) for kind, level, places, copy in copies(x, "table", 1000)]
+    some = []
+    for known in (True, False):
+        builder = Builder(ROWS, SCORES, None, HOW)
+        builder.add({"x": x}, {"scores": answer(x)})
+        builder.judge({"x": x}, {"scores": answer(x)}, y)
+        for kind, level, places, copy in kinds:
+            drift = Drift(kind.name, kind.family, level)
+            builder.judge({"x": copy}, {"scores": answer(copy)}, y[places], drift, places if known else None)
+        anchors = builder.finish().anchors
+        some.append((anchors["errors"].astype(float), anchors["noise"].astype(float)))
+    mild = np.arange(1, 1 + LEVELS * len({kind for kind, *_ in kinds}), LEVELS)
+    (errors, noise), (bare, more) = some
+    assert np.median(noise[mild]) < 0.7 * np.median(more[mild])
+    assert errors[mild].std() < 0.8 * bare[mild].std()
+
+
+def test_a_class_that_is_answered_when_the_model_is_lost_counts_less():
+    """Sure of class 0 wherever the inputs are nonsense: its answers are worth less than its confidence says."""
+    dice = np.random.default_rng(0)
+    x, y = samples(500, 1)
+
+    def lost(x):
+        made = answer(x)
+        made[np.abs(x).max(axis=1) > 6] = (0.9, 0.05, 0.05)
+        return made
+
+    builder = Builder(ROWS, SCORES, None, HOW)
+    builder.add({"x": x}, {"scores": lost(x)})
+    builder.judge({"x": x}, {"scores": lost(x)}, y)
+    for level in range(4):
+        moved = (x + (1 + level) * dice.normal(size=x.shape)).astype(np.float32)
+        builder.judge({"x": moved}, {"scores": lost(moved)}, y, Drift("noise", "noise", level), np.arange(500))
+    made = builder.finish()
+    assert made.anchors["leans"].argmin() == 0
+    again = Reference.from_bytes(made.to_bytes())
+    np.testing.assert_array_equal(again.anchors["leans"], made.anchors["leans"])
+    moved, labels = samples(2048, 9)
+    moved = (moved + 3 * dice.normal(size=moved.shape)).astype(np.float32)
+    monitor = Monitor(made, ROWS, SCORES, None, HOW)
+    monitor.observe({"x": moved}, {"scores": lost(moved)})
+    assert abs(monitor.accuracy(2048)["estimate"] - (lost(moved).argmax(1) == labels).mean()) < 0.05
 
 
 def test_without_labels_nothing_is_claimed():

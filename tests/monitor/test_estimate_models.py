@@ -33,7 +33,7 @@ def digits(shared):
             return model.run({name: np.ascontiguousarray(pictures, np.float32)})[out].reshape(-1, 10)
 
         spoilt = [
-            (kind, level, answer(copy), copy, y[at]) for kind, level, at, copy in copies(x[:500], "picture", 9600)
+            (kind, level, answer(copy), copy, y[at], at) for kind, level, at, copy in copies(x[:500], "picture", 9600)
         ]
         yield x, y, answer, spoilt
 
@@ -43,10 +43,10 @@ def watching(digits, without=()):
     builder = Builder(PICTURE, SCORES, None, HOW)
     builder.add({"image": x[:500]}, {"scores": answer(x[:500])})
     builder.judge({"image": x[:500]}, {"scores": answer(x[:500])}, y[:500])
-    for kind, level, answers, copy, labels in spoilt:
+    for kind, level, answers, copy, labels, places in spoilt:
         if kind.family not in without:
             drift = Drift(kind.name, kind.family, level)
-            builder.judge({"image": copy}, {"scores": answers}, labels, drift)
+            builder.judge({"image": copy}, {"scores": answers}, labels, drift, places)
     return builder.finish()
 
 

@@ -121,6 +121,20 @@ def test_an_app_makes_its_own_capture(nets, put, tmp_path):
     arrays = [one.inputs["row"] for one in found if one.record.sample is not None]
     assert len(arrays) == 20
     assert not np.any(arrays)
+    told = [one.record.about["monitor"]["samples"] for one in found if one.record.kind == "status"]
+    assert told == [20]
+
+
+def test_a_monitor_tells_the_capture_that_it_hands_its_calls_to(nets, tmp_path):
+    path = tmp_path / "rows.tflite"
+    path.write_bytes(nets["first"])
+    with edgekit.load(path) as model, Capture(NAME, model, root=tmp_path / "captures") as capture:
+        model.monitor(capture=capture)
+        ask(model, 40, 2)
+    folder = tmp_path / "captures" / NAME
+    found = [unpack(data) for _, path in listed(folder) for data in payloads(path.read_bytes())]
+    (told,) = [one.record.about["monitor"] for one in found if one.record.kind == "status"]
+    assert (told["samples"], told["over"]) == (40, 32)
 
 
 def test_a_first_version_that_says_nothing_of_its_data_is_refused_if_it_is_to_be_watched(nets, put, tmp_path):

@@ -115,12 +115,17 @@ def debug(name="conv"):
 
 
 def drift(name="kitchen"):
+    told = {"at": 1.79e9, "samples": 4096, "alarms": [{"kind": "stuck", "where": name, "message": name, "since": 3}],
+            "over": 2048, "accuracy": {"estimate": 0.9, "low": 0.8, "high": 0.95}, "moved": {name: -1.25},
+            "seconds": {}}  # fmt: skip
     boards = [
         {"store": f"{n:016x}", "called": f"ssh://pi@{name}-{n}".replace("//", ""), "host": name, "seen": 900 + n,
          "kept": {"random": 9}, "captures": 12, "first": 1.79e9, "last": 1.7901e9, "versions": ["ab" * 32],
          "classes": {name: 700, "other": 200 + n},
          "series": [{"at": 1.79e9 + 900 * t, "seen": 30, "until": 30 * t, "ood": 0.1 * t * n + 0.1,
-                     "uncertainty": None if t == 2 else 0.2, "classes": {}, "version": "ab" * 32} for t in range(30)],
+                     "uncertainty": None if t == 2 else 0.2, "classes": {}, "version": "ab" * 32,
+                     "monitor": told if n and t > 5 else None} for t in range(30)],
+         "monitor": told if n else None,
          "alarms": [{"board": name, "at": 1.79e9 + 4000, "kind": "input-shift", "message": f"{name} moved"}] * n}
         for n in range(3)
     ]  # fmt: skip
