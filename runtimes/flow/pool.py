@@ -45,6 +45,7 @@ class Pool:
         batch: Answer up to so many waiting requests by one call.
         wait: Seconds to wait for a batch to fill.
         threads: Of each session's engine.
+        colors: Of pictures that are arrays, as `Model.predict` has it.
         metrics: Counts requests, drops and waits.
 
     Raises:
@@ -62,6 +63,7 @@ class Pool:
         batch: int = 1,
         wait: float = 0.0,
         threads: int | None = 1,
+        colors: str | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         if min(sessions, queue, batch) < 1 or policy not in get_args(Policy):
@@ -71,6 +73,7 @@ class Pool:
                 f"sessions {sessions}, queue {queue}, batch {batch} are at least 1; policy {policy!r} of {known}",
             )
         self._deadline, self._batch, self._wait, self._metrics = deadline, batch, wait, metrics
+        self._how: dict[str, Any] = {} if colors is None else {"colors": colors}
         self._queue: Aging[_Request] = Aging(queue, policy)
         self._models = _opened(source, sessions, threads)
         self._threads = [
@@ -132,7 +135,7 @@ class Pool:
         while (first := self._queue.take()) is not None:
             requests = self._fresh([first, *self._more()])
             if requests:
-                _answer(model, requests)
+                _answer(model, requests, self._how)
 
     def _more(self) -> list[tuple[_Request, float]]:
         """What else can go into the same call."""
@@ -165,16 +168,16 @@ class Pool:
             self._metrics.count("requests", what)
 
 
-def _answer(model: Model, requests: list[_Request]) -> None:
+def _answer(model: Model, requests: list[_Request], how: dict[str, Any]) -> None:
     """One call for all; where that fails, one each, so that only those fail that must."""
     try:
-        answers = model.predict_batch([request.thing for request in requests])
+        answers = model.predict_batch([request.thing for request in requests], **how)
     except Exception as error:  # noqa: BLE001 - whatever a thing does when it is prepared belongs to who asked
         if len(requests) == 1:
             requests[0].future.set_exception(error)
             return
         for request in requests:
-            _answer(model, [request])
+            _answer(model, [request], how)
         return
     for request, answer in zip(requests, answers, strict=True):
         request.future.set_result(answer)

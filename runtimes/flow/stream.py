@@ -9,6 +9,7 @@ that became too old while it waited is not worth the engine's time, and is skipp
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -63,6 +64,7 @@ class Stream:
         queue: How many frames may wait.
         every: Seconds from one answer to the next at least; between them the processor sleeps.
         gate: Tells of each frame whether it is worth an answer, such as `Motion`.
+        colors: Of frames that are arrays, as `Model.predict` has it.
         metrics: Counts frames and measures their age.
 
     Raises:
@@ -79,6 +81,7 @@ class Stream:
         queue: int = 1,
         every: float = 0.0,
         gate: Callable[[Any], bool] | None = None,
+        colors: str | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         if policy not in get_args(Policy) or queue < 1 or not every >= 0 or (deadline is not None and deadline <= 0):
@@ -89,6 +92,8 @@ class Stream:
                 f"deadline {deadline} s positive",
             )
         self._predict: Callable[[Any], Any] = getattr(model, "predict", model)
+        if colors is not None:
+            self._predict = functools.partial(self._predict, colors=colors)
         self._frames = frames
         self._deadline, self._every, self._gate, self._metrics = deadline, every, gate, metrics
         self._queue: Aging[tuple[int, Any]] = Aging(queue, policy)

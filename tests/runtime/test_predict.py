@@ -122,3 +122,12 @@ def test_a_model_says_what_it_is_and_stays_in_its_process(picture_model):
         with pytest.raises(EngineError, match="cannot be sent") as caught:
             send(picture_model)
         assert caught.value.code == "model-forked"
+
+
+def test_pools_and_streams_of_the_other_color_order(picture_models):
+    path, turned = picture_models["int8.tflite"], np.ascontiguousarray(FRAME[..., ::-1])
+    with edgekit.load(path, threads=1) as model, edgekit.Pool(path, sessions=1, batch=2, colors="BGR") as pool:
+        expected = model.predict(FRAME)
+        assert [future.result() for future in [pool.submit(turned) for _ in range(3)]] == [expected] * 3
+        seen = edgekit.Stream(model, [turned, turned], policy="block", colors="BGR")
+        assert [one.answer for one in seen] == [expected] * 2
