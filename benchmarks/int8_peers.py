@@ -34,7 +34,7 @@ import pages
 ROOT = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
 MODELS = (
-    *(case.name for case in models.HARD),
+    *(case.name for case in (*models.HARD, *models.FURTHER)),
     "ic_resnet8", "kws_dscnn", "vww_mobilenet", "cifar_resnet20", "mnist_cnn_onnx", "mnist_conv_tflite", "ultraface",
 )  # fmt: skip
 TOOLS = {
@@ -67,7 +67,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         for name in chosen.model or MODELS:
-            case = next(case for case in (*models.CASES, *models.HARD) if case.name == name)
+            case = next(case for case in (*models.CASES, *models.HARD, *models.FURTHER) if case.name == name)
             folder = (chosen.files or Path(temporary)).resolve() / name
             folder.mkdir(parents=True, exist_ok=True)
             made = _kept(folder / "made.json")

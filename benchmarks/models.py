@@ -70,21 +70,33 @@ HARD = tuple(
     for name in ("spread_mobilenet", "silu", "hardswish", "vit", "detector", "one_head")
 )
 """Networks that plain int8 has trouble with, trained here in seconds: `tests/convert/hard_nets.py`."""
+FURTHER = tuple(
+    Case(f"further_{name}", "", f"further_{name}", options=options)
+    for name, options in (
+        ("gated_hardswish", ()), ("gated_silu", ()), ("prelu", ()), ("mixer", ()), ("norm_behind", ()),
+        ("norm_first", ()), ("gru", ("--allow-float-ops",)), ("u_net", ()),
+    )
+)  # fmt: skip
+"""Other kinds of networks, trained here: `further_nets.py`."""
 
 
 @cache
-def _hard(name: str) -> Any:
+def _trained(name: str) -> Any:
     sys.path.insert(0, NETS)
     import hard_nets
 
-    return hard_nets.make(name.removeprefix("hard_"))
+    if name.startswith("hard_"):
+        return hard_nets.make(name.removeprefix("hard_"))
+    import further_nets
+
+    return further_nets.make(name.removeprefix("further_"))
 
 
 def file(case: Case, folder: Path) -> Path:
-    """The model's file; one of the hard set is made in `folder`."""
-    if case not in HARD:
+    """The model's file; one that is trained here is made in `folder`."""
+    if case not in (*HARD, *FURTHER):
         return SHARED / "models" / case.path
-    made = _hard(case.data)
+    made = _trained(case.data)
     import hard_nets
 
     hard_nets.export(made, folder / f"{case.name}.onnx")
@@ -94,8 +106,8 @@ def file(case: Case, folder: Path) -> Path:
 def arrays(data: str) -> tuple[Any, Any]:
     """Samples and labels (or None) as the model wants them."""
     folder = SHARED / "data"
-    if data.startswith("hard_"):
-        made = _hard(data)
+    if data.startswith(("hard_", "further_")):
+        made = _trained(data)
         x = np.concatenate([made.calibration, made.evaluation])
         return x, None if made.labels is None else np.concatenate([made.calibration_labels, made.labels])
     if data == "cifar":

@@ -179,8 +179,11 @@ class _Watch:
             self._checkpoint.save(self.runs, self.samples, {name: seen.state() for name, seen in self.seen.items()})
 
     def _make(self, name: str) -> Observer:
-        kind = "minmax" if name in self._answers or name in self._folded else self._options.observer
-        made = observers.factory(kind)(self._options)
+        factory = observers.factory(self._options.observer)
+        if name in self._answers or name in self._folded:
+            whole = name in self._folded or self._options.observer not in observers.ROOMY
+            factory = observers.factory("minmax") if whole else observers.Answers
+        made = factory(self._options)
         if name in self._bends and isinstance(made, observers.Auto):
             made.read_by(self._bends[name])
         return made

@@ -34,7 +34,7 @@ _KEPT = 8
 _LARGEST = 64 << 20
 """Bytes; more is not written."""
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ Both ways try ranges that cut the observed one at either end and measure what th
 the values counted: round those inside to a step, move those outside to an end.
 
 `least_squares` is the mean squared error (as in Nagel et al. 2021, "A White Paper on Neural Network Quantization",
-section 3.1); `least_divergence` is the Kullback-Leibler divergence of TensorRT's calibrator (Migacz, GTC 2017), over
-both signs because the grid is asymmetric.
+section 3.1); `least_expected` the same of samples yet to come, whose largest values are guessed from those seen
+(`tails`); `least_divergence` is the Kullback-Leibler divergence of TensorRT's calibrator (Migacz, GTC 2017), over both
+signs because the grid is asymmetric.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.converters.calibration.tails import Tail, tail
 from edgekit.converters.stages import Range
 
 Floats = NDArray[np.float64]
@@ -24,6 +26,9 @@ _NOTHING = 1e-37
 
 CUTS = np.concatenate([[1.0], np.geomspace(0.995, 0.1, 80)])
 """Parts of the observed end that are tried as the new end, about 3 % apart."""
+
+_WIDER = np.geomspace(2.5, 1.01, 50)
+"""The same beyond what was seen, about 2 % apart."""
 
 _BINS = 4096
 """Equal bins that the divergence is measured on: 16 a step of the whole range, as TensorRT's 2048 for 128 steps."""
@@ -82,10 +87,42 @@ def least_squares(seen: Counted, grid: Grid) -> Range:
     values, counts = _signal(seen)
     if not values.size:
         return Range(seen.low, seen.high)
-    outside = _lost_below(-values[::-1], counts[::-1], -lows)[:, None] + _lost_below(values, counts, highs)[None, :]
+    below, above = _lost_below(-values[::-1], counts[::-1], -lows), _lost_below(values, counts, highs)
+    return _cheapest(lows, highs, below, above, seen, grid)
+
+
+def least_expected(seen: Counted, grid: Grid) -> Range:
+    """The range whose grid gives the least mean squared error expected on samples that were not seen.
+
+    The largest of a hundred samples is passed by one in a hundred others, and by more of them where a tensor has few
+    values, such as pooled channels or logits. What that costs on average follows from how the largest values fall off;
+    it is weighed against the coarser steps of a wider range. So a tensor with many values loses a few of them, and one
+    with few gets room.
+    """
+    if not _signal(seen)[0].size:
+        return Range(seen.low, seen.high)
+    lows, below = _prospects(-seen.middles[::-1], seen.counts[::-1], -seen.low)
+    highs, above = _prospects(seen.middles, seen.counts, seen.high)
+    return _cheapest(-lows, highs, below, above, seen, grid)
+
+
+def _prospects(values: Floats, counts: NDArray[np.int64], last: float) -> tuple[Floats, Floats]:
+    """Upper ends to try, and the summed squares expected beyond each, for as many values as were seen."""
+    if not last > 0:
+        return np.array([last]), np.zeros(1)
+    found: Tail | None = tail(values, counts)
+    weights = counts.astype(np.float64)
+    if found is None:
+        return last * CUTS, _lost_below(values, weights, last * CUTS)
+    ends = last * np.concatenate([_WIDER, CUTS])
+    return ends, np.where(ends >= found.start, found.squares(ends), _lost_below(values, weights, ends))
+
+
+def _cheapest(lows: Floats, highs: Floats, below: Floats, above: Floats, seen: Counted, grid: Grid) -> Range:
+    """The ends whose losses, and the rounding between them, are least together."""
     low, high = np.minimum(lows, 0)[:, None], np.maximum(highs, 0)[None, :]
     span = 2 * np.maximum(-low, high) if grid.symmetric else high - low
-    costs = outside + _rounded(values, counts, span / grid.steps)
+    costs = below[:, None] + above[None, :] + _rounded(*_signal(seen), span / grid.steps)
     row, column = np.unravel_index(int(np.argmin(costs)), costs.shape)
     return Range(float(lows[row]), float(highs[column]))
 

@@ -9,7 +9,7 @@ grow), and a detector that answers boxes in pixels and scores in one tensor.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,11 +48,11 @@ def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 def _classifier(net: nn.Module, steps: int = 150) -> Hard:
     x, y = digits()
     images, classes = torch.from_numpy(x[:1200]), torch.from_numpy(y[:1200])
-    _train(net, lambda pick: F.cross_entropy(net(images[pick]), classes[pick]), len(images), steps)
+    train(net, lambda pick: F.cross_entropy(net(images[pick]), classes[pick]), len(images), steps)
     return Hard(net, x[:100], x[1200:], y[1200:], y[:100])
 
 
-def _train(net: nn.Module, loss: Callable[[Tensor], Tensor], count: int, steps: int, rate: float = 4e-3) -> None:
+def train(net: nn.Module, loss: Callable[[Tensor], Tensor], count: int, steps: int, rate: float = 4e-3) -> None:
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     net.train()
@@ -232,7 +232,7 @@ def detector() -> Hard:
         boxes = (F.smooth_l1_loss(made[..., :4] / PIXELS, truth[..., :4], reduction="none") * there).sum() / there.sum()
         return 5 * boxes + F.binary_cross_entropy(made[..., 4], truth[..., 4], weight=1 + 4 * truth[..., 4])
 
-    _train(net, loss, len(x), 260)
+    train(net, loss, len(x), 260)
     return Hard(net, squares(100, 1)[0], squares(200, 2)[0])
 
 
@@ -248,7 +248,7 @@ def one_head() -> Hard:
         weight = 1 + 4 * truth[..., 4]
         return 5 * boxes + F.binary_cross_entropy_with_logits(made[..., 4], truth[..., 4], weight=weight)
 
-    _train(net, loss, len(x), 500)
+    train(net, loss, len(x), 500)
     with torch.no_grad():
         factors = torch.tensor([PIXELS] * 4 + [1 / 20])
         net.head.weight *= factors[:, None, None, None]
@@ -278,14 +278,14 @@ NETS: dict[str, Callable[[], Hard]] = {
 }
 
 
-def make(name: str) -> Hard:
-    """A trained network; the same at each call."""
+def make(name: str, nets: Mapping[str, Callable[[], Hard]] | None = None) -> Hard:
+    """A trained network, of `NETS` or others; the same at each call."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return NETS[name]()
+            return (NETS if nets is None else nets)[name]()
     finally:
         torch.set_num_threads(threads)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from edgekit.converters.calibrate import calibrate
-from edgekit.converters.calibration import observers
 from edgekit.converters.calibration.bends import bends, cut
 from edgekit.converters.calibration.clipping import GRIDS
+from edgekit.converters.calibration.histogram import Histogram
 from edgekit.converters.stages import CalibrationOptions, Graph, Range
 from edgekit.converters.steps import Step
 from edgekit.tensors import TensorSpec
@@ -29,7 +29,7 @@ BOTH = {"sigmoid", "tanh", "erf"}
 
 
 def counted(values):
-    histogram = observers.Histogram()
+    histogram = Histogram()
     histogram.add(values.astype(np.float32), float(values.min()), float(values.max()))
     return histogram.counted()
 
