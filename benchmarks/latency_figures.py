@@ -198,9 +198,12 @@ PRIORS: dict[str, tuple[float, float]] = {
     "unit.soft": (log(8), 0.5),
     "unit.matrix": (log(1 / 0.3), 1.0), "unit.spread": (log(1 / 0.5), 1.0), "unit.grouped": (log(1 / 0.1), 1.0),
     "unit.blend": (log(2), 0.5), "unit.strips": (log(10), 0.5), "unit.batch": (log(1e3), 1.0),
+    "unit.cold": (log(1e2), 0.1),  # published networks have many kernels, all alike: only a probe tells
     "unit.mid": (log(0.01), 0.01),  # caches of published processors count as they always did: only a probe moves it
     "unit.shuffle": (log(0.5), 0.5), "unit.stride": (log(25), 0.5), "unit.pad": (log(20), 0.5),
-    "unit.turn": (log(1), 0.5), "unit.recurrent": (log(1 / 0.2), 0.5),
+    "unit.turn": (log(1), 0.5), "unit.block": (log(0.5), 0.5), "unit.plane": (log(20), 0.5),
+    "unit.apart": (log(0.2), 0.5),
+    "unit.recurrent": (log(1 / 0.2), 0.5),
     "unit.depthwise": (log(1 / 0.3), 1.0), "unit.outputs": (log(0.2), 1.0), "unit.traffic": (log(0.05), 1.0),
     "unit.far": (log(0.7), 1.0), "unit.map": (log(0.1), 0.5), "unit.math": (log(10), 0.5),
     "unit.window": (log(0.5), 0.5), "unit.reduce": (log(0.5), 0.5), "unit.move": (log(0.2), 0.5),

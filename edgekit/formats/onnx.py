@@ -18,6 +18,7 @@ from edgekit.formats.onnx_rules import infer
 from edgekit.formats.onnx_shapes import Shapes
 from edgekit.tensors import DTYPES, INTEGER_RANGE, TensorSpec
 
+_FIRST_WITH_DEFAULTS = 4
 _FIRST_WITH_OPSETS = 3
 """IR version from which a model must say which operator sets it uses."""
 
@@ -150,8 +151,9 @@ def _ops(model: Model, graph: Graph, at: Shapes, types: dict[str, str]) -> tuple
     """All nodes; a call of a local function is not an op, the nodes of its body are, once."""
     nowhere = Shapes(at.reader)
     found = []
-    # Weights that are also listed as inputs, as old files do, may be overridden: no engine treats them as constant.
-    fed = {value.name for value in graph.inputs}
+    # Weights that are also listed as inputs may be overridden: no engine treats them as constant. Files of IR versions
+    # before 4 had to list all of them, and there nothing may be overridden.
+    fed = {value.name for value in graph.inputs} if model.ir_version >= _FIRST_WITH_DEFAULTS else set()
     operands = _Operands(at, types, onnx_arena.folded(graph, at) - fed)
     parts = [*walk(graph), *(inner for body in model.functions.values() for inner in walk(body))]
     for part in parts:

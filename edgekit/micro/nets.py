@@ -9,19 +9,23 @@ from typing import Literal
 
 Kind = Literal["conv", "depthwise", "dense", "add", "mul", "max", "average", "mean", "softmax", "sigmoid", "swish",
                "tanh", "concat", "transpose", "pad", "resize", "slice", "lstm", "gru", "attend", "linear", "normalize",
-               "gelu", "relu", "gate", "spread", "larger", "cut", "join", "bilinear", "turn"]  # fmt: skip
+               "gelu", "relu", "gate", "spread", "larger", "cut", "join", "bilinear", "turn", "rescale",
+               "weave", "back"]  # fmt: skip
 Map = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer. Convolutions and dense layers end in a ReLU; `add`, `mul`, `concat` and `larger` (a maximum) take
-    their input twice; `slice` keeps every second row and column, `cut` the first half of the channels; `join` doubles
-    them, row by row; `turn` brings them to the front. `lstm` and `gru` take each place of the map as a step, `attend`,
+    """One layer. Convolutions and dense layers end in a ReLU; `add`, `mul` and `larger` (a maximum) take their input
+    and the first tensor of its shape, for engines have shorter ways with the same one twice; `concat` takes its input
+    twice; `slice` keeps every second row and column, `cut` the first half of the channels; `join` doubles
+    them, row by row; `turn` brings them to the front, `back` the first axis to
+    the end. `lstm` and `gru` take each place of the map as a step, `attend`,
     `linear` and `normalize` as a row: products of a map with itself and a softmax between, in as many heads as the
     kernel says; a dense layer without activation; a normalization. `gate` scales channels by what two small
     convolutions make of their means, `spread` is a transposed convolution that doubles the size, `relu` an op of
-    its own.
+    its own; `weave` takes channels from either half in turn,
+    `rescale` changes the grid of integers, or rounds floats to one and back.
 
     Attributes:
         kind: What it is.
@@ -43,11 +47,13 @@ class Net:
         name: Unique.
         shape: Height, width and channels of the input.
         layers: In order.
+        free: Its number of samples is left open, where the format says what that means for the graph.
     """
 
     name: str
     shape: Map
     layers: tuple[Layer, ...]
+    free: bool = False
 
     def maps(self) -> Iterator[tuple[Layer, Map, Map]]:
         """Each layer with its input's and its output's shape."""
@@ -69,6 +75,8 @@ def _after(layer: Layer, at: Map) -> Map:
             return height, width, layer.out
         case "turn":
             return channels, height, width
+        case "back":
+            return width, channels, height
         case "cut":
             return height, width, channels // 2
         case "spread":
@@ -100,8 +108,8 @@ def _wise(kernel: int = 3, stride: int = 1) -> Layer:
     return Layer("depthwise", 0, kernel, stride)
 
 
-def _chain(name: str, shape: Map, *layers: Layer) -> Net:
-    return Net(name, shape, layers)
+def _chain(name: str, shape: Map, *layers: Layer, free: bool = False) -> Net:
+    return Net(name, shape, layers, free)
 
 
 def _cells(count: int) -> tuple[Layer, ...]:
@@ -130,15 +138,15 @@ def nets(*, quick: bool = False) -> tuple[Net, ...]:
         _chain("attending-long", (1, 64, 32), Layer("attend", 0, 2)),
         _chain("attending-wide", (1, 32, 96), Layer("attend", 0, 8), Layer("attend")),
         _chain("lines", (1, 16, 32), Layer("linear", 32), Layer("linear", 64), Layer("linear", 32)),
-        _chain("lines-wide", (1, 50, 96), Layer("linear", 192), Layer("linear", 96)),
+        _chain("lines-wide", (1, 50, 96), Layer("linear", 192), Layer("linear", 96), free=True),
         _chain("normal", (1, 16, 32), Layer("normalize"), Layer("normalize")),
         _chain("normal-wide", (1, 64, 96), Layer("normalize")),
         _chain("errors", (1, 16, 64), Layer("gelu"), Layer("gelu")),
         _chain("errors-large", (1, 64, 128), Layer("gelu")),
         _chain("block", (1, 16, 32), Layer("linear", 32), Layer("attend", 0, 4), Layer("add"), Layer("normalize"),
-            Layer("linear", 64), Layer("gelu"), Layer("linear", 32), Layer("add"), Layer("normalize")),
+            Layer("linear", 64), Layer("gelu"), Layer("linear", 32), Layer("add"), Layer("normalize"), free=True),
         _chain("block-wide", (1, 49, 64), Layer("normalize"), Layer("linear", 64), Layer("attend", 0, 4), Layer("add"),
-            Layer("normalize"), Layer("linear", 256), Layer("gelu"), Layer("linear", 64), Layer("add")),
+            Layer("normalize"), Layer("linear", 256), Layer("gelu"), Layer("linear", 64), Layer("add"), free=True),
         _chain("cutoff", (16, 16, 32), *[Layer("relu")] * 3),
         _chain("cutoff-large", (48, 48, 32), Layer("relu")),
         _chain("gates", (12, 12, 32), _wise(), Layer("gate"), _conv(32), Layer("gate")),
@@ -177,9 +185,10 @@ def nets(*, quick: bool = False) -> tuple[Net, ...]:
         _chain("wise-five", (20, 20, 64), *[_wise(5)] * 3),
         _chain("wise-seven", (16, 16, 32), _wise(7), _wise(7)),
         _chain("next", (16, 16, 24), _wise(7), Layer("normalize"), Layer("linear", 96), Layer("gelu"),
-            Layer("linear", 24), Layer("add")),
-        _chain("turned", (32, 32, 3), Layer("turn"), Layer("turn"), Layer("turn")),
-        _chain("turned-wide", (8, 8, 64), Layer("turn"), Layer("turn")),
+            Layer("linear", 24), Layer("add"), free=True),
+        _chain("turned", (32, 32, 3), Layer("turn")),
+        _chain("turned-large", (64, 64, 16), Layer("turn")),
+        _chain("turned-wide", (8, 8, 64), Layer("turn")),
         _chain("cells", (1, 1, 32), *_cells(3)),
         _chain("cells-many", (1, 1, 16), *_cells(20)),
         _chain("wise-halving", (48, 48, 32), _wise(3, 2), _wise(3, 2)),
@@ -199,7 +208,7 @@ def nets(*, quick: bool = False) -> tuple[Net, ...]:
         _chain("few", (40, 40, 8), _conv(8, 3), _conv(8, 3)),
         _chain("means", (16, 16, 64), Layer("mean")),
         _chain("joining", (24, 24, 16), Layer("concat"), Layer("concat")),
-        _chain("turning", (24, 32, 16), *[Layer("transpose")] * 3),
+        _chain("turning", (48, 64, 16), Layer("transpose")),
         _chain("padding", (24, 24, 16), *[Layer("pad")] * 3),
         _chain("growing", (16, 16, 16), Layer("resize"), Layer("resize")),
         _chain("thinning", (32, 32, 16), Layer("slice"), Layer("slice")),
@@ -213,6 +222,30 @@ def nets(*, quick: bool = False) -> tuple[Net, ...]:
         _chain("mixed", (4, 4, 16), *_mixed()),
         _chain("mixed-twice", (8, 8, 8), *_mixed(), Layer("resize"), *_mixed()),
         _chain("mixed-large", (16, 16, 24), *_mixed(), _conv(24), *_mixed()),
+        _chain("odd", (20, 20, 12), _conv(20, 3), _conv(40), _conv(12, 3, 2), _conv(36, 3)),
+        _chain("odd-wide", (10, 10, 52), _conv(52, 3), _conv(84), _conv(28), _conv(76, 3, 2)),
+        _chain("odd-points", (16, 16, 20), *[_conv(60), _conv(20), Layer("add")] * 2),
+        _chain("odd-wise", (24, 24, 24), *[_wise()] * 2, _wise(5, 2), _wise(5)),
+        _chain("odd-inverted", (14, 14, 20), *[_conv(72), _wise(5), _conv(20), Layer("add")] * 2),
+        _chain("dense-blocks", (12, 12, 16), _conv(12, 3), Layer("concat"), _conv(20, 3), Layer("concat"), _conv(28, 3),
+            Layer("concat"), _conv(12, 3), Layer("mean"), Layer("dense", 10)),
+        _chain("deep", (4, 4, 8), *[_conv(24), _wise(), _conv(8), Layer("add"), Layer("relu"), Layer("mul")] * 14),
+        _chain("deep-dense", (1, 1, 48), *[Layer("dense", 48), Layer("add"), Layer("sigmoid")] * 24),
+        _chain("deep-lines", (1, 12, 32), *[Layer("linear", 64), Layer("gelu"), Layer("linear", 32), Layer("add"),
+            Layer("normalize")] * 6, free=True),
+        _chain("encoder", (1, 20, 48), *[Layer("linear", 48), Layer("attend", 0, 4), Layer("linear", 48), Layer("add"),
+            Layer("normalize"), Layer("linear", 96), Layer("relu"), Layer("linear", 48), Layer("add"),
+            Layer("normalize")] * 2, free=True),
+        _chain("detector", (48, 48, 3), _conv(12, 3, 2), Layer("sigmoid"), Layer("mul"), _conv(24, 3, 2), Layer("relu"),
+            _conv(24, 3), Layer("add"), Layer("max", 0, 5), Layer("concat"), _conv(24), Layer("resize"),
+            Layer("concat"), _conv(20, 3), _conv(12)),
+        _chain("rescaling", (16, 16, 32), *[Layer("rescale")] * 4),
+        _chain("rescaling-small", (2, 2, 24), *[Layer("rescale"), Layer("add")] * 4),
+        _chain("weaving-channels", (16, 16, 8), Layer("weave"), Layer("weave"), Layer("add")),
+        _chain("back", (3, 32, 32), Layer("back")),
+        _chain("back-large", (3, 64, 64), Layer("back")),
+        _chain("back-image", (3, 48, 48), Layer("back"), _conv(16, 3, 2), Layer("turn")),
+        _chain("back-wide", (16, 28, 28), Layer("back")),
         _chain("few-rows", (2, 2, 48), _conv(96), _conv(48), Layer("add"), _conv(96), _conv(48), Layer("add")),
         _chain("few-rows-wide", (3, 4, 32), _conv(64, 3), _conv(32, 3), Layer("add"), _conv(64), _conv(32)),
         _chain("tiny-classifier", (8, 8, 4), _conv(8, 3), _wise(), _conv(16, 1, 2), _wise(), _conv(16), Layer("mean"),

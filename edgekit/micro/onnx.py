@@ -21,7 +21,8 @@ _OPSET = 13, 7
 _OPS = {
     "conv": "Conv", "depthwise": "Conv", "dense": "Gemm", "add": "Add", "mul": "Mul", "max": "MaxPool",
     "average": "AveragePool", "mean": "GlobalAveragePool", "sigmoid": "Sigmoid", "swish": "Mul",
-    "tanh": "Tanh", "concat": "Concat", "transpose": "Transpose", "turn": "Transpose", "pad": "Pad",
+    "tanh": "Tanh", "concat": "Concat", "transpose": "Transpose", "turn": "Transpose", "back": "Transpose",
+    "pad": "Pad",
     "resize": "Resize", "slice": "Slice",
     "lstm": "LSTM", "gru": "GRU", "gelu": "Gelu", "relu": "Relu", "larger": "Max", "bilinear": "Resize",
 }  # fmt: skip
@@ -37,7 +38,7 @@ def writes(net: Net) -> bool:
 
 def model(net: Net, precision: str) -> bytes:
     """The file; `precision` is "fp32" or "int8"."""
-    made = Writer(integer=precision == "int8")
+    made = Writer(integer=precision == "int8", free=net.free)
     shape = (1, net.shape[2], *net.shape[:2])
     at = made.start("x")
     after = net.shape
@@ -50,10 +51,12 @@ def model(net: Net, precision: str) -> bytes:
 class Writer:
     """Nodes and constants as they come; with `integer` every tensor passes QuantizeLinear and DequantizeLinear."""
 
-    def __init__(self, *, integer: bool) -> None:
+    def __init__(self, *, integer: bool, free: bool = False) -> None:
         self.integer = integer
+        self._free = free
         self._nodes: list[bytes] = []
         self._constants: list[bytes] = []
+        self._first: dict[Map, str] = {}
         if integer:
             import numpy as np
 
@@ -81,6 +84,7 @@ class Writer:
 
     def layer(self, layer: Layer, before: Map, after: Map, at: str, number: int) -> str:
         """Add a layer behind tensor `at`; gives its result."""
+        self._first.setdefault(before, at)
         if layer.kind in _GATES:
             return self._recurrent(layer, before, after, at, number)
         if layer.kind in BLOCKS:
@@ -88,8 +92,10 @@ class Writer:
         inputs, attributes = [at], self._settings(layer, before)
         if layer.kind in ("conv", "depthwise", "dense"):
             inputs += self._weights(layer, before, after, number)
-        elif layer.kind in ("add", "mul", "concat", "larger"):
+        elif layer.kind == "concat":
             inputs.append(at)
+        elif layer.kind in ("add", "mul", "larger"):
+            inputs.append(self._first.get(before, at))
         else:
             inputs += self._operands(layer, number)
         name = f"y{number}"
@@ -125,6 +131,8 @@ class Writer:
     def shaped(self, at: str, shape: tuple[int, ...], name: str) -> str:
         import numpy as np
 
+        if self._free:
+            shape = (-1, *shape[1:])
         self._node("Reshape", [at, self.constant(np.array(shape, np.int64), f"{name}_s")], name)
         return self._rounded(name) if self.integer else name
 
@@ -143,6 +151,8 @@ class Writer:
                 return {"perm": [0, 1, 3, 2]}
             case "turn":
                 return {"perm": [0, 3, 1, 2]}
+            case "back":
+                return {"perm": [0, 2, 3, 1]}
             case "bilinear":
                 return {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
             case "resize":
@@ -170,8 +180,9 @@ class Writer:
         return self.weights(shape, math.prod(shape[1:]), after[2], number)
 
     def weights(
-        self, shape: tuple[int, ...], depth: int, channels: int, number: int, name: str = "", axis: int = 0
-    ) -> list[str]:
+        self, shape: tuple[int, ...], depth: int, channels: int, number: int, name: str = "", axis: int = 0,
+        parts: str = "wb",
+    ) -> list[str]:  # fmt: skip
         """Weights whose sums are over `depth` inputs, and a bias; in integers a scale for each channel along `axis`."""
         import numpy as np
 
@@ -185,6 +196,8 @@ class Writer:
             ("w", whole.astype(np.int8), scale, axis),
             ("b", np.zeros(channels, np.int32), scale * _SCALE, 0),
         ):
+            if kind not in parts:
+                continue
             made = f"{kind}{name}{number}"
             stored = self.constant(array, f"{made}_q")
             scales = self.constant(np.full(channels, each, np.float32), f"{made}_s")
@@ -206,12 +219,14 @@ class Writer:
     def file(self, first: tuple[str, tuple[int, ...]], last: tuple[str, tuple[int, ...]], opset: int, ir: int) -> bytes:
         graph = b"".join(field(1, node) for node in self._nodes) + field(2, b"tiny")
         graph += b"".join(field(5, constant) for constant in self._constants)
-        graph += field(11, _value(*first)) + field(12, _value(*last))
+        graph += field(11, _value(*first, free=self._free)) + field(12, _value(*last, free=self._free))
         return field(1, ir) + field(7, graph) + field(8, field(1, b"") + field(2, opset))
 
 
-def _value(name: str, shape: tuple[int, ...]) -> bytes:
+def _value(name: str, shape: tuple[int, ...], *, free: bool) -> bytes:
     sizes = b"".join(field(1, field(1, size)) for size in shape)
+    if free:
+        sizes = field(1, field(2, b"N")) + b"".join(field(1, field(1, size)) for size in shape[1:])
     return field(1, name.encode()) + field(2, field(1, field(1, 1) + field(2, sizes)))
 
 

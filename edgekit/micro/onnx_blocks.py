@@ -50,11 +50,17 @@ def softmax(writer: Writer, _: Layer, before: Map, __: Map, at: str, number: int
 
 def linear(writer: Writer, layer: Layer, before: Map, after: Map, at: str, number: int) -> str:
     """A dense layer for each row."""
+    import numpy as np
+
     flat = _rows(writer, before, at, number)
-    weights, bias = writer.weights((before[2], layer.out), before[2], layer.out, number, axis=1)
-    if writer.integer:  # the addition stays an operator of its own
+    shape = before[2], layer.out
+    if writer.integer:  # the addition stays an operator of its own, of activations
+        (weights,) = writer.weights(shape, before[2], layer.out, number, axis=1, parts="w")
         made = writer.step("MatMul", [flat, weights], f"m{number}")
+        stored = writer.constant(np.full(layer.out, 128, np.uint8), f"c{number}")
+        bias = writer.plain("DequantizeLinear", [stored, "scale", "zero"], f"d{number}")
     else:
+        weights, bias = writer.weights(shape, before[2], layer.out, number, axis=1)
         made = writer.plain("MatMul", [flat, weights], f"m{number}")
     found = writer.step("Add", [made, bias], f"y{number}")
     return writer.shaped(found, (1, after[2], *after[:2]), f"z{number}")
@@ -74,10 +80,10 @@ def gate(writer: Writer, _: Layer, before: Map, __: Map, at: str, number: int) -
     """Channels scaled by what two small convolutions make of their means."""
     channels, few = before[2], max(1, before[2] // 4)
     means = writer.step("GlobalAveragePool", [at], f"m{number}")
-    narrow = writer.plain(
-        "Conv", [means, *writer.weights((few, channels, 1, 1), channels, few, number, "u")], f"n{number}"
-    )
-    narrow = writer.step("Relu", [narrow], f"r{number}")
+    weights = writer.weights((few, channels, 1, 1), channels, few, number, "u")
+    narrow = writer.step("Conv", [means, *weights], f"n{number}")
+    if not writer.integer:  # whose rounding cuts off as well, where the zero point is the lowest number
+        narrow = writer.step("Relu", [narrow], f"r{number}")
     wide = writer.step("Conv", [narrow, *writer.weights((channels, few, 1, 1), few, channels, number)], f"e{number}")
     shares = writer.step("Sigmoid", [wide], f"s{number}")
     return writer.step("Mul", [at, shares], f"y{number}")
@@ -98,7 +104,16 @@ def _rows(writer: Writer, before: Map, at: str, number: int) -> str:
     return writer.shaped(at, (1, before[0] * before[1], before[2]), f"a{number}")
 
 
+def weave(writer: Writer, _: Layer, before: Map, __: Map, at: str, number: int) -> str:
+    """Channels of both halves in turn."""
+    height, width, channels = before
+    apart = writer.shaped(at, (1, 2, channels // 2, height, width), f"a{number}")
+    turned = writer.step("Transpose", [apart], f"t{number}", perm=[0, 2, 1, 3, 4])
+    return writer.shaped(turned, (1, channels, height, width), f"z{number}")
+
+
 BLOCKS = {
+    "weave": weave,
     "attend": attend, "cut": cut, "gate": gate, "join": join, "linear": linear, "normalize": normalize,
     "softmax": softmax, "spread": spread,
 }  # fmt: skip

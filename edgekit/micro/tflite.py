@@ -30,12 +30,13 @@ _OPS = {
     "conv": "CONV_2D", "depthwise": "DEPTHWISE_CONV_2D", "dense": "FULLY_CONNECTED", "add": "ADD", "mul": "MUL",
     "max": "MAX_POOL_2D", "average": "AVERAGE_POOL_2D", "mean": "MEAN", "softmax": "SOFTMAX", "sigmoid": "LOGISTIC",
     "swish": "HARD_SWISH", "tanh": "TANH", "slice": "STRIDED_SLICE", "lstm": "UNIDIRECTIONAL_SEQUENCE_LSTM",
-    "concat": "CONCATENATION", "transpose": "TRANSPOSE", "turn": "TRANSPOSE", "pad": "PAD",
+    "concat": "CONCATENATION", "transpose": "TRANSPOSE", "turn": "TRANSPOSE", "back": "TRANSPOSE", "pad": "PAD",
     "resize": "RESIZE_NEAREST_NEIGHBOR",
     "gelu": "GELU", "relu": "RELU", "larger": "MAXIMUM", "cut": "STRIDED_SLICE",
     "join": "CONCATENATION",
     "bilinear": "RESIZE_BILINEAR",
 }  # fmt: skip
+_ORDERS = {"transpose": [0, 2, 1, 3], "turn": [0, 3, 1, 2], "back": [0, 2, 3, 1]}
 _FIXED = {"softmax": (1 / 256, -128), "sigmoid": (1 / 256, -128), "tanh": (1 / 128, 0)}
 """Scale and zero point that kernels demand of these results."""
 
@@ -68,15 +69,19 @@ class Writer:
     """Tensors, buffers and ops as they come."""
 
     def __init__(self, *, integer: bool) -> None:
-        self._integer = integer
+        self.integer = integer
         self._buffers: list[Table] = [{}]
         self._tensors: list[Table] = []
         self._ops: list[tuple[str, Sequence[int], int, Table, Sequence[int]]] = []
+        self._first: dict[Map, int] = {}
 
-    def tensor(self, shape: Sequence[int], name: str, scale: tuple[float, int] = (_SCALE, _ZERO)) -> int:
-        """An activation."""
-        kind = _INT8 if self._integer else _FLOAT
-        quant: dict[int, Value] = {2: vector("f", [scale[0]]), 3: vector("q", [scale[1]])} if self._integer else {}
+    def tensor(
+        self, shape: Sequence[int], name: str, scale: tuple[float, int] = (_SCALE, _ZERO), *, integer: bool = False
+    ) -> int:
+        """An activation; `integer` also in a network of floats."""
+        whole = integer or self.integer
+        kind = _INT8 if whole else _FLOAT
+        quant: dict[int, Value] = {2: vector("f", [scale[0]]), 3: vector("q", [scale[1]])} if whole else {}
         return self._add(shape, kind, name, 0, quant)
 
     def constant(self, array: NDArray[Any], name: str, scales: Sequence[float] = (), axis: int = 0) -> int:
@@ -102,6 +107,7 @@ class Writer:
         """Add a layer behind tensor `at`; gives its result."""
         import numpy as np
 
+        self._first.setdefault(before, at)
         if layer.kind == "lstm":
             return self._lstm(layer, before, after, at, number)
         if layer.kind in BLOCKS:
@@ -109,12 +115,14 @@ class Writer:
         inputs, options = [at], self._settings(layer)
         if layer.kind in ("conv", "depthwise", "dense"):
             inputs += self._weights(layer, before, after, number)
-        elif layer.kind in ("add", "mul", "concat", "join", "larger"):
+        elif layer.kind in ("concat", "join"):
             inputs.append(at)
+        elif layer.kind in ("add", "mul", "larger"):
+            inputs.append(self._first.get(before, at))
         elif layer.kind == "mean":
             inputs.append(self.constant(np.array([1, 2], np.int32), f"axes{number}"))
-        elif layer.kind in ("transpose", "turn"):
-            order = [0, 2, 1, 3] if layer.kind == "transpose" else [0, 3, 1, 2]
+        elif layer.kind in _ORDERS:
+            order = _ORDERS[layer.kind]
             inputs.append(self.constant(np.array(order, np.int32), f"order{number}"))
         elif layer.kind == "pad":
             inputs.append(self.constant(np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32), f"pads{number}"))
@@ -137,7 +145,7 @@ class Writer:
         """A constant activation; in integers the smallest step above zero."""
         import numpy as np
 
-        if not self._integer:
+        if not self.integer:
             return self.constant(np.full(shape, value, np.float32), name)
         return self.constant(np.ones(shape, np.int8), name, [_SCALE])
 
@@ -161,14 +169,14 @@ class Writer:
             for name, width in (("w", before[2]), ("r", units))
             for gate in range(_GATES)
         ]
-        kind, scales = (np.int32, [_SCALE / 127]) if self._integer else (np.float32, ())
+        kind, scales = (np.int32, [_SCALE / 127]) if self.integer else (np.float32, ())
         biases = [self.constant(np.zeros(units, kind), f"b{number}_{gate}", scales) for gate in range(_GATES)]
-        output = self._add((1, units), _INT8 if self._integer else _FLOAT, f"h{number}", 0,
+        output = self._add((1, units), _INT8 if self.integer else _FLOAT, f"h{number}", 0,
                            self._scaled(_SCALE), kept=True)  # fmt: skip
-        cell = self._add((1, units), _INT16 if self._integer else _FLOAT, f"c{number}", 0,
+        cell = self._add((1, units), _INT16 if self.integer else _FLOAT, f"c{number}", 0,
                          self._scaled(_CELL), kept=True)  # fmt: skip
         between: list[int] = []
-        if self._integer:
+        if self.integer:
             between = [self._add((0,), _FLOAT, f"i{number}_{gate}", 0, {}) for gate in range(_GATES)]
             between.append(self._add((0,), _INT8, f"i{number}", 0, self._scaled(_SCALE)))
         inputs = [
@@ -184,12 +192,12 @@ class Writer:
         import numpy as np
 
         scale = 1 / (127 * math.sqrt(whole.shape[1]))
-        if self._integer:
+        if self.integer:
             return self.constant(whole.astype(np.int8), name, [scale])
         return self.constant((whole * scale).astype(np.float32), name)
 
     def _scaled(self, scale: float) -> dict[int, Value]:
-        return {2: vector("f", [scale]), 3: vector("q", [0])} if self._integer else {}
+        return {2: vector("f", [scale]), 3: vector("q", [0])} if self.integer else {}
 
     def _settings(self, layer: Layer) -> dict[int, Value]:
         stride = Scalar("i", layer.stride)
@@ -227,7 +235,7 @@ class Writer:
         depth = math.prod(shape) // channels
         whole = random.integers(-127, 128, shape)
         scale = 1 / (127 * math.sqrt(depth))
-        if not self._integer:
+        if not self.integer:
             bias = self.constant(np.zeros(channels, np.float32), f"b{name}{number}")
             return [self.constant((whole * scale).astype(np.float32), f"w{name}{number}"), bias]
         stored = self.constant(whole.astype(np.int8), f"w{name}{number}", [scale] * channels, axis)
@@ -239,7 +247,7 @@ class Writer:
         codes: list[Value] = []
         for kind in kinds:
             code = BUILTIN_OPERATORS.index(kind)
-            version = 3 if kind == "DEPTHWISE_CONV_2D" and self._integer else 2 if self._integer else 1
+            version = 3 if kind == "DEPTHWISE_CONV_2D" and self.integer else 2 if self.integer else 1
             version = 1 if kind in _UNVERSIONED else version
             codes.append({0: Scalar("b", min(code, 127)), 2: Scalar("i", version), 3: Scalar("i", code)})
         ops: list[Value] = []

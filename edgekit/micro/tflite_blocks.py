@@ -14,6 +14,8 @@ _RELU = 1
 _SHARE = 1 / 256, -128
 """Scale and zero point of what lies between 0 and 1."""
 _SMALL = 1.0e-3
+_COARSE, _FINE = (0.06, -2), (0.05, 3)
+"""Grids to change between."""
 
 
 def attend(writer: Writer, layer: Layer, before: Map, _: Map, at: int, number: int) -> int:
@@ -110,4 +112,38 @@ def spread(writer: Writer, layer: Layer, before: Map, after: Map, at: int, numbe
     return found
 
 
-BLOCKS = {"attend": attend, "linear": linear, "normalize": normalize, "gate": gate, "spread": spread}
+def rescale(writer: Writer, _: Layer, before: Map, __: Map, at: int, number: int) -> int:
+    """Another grid of integers; of floats rounded to one and back."""
+    shape = (1, *before)
+    if writer.integer:
+        found = writer.tensor(shape, f"y{number}", _COARSE if number % 2 == 0 else _FINE)
+        writer.op("QUANTIZE", [at], found, {})
+        return found
+    stored = writer.tensor(shape, f"q{number}", _COARSE, integer=True)
+    writer.op("QUANTIZE", [at], stored, {})
+    found = writer.tensor(shape, f"y{number}")
+    writer.op("DEQUANTIZE", [stored], found, {})
+    return found
+
+
+def weave(writer: Writer, _: Layer, before: Map, __: Map, at: int, number: int) -> int:
+    """Channels of both halves in turn: matrices of two rows are turned, one a place."""
+    import numpy as np
+
+    height, width, channels = before
+    order = writer.constant(np.array([0, 1, 2, 4, 3], np.int32), f"order{number}")
+    apart = writer.shaped(at, (1, height, width, 2, channels // 2), f"a{number}")
+    turned = writer.tensor((1, height, width, channels // 2, 2), f"t{number}")
+    writer.op("TRANSPOSE", [apart, order], turned, {})
+    return writer.shaped(turned, (1, *before), f"z{number}")
+
+
+BLOCKS = {
+    "rescale": rescale,
+    "weave": weave,
+    "attend": attend,
+    "linear": linear,
+    "normalize": normalize,
+    "gate": gate,
+    "spread": spread,
+}

@@ -23,8 +23,8 @@ _LEAST = 1e-9
 
 
 def prices(
-    counts: Sequence[Mapping[str, float]], ns: Sequence[float], prior: Mapping[str, float], width: float = WIDTH,
-    fixed: Sequence[float] | None = None,
+    counts: Sequence[Mapping[str, float]], ns: Sequence[float], prior: Mapping[str, float],
+    width: float = WIDTH, fixed: Sequence[float] | None = None, widths: Mapping[str, float] | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Nanoseconds a unit.
 
@@ -34,17 +34,19 @@ def prices(
         prior: Nanoseconds a unit as far as they are known beforehand.
         width: Standard deviation of the logarithm of a price around its prior.
         fixed: Nanoseconds of each time that are known already.
+        widths: Of units that have one of their own.
     """
     units = [unit for unit in UNITS if any(count.get(unit) for count in counts)]
     amounts = np.array([[count.get(unit, 0.0) for unit in units] for count in counts])
     truth, known = np.log(np.asarray(ns)), np.zeros(len(ns)) if fixed is None else np.asarray(fixed)
     center = np.log([max(_LEAST, prior[unit]) for unit in units])
+    spread = np.array([(widths or {}).get(unit, width) for unit in units])
     found, damping = center.copy(), 1e-2
 
     def cost(at: np.ndarray) -> float:
         off = np.abs(truth - np.log(amounts @ np.exp(at) + known))
         huber = np.where(off < HUBER, off**2, 2 * HUBER * off - HUBER**2)
-        return float(huber.sum() / NOISE**2 + (((at - center) / width) ** 2).sum())
+        return float(huber.sum() / NOISE**2 + (((at - center) / spread) ** 2).sum())
 
     best = cost(found)
     for _ in range(STEPS):
@@ -52,8 +54,8 @@ def prices(
         total = parts.sum(1) + known
         slope, off = parts / total[:, None], truth - np.log(total)
         trust = np.minimum(1, HUBER / np.maximum(np.abs(off), 1e-12)) / NOISE**2
-        curve = slope.T @ (slope * trust[:, None]) + np.eye(len(units)) / width**2
-        pull = slope.T @ (trust * off) - (found - center) / width**2
+        curve = slope.T @ (slope * trust[:, None]) + np.diag(spread**-2)
+        pull = slope.T @ (trust * off) - (found - center) / spread**2
         while damping < 1e8:
             step = np.linalg.solve(curve + damping * np.diag(np.diag(curve)), pull)
             tried = cost(found + step)

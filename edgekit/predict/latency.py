@@ -88,8 +88,10 @@ _LIMITS = {
     "reduce": "arithmetic",
     "convert": "arithmetic", "gemv": "memory", "outputs": "memory", "traffic": "memory", "far": "memory",
     "rows": "memory", "map": "memory", "move": "memory", "stride": "memory", "shuffle": "memory",
-    "pad": "memory", "strips": "memory", "mid": "memory", "turn": "memory",
-    "launch": "overhead", "batch": "overhead", "builtin": "overhead", "kernel": "overhead", "run": "overhead",
+    "pad": "memory", "strips": "memory", "mid": "memory", "turn": "memory", "plane": "memory", "block": "memory",
+    "apart": "arithmetic",
+    "launch": "overhead", "batch": "overhead", "builtin": "overhead", "kernel": "overhead", "cold": "overhead",
+    "run": "overhead",
     "step": "overhead",
 }  # fmt: skip
 _SLOW_INT16 = 30.0
@@ -103,6 +105,9 @@ _STRANGE = 0.1
 """Share of the time in such units that makes a network one of a new kind, with the interval of a new processor."""
 _ENOUGH = 10
 """With fewer figures than this a processor is as good as unknown."""
+ASKING = "asking"
+"""Not a unit: what a kernel that could be shared takes longer than on one thread where more do not help, in a table of
+several threads."""
 _RECENT: deque[tuple[ModelFacts, Plan]] = deque(maxlen=4)
 LIKE = {"fp32": "fp32", "int8": "int8", "uint8": "int8", "dynamic": "int8", "int16x8": "int8", "fp16": "fp32"}
 """Arithmetic -> whose prices it pays."""
@@ -148,11 +153,18 @@ def predict(
 def _quickest(plan: Plan, costs: Sequence[_Costs]) -> tuple[list[dict[str, float]], float]:
     """Nanoseconds by unit of each kernel, and of the run; on a probed machine as if alone where that is quicker.
 
-    Threads that have slept until a run begins take their time to wake: a short run is over before they help.
+    Threads that have slept until a run begins take their time to wake: a short run is over before they help. Asking
+    them costs a little all the same, kernel by kernel.
     """
     found = []
+    asking = costs[0].asking(_main_precision(plan))
     for cost in costs if costs[0].probed else costs[:1]:
         times = [cost.of(entry) for entry in plan.kernels]
+        if cost is not costs[0]:
+            times = [
+                {**parts, "kernel": parts.get("kernel", 0.0) + asking * (entry.pieces > 1)}
+                for entry, parts in zip(plan.kernels, times, strict=True)
+            ]
         found.append((cost.run + sum(sum(parts.values()) for parts in times), times))
     total, times = min(found, key=lambda one: one[0])
     return times, total
@@ -189,6 +201,10 @@ class _Costs:
     def probed(self) -> bool:
         """Whether prices were measured on this machine."""
         return self._own("fp32", self._threads) is not None
+
+    def asking(self, precision: str) -> float:
+        """Nanoseconds a kernel that the other threads are asked for in vain."""
+        return (self._own(precision, self._threads) or {}).get(ASKING, 0.0)
 
     @property
     def run(self) -> float:

@@ -7,6 +7,7 @@ kernel only, and is named in `Plan.unknown`.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,16 +26,30 @@ class Plan:
 
 def kernels(facts: ModelFacts) -> Plan:
     """What one run of a model comes to, free sizes counted as 1."""
-    from edgekit.predict.plan_onnx import divided, fused, turned
+    from edgekit.predict.plan_layout import laid_out
+    from edgekit.predict.plan_onnx import divided, fused
 
     if facts.format == "onnx":
-        ops = fused(facts.ops)
-        planned = [divided(entry) for entry in turned(ops, [kernel(op) for op in ops])]
+        free = any(size is None for spec in facts.inputs for size in spec.shape)
+        ops = fused(facts.ops, free=free)
+        planned = [divided(entry) for entry in laid_out(ops, [kernel(op) for op in ops], free=free)]
     else:
         ops, seen = _padded(facts.ops), _seen(facts)
         planned = [_marked(op, kernel(op), seen.get(id(op))) for op in ops]
-    found = tuple(entry for entry in planned if entry is not None)
+    found = _cooled([entry for entry in planned if entry is not None])
     return Plan(found, tuple(op.name for op, entry in zip(ops, planned, strict=True) if entry and not _known(op)))
+
+
+_WARM = 8
+"""Kernels whose code and tables stay in the nearest caches from one run to the next."""
+
+
+def _cooled(found: Sequence[Kernel]) -> tuple[Kernel, ...]:
+    """In a run of many kernels each finds its code and tables farther away."""
+    if len(found) <= _WARM:
+        return tuple(found)
+    share = 1 - _WARM / len(found)
+    return tuple(replace(entry, units={**entry.units, "cold": share}) for entry in found)
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,7 @@ def _seen(facts: ModelFacts) -> dict[int, _Mark]:
 _SCALED = {
     "RELU": 1.0, "RELU6": 1.0, "RELU_N1_TO_1": 1.0, "ABS": 0.9, "SQRT": 0.75, "PRELU": 1.2, "LEAKY_RELU": 1.1,
     "SQUARED_DIFFERENCE": 2.4, "RSQRT": 19.6, "QUANTIZE": 0.26, "EXP": 0.1, "LOG": 0.1, "GELU": 0.1, "DIV": 2.4,
+    "ADD": 0.6, "SUB": 0.6,
 }  # fmt: skip
 """Ops that TFLite's own kernels compute in integers number by number: how long beside a ReLU.
 
@@ -80,6 +96,9 @@ def _own(op: OpFacts, found: Kernel) -> dict[str, float]:
         return {**rest, "scaled": _SCALED[op.kind] * elements}
     if op.kind in ("SOFTMAX", "LOG_SOFTMAX"):
         return {**rest, "soft": elements}
+    if op.kind == "AVERAGE_POOL_2D" and (target := op.writes[0]) is not None and target.shape:
+        # Sums over channels take their vectors, the division goes number by number.
+        return {**rest, "scaled": elements, "average": found.units.get("average", 0.0) / target.shape[-1]}
     if op.kind == "BATCH_MATMUL":
         moved = sum(_size(entry) for entry in op.reads if entry is not None)
         batch = found.units.get("batch", 1.0)
@@ -87,12 +106,19 @@ def _own(op: OpFacts, found: Kernel) -> dict[str, float]:
     return {**found.units, **rest}
 
 
+_DEEP = 8
+"""Inputs that XNNPACK's kernels for dot products of 8-bit integers take at once, in every place of the window
+(src/configs/gemm-config.c: ...c8); those of Arm take four."""
 _MOST_TAPS = 25
 """XNNPACK has kernels for depthwise windows up to this many (src/configs/dwconv-config.c); the rest are convolutions in
 as many groups as there are channels."""
 
 
 def _marked(op: OpFacts, found: Kernel | None, mark: _Mark | None) -> Kernel | None:
+    if found is not None and found.precision == "dynamic" and op.reads[0] is not None:
+        # Activations are rounded, at every run, by a kernel before it.
+        more = {"kernel": found.units.get("kernel", 0.0) + 1.0, "convert": float(op.reads[0].elements)}
+        found = replace(found, units={**found.units, **more})
     if found is not None and found.macs > _MOST_TAPS * found.units.get("outputs", 0.0) and "depthwise" in found.units:
         units = {unit: count for unit, count in found.units.items() if unit not in ("depthwise", "places")}
         found = replace(found, units={**units, "grouped": found.macs})
@@ -114,8 +140,10 @@ def _padded(ops: Sequence[OpFacts]) -> list[OpFacts]:
     return [op for op in ops if not (op.kind == "PAD" and op.outputs and readers.get(op.outputs[0]) in taken)]
 
 
-FREE = frozenset({
-    "BITCAST", "EXPAND_DIMS", "RESHAPE", "SHAPE", "SQUEEZE", "RANK", "VAR_HANDLE", "CALL_ONCE",
+_ALIAS = frozenset({"BITCAST", "EXPAND_DIMS", "RESHAPE", "SQUEEZE"})
+"""Ops of TFLite whose result is the same memory."""
+FREE = _ALIAS | frozenset({
+    "SHAPE", "RANK", "VAR_HANDLE", "CALL_ONCE",
     "Constant", "Dropout", "Flatten", "Identity", "Reshape", "Shape", "Squeeze", "Unsqueeze", "Size",
 })  # fmt: skip
 """Ops that move nothing."""
@@ -124,8 +152,10 @@ _MATH = """
 ATAN2 COS COMPLEX_ABS DIV ELU EXP FLOOR_DIV FLOOR_MOD GELU LOG LOGISTIC POW RSQRT SIN SQRT TANH
 Acos Acosh Asin Asinh Atan Atanh Celu Cos Cosh Div Elu Erf Exp Gelu HardSwish Log Mish
 Mod Pow Reciprocal Selu Sigmoid Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh
-com.microsoft:BiasGelu com.microsoft:FastGelu com.microsoft:Gelu com.microsoft:QLinearSigmoid
-com.microsoft:QuickGelu
+com.microsoft:FastGelu com.microsoft:Gelu com.microsoft:QLinearSigmoid
+"""
+_SWISH = """
+HARD_SWISH com.microsoft:BiasGelu com.microsoft:QuickGelu
 """
 _NORM = """
 L2_NORMALIZATION LOCAL_RESPONSE_NORMALIZATION LOG_SOFTMAX SOFTMAX
@@ -173,7 +203,7 @@ UNIDIRECTIONAL_SEQUENCE_RNN GRU com.microsoft:DynamicQuantizeLSTM
 KINDS: dict[str, str] = {
     kind: unit
     for unit, names in (
-        ("math", _MATH), ("norm", _NORM), ("swish", "HARD_SWISH"), ("move", _MOVE), ("shuffle", _SHUFFLE), ("pad",
+        ("math", _MATH), ("norm", _NORM), ("swish", _SWISH), ("move", _MOVE), ("shuffle", _SHUFFLE), ("pad",
         _PAD), ("reduce", _REDUCE),
         ("window", _WINDOW), ("average", _AVERAGE), ("convert", _CONVERT), ("blend", "RESIZE_BILINEAR"),
         ("select", _SELECT), ("recurrent", _RECURRENT),
@@ -204,11 +234,8 @@ def kernel(op: OpFacts) -> Kernel | None:
         return None
     precision = _precision(op)
     if kind in FREE:
-        return (
-            None
-            if kind in ("Constant", "Identity", "Dropout")
-            else Kernel(op.name, op.kind, precision, {"kernel": 1.0})
-        )
+        nothing = kind in _ALIAS or kind in ("Constant", "Identity", "Dropout")
+        return None if nothing else Kernel(op.name, op.kind, precision, {"kernel": 1.0})
     if (found := _matrix(kind, op)) is not None:
         return found.kernel(op.name, op.kind, precision)
     inputs = [entry for entry in op.reads if entry is not None and not entry.constant]
@@ -225,6 +252,8 @@ def kernel(op: OpFacts) -> Kernel | None:
             units[unit] = float(_count(outputs[:1]))
         case "math" | "norm" | "swish" | "convert":
             units[unit] = float(max(_count(inputs[:1]), _count(outputs[:1])))
+            if unit == "norm" and kind.isupper() and outputs and outputs[0].shape:
+                units["plane"] = outputs[0].elements / max(1, outputs[0].shape[-1])
         case "pad":
             units[unit] = sum(entry.elements / entry.shape[-1] for entry in outputs if entry.shape and entry.shape[-1])
         case "move" if _strided(kind, op):
@@ -233,6 +262,9 @@ def kernel(op: OpFacts) -> Kernel | None:
             units[unit] = written
             if kind in _TURNED and not _along(inputs, outputs):
                 units["turn"] = float(_count(outputs[:1]))
+                if kind == "TRANSPOSE":
+                    units["strips"] = outputs[0].elements / max(1, (outputs[0].shape or (1,))[-1])
+                    units["plane"] = apart if (apart := _prefix(inputs, outputs)) > 1 else 0.0
             elif runs := _runs(kind, inputs, outputs):
                 units["strips"] = runs
         case "reduce":
@@ -270,6 +302,14 @@ def _runs(kind: str, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> f
     return sum(entry.elements / entry.shape[-1] for entry in parts if entry.shape and entry.shape[-1])
 
 
+def _prefix(inputs: Sequence[Operand], outputs: Sequence[Operand]) -> float:
+    """Places along the first axes, as far as a transposition leaves them."""
+    if not inputs or not outputs or not inputs[0].shape or not outputs[0].shape:
+        return 1.0
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(inputs[0].shape, outputs[0].shape, strict=False))
+    return float(math.prod(size for size, _ in same))
+
+
 def _along(inputs: Sequence[Operand], outputs: Sequence[Operand]) -> bool:
     """Whether a transposition leaves the innermost axis in its place, as far as sizes tell."""
     shapes = [entry.shape for entry in (*inputs[:1], *outputs[:1]) if entry.shape]
@@ -303,7 +343,8 @@ def _matrix(kind: str, op: OpFacts) -> Product | None:
         return None
     size, stored = _BYTES.get(data.dtype, 4), _BYTES.get(weight.dtype, 4)
     if kind in _CHANNELS_LAST:
-        return _channels_last(kind, source, filters, target, size, stored)
+        made = _channels_last(kind, source, filters, target, size, stored)
+        return replace(made, deep=_DEEP) if made is not None and stored == 1 else made
     if kind in _CONVOLUTIONS and len(source) > 2 and len(filters) > 2:
         last = (source[0], *source[2:], source[1]), (target[0], *target[2:], target[1])
         if kind == "ConvTranspose":

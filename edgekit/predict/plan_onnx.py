@@ -1,9 +1,11 @@
 """What onnxruntime makes of an ONNX graph before it runs it: folded constants, fused ops, integer kernels for QDQ.
 
-Follows the optimizer's rules for a CPU at the default level: what depends on constants only is gone; BatchNormalization
-behind a convolution becomes its weights; an activation, and the addition of a shortcut, become part of the convolution;
-MatMul and Add become Gemm; an op between DequantizeLinear and QuantizeLinear runs on the integers.
-Source: onnxruntime, docs/performance/model-optimizations/graph-optimizations.md and core/optimizer.
+Follows the optimizer's rules for a CPU at the default level: what depends on constants only is gone, but not what
+follows from a free size; BatchNormalization behind a convolution becomes its weights; an activation, and the addition
+of a shortcut, become part of the convolution; MatMul and Add become Gemm; an op between DequantizeLinear and
+QuantizeLinear runs on the integers; what a float op reads dequantized is dequantized at every run, weights too.
+`plan_layout` knows which convolutions run in blocks of channels. Source: onnxruntime 1.32,
+docs/performance/model-optimizations/graph-optimizations.md, core/optimizer, and the graphs that it saves.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from edgekit.formats.facts import Operand, OpFacts
+from edgekit.predict import plan_layout
 from edgekit.predict.work import Kernel
 
 _ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid"})
@@ -19,49 +22,42 @@ _CONVOLUTIONS = frozenset({"Conv", "com.microsoft:FusedConv"})
 _QUANTIZE = frozenset({"QuantizeLinear", "com.microsoft:QuantizeLinear"})
 _DEQUANTIZE = frozenset({"DequantizeLinear", "com.microsoft:DequantizeLinear"})
 _INTEGER = {
-    "Conv", "MatMul", "Gemm", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat", "LeakyRelu", "ReduceMean",
-    "Sigmoid", "Softmax", "Where", "MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Gather",
-    "Resize", "Split", "Slice", "DepthToSpace", "Expand", "Tile", "Pad", "Relu", "Clip",
+    "Conv", "MatMul", "Gemm", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat", "LeakyRelu", "Sigmoid",
+    "Softmax", "Where", "MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Gather", "Resize",
+    "Split", "Slice", "DepthToSpace", "Expand", "Tile",
 }  # fmt: skip
 """Ops with kernels for 8-bit integers, or that do not care what they move."""
+_PRODUCTS = frozenset({"Gemm", "MatMul"})
+"""Ops with kernels that read integers and write floats."""
+_BIASED = "com.microsoft:BiasGelu"
+_GATED = {"HardSigmoid": "HardSwish", "Sigmoid": "com.microsoft:QuickGelu"}
+"""What a gate, multiplied with its own input, becomes."""
 
 
-def fused(ops: Sequence[OpFacts]) -> list[OpFacts]:
-    """The ops that run, each with what was fused into it: kind "Conv+Relu"."""
-    alive = [op for op in ops if not (op.writes and all(entry and entry.constant for entry in op.writes))]
-    return _Graph(_Graph(alive).integers()).floats()
+def fused(ops: Sequence[OpFacts], *, free: bool = False) -> list[OpFacts]:
+    """The ops that run, each with what was fused into it: kind "Conv+Relu".
 
-
-_LAST = frozenset(
-    {"Conv", "Add", "Mul", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "LeakyRelu", "Sigmoid"}
-)
-"""Ops on integers that run channels-last as well as channels-first."""
-
-
-def turned(ops: Sequence[OpFacts], kernels: Sequence[Kernel | None]) -> list[Kernel | None]:
-    """The kernels, integer convolutions paying for the turns to channels-last and back.
-
-    onnxruntime's integer convolutions are channels-last: what enters or leaves a group of them is
-    transposed.
+    Args:
+        ops: All of the file.
+        free: The model's inputs have free sizes, so that what follows from sizes is not known beforehand.
     """
-    last = {name for op, kernel in zip(ops, kernels, strict=True) if _is_last(op, kernel) for name in op.outputs}
-    readers: dict[str, list[bool]] = {}
-    for op, kernel in zip(ops, kernels, strict=True):
-        for name in op.inputs:
-            readers.setdefault(name, []).append(_is_last(op, kernel))
-    found: list[Kernel | None] = []
-    for op, kernel in zip(ops, kernels, strict=True):
-        if kernel is not None and op.kind == "MaxPool" and kernel.precision == "int8" and op.inputs[0] in last:
-            units = {"pick" if unit == "window" else unit: count for unit, count in kernel.units.items()}
-            found.append(replace(kernel, units=units))
-            continue
-        if not (op.reads and op.writes and op.kind.split("+")[0] == "Conv" and _is_last(op, kernel)):
-            found.append(kernel)
-            continue
-        entering = op.reads[0].elements if op.inputs[0] not in last and op.reads[0] else 0
-        leaving = op.writes[0].elements if op.writes[0] and not all(readers.get(op.outputs[0], [False])) else 0
-        assert kernel is not None  # noqa: S101 - it runs on integers
-        found.append(replace(kernel, units={**kernel.units, "turn": float(entering + leaving)}))
+    alive = [op if free else _shaped(op) for op in (_loose(ops) if free else ops) if not _folded(op)]
+    return _Graph(_Graph(alive, ops).integers()).floats(free=free)
+
+
+def _folded(op: OpFacts) -> bool:
+    return bool(op.writes) and all(entry is not None and entry.constant for entry in op.writes)
+
+
+def _loose(ops: Sequence[OpFacts]) -> list[OpFacts]:
+    """The ops; results that follow from sizes which are free are no constants."""
+    loose: set[str] = set()
+    found = []
+    for op in ops:
+        sized = op.kind in ("Shape", "Size") and not (op.reads and op.reads[0] is not None and op.reads[0].constant)
+        follows = _folded(op) and (sized or bool(loose & set(op.inputs)))
+        found.append(_reading(_unfolded(op) if follows else op, loose))
+        loose.update(op.outputs if follows else ())
     return found
 
 
@@ -92,16 +88,13 @@ def divided(kernel: Kernel | None) -> Kernel | None:
     return replace(kernel, pieces=max(1, int((sum(known) - _START) / _START + 0.9)))
 
 
-def _is_last(op: OpFacts, kernel: Kernel | None) -> bool:
-    return kernel is not None and kernel.precision == "int8" and op.kind.split("+")[0] in _LAST
-
-
 class _Graph:
-    """Ops by the tensors that they make and read."""
+    """Ops by the tensors that they make and read; `origin` holds also those that were folded."""
 
-    def __init__(self, ops: list[OpFacts]) -> None:
+    def __init__(self, ops: list[OpFacts], origin: Sequence[OpFacts] = ()) -> None:
         self.ops = ops
         self.maker = {name: number for number, op in enumerate(ops) for name in op.outputs if name}
+        self.stored = [op for op in origin if op.kind in _DEQUANTIZE and _folded(op)]
         self.readers: dict[str, list[int]] = {}
         for number, op in enumerate(ops):
             for name in op.inputs:
@@ -118,16 +111,30 @@ class _Graph:
         gone: set[int] = set()
         changed: dict[int, OpFacts] = {}
         for number, op in enumerate(self.ops):
-            if op.kind in _INTEGER and number not in gone:
+            if op.kind in _INTEGER and number not in gone and not op.blends:
                 self._integer(number, op, gone, changed)
-        needed = {name for number, op in enumerate(self.ops) if number not in gone
-                  for name in changed.get(number, op).inputs}  # fmt: skip
+        needed: dict[str, int] = {}
+        for number, op in enumerate(self.ops):
+            if number not in gone and number not in changed and op.kind not in _DEQUANTIZE:
+                for name in op.inputs:
+                    needed[name] = needed.get(name, 0) + 1
+        weights = [_unfolded(op) for op in self.stored if op.outputs[0] in needed and op.reads[0]]
+        again = {op.outputs[0] for op in weights}
         return [
-            changed.get(number, op)
-            for number, op in enumerate(self.ops)
-            if number not in gone
-            and not (op.kind in _DEQUANTIZE and self.readers.get(op.outputs[0]) and op.outputs[0] not in needed)
+            *weights,
+            *(
+                _reading(changed.get(number, op), again)
+                for number, op in enumerate(self.ops)
+                if number not in gone
+                for _ in range(self._times(op, needed))
+            ),
         ]
+
+    def _times(self, op: OpFacts, needed: dict[str, int]) -> int:
+        """How often an op runs: what is dequantized is so for each reader anew, and not for those of integers."""
+        if op.kind not in _DEQUANTIZE or not self.readers.get(op.outputs[0]):
+            return 1
+        return needed.get(op.outputs[0], 0)
 
     def _integer(self, number: int, op: OpFacts, gone: set[int], changed: dict[int, OpFacts]) -> None:
         inputs, reads = list(op.inputs), list(op.reads)
@@ -138,60 +145,180 @@ class _Graph:
             if source is not None and source.kind in _DEQUANTIZE:
                 inputs[place], reads[place] = source.inputs[0], source.reads[0]
                 stored += 1
-            elif entry is not None and not entry.constant:
+            elif entry is not None and not entry.constant and "int" not in entry.dtype:
                 return
-        last, after = op, self.only_reader(op)
-        parts = [op.kind]
-        if after is not None and self.ops[after].kind in ("Relu", "Clip"):
-            last, parts, between = self.ops[after], [*parts, self.ops[after].kind], after
-            after = self.only_reader(last)
-        else:
-            between = None
-        if not stored or after is None or self.ops[after].kind not in _QUANTIZE:
+        if not stored:
             return
-        end = self.ops[after]
-        gone |= {after} | ({between} if between is not None else set())
         reads = [_weight(entry) if place else entry for place, entry in enumerate(reads)]
-        changed[number] = replace(
-            op, kind="+".join(parts), inputs=tuple(inputs), reads=tuple(reads), outputs=end.outputs, writes=end.writes,
-            dtype=end.dtype,
-        )  # fmt: skip
+        made = replace(op, inputs=tuple(inputs), reads=tuple(reads))
+        if len(op.outputs) > 1:
+            ends = [self.readers.get(name, []) for name in op.outputs]
+            if any(len(some) != 1 or self.ops[some[0]].kind not in _QUANTIZE for some in ends):
+                return
+            gone.update(some[0] for some in ends)
+            last = [self.ops[some[0]] for some in ends]
+            changed[number] = replace(
+                made, outputs=tuple(end.outputs[0] for end in last), writes=tuple(end.writes[0] for end in last),
+                dtype=last[0].dtype,
+            )  # fmt: skip
+            return
+        after, between = self.only_reader(op), None
+        if after is not None and self.ops[after].kind in ("Relu", "Clip"):
+            between, after = after, self.only_reader(self.ops[after])
+        if after is not None and self.ops[after].kind in _QUANTIZE:
+            end = self.ops[after]
+            kind = op.kind if between is None else f"{op.kind}+{self.ops[between].kind}"
+            gone |= {after} | ({between} if between is not None else set())
+            changed[number] = replace(made, kind=kind, outputs=end.outputs, writes=end.writes, dtype=end.dtype)
+        elif op.kind in _PRODUCTS:
+            changed[number] = made
 
-    def floats(self) -> list[OpFacts]:
+    def floats(self, *, free: bool) -> list[OpFacts]:
         """Fusions of float ops."""
+        blocked = plan_layout.blocked(self.ops)
         gone: set[int] = set()
         found = []
         for number, op in enumerate(self.ops):
-            if number in gone:
+            if number in gone or self._swallowed(op) or (not free and _same(op)):
                 continue
-            parts, last = [op.kind], op
-            while (
-                (after := self.only_reader(last)) is not None
-                and after not in gone
-                and self._joins(parts, after, number)
-            ):
-                gone.add(after)
-                parts.append(self.ops[after].kind)
-                last = self.ops[after]
-            if len(parts) > 1:
-                found.append(replace(op, kind="+".join(parts), outputs=last.outputs, writes=last.writes))
-            else:
-                found.append(op)
+            found.append(self._grown(number, gone, blocked, free=free))
         return found
 
-    def _joins(self, parts: list[str], after: int, number: int) -> bool:
+    def _grown(self, number: int, gone: set[int], blocked: frozenset[str], *, free: bool) -> OpFacts:
+        """An op with those behind it that become part of its kernel; they are added to `gone`."""
+        op = last = self.ops[number]
+        parts, before = [op.kind], set(gone)
+        if (gate := self._gate(op)) is not None and op.kind in _CONVOLUTIONS and gate[0] == "HardSwish":
+            gone.update(gate[1])
+            parts.append(gate[0])
+            last = self.ops[gate[1][-1]]
+        while (
+            (after := self.only_reader(last)) is not None
+            and after not in gone
+            and self._joins(parts, after, number, blocked, free=free)
+        ):
+            gone.add(after)
+            parts.append(self.ops[after].kind)
+            last = self.ops[after]
+        at = self.maker.get(op.inputs[0]) if op.kind == "Gelu" else None
+        if at is not None and at not in gone and self._swallowed(self.ops[at]):
+            return replace(op, kind=_BIASED)
+        if op.kind == "Sigmoid" and (gated := self._gated(number)) is not None and gated not in gone:
+            gone.add(gated)
+            parts, last = [_GATED["Sigmoid"]], self.ops[gated]
+        return op if last is op else self._whole(op, last, parts, gone - before)
+
+    def _whole(self, op: OpFacts, last: OpFacts, parts: list[str], more: set[int]) -> OpFacts:
+        """The fused op, which reads also what the others read beside its results."""
+        inner = {*op.inputs, *op.outputs, *(name for number in more for name in self.ops[number].outputs)}
+        beside = [
+            (name, entry)
+            for number in sorted(more)
+            for name, entry in zip(self.ops[number].inputs, self.ops[number].reads, strict=False)
+            if name not in inner and entry is not None and not entry.constant
+        ]
+        return replace(
+            op, kind="+".join(parts), outputs=last.outputs, writes=last.writes,
+            inputs=(*op.inputs, *(name for name, _ in beside)), reads=(*op.reads, *(entry for _, entry in beside)),
+        )  # fmt: skip
+
+    def _gate(self, op: OpFacts) -> tuple[str, tuple[int, int]] | None:
+        """What two ops that read a result, a gate and a multiplication with it, come to; and the two."""
+        readers = self.readers.get(op.outputs[0], []) if len(op.outputs) == 1 else []
+        for one in readers:
+            if len(readers) == 2 and self.ops[one].kind in _GATED and (product := self._gated(one)) in readers:
+                assert product is not None  # noqa: S101 - it is a reader
+                return _GATED[self.ops[one].kind], (one, product)
+        return None
+
+    def _gated(self, number: int) -> int | None:
+        """The multiplication of a gate's result with what the gate reads."""
+        op = self.ops[number]
+        after = self.only_reader(op)
+        if after is None or self.ops[after].kind != "Mul" or set(self.ops[after].inputs) != {*op.inputs, *op.outputs}:
+            return None
+        return after if all(entry is None or "int" not in entry.dtype for entry in op.reads) else None
+
+    def _joins(self, parts: list[str], after: int, number: int, blocked: frozenset[str], *, free: bool) -> bool:
         """Whether the next op becomes part of the kernel."""
-        kind, first = self.ops[after].kind, parts[0]
-        if any(part in _ACTIVATIONS for part in parts[1:]) or after < number:
+        op, kind, first = self.ops[number], self.ops[after].kind, parts[0]
+        if any(part in _ACTIVATIONS or part == "HardSwish" for part in parts[1:]) or after < number:
             return False
+        if op.reads and op.reads[0] is not None and "int" in op.reads[0].dtype:
+            return False
+        constants = [entry.constant for entry in self.ops[after].reads if entry is not None]
         if first in _CONVOLUTIONS:
-            if kind == "BatchNormalization" and not all(e is None or e.constant for e in self.ops[number].reads[1:]):
-                return False  # weights that an input may override are not rewritten
-            return kind in _ACTIVATIONS or (kind in ("BatchNormalization", "Add") and parts.count(kind) < 1)
-        if first in ("MatMul", "Gemm"):
-            constant = sum(1 for entry in self.ops[after].reads if entry is not None and entry.constant) == 1
-            return (kind == "Add" and len(parts) == 1 and constant) or (kind == "Relu" and first == "Gemm")
+            known = all(entry is None or entry.constant for entry in op.reads[1:])
+            if kind == "BatchNormalization":
+                return known and parts.count(kind) < 1  # weights that an input may override are not rewritten
+            if kind == "Add":
+                return parts.count(kind) < 1 and len(set(self.ops[after].inputs)) == 2 and (
+                    all(name in blocked for name in self.ops[after].inputs) or (any(constants) and known))  # fmt: skip
+            return kind in _ACTIVATIONS
+        if first == "Gemm":
+            return kind == "Relu"
+        if first != "MatMul" or len(parts) > 1:
+            return False
+        fixed = not free or all(entry is not None and len(entry.shape or ()) == 2 for entry in op.reads)
+        weighted = op.reads[1] is not None and op.reads[1].constant
+        return (kind == "Add" and fixed and weighted and constants.count(True) == 1) or (
+            kind == "Mul" and _scales(self.ops[after]))  # fmt: skip
+
+    def _swallowed(self, op: OpFacts) -> bool:
+        """Whether the one op that reads this one's result does its work as well."""
+        after = self.only_reader(op)
+        if after is None or not op.reads or op.reads[0] is None or op.reads[0].dtype != "float32":
+            return False
+        if self.ops[after].inputs[0] != op.outputs[0] and op.kind == "Reshape":
+            return False
+        if op.kind == "Reshape":
+            return self.ops[after].kind == "Reshape"
+        kind, constant = self.ops[after].kind, any(entry is not None and entry.constant for entry in op.reads)
+        if op.kind == "Add":
+            return kind == "Gelu" and constant
+        return kind == "MatMul" and ((op.kind == "Mul" and _scales(op)) or (op.kind == "Transpose" and _swaps(op)))
+
+
+def _shaped(op: OpFacts) -> OpFacts:
+    """A transposition that moves axes of size one only is a change of shape."""
+    if op.kind != "Transpose" or not op.reads or op.reads[0] is None or not op.writes or op.writes[0] is None:
+        return op
+    before, after = ([size for size in entry.shape or () if size > 1] for entry in (op.reads[0], op.writes[0]))
+    return replace(op, kind="Reshape") if before == after and len({*before}) == len(before) else op
+
+
+def _same(op: OpFacts) -> bool:
+    """Changes nothing: a shape into the same."""
+    source, target = (op.reads[0], op.writes[0]) if op.kind == "Reshape" and op.reads else (None, None)
+    return source is not None and target is not None and source.shape is not None and source.shape == target.shape
+
+
+def _scales(op: OpFacts) -> bool:
+    """Multiplies with one constant number."""
+    return any(entry is not None and entry.constant and entry.elements == 1 for entry in op.reads)
+
+
+def _swaps(op: OpFacts) -> bool:
+    """Turns the last two axes around, as far as sizes tell."""
+    source, target = op.reads[0], op.writes[0]
+    if source is None or target is None or not source.shape or not target.shape or len(source.shape) < 2:
         return False
+    return target.shape == (*source.shape[:-2], source.shape[-1], source.shape[-2])
+
+
+def _unfolded(op: OpFacts) -> OpFacts:
+    """The op that runs although it reads constants only, or what follows from sizes."""
+    return replace(op, writes=tuple(entry and replace(entry, constant=False) for entry in op.writes))
+
+
+def _reading(op: OpFacts, again: set[str]) -> OpFacts:
+    """The op that knows that these tensors are made at every run."""
+    if not again & set(op.inputs):
+        return op
+    return replace(op, reads=tuple(
+        entry and replace(entry, constant=False) if name in again else entry
+        for name, entry in zip(op.inputs, op.reads, strict=False)
+    ))  # fmt: skip
 
 
 def _weight(entry: Operand | None) -> Operand | None:

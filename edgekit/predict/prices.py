@@ -22,9 +22,10 @@ GROUPS = {
     "outputs": "local", "traffic": "local", "map": "local", "move": "local", "reduce": "local", "window": "local",
     "pick": "local",
     "average": "local", "stride": "local", "shuffle": "local", "pad": "local", "strips": "local", "mid": "local",
-    "turn": "local", "convert": "local",
+    "turn": "local", "plane": "local", "block": "local", "apart": "local", "convert": "local",
     "math": "local", "norm": "local", "swish": "local", "scaled": "local", "soft": "local", "blend": "local",
-    "far": "far", "launch": "fixed", "batch": "fixed", "builtin": "fixed", "kernel": "fixed", "run": "fixed",
+    "far": "far", "launch": "fixed", "batch": "fixed", "builtin": "fixed", "kernel": "fixed", "cold": "fixed",
+    "run": "fixed",
     "step": "fixed",
     "select": "fixed",
 }  # fmt: skip

@@ -21,7 +21,8 @@ is linear, a whole model's counts may be summed first, which is how figures publ
     far         bytes of a kernel whose activations and weights do not fit into the caches
     map         bytes that cheap elementwise kernels read and write
     math        elements of exp, tanh, logistic, division, square roots
-    swish       elements of hard swish, which TFLite computes apart, and in integers slowly
+    swish       elements of hard swish, which TFLite computes apart, and in integers slowly; of onnxruntime's kernels
+                for a bias or a gate together with its activation
     norm        elements of softmax and normalizations, which pass over them several times
     window      taps of maximum pooling
     pick        taps of maximum pooling that onnxruntime does channels-last, between integer convolutions
@@ -33,6 +34,9 @@ is linear, a whole model's counts may be summed first, which is how figures publ
     strips      runs that are copied where the innermost axis is cut or joined
     shuffle     bytes that resizings and gathers write
     turn        elements that onnxruntime turns to channels-last for its integer convolutions, and back
+    plane       matrices that a transposition turns one by one, rows that are normalized
+    block       elements that onnxruntime brings into blocks of channels for its float convolutions, and back
+    apart       results of integer products that onnxruntime scales after, not while, they are multiplied
     convert     elements that change between integers and floats
     select      anchors times classes of detection post-processing, elements of sorts
     scaled      elements that TFLite's own kernels scale from one grid of integers to another, by what each takes
@@ -47,6 +51,7 @@ is linear, a whole model's counts may be summed first, which is how figures publ
     builtin     one a kernel of TFLite's own, which XNNPACK does not take, one a recurrent kernel, and one a kernel of
                 onnxruntime that reads its settings at every run
     kernel      one a kernel
+    cold        one a kernel, the more of it the more kernels a run has
     run         one a run
 """
 
@@ -62,8 +67,9 @@ UNITS = (
     "gemm", "conv", "idle", "depthwise", "places", "grouped", "taps", "passes", "rows", "gemv", "outputs", "traffic",
     "mid", "far", "map",
     "math", "swish", "norm", "window", "pick", "average",
-    "reduce", "move", "stride", "pad", "strips", "shuffle", "turn", "convert", "select", "scaled", "soft",
-    "matrix", "spread", "blend", "recurrent", "step", "launch", "batch", "builtin", "kernel", "run",
+    "reduce", "move", "stride", "pad", "strips", "shuffle", "turn", "plane", "block", "apart", "convert", "select",
+    "scaled", "soft",
+    "matrix", "spread", "blend", "recurrent", "step", "launch", "batch", "builtin", "kernel", "cold", "run",
 )  # fmt: skip
 
 MANY = 1 << 20
@@ -111,6 +117,7 @@ class Product:
         packed: Weights that are not known beforehand are brought into the kernel's order at every run.
         scattered: A transposed convolution, whose windows are added up.
         matrices: How many are multiplied one after the other.
+        deep: Inputs of each tap are rounded up to a multiple of this.
     """
 
     rows: int
@@ -127,6 +134,7 @@ class Product:
     packed: bool = False
     scattered: bool = False
     matrices: int = 1
+    deep: int = 1
 
     def units(self) -> dict[str, float]:
         traffic = self.size * (self.inputs + self.outputs)
@@ -155,7 +163,8 @@ class Product:
         each = float(self.rows * self.groups * self.depth)
         found[kind] = each * whole(self.columns)
         if kind != "gemv":
-            tiled = float(whole(self.rows, ROWS) * self.groups * self.depth)
+            depth = self.taps * whole(self.depth // self.taps, self.deep)
+            tiled = float(whole(self.rows, ROWS) * self.groups * depth)
             found["idle"] = tiled * whole(self.columns, 2 * LANES) - each * whole(self.columns)
         return found
 

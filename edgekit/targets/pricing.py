@@ -16,7 +16,7 @@ from edgekit.formats import read_facts
 from edgekit.measure.micro import Group, MicroRequest, measure
 from edgekit.micro import nets, onnx, tflite
 from edgekit.predict.fitting import prices
-from edgekit.predict.latency import LIKE, cost_key
+from edgekit.predict.latency import ASKING, LIKE, cost_key
 from edgekit.predict.parameters import parameters
 from edgekit.predict.plan import kernels
 from edgekit.predict.prices import price
@@ -139,6 +139,8 @@ def _prior(profile: Profile, engine: str, precision: str, threads: int, found: P
     fitted = found.costs.get(cost_key(engine, precision, 1), {})
     known = parameters()
     at = setting(profile, engine, precision, threads, known)
+    floats = found.costs.get(cost_key(engine, "fp32", threads), {}) if precision != "fp32" else {}
+    fitted = {**{unit: floats[unit] for unit in _SHARED if unit in floats}, **fitted}
     start = {unit: fitted.get(unit) or price(unit, at, known.factors) for unit in UNITS}
     # A unit without published figures starts where its like stands.
     return {
@@ -148,10 +150,15 @@ def _prior(profile: Profile, engine: str, precision: str, threads: int, found: P
 
 
 _LIKE = {
-    "average": "window", "batch": "launch", "blend": "math", "grouped": "gemv", "matrix": "gemm", "mid": "far",
-    "pick": "window", "scaled": "math", "soft": "norm", "spread": "conv", "strips": "pad",
+    "apart": "outputs", "average": "window", "batch": "launch", "blend": "math", "block": "move", "grouped": "gemv",
+    "matrix": "gemm", "mid": "far", "pick": "window", "plane": "pad", "scaled": "math", "soft": "norm",
+    "spread": "conv", "strips": "pad",
 }  # fmt: skip
 """Unit -> one that it resembles."""
+
+
+_SHARED = {"builtin": 0.3, "cold": 0.5, "kernel": 0.5}
+"""Units whose price has little to do with arithmetic: it starts at the floats' one, and may depart so far from it."""
 
 
 def fit(
@@ -175,14 +182,27 @@ def fit(
     if len(rows) < _FEWEST:
         return
     some, times, fixed = zip(*rows, strict=True)
-    fitted = prices(some, times, prior, fixed=fixed)
+    fitted = prices(some, times, prior, fixed=fixed, widths=_SHARED if precision != "fp32" else None)
     off = sorted(abs((sum(fitted[u] * n for u, n in count.items() if u in fitted) + rest) / taken - 1)
                  for count, taken, rest in rows)  # fmt: skip
     key = cost_key(engine, precision, threads)
     floats = found.costs.get(cost_key(engine, "fp32", threads), {})
     shared = {"run": floats["run"]} if precision == "int8" and floats else {}  # a run pays the floats' price
-    found.costs[key] = {unit: _short(value) for unit, value in {**prior, **fitted, **shared}.items()}
+    vain = {ASKING: _asking(counts, ns, alone, helped)} if alone else {}
+    found.costs[key] = {unit: _short(value) for unit, value in {**prior, **fitted, **shared, **vain}.items()}
     found.error[key] = round(off[len(off) // 2], 3)
+
+
+def _asking(
+    counts: Sequence[Counted], ns: Sequence[float | None], alone: Sequence[float | None], helped: Sequence[bool]
+) -> float:
+    """Nanoseconds that networks which other threads did not help took longer than on one, a kernel to be shared."""
+    more = kernels = 0.0
+    for each, taken, one, better in zip(counts, ns, alone, helped, strict=True):
+        if taken and one and not better:
+            more += taken - one
+            kernels += sum(units.get("kernel", 0.0) for (_, pieces), units in each.items() if pieces > 1)
+    return max(0.0, more / kernels) if kernels else 0.0
 
 
 def _parts(counts: Counted, found: Priced, engine: str, precision: str, threads: int) -> tuple[dict[str, float], float]:
