@@ -23,10 +23,10 @@ from edgekit.serve.settings import Bounds
 _READ = 1 << 17
 """Bytes that are read at once."""
 _FREE_REFUSALS = 50.0
-_GAP = 0.00011
-_PACE = 0.028
-"""So many refusals a second are given at once; more one after the other, so many seconds apart and held back so many at
-most, so that clients which ask again at once do not take the cores from those that are answered, nor come all together.
+_GAP, _LEAST, _PACE = 0.00011, 0.02, 0.028
+"""So many refusals a second are given at once; more one after the other, so many seconds apart, held back so many at
+least and at most: clients that ask again at once shall not take the cores from those that are answered, nor come all
+together.
 """
 _TOGETHER = 0.002
 """Seconds of them that are given at once."""
@@ -184,7 +184,7 @@ class Door:
             self._refusals = max(self._refusals - 1, 0.0)
             request.answer(reply)
             return
-        self._given = min(max(self._given + _GAP, now), now + _PACE)
+        self._given = min(max(self._given + _GAP, now + _LEAST), now + _PACE)
         if not self._later:
             self._loop.call_at(self._given, self._turn_away)
         self._later.append((self._given, request, reply))
