@@ -3,7 +3,8 @@
     python benchmarks/preparation.py                       # with what is installed; says what is missing
     pip install opencv-python-headless librosa             # in an environment of its own, with edgekit
 
-One JSON line a comparison: the largest difference, and what is asked.
+One JSON line a comparison: the largest difference, and what is asked. `--write` makes the table of sizes in
+docs/runtime.md.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ SIZES = [((480, 640), (224, 224)), ((480, 640), (240, 320)), ((720, 1280), (300,
          ((96, 96), (224, 224)), ((13, 9), (40, 31)), ((30, 40), (15, 90)), ((1080, 1920), (640, 640)),
          ((5, 7), (1, 1))]  # fmt: skip
 RATE = 16000
+NAMES = {"opencv": "OpenCV", "pillow": "Pillow"}
 
 
 def found(name: str) -> Any:
@@ -94,8 +97,13 @@ def times(calls: dict[str, Callable[[], Any]], rounds: int = 30) -> dict[str, fl
     return {name: round(statistics.median(values), 3) for name, values in taken.items()}
 
 
-def resizing(convention: str, module: str, reference: Callable[[Any, tuple[int, int], str], Any]) -> None:
+Times = dict[tuple[str, tuple[int, int]], tuple[float, float]]
+"""What is done and to which size -> milliseconds in numpy, and by the library."""
+
+
+def resizing(convention: str, module: str, reference: Callable[[Any, tuple[int, int], str], Any]) -> Times:
     """Times of a camera's frame, in numpy and by the library."""
+    found: Times = {}
     frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     for wanted in ((160, 160), (224, 224), (240, 320)):
         for how in ("nearest", "bilinear", "area"):
@@ -105,13 +113,27 @@ def resizing(convention: str, module: str, reference: Callable[[Any, tuple[int, 
             })  # fmt: skip
             ratio = round(seen["edgekit in numpy"] / seen[convention], 2)
             say(f"640x480 frame to {wanted[1]}x{wanted[0]}, {how}, ms", **seen, ratio=ratio)
+            found[f"{how} as {NAMES[convention]}", wanted] = seen["edgekit in numpy"], seen[convention]
+    return found
 
 
-def against_opencv() -> None:
+def table(seen: Times) -> str:
+    """For the page."""
+    sizes = sorted({wanted for _, wanted in seen})
+    lines = ["| a 640x480 frame resized by numpy alone, and by the library | "
+             + " | ".join(f"to {width}x{height}" for height, width in sizes) + " |"]  # fmt: skip
+    lines.append("| --- |" + " --- |" * len(sizes))
+    for what in dict.fromkeys(what for what, _ in seen):
+        cells = [f"{ours:.2f}, {theirs:.2f} ms" for ours, theirs in (seen[what, wanted] for wanted in sizes)]
+        lines.append(f"| {what} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def against_opencv() -> Times:
     """Numbers and times."""
     cv2 = found("cv2")
     if cv2 is None:
-        return
+        return {}
     modes = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA}
     cv2.setNumThreads(1)
 
@@ -119,7 +141,7 @@ def against_opencv() -> None:
         return cv2.resize(given, wanted[::-1], interpolation=modes[how])
 
     steps_off(reference, "opencv", "cv2")
-    resizing("opencv", "cv2", reference)
+    sizes = resizing("opencv", "cv2", reference)
     frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     spec = TensorSpec("x", (1, 224, 224, 3), "int8", "NHWC", QuantParams((1 / 255,), (-128,)))
     how = Preprocess("image", 1 / 255, image=ImageSteps(convention="opencv"))
@@ -140,19 +162,21 @@ def against_opencv() -> None:
     seen = times({"edgekit in numpy": lambda: hidden("cv2", lambda: fit(frame, wanted, boxed)),
                   "edgekit with cv2": lambda: fit(frame, wanted, boxed)})  # fmt: skip
     say("letterbox to 320x320, ms", **seen)
+    return sizes
 
 
-def against_pillow() -> None:
-    """Numbers."""
+def against_pillow() -> Times:
+    """Numbers and times."""
     image = found("PIL.Image")
-    if image is not None:
-        modes = {"nearest": 0, "bilinear": 2, "area": 4}
+    if image is None:
+        return {}
+    modes = {"nearest": 0, "bilinear": 2, "area": 4}
 
-        def reference(given: Any, wanted: tuple[int, int], how: str) -> Any:
-            return image.fromarray(given[..., 0] if given.shape[2] == 1 else given).resize(wanted[::-1], modes[how])
+    def reference(given: Any, wanted: tuple[int, int], how: str) -> Any:
+        return image.fromarray(given[..., 0] if given.shape[2] == 1 else given).resize(wanted[::-1], modes[how])
 
-        steps_off(reference, "pillow", "PIL.Image")
-        resizing("pillow", "PIL.Image", reference)
+    steps_off(reference, "pillow", "PIL.Image")
+    return resizing("pillow", "PIL.Image", reference)
 
 
 def against_librosa() -> None:
@@ -197,9 +221,12 @@ def against_librosa() -> None:
 
 def main() -> None:
     """All of it."""
-    against_pillow()
-    against_opencv()
+    seen = against_opencv() | against_pillow()
     against_librosa()
+    if "--write" in sys.argv and seen:
+        from pages import put
+
+        put("resizing", table(seen), Path(__file__).parents[1] / "docs" / "runtime.md")
 
 
 if __name__ == "__main__":

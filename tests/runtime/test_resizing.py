@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -142,6 +143,29 @@ def test_positions_have_the_width_that_a_32_bit_board_takes(numpy_only):
     for how in PILLOW:
         for convention in ("pillow", "opencv"):
             assert taps(64, 23, how, convention)[0].dtype == np.intp
+
+
+def test_opencv_writes_where_it_is_told_and_reads_no_row_in_vain(monkeypatch):
+    """A row in the middle of an odd number of them is what bilinear takes of these; of others it takes two."""
+    given = []
+
+    def compiled(picture, size, out, interpolation):
+        given.append(picture)
+        made = np.zeros((size[1], size[0], 3), np.uint8) if out is None else out
+        made[...] = 7
+        return made
+
+    monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(resize=compiled))
+    whole = picture((30, 20))
+    every, third, fifth = slice(None), slice(1, None, 3), slice(2, None, 5)
+    cases = [(10, "bilinear", third), (6, "bilinear", fifth)]
+    cases += [(height, "bilinear", every) for height in (15, 7, 90)] + [(10, "area", every), (10, "nearest", every)]
+    for height, how, rows in cases:
+        out = np.zeros((height, 5, 3), np.uint8)
+        assert resize(whole, height, 5, how, "opencv", out) is out
+        assert out.min() == 7
+        np.testing.assert_array_equal(given.pop(), whole[rows])
+        assert resize(whole, height, 5, how, "opencv").shape == (height, 5, 3)
 
 
 def test_a_flat_picture_stays_flat(numpy_only):
