@@ -1,11 +1,13 @@
 """What captured samples are worth: how often each stratum's are answered wrongly, beside a random sample of the stream.
 
-    python benchmarks/capture.py [MODEL ...]
+    python benchmarks/capture.py [STREAM ...]
 
 Streams are labelled data that the model was not trained with, shuffled, one sample a second; each stratum draws one
 sample a window of 20. The monitor's reference is a half of the data, the stream the other half. Prints JSON lines:
 errors of the stream and of each stratum in percent, how many times as many, the accuracy that labels and weights tell
-with its interval, and the median cost of `offer` in microseconds.
+with its interval, and the median cost of `offer` in microseconds. The second model is the first one in int8, or, where
+a stream says so, another network: where two models that err as often as each other disagree, each is wrong in hardly
+more than half of the cases, so that three times is beyond them where a sixth of all is wrong.
 """
 
 from __future__ import annotations
@@ -67,11 +69,35 @@ def digits():
     return LogisticRegression(max_iter=500).fit(x[:600], y[:600]), x[600:], y[600:], {}
 
 
+def lstm(x):
+    """MNIST's other network."""
+    with edgekit.load(MODELS / "mnist_lstm_tflite" / "lstm_fp32.tflite", threads=1) as model:
+        name, out = model.inputs[0].name, model.outputs[0].name
+        return np.concatenate([model.run({name: row.reshape(1, 28, 28) / 255})[out].reshape(1, -1) for row in x])
+
+
+def resnet20(x):
+    """Another network for CIFAR-10."""
+    from monitor_data import more_subjects
+
+    (subject,) = more_subjects(["resnet20"])
+    return subject.answer(x)
+
+
+def forest(x):
+    from sklearn.datasets import load_digits
+    from sklearn.ensemble import RandomForestClassifier
+
+    known, labels = load_digits(return_X_y=True)
+    return RandomForestClassifier(60, random_state=0).fit(known[:600] / 16, labels[:600]).predict_proba(x)
+
+
 STREAMS = {"mnist": mnist, "mnist_slanted": mnist_slanted, "cifar": cifar, "keywords": keywords, "digits": digits}
+BESIDE = {"mnist_slanted+lstm": lstm, "cifar+resnet20": resnet20, "digits+forest": forest}
 
 
 def measure(name: str, folder: Path) -> dict:
-    source, x, y, known = STREAMS[name]()
+    source, x, y, known = STREAMS[name.partition("+")[0]]()
     order = np.random.default_rng(0).permutation(len(y))
     half = order[: min(1000, len(y) // 2)]
     path = folder / f"{name}.onnx"
@@ -80,12 +106,13 @@ def measure(name: str, folder: Path) -> dict:
     edgekit.convert(source, output=path, **convert)
     edgekit.convert(source, output=small, precision="int8", **convert)
     stream = order[len(half) :]
-    rows = [one(name, path, small, x[stream], y[stream], folder, seed) for seed in range(SEEDS)]
+    second = BESIDE[name](x[stream]).astype(np.float32) if name in BESIDE else None
+    rows = [one(name, path, small, x[stream], y[stream], folder, seed, second) for seed in range(SEEDS)]
     found = {key: float(np.nanmean([row[key] for row in rows])) for key in rows[0]}
     return {"stream": name, "samples": len(stream), "seeds": SEEDS, **{k: round(v, 3) for k, v in found.items()}}
 
 
-def one(name: str, path: Path, small: Path, x, y, folder: Path, seed: int) -> dict:
+def one(name: str, path: Path, small: Path, x, y, folder: Path, seed: int, second) -> dict:
     now = [1.795e9]
     clock = Clock(lambda: now[0], lambda: now[0])
     plan = Plan(quota_mb=500, window=20, status=1e6, sync=1e9, shadow_share=1.0, disagreeing=Draw(1))
@@ -95,14 +122,16 @@ def one(name: str, path: Path, small: Path, x, y, folder: Path, seed: int) -> di
     with edgekit.load(path, threads=1) as model, edgekit.load(small, threads=1) as other:
         key, answer = model.inputs[0].name, model.interpret.output or model.outputs[0].name
         monitor = model.monitor()
-        with Capture("model", model, plan, root=root, shadow=other, seed=seed, clock=clock) as capture:
+        with Capture(
+            "model", model, plan, root=root, shadow=other if second is None else None, seed=seed, clock=clock
+        ) as capture:
             for row in order:
                 now[0] += 1
                 feeds = {key: x[row][None]}
                 outputs = model.run(feeds)
                 wrong += outputs[answer].reshape(-1).argmax() != y[row]
                 verdict = monitor.observe(feeds, outputs)
-                shadow = other.run(feeds)
+                shadow = other.run(feeds) if second is None else {answer: second[row][None]}
                 began = time.perf_counter()
                 capture.offer(feeds, outputs, verdict, shadow=shadow)
                 costs.append(time.perf_counter() - began)
@@ -133,5 +162,5 @@ def one(name: str, path: Path, small: Path, x, y, folder: Path, seed: int) -> di
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        for name in sys.argv[1:] or STREAMS:
+        for name in sys.argv[1:] or (*STREAMS, *BESIDE):
             print(json.dumps(measure(name, Path(scratch))), flush=True)

@@ -30,7 +30,7 @@ from edgekit.monitor.digest import digest
 from edgekit.monitor.plan import Plan
 from edgekit.monitor.records import Record, Sample, Stratum, pack
 from edgekit.monitor.ring import Clock, Ring
-from edgekit.monitor.strata import Drawn, High, Window
+from edgekit.monitor.strata import Belonging, Drawn, Window
 from edgekit.runtimes.base import dequantize
 from edgekit.store import places
 from edgekit.store.record import CLOCK_SET
@@ -124,7 +124,7 @@ class Capture:
         self._own = self._monitor = monitor
         self._clock = clock or Clock()
         self._dice = np.random.default_rng(seed)
-        self._high = {stratum: High(draw) for stratum, draw in self.plan.draws.items()}
+        self._belongs = Belonging(self.plan.draws)
         self._lock = threading.Lock()
         self._ring = Ring(self.folder, name, self.plan.bounds, _seal(key), _about(model), self._clock)
         self._each = {stratum: draw.each for stratum, draw in self.plan.draws.items()}
@@ -237,26 +237,6 @@ class Capture:
                 scores, self._model.artifact.sha256, self._now(),
             )  # fmt: skip
             self._window.keep(waiting, belongs, wanted)
-
-    def _belongs(
-        self, ood: float | None, uncertainty: float | None, answer: Answer, other: Answer | None, examined: float
-    ) -> dict[Stratum, float]:
-        """Stratum -> the probability that it was found out that the sample belongs to it."""
-        found: dict[Stratum, float] = {"random": 1.0}
-        if self._high["uncertain"](uncertainty):
-            found["uncertain"] = 1.0
-        if self._high["out-of-distribution"](ood):
-            found["out-of-distribution"] = 1.0
-        if other is not None and self._disagree(answer, other):
-            found["disagreeing"] = examined
-        return found
-
-    def _disagree(self, answer: Answer, other: Answer) -> bool:
-        if answer.value is None or other.value is None:
-            return False
-        if answer.is_class:
-            return answer.value != other.value
-        return self._high["disagreeing"](abs(answer.value - other.value))
 
     def _other(self, row: int, rows: int, inputs: Arrays, given: Arrays | None) -> tuple[Answer | None, float]:
         """What the second model says, and the probability that it was asked."""

@@ -52,6 +52,7 @@ class Detectors:
             extras=extras,
             rate=rate * SHARES["scan"],
             of=_middles(made),
+            numbers=np.where([aspect == "middle" for aspect in made.aspect], made.column, -1),
         )
         self._sketches = Sketches(
             reference.inner, reference.mass, reference.sizes, block=BLOCK, rate=rate * SHARES["sketches"]

@@ -18,8 +18,9 @@ class Plan:
         quota_mb: Megabytes (10^6 bytes) of its folder, all files of it.
         retention_days: After so many days a sample is gone; None for no end.
         window: Seconds of a window. Each stratum draws so many samples a window: that is the rate limit.
-        random, uncertain, strange, disagreeing: How the strata draw. "strange" is out of distribution: from a score
-            of 1 on, which one in a hundred samples of the reference passes.
+        random, uncertain, strange, disagreeing: How the strata draw. "strange" is out of distribution: the share that
+            lies furthest from the reference, weighted by how unsure the model is; or all from a monitor's score on
+            (`at`: 1 is what one in a hundred samples of the reference passes).
         shadow_share: Of the samples that the shadow model is asked for; drawn evenly.
         sync: Seconds between two flushes to the disk.
         status: Seconds between two records of how things stand, for the drift report.
@@ -30,7 +31,7 @@ class Plan:
     window: float = 60.0
     random: Draw = field(default_factory=Draw)
     uncertain: Draw = field(default_factory=Draw)
-    strange: Draw = field(default_factory=lambda: Draw(at=1.0))
+    strange: Draw = field(default_factory=Draw)
     disagreeing: Draw = field(default_factory=Draw)
     shadow_share: float = 0.1
     sync: float = 10.0

@@ -20,6 +20,7 @@ import numpy as np
 
 from edgekit.monitor import normal
 from edgekit.monitor.columns import Array
+from edgekit.monitor.reference import CLIP
 
 BLOCK = 32
 """Samples that are looked at together."""
@@ -42,6 +43,9 @@ _FEW = 4
 
 _FEWEST = 6
 """Streams that must be at their ends at once, at least: fewer are there by memory alone."""
+
+_FARTHEST = 3.0
+"""Deviations that a step within an outermost bin counts at most: one outlier must not make all of them forget."""
 
 _NORMAL = 3**0.5
 """Of a normal variable: deviation of its squared successive differences, halved."""
@@ -74,11 +78,12 @@ class Scan:
         extras: Further numbers a sample, whose means over the same stretches are kept.
         rate: False alarms a sample, of all streams together.
         of: [s]: the stream whose squares each one's scores are, or itself.
+        numbers: [s]: which of the further numbers each stream's scores are made of; -1 for none.
     """
 
     def __init__(
         self, tables: Array, mass: Array, sizes: Array, floors: Array, *, extras: int, rate: float,
-        of: Array | None = None,
+        of: Array | None = None, numbers: Array | None = None,
     ) -> None:  # fmt: skip
         self.streams = len(tables)
         self._of = np.arange(self.streams) if of is None else of
@@ -100,6 +105,11 @@ class Scan:
         self._ends = _ends(tables)
         self._everywhere = max(_FEWEST, np.isfinite(self._ends[0]).sum() / 2)
         self._last: Array | None = None
+        # In an outermost bin all scores are the same: what a number does there, it tells itself.
+        known = np.zeros(0, np.intp) if numbers is None else np.flatnonzero((numbers >= 0) & np.isfinite(self._ends[0]))
+        self._known = known
+        self._numbers = known if numbers is None else numbers[known]
+        self._beyond: Array | None = None
         kurtosis = (np.power(tables, 4) * mass).sum(axis=1)
         self._noise = np.sqrt(0.75 * (kurtosis + 1))
 
@@ -107,7 +117,7 @@ class Scan:
         """One block: scores [BLOCK, s] and further numbers [BLOCK, extras]."""
         self._total[: self.streams] += scores.sum(axis=0)
         self._total[self.streams :] += extras.sum(axis=0)
-        self._remember(scores)
+        self._remember(scores, extras)
         self.blocks += 1
         for level, ring in enumerate(self._rings):
             every = _STEP**level
@@ -214,11 +224,32 @@ class Scan:
             after = np.cumsum(parts[::-1], axis=0)[::-1]
             ring[np.arange(now - _RING, now + 1) % (_RING + 1)] = -after
 
-    def _remember(self, scores: Array) -> None:
+    def _step_beyond(self, steps: Array, scores: Array, beyond: Array) -> Array:
+        """Steps within an outermost bin are those of the numbers, in deviations.
+
+        Returns:
+            [s]: how many pairs of numbers are cut at the same value, and tell nothing.
+        """
+        ends = self._ends[:, self._known]
+        some = scores[:, self._known]
+        there = ((some[1:] == ends[0]) | (some[1:] == ends[1])) & (some[1:] == some[:-1])
+        if there.any():
+            rows, columns = np.nonzero(there)
+            own = beyond[rows + 1, columns] - beyond[rows, columns]
+            streams = self._known[columns]
+            steps[rows, streams] = np.minimum(np.maximum(own, -_FARTHEST), _FARTHEST)
+            cut = (own == 0) & (np.abs(beyond[rows, columns]) >= CLIP)
+            return np.bincount(streams[cut], minlength=self.streams)
+        return np.zeros(self.streams, np.intp)
+
+    def _remember(self, scores: Array, extras: Array) -> None:
+        beyond = extras.take(self._numbers, axis=1)
         if self._last is not None:
             scores = np.concatenate([self._last[None], scores])
-        self._last = scores[-1].copy()
+            beyond = np.concatenate([beyond[:1] if self._beyond is None else self._beyond[None], beyond])
+        self._last, self._beyond = scores[-1].copy(), beyond[-1].copy()
         steps = scores[1:] - scores[:-1]
+        untold = self._step_beyond(steps, scores, beyond)
         sums = np.einsum("nk,nk->k", steps, steps)
         number = len(steps)
         # Two samples in the same outermost bin tell nothing of how far they lie apart. Where most streams are there at
@@ -228,7 +259,7 @@ class Scan:
         fade = 1 - number / _MEMORY if self._stepped >= _MEMORY else 1.0
         self._steps = self._steps * fade + sums / 2
         self._stepped = self._stepped * fade + number
-        self._told = self._told * fade + (number - outside.sum(axis=0))
+        self._told = self._told * fade + (number - np.maximum(outside.sum(axis=0), untold))
 
 
 def _ends(tables: Array) -> Array:

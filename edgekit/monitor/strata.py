@@ -5,6 +5,10 @@ every sample belongs to the stratum "random". In each window of time each stratu
 evenly (reservoir sampling, Vitter 1985, algorithm R): that is the rate limit, and k of n is the probability. Where a
 score decides what belongs, its bound is the upper share of the latest scores, fixed before a sample is looked at, so
 that the draw depends on nothing but the past.
+
+What is worth a label is what is answered wrongly. How far a sample lies from the training data tells little of that by
+itself, least of all where the whole stream has moved; that it lies far and the model is not sure of it, much. Two
+models that disagree are told apart by how much surer the other one is.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from edgekit.errors import UsageError
+from edgekit.monitor.answers import Answer
 from edgekit.monitor.records import STRATA, Stratum
 
 T = TypeVar("T")
@@ -26,6 +31,8 @@ _EVERY = 32
 """Scores between two computations of the bound."""
 _ENOUGH = 64
 """Scores before anything counts as high."""
+_SURER = 0.5
+"""Of the latest disagreements over a class: those in which the second model is surer beside the first."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,18 @@ class Draw:
 
 
 class High:
-    """Whether a score is high; the bound follows the latest scores."""
+    """Whether a score is high; the bound follows the latest scores.
 
-    def __init__(self, draw: Draw) -> None:
+    Args:
+        draw: Says what is high.
+        first: The bound as long as there are too few scores.
+    """
+
+    def __init__(self, draw: Draw, first: float = math.inf) -> None:
         self._draw = draw
         self._scores = np.zeros(_KEPT)
         self._count = 0
-        self.bound = math.inf if draw.at is None else draw.at
+        self.bound = first if draw.at is None else draw.at
 
     def __call__(self, score: float | None) -> bool:
         """Look at the next score; NaN is higher than all."""
@@ -70,6 +82,56 @@ class High:
                 seen = self._scores[: min(self._count, _KEPT)]
                 self.bound = float(np.quantile(seen, 1 - self._draw.share))
         return high
+
+
+class Belonging:
+    """Which strata a sample belongs to.
+
+    Args:
+        draws: Of each stratum.
+    """
+
+    def __init__(self, draws: Mapping[Stratum, Draw]) -> None:
+        self._draws = draws
+        self._high = {stratum: High(draw) for stratum, draw in draws.items()}
+        self._surer = High(Draw(share=_SURER), first=-math.inf)
+
+    def __call__(
+        self, ood: float | None, uncertainty: float | None, answer: Answer, other: Answer | None, examined: float
+    ) -> dict[Stratum, float]:
+        """Stratum -> the probability that it was found out that the sample belongs to it.
+
+        Args:
+            ood: The monitor's score; None where nobody knows, as `uncertainty`.
+            uncertainty: From 0, sure, to 1.
+            answer: The model's.
+            other: The second model's, if it was asked.
+            examined: The probability that it was.
+        """
+        found: dict[Stratum, float] = {"random": 1.0}
+        if self._high["uncertain"](uncertainty):
+            found["uncertain"] = 1.0
+        if self._high["out-of-distribution"](self._strange(ood, uncertainty, answer)):
+            found["out-of-distribution"] = 1.0
+        if other is not None and self._disagree(answer, other):
+            found["disagreeing"] = examined
+        return found
+
+    def _strange(self, ood: float | None, uncertainty: float | None, answer: Answer) -> float | None:
+        """The monitor's score where a bound on it was named; else, of classes, how far times how unsure."""
+        bound = self._draws["out-of-distribution"].at
+        if ood is None or uncertainty is None or bound is not None or not answer.is_class:
+            return ood
+        return ood if math.isnan(ood) else (1 + max(ood, 0.0)) * uncertainty
+
+    def _disagree(self, answer: Answer, other: Answer) -> bool:
+        if answer.value is None or other.value is None:
+            return False
+        if not answer.is_class:
+            return self._high["disagreeing"](abs(answer.value - other.value))
+        if answer.value == other.value:
+            return False
+        return answer.score is None or other.score is None or self._surer(other.score - answer.score)
 
 
 @dataclass

@@ -54,6 +54,17 @@ def test_all_numbers_that_moved_at_once_are_no_memory(reference):
     assert alarms(reference, x)
 
 
+@pytest.mark.parametrize("by", [3, 12])
+@pytest.mark.parametrize("before", [0, 640])
+def test_one_number_far_out_is_no_memory(reference, by, before):
+    """In its outermost bin all scores are equal, as those of a number that remembers are; it was told after 800."""
+    x = np.random.default_rng(8).normal(size=(before + 256, 12)).astype(np.float32)
+    x[before:, 3] += by
+    found = [alarm for alarm in alarms(reference, x) if alarm.kind == "input-shift"]
+    assert "value 3" in found[0].message
+    assert before <= found[0].raised < before + 128
+
+
 def test_a_single_number_that_remembers_has_not_drifted():
     one = (TensorSpec("x", (None, 1), "float32"),)
     x = np.random.default_rng(0).normal(size=(1000, 1)).astype(np.float32)
