@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.converters.jobs import Event, batch_size, opened
-from edgekit.converters.perturbing import LEVELS, Span, Spoiler, drawn
+from edgekit.converters.perturbing import Span, Spoiler, drawn
 from edgekit.converters.stages import Array, Feeds, Graph
 from edgekit.data import Batch
 from edgekit.data_ref import DataRef
@@ -165,7 +165,7 @@ class _Judge:
     def spoil(self, batches: Iterable[Batch]) -> Iterator[Event]:
         """Copies of the same batches' samples, answered by an engine a core; the order is that of one."""
         spoiler = Spoiler(str(self._shape), Span.joined(self._spans))
-        chosen = drawn(self._labelled, len(spoiler.kinds) * LEVELS, self._copies)
+        chosen = drawn(self._labelled, len(spoiler.kinds) * spoiler.levels, self._copies)
         total, done = sum(map(len, chosen)), 0
         with ExitStack() as stack:
             models = [self._model]
@@ -206,7 +206,7 @@ class _Judge:
     def _judged(self, model: Model, spoiler: Spoiler, some: _Sources, number: int, own: Array) -> int:
         """Spoil samples one way, answer them, and hand them to the builder, which has one list a way."""
         assert self._spec is not None  # noqa: S101  `ready` says so
-        kind, level = divmod(number, LEVELS)
+        kind, level = divmod(number, spoiler.levels)
         dice = np.random.default_rng([kind, level, int(some.places[0])])
         spoilt = self._graph.turn({self._spec.name: spoiler.spoil(some.x[own], kind, level, dice)})
         drift = Drift(spoiler.kinds[kind].name, spoiler.kinds[kind].family, level)

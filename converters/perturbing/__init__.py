@@ -16,10 +16,11 @@ from edgekit.converters.perturbing import pictures, series, tables
 from edgekit.converters.perturbing.kinds import Kind, Span
 from edgekit.converters.stages import Array
 
-__all__ = ["LEVELS", "Kind", "Span", "Spoiler", "copies", "drawn"]
+__all__ = ["GROUPS", "Kind", "Span", "Spoiler", "copies", "drawn"]
 
-LEVELS = 4
-"""Strengths of each kind."""
+GROUPS = 96
+"""Kinds times strengths, about: of fewer kinds there are more strengths, each with draws of its own (which columns of a
+table, say)."""
 
 SOURCES = 500
 """Samples that copies are made of, at most."""
@@ -34,6 +35,7 @@ class Spoiler:
 
     Attributes:
         kinds: That it knows.
+        levels: Strengths of each.
     """
 
     def __init__(self, shape: str, span: Span) -> None:
@@ -41,6 +43,7 @@ class Spoiler:
         self._table = shape == "table"
         self._span = span.single
         self.kinds = tables.KINDS if self._table else series.KINDS if shape == "series" else pictures.KINDS
+        self.levels = round(GROUPS / len(self.kinds))
 
     def spoil(self, x: Array, kind: int, level: int, dice: np.random.Generator) -> Array:
         """A copy of samples [n, ...] float32.
@@ -48,10 +51,10 @@ class Spoiler:
         Args:
             x: The samples.
             kind: Which of `kinds`.
-            level: 0 (hardly visible) to LEVELS - 1 (hard); each sample's own strength is around it.
+            level: 0 (hardly visible) to `levels` - 1 (hard); each sample's own strength is around it.
             dice: Of all draws.
         """
-        strength = (level + dice.random((len(x), *[1] * (x.ndim - 1)), np.float32)) / LEVELS
+        strength = (level + dice.random((len(x), *[1] * (x.ndim - 1)), np.float32)) / self.levels
         source = np.ascontiguousarray(np.moveaxis(x, 1, 3)) if self._first else x
         made = self.kinds[kind].change(source, strength, self._span, dice)
         if not self._table:
@@ -82,7 +85,7 @@ def copies(x: Array, shape: str, most: int) -> Iterator[tuple[Kind, int, Array, 
         most: Copies of all kinds together.
     """
     spoiler = Spoiler(shape, Span.of(x, shape))
-    for number, places in enumerate(drawn(len(x), len(spoiler.kinds) * LEVELS, most)):
-        kind, level = divmod(number, LEVELS)
+    for number, places in enumerate(drawn(len(x), len(spoiler.kinds) * spoiler.levels, most)):
+        kind, level = divmod(number, spoiler.levels)
         dice = np.random.default_rng([kind, level])
         yield spoiler.kinds[kind], level, places, spoiler.spoil(x[places], kind, level, dice)

@@ -122,7 +122,7 @@ class Belonging:
         bound = self._draws["out-of-distribution"].at
         if ood is None or uncertainty is None or bound is not None or not answer.is_class:
             return ood
-        return ood if math.isnan(ood) else (1 + max(ood, 0.0)) * uncertainty
+        return ood if math.isnan(ood) else math.sqrt(1 + max(ood, 0.0)) * uncertainty
 
     def _disagree(self, answer: Answer, other: Answer) -> bool:
         if answer.value is None or other.value is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgekit.converters.perturbing import LEVELS, copies
+from edgekit.converters.perturbing import copies
 from edgekit.errors import UsageError
 from edgekit.monitor.build import JUDGED, Builder, Drift
 from edgekit.monitor.monitor import Monitor
@@ -82,9 +82,10 @@ def test_few_copies_tell_as_much_where_it_is_known_of_what(reference):
             builder.judge({"x": copy}, {"scores": answer(copy)}, y[places], drift, places if known else None)
         anchors = builder.finish().anchors
         some.append((anchors["errors"].astype(float), anchors["noise"].astype(float)))
-    mild = np.arange(1, 1 + LEVELS * len({kind for kind, *_ in kinds}), LEVELS)
+    levels = 1 + max(level for _, level, *_ in kinds)
+    mild = np.arange(1, 1 + len(kinds), levels)
     (errors, noise), (bare, more) = some
-    assert np.median(noise[mild]) < 0.7 * np.median(more[mild])
+    assert noise[mild].mean() < 0.7 * more[mild].mean()
     assert errors[mild].std() < 0.8 * bare[mild].std()
 
 
@@ -135,7 +136,7 @@ def test_without_labels_nothing_is_claimed():
 def test_copies_keep_shape_and_range_and_are_the_same_again(shape, sizes):
     x = np.random.default_rng(1).normal(size=(60, *sizes)).astype(np.float32)
     made = list(copies(x, shape, 10_000))
-    assert len(made) >= 6 * LEVELS
+    assert len(made) >= 80
     for (kind, _, places, copy), (*_, again) in zip(made, copies(x, shape, 10_000), strict=True):
         assert (copy.shape, copy.dtype) == (x.shape, np.float32)
         assert np.isfinite(copy).all()
