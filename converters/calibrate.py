@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgekit.converters.calibration import observers
 from edgekit.converters.calibration.bends import bends
 from edgekit.converters.calibration.checkpoints import Checkpoint
+from edgekit.converters.calibration.masks import BOTTOM, Masks
 from edgekit.converters.calibration.observers import Observer
 from edgekit.converters.calibration.taps import Feed, Session, Tap, tap
 from edgekit.converters.stages import CalibrationOptions, Graph, Ranges
@@ -90,11 +91,15 @@ def calibrate(
 
 def _decided(observer: str, watch: _Watch) -> Ranges:
     """The ranges; with those to choose from, where the observer leaves the choice."""
-    tensors = {name: seen.range() for name, seen in watch.seen.items()}
+    tensors = watch.masks.tamed({name: seen.range() for name, seen in watch.seen.items()})
     offered = {name: found.candidates() for name, found in watch.seen.items() if hasattr(found, "candidates")}
     ways = list(next(iter(offered.values()), {}))
-    alternatives = {way: {name: offered[name][way] if name in offered else seen for name, seen in tensors.items()}
-                    for way in ways}  # fmt: skip
+    alternatives = {
+        way: watch.masks.tamed(
+            {name: offered[name][way] if name in offered else seen for name, seen in tensors.items()}
+        )
+        for way in ways
+    }
     return Ranges(observer, watch.samples, tensors, alternatives)
 
 
@@ -154,6 +159,7 @@ class _Watch:
         self._answers = tapped.answers()
         steps = tapped.steps()
         self._folded = folded(steps, self._answers)
+        self.masks = Masks(steps, self._answers)
         self._bends = bends(steps)
         self.told = origins(
             steps, self._answers | self._folded, cut=hasattr(observers.factory(options.observer), "positive")
@@ -203,6 +209,9 @@ class _Watch:
             values = values.astype(np.float32)
         # A NaN anywhere makes both NaN: finite ends prove that all values are finite.
         low, high = float(values.min()), float(values.max())
+        if low < BOTTOM and name in self.masks.seen_from_bottom:
+            values = np.maximum(values, np.float32(BOTTOM))
+            low, high = BOTTOM, max(high, BOTTOM)
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ConversionError(
                 "activation-not-finite",

@@ -87,6 +87,7 @@ def _static(
     sixteen = activations == "int16" or lifts.wide
     model, notes = onnx_graph.raise_opset(model, OPSET_INT16 if sixteen else OPSET_INT8)
     model = onnx_rewrite.rewrite(onnx_graph.optimize(model, path.parent))
+    onnx_rewrite.near_constants(model, onnx_graph.propagate(model, ranges.tensors))
     lifted = lifts.settle(model)
     in_float = [onnx_qdq.describe(node) for node in model.graph.node if _stays(node, lifted)]
     said = tuple(

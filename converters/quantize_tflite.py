@@ -165,6 +165,7 @@ def _static(model: ModelT, ranges: Ranges, plan: Plan, options: QuantizeOptions)
     bits = plan.settle(model)
     seen = tflite_ranges.usable(model, ranges.tensors)
     tflite_ranges.tame_masks(model, seen)
+    tflite_ranges.near_constants(model, seen)
     tflite_spellings.spell_out(model, seen, bits)
     tflite_ranges.widen_results(model, seen, bits)
     if 16 in bits.values():

@@ -8,6 +8,7 @@ Each is exact up to float rounding and keeps the names of observed tensors:
 - a BatchNorm that could not be folded (it follows an Add) becomes a 1x1 depthwise Conv, whose one weight a channel is
   exact in int8 with a scale a channel;
 - a PRelu with one slope becomes LeakyRelu;
+- whether a Softmax is no number (as PyTorch asks where a mask leaves nothing) is not asked: no integer is;
 - a Gemm's bias of shape [1, N] becomes [N]: onnxruntime's per-channel quantizer fails on any other.
 """
 
@@ -17,13 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgekit.converters.calibration.masks import nearest
 from edgekit.converters.onnx_graphs import graph as onnx_graph
 from edgekit.converters.onnx_graphs.graph import View, attribute
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
+
+    from edgekit.converters.stages import Range
 
     Rewriting = Callable[["_Editor", Any], bool]
 
@@ -57,6 +61,22 @@ class _Editor:
         from onnx import helper
 
         self.nodes.append(helper.make_node(op, inputs, outputs, **attributes))
+
+
+def near_constants(model: Any, ranges: Mapping[str, Range]) -> None:
+    """Bring constants that lie far below what integers show of a result near to it, in place: masks of attention."""
+    edit = _Editor(model)
+    for node in model.graph.node:
+        if node.op_type not in ("Where", "Add", "Mul") or node.domain or node.output[0] not in ranges:
+            continue
+        operands = range(len(node.input))[-2:]
+        for at, beside in (operands, operands[::-1]):
+            values = edit.view.array(node.input[at])
+            if values is None or values.dtype != np.float32 or not values.size:
+                continue
+            least = nearest(node.op_type, ranges[node.output[0]], ranges.get(node.input[beside]))
+            if float(values.min()) < least:
+                node.input[at] = edit.constant(f"{node.output[0]}_near", np.maximum(values, np.float32(least)))
 
 
 def rewrite(model: Any) -> Any:
@@ -163,7 +183,22 @@ def _drop_zero_pad(edit: _Editor, node: Any) -> bool:
     return False
 
 
+def _never_nan(edit: _Editor, node: Any) -> bool:
+    """Where(IsNaN(y), c, y) of y = Softmax(x)."""
+    asked, y = edit.view.producer.get(node.input[0]), node.input[2]
+    maker = edit.view.producer.get(y)
+    if asked is None or asked.op_type != "IsNaN" or asked.input[0] != y or maker is None or maker.op_type != "Softmax":
+        return False
+    others = [reader for name in (y, asked.output[0]) for reader in edit.view.consumers.get(name, [])]
+    if any(reader not in (asked, node) for reader in others) or {y, asked.output[0]} & edit.view.outputs:
+        return False
+    edit.nodes = [each for each in edit.nodes if each is not asked]
+    maker.output[0] = node.output[0]
+    return True
+
+
 _RULES: dict[str, Rewriting] = {
+    "Where": _never_nan,
     "ReduceMean": _reduce_mean,
     "AveragePool": _whole_pool,
     "Sub": _subtract,

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.converters.calibration.masks import nearest
 from edgekit.converters.stages import Range
 from edgekit.converters.tflite_graphs import graph as files
 from edgekit.converters.tflite_graphs.graph import ModelT, OperatorT, SubGraphT
@@ -101,8 +102,27 @@ def tame_masks(model: ModelT, ranges: dict[str, Range]) -> None:
             name = f"{files.name_of(graph.tensors[index])}@mask"
             at = files.add_constant(model, graph, near, name)
             op.inputs = np.array([at if int(i) == masks[0] else int(i) for i in op.inputs], np.int32)
-            base = seen.min if kind == "ADD" else 0.0
-            ranges[files.name_of(graph.tensors[index])] = Range(min(seen.min, base + lowest), max(seen.max, 0.0))
+            ranges[files.name_of(graph.tensors[index])] = Range(min(seen.min, 0.0) - _FAR, max(seen.max, 0.0))
+
+
+def near_constants(model: ModelT, ranges: Mapping[str, Range]) -> None:
+    """Bring constants far below what integers show of a result near to it, in place: kernels take no others."""
+    graph = model.subgraphs[0]
+    for op in graph.operators or ():
+        kind = files.op_name(model, op)
+        if kind not in ("SELECT", "SELECT_V2", "ADD", "MUL"):
+            continue
+        made = ranges.get(files.name_of(graph.tensors[int(op.outputs[0])]))
+        operands = [int(index) for index in op.inputs][-2:]
+        for at, beside in (operands, operands[::-1]):
+            if made is None or not is_float_constant(model, graph.tensors[at]):
+                continue
+            values = files.constant(model, graph.tensors[at])
+            least = nearest(kind, made, ranges.get(files.name_of(graph.tensors[beside])))
+            if values.size and float(values.min()) < least:
+                name = f"{files.name_of(graph.tensors[int(op.outputs[0])])}@near"
+                near = files.add_constant(model, graph, np.maximum(values, np.float32(least)), name)
+                op.inputs = np.array([near if int(index) == at else int(index) for index in op.inputs], np.int32)
 
 
 def widen_results(model: ModelT, ranges: dict[str, Range], bits: Bits) -> None:
