@@ -246,14 +246,17 @@ def quantize(request: QuantizeRequest) -> Graph:
     """The quantized graph at `request.path`."""
     from edgekit.converters import quantizers
     from edgekit.converters.fold import widened
+    from edgekit.converters.repairs.ends import evened
     from edgekit.precision import precisions
 
     precision = precisions.get(request.precision)
     if precision.kind == "float" and precision.weights == "float32":
         return request.graph
-    quantizer = quantizers.get(request.graph.format)
-    ranges = None if request.ranges is None else widened(request.graph, request.ranges)
-    return quantizer.quantize(request.graph, ranges, precision, request.options, Path(request.path))
+    quantizer, graph, path = quantizers.get(request.graph.format), request.graph, Path(request.path)
+    ranges = None if request.ranges is None else widened(graph, request.ranges)
+    if ranges is not None and ranges.shifts and ranges.rules == request.options.rules:
+        graph = evened(graph, ranges.shifts, path.with_name(f"evened.{graph.format}"))
+    return quantizer.quantize(graph, ranges, precision, request.options, path)
 
 
 @dataclass(frozen=True)

@@ -198,12 +198,17 @@ class Ranges:
         tensors: One entry a float tensor that is not a constant.
         alternatives: Other ranges that an observer would take as well, by how they came about, to choose from by
             their effect (`range_choice`); empty once that is done.
+        shifts: What layers that make the answers add to their biases, an element a channel, by the tensor they make:
+            the mean error of the answers that these ranges give (`repairs.ends`).
+        rules: Those of the quantization that this was measured with; it holds for no other.
     """
 
     observer: str
     samples: int
     tensors: dict[str, Range]
     alternatives: dict[str, dict[str, Range]] = field(default_factory=dict)
+    shifts: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True)

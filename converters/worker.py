@@ -142,11 +142,13 @@ class Workshop:
         precision: str,
         quantizing: QuantizeOptions,
         survey: jobs.Survey | None,
+        *,
+        even: bool = False,
     ) -> Ranges:
         """Calibrate; `survey` says which samples, so that one that was killed is found again, None begins anew."""
         digest = None if survey is None else survey.calibration_sha256
         request = observing.ObserveRequest(
-            graph, data, facts.samples, options, precision, quantizing, str(self.scratch), digest
+            graph, data, facts.samples, options, precision, quantizing, str(self.scratch), digest, even
         )
         return self.engine.call(observing.observe, request, stage="calibrate", progress=self._tick)
 

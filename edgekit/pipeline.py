@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 Progress = Callable[[dict[str, Any]], None]
 
+_EVENS = "bias-correction"
+"""The repair that has its end when ranges are final, see `repairs.ends`."""
+
 
 def convert(source: Any, *, to: str | None = None, output: str | Path | None = None, **options: Any) -> Artifact:
     """Convert a trained model and prove that the result gives its answers.
@@ -115,7 +118,14 @@ def run(model: Any, options: Options, progress: Progress | None = None, waiting:
                 None
                 if calibration is None
                 else shop.observe(
-                    graph, facts, calibration, observing, precision.name, quantizing, survey if options.resume else None
+                    graph,
+                    facts,
+                    calibration,
+                    observing,
+                    precision.name,
+                    quantizing,
+                    survey if options.resume else None,
+                    even=_EVENS in wanted.names and _comparable(facts),
                 )
             )
         judge = partial(
@@ -208,11 +218,15 @@ def _mend(
     observing: CalibrationOptions,
 ) -> tuple[Mended, Graph, QuantizeOptions]:
     # Answers of a size that only a run tells cannot be compared value by value, and repairs cut samples along a batch.
-    if calibration is None or not wanted.names or facts.ragged or facts.samples != facts.inputs:
+    if calibration is None or not wanted.names or not _comparable(facts):
         return Mended(graph, (), (), graph), graph, quantizing
     mended = shop.mend(graph, facts, calibration, wanted, precision.name, quantizing, observing)
     mended = mended.told()
     return mended, mended.graph, replace(quantizing, rules=(*quantizing.rules, *mended.rules))
+
+
+def _comparable(facts: LoadedFacts) -> bool:
+    return not facts.ragged and facts.samples == facts.inputs
 
 
 def identified(model: Any, options: Options, scratch: Path) -> Source:

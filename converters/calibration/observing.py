@@ -22,6 +22,7 @@ class ObserveRequest:
 
     Attributes:
         data_sha256: Of the samples, by which a calibration that was killed is found again; None to begin anew.
+        even: The biases of the layers that make the answers shall take their mean error back.
     """
 
     graph: Graph
@@ -32,6 +33,7 @@ class ObserveRequest:
     quantizing: QuantizeOptions
     scratch: str
     data_sha256: str | None = None
+    even: bool = False
 
 
 def observe(request: ObserveRequest) -> Generator[Event, None, Ranges]:
@@ -51,15 +53,18 @@ def observe(request: ObserveRequest) -> Generator[Event, None, Ranges]:
     if request.data_sha256 is not None:
         resumed = checkpoint(request.graph, request.data_sha256, request.options)
     ranges = yield from _counted(calibrate(request.graph, feeds(), request.options, resumed), len(data))
-    if not ranges.alternatives:
+    if not ranges.alternatives and not request.even:
         return ranges
 
     def quantized(candidate: Ranges, path: Path) -> Graph:
         options = replace(request.quantizing, interface="float")
-        return quantize(QuantizeRequest(request.graph, candidate, request.precision, options, str(path)))
+        tried = replace(candidate, rules=options.rules)
+        return quantize(QuantizeRequest(request.graph, tried, request.precision, options, str(path)))
 
-    steps = range_choice.choose(request.graph, ranges, quantized, feeds, Path(request.scratch), request.options.threads)
-    return (yield from steps).ranges
+    steps = range_choice.choose(
+        graph, ranges, quantized, feeds, Path(request.scratch), request.options.threads, even=request.even
+    )
+    return replace((yield from steps).ranges, rules=request.quantizing.rules)
 
 
 def _counted(steps: Generator[Event, None, Ranges], total: int) -> Generator[Event, None, Ranges]:

@@ -13,8 +13,8 @@ samples by probabilities lost 1.8 dB on 400 others, by logits it was the best th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from edgekit.converters.calibrate import single_feeds
 from edgekit.converters.calibration.taps import tap
+from edgekit.converters.repairs.ends import by_layer, ends, shifts
 from edgekit.converters.stages import Feeds, Graph, Range, Ranges
 
 SAMPLES = 64
@@ -52,7 +53,8 @@ class Choice:
 
     Attributes:
         ranges: `observer` says which way it was: "auto: mse".
-        decibels: Signal to noise of the answers, by way; empty where nothing was measured.
+        decibels: Signal to noise of the answers, by way, without what their mean error is taken back by; empty where
+            nothing was measured.
     """
 
     ranges: Ranges
@@ -66,6 +68,8 @@ def choose(
     feeds: Callable[[], Iterator[Feeds]],
     folder: Path,
     threads: int = 2,
+    *,
+    even: bool = False,
 ) -> Generator[dict[str, Any], None, Choice]:
     """Decide among `ranges.alternatives`.
 
@@ -76,6 +80,7 @@ def choose(
         feeds: The samples from the start, by public names, with the graph's axes.
         folder: For the files in between.
         threads: Of the engine.
+        even: Measure the mean error of the answers for the biases to take it back, see `repairs.ends`.
 
     Yields:
         `{"comparing": way, "done": sets, "total": sets}`.
@@ -84,25 +89,44 @@ def choose(
         EngineError: `calibration-engine`: the engine refused a graph.
         And what `quantize` raises.
     """
-    ways = _distinct(ranges.alternatives)
-    if len(ways) < 2 or Path(graph.path).stat().st_size > _LARGEST:
-        way = next(iter(ways), "")
-        named = f"{ranges.observer}: {way}" if way else ranges.observer
-        return Choice(Ranges(named, ranges.samples, ranges.alternatives.get(way, ranges.tensors)), {})
+    ways = _distinct(ranges.alternatives) or {"": ranges.tensors}
+    large = Path(graph.path).stat().st_size > _LARGEST
+    known = ends(graph) if even and not large else []
+    if large or (len(ways) < 2 and not any(known)):
+        way = next(iter(ways))
+        return Choice(_taken(ranges, way, ways[way]), {})
     wanted = answers(graph, feeds, threads)
+
+    def answered(tried: Ranges) -> list[Answers]:
+        path = folder / f"choice.{graph.format}"
+        try:
+            return answers(quantize(tried, path), feeds, threads)
+        finally:
+            path.unlink(missing_ok=True)
+
     scores: dict[str, Score] = {}
+    plain: dict[str, tuple[Score, dict[str, tuple[float, ...]]]] = {}
     for done, (way, tensors) in enumerate(ways.items()):
         yield {"comparing": way, "done": done, "total": len(ways)}
-        path = folder / f"choice.{graph.format}"
-        made = quantize(Ranges(ranges.observer, ranges.samples, dict(tensors)), path)
-        scores[way] = score(wanted, answers(made, feeds, threads))
-        path.unlink()
+        found = answered(Ranges(ranges.observer, ranges.samples, dict(tensors)))
+        lack = shifts(wanted, found, known)
+        scores[way] = score(wanted, found, lack)
+        plain[way] = score(wanted, found), by_layer(known, lack)
     first, *others = scores
-    best = max(others, key=lambda way: scores[way].decibels)
+    best = max(others, key=lambda way: scores[way].decibels, default=first)
     better = scores[best].decibels > scores[first].decibels + _MARGIN and scores[best].surely_above(scores[first])
     way = best if better else first
     decibels = {name: one.decibels for name, one in scores.items()}
-    return Choice(Ranges(f"{ranges.observer}: {way}", ranges.samples, dict(ways[way])), decibels)
+    taken, (before, shifted) = _taken(ranges, way, ways[way]), plain[way]
+    if shifted:
+        evened = replace(taken, shifts=shifted)
+        taken = evened if score(wanted, answered(evened)).decibels > before.decibels else taken
+    return Choice(taken, decibels)
+
+
+def _taken(ranges: Ranges, way: str, tensors: Mapping[str, Range]) -> Ranges:
+    named = f"{ranges.observer}: {way}" if way else ranges.observer
+    return Ranges(named, ranges.samples, dict(tensors))
 
 
 def _distinct(alternatives: Mapping[str, dict[str, Range]]) -> dict[str, dict[str, Range]]:
@@ -159,12 +183,20 @@ class Score:
         return math.log(theirs / mine) > _CERTAIN * math.sqrt(float(np.square(apart).sum()))
 
 
-def score(wanted: list[Answers], answered: list[Answers]) -> Score:
-    """Of answers from `answers`; outputs without any signal, or whose noise is not finite, do not count."""
+def score(wanted: list[Answers], answered: list[Answers], lack: Sequence[NDArray[np.float64] | None] = ()) -> Score:
+    """Of answers from `answers`; outputs without any signal, or whose noise is not finite, do not count.
+
+    Args:
+        wanted: The float graph's.
+        answered: The quantized graph's, of the same samples.
+        lack: By output, what biases will add to its answers.
+    """
     decibels, shares = [], np.zeros(len(wanted))
-    for mine, theirs in zip(zip(*wanted, strict=True), zip(*answered, strict=True), strict=True):
+    more = [*lack, *[None] * (len(wanted[0]) - len(lack))] if wanted else []
+    for mine, theirs, due in zip(zip(*wanted, strict=True), zip(*answered, strict=True), more, strict=True):
         signal = sum(float(np.square(a, dtype=np.float64).sum()) for a in mine)
-        noises = [float(np.square(a.astype(np.float64) - b).sum()) for a, b in zip(mine, theirs, strict=True)]
+        off = 0.0 if due is None else due
+        noises = [float(np.square(a.astype(np.float64) - b - off).sum()) for a, b in zip(mine, theirs, strict=True)]
         noise = sum(noises)
         if signal and math.isfinite(noise):
             decibels.append(min(_PERFECT, 10 * math.log10(signal / noise)) if noise else _PERFECT)

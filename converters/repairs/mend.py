@@ -19,6 +19,7 @@ import numpy as np
 
 from edgekit.converters.calibration import range_choice
 from edgekit.converters.repairs import repairs as known
+from edgekit.converters.repairs.ends import End, ends, shifts
 from edgekit.converters.repairs.repair import Case, Change, Kind, Report
 from edgekit.converters.repairs.samples import Samples, answers
 from edgekit.converters.repairs.trying import Set, eliminate, gain
@@ -138,7 +139,7 @@ def mend(
     """
     clock = _Clock(seconds)
     samples = Samples(batches, _most(graph), fixed_batch(graph.inputs))
-    bench = _Bench(graph, samples, precision, quantizing, observing, folder)
+    bench = _Bench(graph, samples, precision, quantizing, observing, folder, even="bias-correction" in wanted.names)
     plain = _Candidate(bench.case(graph))
     reference = answers(graph, samples, observing.threads)
     yield {"done": 1, "total": 5}
@@ -230,8 +231,11 @@ class _Bench:
         quantizing: QuantizeOptions,
         observing: CalibrationOptions,
         folder: Path,
+        *,
+        even: bool,
     ) -> None:
         self.samples = samples
+        self._even = even
         self.quantizing = quantizing
         self._precision = precision
         self._observing = observing
@@ -257,6 +261,15 @@ class _Bench:
             graph, self.samples, ranges, bits, LEVELS[self.quantizing.weight_bits], self._observing.threads, lifted
         )
 
+    def _ends(self, case: Case) -> list[End | None]:
+        """Where the mean error of the answers will be taken back in the end, whatever the repairs."""
+        if not self._even:
+            return []
+        if "ends" not in case.memory:
+            case.memory["ends"] = ends(case.graph)
+        found: list[End | None] = case.memory["ends"]
+        return found
+
     def file(self, graph: Graph, stem: str) -> Path:
         self._count += 1
         return self._folder / f"{stem}{self._count}.{graph.format}"
@@ -279,7 +292,8 @@ class _Bench:
         options = replace(self.quantizing, interface="float")
         path = self.file(base.case.graph, "judged")
         quantized = quantizer.quantize(made.case.graph, base.case.ranges, self._precision, options, path)
-        made.judged = range_choice.score(self.scores, self._scores(quantized))
+        answered = self._scores(quantized)
+        made.judged = range_choice.score(self.scores, answered, shifts(self.scores, answered, self._ends(base.case)))
         path.unlink()
         return made
 
