@@ -101,7 +101,8 @@ runtime-peers: wheel ## predict beside OpenCV, librosa, MediaPipe, model_api, Ra
 
 monitor-peers: $(READY)  ## the monitor beside other drift detectors, each in an environment of its own
 	$(BIN)/python benchmarks/monitor_peers.py edgekit
-	@for pair in river:river-adwin river:river-page-hinkley frouros:frouros-ks alibi-detect:alibi-ks evidently:evidently; do \
+	$(BIN)/python benchmarks/monitor_peers.py edgekit-32
+	@for pair in river:river-adwin river:river-adwin-alike river:river-page-hinkley frouros:frouros-ks alibi-detect:alibi-ks evidently:evidently; do \
 	    package=$${pair%%:*}; folder=build/peers/$$package; \
 	    test -x $$folder/bin/python || { python3 -m venv $$folder && $$folder/bin/pip install -q $$package "pandas<3"; } || exit 1; \
 	    $$folder/bin/python benchmarks/monitor_peers.py $${pair#*:} --runs 5 --long 3000; \

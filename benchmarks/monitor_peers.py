@@ -1,13 +1,15 @@
 """The monitor beside other drift detectors on the same streams: delay, early and false alarms, memory, time a sample.
 
-    python benchmarks/monitor_peers.py edgekit | river-adwin | river-page-hinkley | frouros-ks | alibi-ks | evidently
-        [--runs 10] [--long 10000]
+    python benchmarks/monitor_peers.py edgekit | edgekit-32 | river-adwin | river-adwin-alike | river-page-hinkley
+        | frouros-ks | alibi-ks | evidently [--runs 10] [--long 10000]
 
 Thirty independent normal numbers, 500 known samples, half a deviation in one of them after 600 more. The others are to
 be installed beside, each in an environment of its own (`pip install river`, `frouros`, `alibi-detect`, `evidently`);
 `make monitor-peers` does that. They are used as they come: what watches one number has a detector a number (or the
 correction for many that it offers itself), what compares tables is given windows of 100 samples. alibi-detect's
-streaming tests prepare for minutes and are left out.
+streaming tests prepare for minutes and are left out. "river-adwin-alike" has an ADWIN for each of the 123 things that
+ours scans: each number, its square, its residual given the others and that one's square, the whole's distance, the
+answer and its square. "edgekit-32" is handed 32 samples at a time, after which it looks in any case.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ Array = np.ndarray[Any, Any]
 Watcher = Callable[[Array], bool]
 
 
-def edgekit(known: Array) -> Watcher:
+def edgekit(known: Array, together: int = 1) -> Watcher:
     from edgekit.monitor.build import Builder
     from edgekit.monitor.monitor import Monitor
     from edgekit.reading import Interpret
@@ -40,11 +42,11 @@ def edgekit(known: Array) -> Watcher:
     builder.add({"x": x}, {"y": x[:, :1]})
     monitor = Monitor(builder.finish(), inputs, outputs, None, how)
 
-    def watch(row: Array) -> bool:
-        x = row.astype(np.float32)[None]
+    def judge(table: Array) -> bool:
+        x = table.astype(np.float32)
         return bool(monitor.observe({"x": x}, {"y": x[:, 1:2]}).alarms)
 
-    return watch
+    return windowed(judge, together)
 
 
 def river(kind: str) -> Callable[[Array], Watcher]:
@@ -65,6 +67,31 @@ def river(kind: str) -> Callable[[Array], Watcher]:
         return watch
 
     return made
+
+
+def river_alike(known: Array) -> Watcher:
+    """An ADWIN for each stream that ours scans."""
+    from river import drift
+
+    mean, deviation = known.mean(axis=0), known.std(axis=0)
+    inverse = np.linalg.inv(np.corrcoef(known.T))
+    units = 1 / np.sqrt(np.diag(inverse))
+    detectors = [drift.ADWIN() for _ in range(4 * NUMBERS + 3)]
+
+    def watch(row: Array) -> bool:
+        z = (row - mean) / deviation
+        weighted = inverse @ z
+        residual = weighted * units
+        made = np.concatenate([z, z * z, residual, residual * residual, [weighted @ z, row[1], row[1] * row[1]]])
+        found = False
+        for detector, value in zip(detectors, made.tolist(), strict=True):
+            detector.update(value)
+            found |= detector.drift_detected
+        return found
+
+    for row in known:
+        watch(row)
+    return watch
 
 
 def frouros(known: Array) -> Watcher:
@@ -111,13 +138,15 @@ def evidently(known: Array) -> Watcher:
     return windowed(judge)
 
 
-def windowed(judge: Callable[[Array], bool]) -> Watcher:
-    """Judges each `WINDOW` samples."""
+def windowed(judge: Callable[[Array], bool], together: int = WINDOW) -> Watcher:
+    """Judges so many samples at a time."""
     rows: list[Array] = []
 
     def watch(row: Array) -> bool:
+        if together == 1:
+            return judge(row[None])
         rows.append(row)
-        if len(rows) < WINDOW:
+        if len(rows) < together:
             return False
         table = np.stack(rows)
         rows.clear()
@@ -128,7 +157,9 @@ def windowed(judge: Callable[[Array], bool]) -> Watcher:
 
 TOOLS: dict[str, Callable[[Array], Watcher]] = {
     "edgekit": edgekit,
+    "edgekit-32": lambda known: edgekit(known, 32),
     "river-adwin": river("ADWIN"),
+    "river-adwin-alike": river_alike,
     "river-page-hinkley": river("PageHinkley"),
     "frouros-ks": frouros,
     "alibi-ks": alibi_ks,

@@ -224,24 +224,6 @@ class Scan:
             after = np.cumsum(parts[::-1], axis=0)[::-1]
             ring[np.arange(now - _RING, now + 1) % (_RING + 1)] = -after
 
-    def _step_beyond(self, steps: Array, scores: Array, beyond: Array) -> Array:
-        """Steps within an outermost bin are those of the numbers, in deviations.
-
-        Returns:
-            [s]: how many pairs of numbers are cut at the same value, and tell nothing.
-        """
-        ends = self._ends[:, self._known]
-        some = scores[:, self._known]
-        there = ((some[1:] == ends[0]) | (some[1:] == ends[1])) & (some[1:] == some[:-1])
-        if there.any():
-            rows, columns = np.nonzero(there)
-            own = beyond[rows + 1, columns] - beyond[rows, columns]
-            streams = self._known[columns]
-            steps[rows, streams] = np.minimum(np.maximum(own, -_FARTHEST), _FARTHEST)
-            cut = (own == 0) & (np.abs(beyond[rows, columns]) >= CLIP)
-            return np.bincount(streams[cut], minlength=self.streams)
-        return np.zeros(self.streams, np.intp)
-
     def _remember(self, scores: Array, extras: Array) -> None:
         beyond = extras.take(self._numbers, axis=1)
         if self._last is not None:
@@ -249,17 +231,34 @@ class Scan:
             beyond = np.concatenate([beyond[:1] if self._beyond is None else self._beyond[None], beyond])
         self._last, self._beyond = scores[-1].copy(), beyond[-1].copy()
         steps = scores[1:] - scores[:-1]
-        untold = self._step_beyond(steps, scores, beyond)
+        outside = ((scores[1:] == self._ends[0]) | (scores[1:] == self._ends[1])) & (steps == 0)
+        if outside.any():
+            self._step_beyond(steps, outside, beyond)
         sums = np.einsum("nk,nk->k", steps, steps)
         number = len(steps)
-        # Two samples in the same outermost bin tell nothing of how far they lie apart. Where most streams are there at
-        # once, the data have moved; they would pass for data that remember, and be forgiven.
-        outside = ((scores[1:] == self._ends[0]) | (scores[1:] == self._ends[1])) & (steps == 0)
-        outside &= outside.sum(axis=1, keepdims=True) > self._everywhere
         fade = 1 - number / _MEMORY if self._stepped >= _MEMORY else 1.0
         self._steps = self._steps * fade + sums / 2
         self._stepped = self._stepped * fade + number
-        self._told = self._told * fade + (number - np.maximum(outside.sum(axis=0), untold))
+        self._told = self._told * fade + (number - outside.sum(axis=0))
+
+    def _step_beyond(self, steps: Array, outside: Array, beyond: Array) -> None:
+        """Two samples in the same outermost bin do not tell by their scores how far they lie apart, and would pass for
+        data that remember.
+
+        Args:
+            steps: [n, s]; becomes what the numbers did there, in deviations.
+            outside: Pairs that lie there; what is left of them tells nothing: numbers cut at the same value; and where
+                most streams are there at once, the data have moved.
+            beyond: [n + 1, known]: the numbers.
+        """
+        rows, columns = np.nonzero(outside.take(self._known, axis=1))
+        own = beyond[rows + 1, columns] - beyond[rows, columns]
+        streams = self._known[columns]
+        steps[rows, streams] = np.minimum(np.maximum(own, -_FARTHEST), _FARTHEST)
+        outside[rows, streams] = own == 0
+        outside &= outside.sum(axis=1, keepdims=True) > self._everywhere
+        cut = (own == 0) & (np.abs(beyond[rows, columns]) >= CLIP)
+        outside[rows[cut], streams[cut]] = True
 
 
 def _ends(tables: Array) -> Array:
