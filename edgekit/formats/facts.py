@@ -138,6 +138,11 @@ class ModelFacts:
     notes: tuple[str, ...] = ()
     graphs: tuple[GraphFacts, ...] = field(default=(), compare=False, repr=False)
 
+    @property
+    def unsized(self) -> tuple[str, ...]:
+        """Inputs with free sizes beside the first, the number of samples: what is counted for them is too little."""
+        return tuple(spec.name for spec in self.inputs if any(size is None for size in spec.shape[1:]))
+
     def op_counts(self) -> dict[str, int]:
         """Op kind -> how often, most frequent first, then by name."""
         counts: dict[str, int] = {}

@@ -37,7 +37,7 @@ def advice(case: Case, memory: Memory | None, time: Prediction | None, others: t
     if case.installed.numpy and "<2" in case.installed.numpy:
         yield f"{case.installed.distribution} needs numpy {case.installed.numpy}: with numpy 2 it fails inside"
     if memory and memory.lower_bound:
-        yield "some sizes are known only when it runs, and are not counted: the memory estimate is a lower bound"
+        yield "some sizes are known only when it runs, and count too little: the memory estimate is a lower bound"
     if time:
         yield from time.notes
         yield from _budget(case, time)

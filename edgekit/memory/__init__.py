@@ -94,6 +94,7 @@ def predict(facts: ModelFacts, *, engine: str, machine: str, threads: int | None
         model += more
     if python:
         model.append(Part("data", _ends(facts) / MIB, "run", "inputs and outputs as arrays"))
+    known = known and not facts.unsized
     margin = float(footprint.data()["margin"]) - 1
     loading = sum(part.mib for part in model if part.when == "load") + spike
     running = sum(part.mib for part in model if part.when == "run")

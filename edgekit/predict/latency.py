@@ -145,9 +145,11 @@ def predict(
     if level == "board" and strange >= _STRANGE:
         level, said = "core", f"extrapolated: {strange:.0%} in kernels that no published figure has; the rest {said}"
         spread = known.spread[level][_main_precision(plan)]
+    notes = _notes(facts, plan)
+    said = f"lower bound; {said}" if notes else said
     ms = total / 1e6
     latency = Latency(estimate=_round(ms), low=_round(ms * spread.low), high=_round(ms * spread.high), basis=said)
-    return Prediction(latency, ops, chosen, count, level, _notes(facts, plan))
+    return Prediction(latency, ops, chosen, count, level, notes)
 
 
 def _quickest(plan: Plan, costs: Sequence[_Costs]) -> tuple[list[dict[str, float]], float]:
@@ -292,6 +294,9 @@ def _spread(known: Parameters, level: str, precision: str, profile: Profile) -> 
 
 def _notes(facts: ModelFacts, plan: Plan) -> tuple[str, ...]:
     notes = []
+    if facts.unsized:
+        some = ", ".join(facts.unsized[:3])
+        notes.append(f"free sizes of the inputs are counted as 1, so that the time is a lower bound: {some}")
     if facts.macs is None or plan.unknown:
         some = ", ".join(plan.unknown[:3])
         notes.append(

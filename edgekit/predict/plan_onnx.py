@@ -27,6 +27,7 @@ _INTEGER = {
     "Split", "Slice", "DepthToSpace", "Expand", "Tile",
 }  # fmt: skip
 """Ops with kernels for 8-bit integers, or that do not care what they move."""
+_EIGHT = frozenset({"int8", "uint8"})
 _PRODUCTS = frozenset({"Gemm", "MatMul"})
 """Ops with kernels that read integers and write floats."""
 _BIASED = "com.microsoft:BiasGelu"
@@ -143,6 +144,8 @@ class _Graph:
             at = self.maker.get(name)
             source = self.ops[at] if at is not None else None
             if source is not None and source.kind in _DEQUANTIZE:
+                if source.reads[0] is not None and source.reads[0].dtype not in _EIGHT:
+                    return  # integers of 16 bits have no kernels
                 inputs[place], reads[place] = source.inputs[0], source.reads[0]
                 stored += 1
             elif entry is not None and not entry.constant and "int" not in entry.dtype:
@@ -244,9 +247,12 @@ class _Graph:
         op, kind, first = self.ops[number], self.ops[after].kind, parts[0]
         if any(part in _ACTIVATIONS or part == "HardSwish" for part in parts[1:]) or after < number:
             return False
+        constants = [entry.constant for entry in self.ops[after].reads if entry is not None]
+        if first == "MatMulInteger":  # with what makes floats of its sums: MatMulIntegerToFloat
+            floats = {1: "Cast", 2: "Mul"}.get(len(parts))
+            return kind == floats or (len(parts) == 3 and kind == "Add" and any(constants))
         if op.reads and op.reads[0] is not None and "int" in op.reads[0].dtype:
             return False
-        constants = [entry.constant for entry in self.ops[after].reads if entry is not None]
         if first in _CONVOLUTIONS:
             known = all(entry is None or entry.constant for entry in op.reads[1:])
             if kind == "BatchNormalization":
@@ -273,6 +279,9 @@ class _Graph:
             return False
         if op.kind == "Reshape":
             return self.ops[after].kind == "Reshape"
+        if op.kind == "Mul" and self.ops[after].kind == "Mul" and op.reads[0].elements == 1:  # the product's scales
+            other = self.maker.get(next((name for name in self.ops[after].inputs if name != op.outputs[0]), ""))
+            return other is not None and self.ops[other].kind == "Cast"
         kind, constant = self.ops[after].kind, any(entry is not None and entry.constant for entry in op.reads)
         if op.kind == "Add":
             return kind == "Gelu" and constant

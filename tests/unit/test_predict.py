@@ -107,6 +107,20 @@ def test_an_op_without_shapes_is_named_and_the_bound_is_said():
     assert any("lower bound: y" in note for note in found.notes)
 
 
+def test_free_sizes_make_time_and_memory_lower_bounds():
+    from edgekit.memory import predict as memory
+
+    board = load_profile("raspberry-pi-4b")
+    free = dataclasses.replace(model(conv(), macs=1), inputs=(TensorSpec("picture", (None, None, None, 3), "float32"),))
+    batch = dataclasses.replace(free, inputs=(TensorSpec("picture", (None, 8, 8, 3), "float32"),))
+    found = predict(free, board)
+    assert found.notes == ("free sizes of the inputs are counted as 1, so that the time is a lower bound: picture",)
+    assert found.latency["basis"].startswith("lower bound; fitted from")
+    assert predict(batch, board).notes == ()
+    known = [dataclasses.replace(facts, arena_bytes=100) for facts in (free, batch)]
+    assert [memory(facts, engine="litert", machine="aarch64").lower_bound for facts in known] == [True, False]
+
+
 def test_onnxruntime_fuses_what_follows_a_convolution():
     x, y = tensor(1, 16, 8, 8), tensor(1, 32, 8, 8)
     w = tensor(32, 16, 3, 3, constant=True)

@@ -136,6 +136,37 @@ def test_weights_that_a_float_op_reads_dequantized_are_dequantized_at_every_run(
     assert kinds(*ops) == ["DequantizeLinear", "ConvTranspose"]
 
 
+def test_integers_of_sixteen_bits_have_no_kernels():
+    def found(dtype):
+        x, q = tensor(1, 8, 4, 4), tensor(1, 8, 4, 4, dtype=dtype)
+        ops = [
+            op("QuantizeLinear", ["x"], ["q"], [x], [q]),
+            op("DequantizeLinear", ["q"], ["d"], [q], [x]),
+            op("Conv", ["d", "w"], ["c"], [x, tensor(8, 8, 1, 1, constant=True)], [x], 1024, groups=1),
+            op("QuantizeLinear", ["c"], ["r"], [x], [q]),
+            op("DequantizeLinear", ["r"], ["y"], [q], [x]),
+        ]
+        return [(kernel.kind, kernel.precision) for kernel in kernels(model(*ops)).kernels if kernel.kind == "Conv"]
+
+    assert found("uint8") == [("Conv", "int8")]
+    assert found("uint16") == [("Conv", "fp32")]
+
+
+def test_products_of_dynamic_integers_take_in_their_scales_and_bias():
+    x, q, y = tensor(2, 8), tensor(2, 8, dtype="uint8"), tensor(2, 4)
+    one, zero = tensor(), tensor(dtype="uint8")
+    sums = tensor(2, 4, dtype="int32")
+    ops = [
+        op("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], [x], [q, one, zero]),
+        op("MatMulInteger", ["q", "w", "z"], ["m"], [q, tensor(8, 4, dtype="int8", constant=True), zero], [sums], 64),
+        op("Cast", ["m"], ["f"], [sums], [y]),
+        op("Mul", ["s", "ws"], ["t"], [one, tensor(constant=True)], [one]),
+        op("Mul", ["f", "t"], ["p"], [y, one], [y]),
+        op("Add", ["p", "b"], ["y"], [y, tensor(4, constant=True)], [y]),
+    ]
+    assert kinds(*ops) == ["DynamicQuantizeLinear", "MatMulInteger+Cast+Mul+Add"]
+
+
 def conv(inner, outer, name, source, groups=1, side=8):
     return op("Conv", [source, f"w{name}"], [name],
               [tensor(1, inner, side, side), tensor(outer, inner // groups, 3, 3, constant=True)],
