@@ -14,6 +14,7 @@ of interleaved rounds on one thread, as a multiple of EdgeKit's float file of th
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -150,6 +151,7 @@ def _measured(case: Any, made: dict[str, Path | str], runs: int) -> list[dict[st
     reference = _answers(runners["edgekit float onnx"], x, None)
     times = _latencies(runners, x, runs)
     rows = []
+    right: dict[str, Any] = {}
     for name, path in made.items():
         row: dict[str, Any] = {"model": case.name, "tool": name}
         if not isinstance(path, Path):
@@ -157,12 +159,26 @@ def _measured(case: Any, made: dict[str, Path | str], runs: int) -> list[dict[st
         elif isinstance(runners[name], str):
             row["failed"] = runners[name]
         else:
-            row |= _scores(reference, _answers(runners[name], x, reference), labels)
+            found = _answers(runners[name], x, reference)
+            row |= _scores(reference, found, labels)
+            if labels is not None:
+                right[name] = found[0].argmax(-1) == labels
             row |= {"kb": round(path.stat().st_size / 1000, 1), "us": round(times[name], 1)}
             row["of_float"] = round(times[name] / times[f"edgekit float {path.suffix[1:]}"], 2)
         print(json.dumps(row), flush=True)
         rows.append(row)
+    for ours, tool in itertools.product(("edgekit int8 tflite", "edgekit int8 onnx"), TOOLS):
+        if ours in right and tool in right:
+            print(json.dumps({"model": case.name, "file": ours, "beside": tool, **_paired(right[ours], right[tool])}))
     return rows
+
+
+def _paired(ours: Any, theirs: Any) -> dict[str, Any]:
+    """Samples that only one of two files has right, and how likely such a difference is by chance (McNemar, exact)."""
+    won, lost = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
+    both = won + lost
+    chance = 2 * sum(math.comb(both, fewer) for fewer in range(min(won, lost) + 1)) / 2**both
+    return {"only_ours": won, "only_theirs": lost, "p": round(min(1.0, chance), 3)}
 
 
 def opened(path: Path) -> Any:

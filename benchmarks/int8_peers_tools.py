@@ -102,6 +102,28 @@ def nncf(source: str, samples: Any, out: str) -> None:
     onnx.save(tool.quantize(model, data, subset_size=len(samples)), out)
 
 
+def _turned_input(model: Any, name: str, nhwc: tuple[int, ...]) -> bool:
+    """Take away what turns the input of a graph that came from Keras, if it has that: onnx2tf expects ONNX's own order.
+
+    Told to keep the input as it is (-kat), it takes what comes behind the Transpose for channels last all the same.
+    """
+    graph = model.graph
+    readers = [node for node in graph.node if name in node.input]
+    perms = [next((list(one.ints) for one in node.attribute if one.name == "perm"), None) for node in readers]
+    flat = len(readers) == 1 and readers[0].op_type == "Reshape" and nhwc[-1] == 1  # one channel is moved so
+    if perms != [[0, 3, 1, 2]] and not flat:
+        return False
+    (value,) = (value for value in graph.input if value.name == name)
+    sizes = value.type.tensor_type.shape.dim
+    for size, known in zip(sizes, (1, nhwc[3], nhwc[1], nhwc[2]), strict=True):
+        size.dim_value = known
+    behind = readers[0].output[0]
+    for node in graph.node:
+        node.input[:] = [name if one == behind else one for one in node.input]
+    graph.node.remove(readers[0])
+    return True
+
+
 def onnx2tf(source: str, samples: Any, out: str) -> None:
     import subprocess
 
@@ -115,6 +137,10 @@ def onnx2tf(source: str, samples: Any, out: str) -> None:
     turned = samples.ndim == 4 and samples.shape[1] < samples.shape[3]
     nhwc = samples.transpose(0, 2, 3, 1) if turned else samples
     np.save(data, nhwc)
+    if not turned and samples.ndim == 4:
+        turned = _turned_input(model, name, nhwc.shape)
+        source = f"{out}.turned.onnx"
+        onnx.save(model, source)
     channels = nhwc.shape[-1]
     nothing = [[[[0.0] * channels]]], [[[[1.0] * channels]]]
     command = [Path(sys.executable).with_name("onnx2tf"), "-i", source, "-o", folder, "-oiqt", "-b", "1"]
