@@ -5,15 +5,16 @@
 
 Judged three ways: every (processor, network) pair is predicted from a fit without it (five folds, drawn three times),
 every processor from a fit without any of its figures, and every kind of network (all MobileNetV2, all feature pyramids)
-from a fit without any of that kind. The intervals of known processors are quantiles of the errors of pairs and of kinds
-together, those of unknown ones of the processors' errors.
+from a fit without any of that kind. The intervals of known processors are quantiles of the errors of pairs, and grow
+with a network's distance from the known kinds so far that they hold the kinds' errors; those of unknown processors are
+quantiles of the processors' errors.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
+import math
 import sys
 import zlib
 from collections import Counter
@@ -28,6 +29,8 @@ from latency_solver import Figure, Problem, scores
 
 from edgekit import files
 from edgekit.device_profiles.writing import toml
+from edgekit.predict.likeness import FAMILIAR, distance, factor
+from edgekit.predict.work import UNITS
 
 FOLDS = 5
 DRAWN = 3
@@ -61,10 +64,13 @@ SOURCES = [
     "github:TexasInstruments/processor-sdk-doc@a34a7d9",
 ]
 """Of the rows that are used; each row of the table names its own."""
-PROBED = {precision: {"low": 0.8, "high": 1.25} for precision in ("fp32", "int8")}
+PROBED = {precision: {"low": 0.9, "high": 1.22} for precision in ("fp32", "int8")}
 """Of prices that `devices probe` measured: benchmarks/predict_here.py."""
 OWN = 30
 """Figures of one processor and precision from which an interval of its own follows."""
+HELD = 0.8
+SMALL = 0.005
+"""Shares of the time below this are left out of a mix."""
 KEEP = 0.005
 """Factors nearer to zero than this change no time by a percent and are left out of the file."""
 
@@ -119,9 +125,43 @@ def judge(figures: list[Figure], problem: Problem) -> tuple[list[dict[str, Any]]
             lines.append({"split": split, "processor": soc, "figures": int(of.sum()), **parts["model"],
                           **{name: parts[name]["mape"] for name in ROOFLINES}})  # fmt: skip
     off = {split: truth - found["model"] for split, found in told.items()}
+    off["far"] = np.array(distances(figures, problem))
     precisions = np.array([figure.at.precision for figure in figures])
     lines.append({"interval": 80, "covered": covered(figures, off, precisions)})
-    return lines, spreads(figures, off, precisions)
+    return lines, {**spreads(figures, off, precisions), "mixes": mixes(figures, problem)}
+
+
+def shares(figures: list[Figure], problem: Problem) -> Any:
+    """Share of each unit in the time of each figure, as fitted: [figures, units]."""
+    share = problem.predict(problem.solve())[1]
+    units = [UNITS.index(unit) for figure in problem.figures for unit, count in figure.counts.items() if count > 0]
+    found = np.zeros((problem.count, len(UNITS)))
+    np.add.at(found, (problem.owner, units), share)
+    return found[: len(figures)]
+
+
+def mixes(figures: list[Figure], problem: Problem) -> dict[str, dict[str, dict[str, float]]]:
+    """Precision, kind of network -> unit -> mean share of the time."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    every = shares(figures, problem)
+    keys = [(figure.at.precision, kind(figure.key[1])) for figure in figures]
+    for key in sorted(set(keys)):
+        mean = every[[other == key for other in keys]].mean(0)
+        found.setdefault(key[0], {})[key[1]] = {u: round(float(v), 3) for u, v in zip(UNITS, mean, strict=True)
+                                                if v >= SMALL}  # fmt: skip
+    return found
+
+
+def distances(figures: list[Figure], problem: Problem) -> list[list[float]]:
+    """Of each figure's network from all known kinds, and from the other ones."""
+    known = mixes(figures, problem)
+    near, other = [], []
+    for figure, mean in zip(figures, shares(figures, problem), strict=True):
+        own = dict(zip(UNITS, map(float, mean), strict=True))
+        kinds = known[figure.at.precision]
+        near.append(distance(own, kinds.values()))
+        other.append(distance(own, [mix for name, mix in kinds.items() if name != kind(figure.key[1])]))
+    return [near, other]
 
 
 def spreads(figures: list[Figure], off: dict[str, Any], precisions: Any) -> dict[str, Any]:
@@ -130,21 +170,41 @@ def spreads(figures: list[Figure], off: dict[str, Any], precisions: Any) -> dict
     cores = {figure.key[0]: figure.at.core for figure in figures}
     shared = np.array([Counter(cores.values())[cores[figure.key[0]]] > 1 for figure in figures])
     socs = np.array([figure.key[0] for figure in figures])
+    every = np.ones(len(figures), bool)
+    found["widening"] = {}
     for precision in ("fp32", "int8"):
         of = precisions == precision
-        found["board"][precision] = interval(_known(off, of))
+        found["board"][precision] = interval(off["pairs"][:, of])
         found["core"][precision] = interval(off["processors"][:, of & shared])
         found["analogy"][precision] = wide = interval(off["processors"][:, of])
         found["engine"][precision] = {"low": round(wide["low"] / 1.5, 3), "high": round(wide["high"] * 1.5, 3)}
         for soc in sorted(set(socs)):
             if (own := of & (socs == soc)).sum() >= OWN:
-                found["boards"].setdefault(soc, {})[precision] = interval(_known(off, own))
+                found["boards"].setdefault(soc, {})[precision] = interval(off["pairs"][:, own])
+        found["widening"][precision] = widening(off, of, socs, every)
     return found
 
 
-def _known(off: dict[str, Any], of: Any) -> Any:
-    """Errors on known processors: three of networks that other processors had for one of a new kind."""
-    return np.concatenate([off["pairs"][:, of], off["networks"][:, of]], axis=None)
+def widening(off: dict[str, Any], of: Any, socs: Any, used: Any) -> float:
+    """How fast intervals have to grow with distance to hold 80 % of the figures of kinds that were left out."""
+    needed = [
+        (beyond(off["networks"][0, at], base) - 1) / max(1e-9, off["far"][1, at] - FAMILIAR)
+        for soc in sorted(set(socs))
+        for base in [_base(off, of, socs == soc, used)]
+        for at in np.flatnonzero(of & used & (socs == soc))
+    ]
+    return round(max(0.0, float(np.quantile(needed, HELD))), 3)
+
+
+def beyond(error: float, base: dict[str, float]) -> float:
+    """Where an error lies: 1 at the end of the interval."""
+    return float(error / math.log(base["high"] if error > 0 else base["low"]))
+
+
+def _base(off: dict[str, Any], of: Any, own: Any, used: Any) -> dict[str, float]:
+    """Interval of a processor, before it grows: its own, where it has figures enough."""
+    known = of & own if (of & own).sum() >= OWN else of
+    return interval(off["pairs"][:, known & used])
 
 
 def covered(figures: list[Figure], off: dict[str, Any], precisions: Any) -> dict[str, dict[str, float]]:
@@ -152,16 +212,18 @@ def covered(figures: list[Figure], off: dict[str, Any], precisions: Any) -> dict
     part = np.random.default_rng(0).integers(0, FOLDS, len(precisions))
     socs = np.array([figure.key[0] for figure in figures])
     found: dict[str, dict[str, float]] = {}
-    for split in ("pairs", "networks"):
+    for place, split in enumerate(("pairs", "networks")):
         for precision in ("fp32", "int8"):
             inside: list[bool] = []
-            for number, soc in itertools.product(range(FOLDS), sorted(set(socs))):
-                of = precisions == precision
-                own = of & (socs == soc)
-                known = own if own.sum() >= OWN else of
-                bounds = interval(_known(off, known & (part != number)))
-                ratio = np.exp(off[split][0, own & (part == number)])
-                inside += list((ratio >= bounds["low"]) & (ratio <= bounds["high"]))
+            of = precisions == precision
+            for number in range(FOLDS):
+                wider = widening(off, of, socs, part != number)
+                for soc in sorted(set(socs)):
+                    base = _base(off, of, socs == soc, part != number)
+                    inside += [
+                        beyond(off[split][0, at], base) <= factor(off["far"][place, at], wider)
+                        for at in np.flatnonzero(of & (socs == soc) & (part == number))
+                    ]
             found.setdefault(split, {})[precision] = round(float(np.mean(inside)), 3)
     return found
 
@@ -185,7 +247,9 @@ def write(figures: list[Figure], problem: Problem, spread: dict[str, Any], sourc
             for name, count in sorted(per.items())
         },
         "releases": {"xnnpack-fp32": "2.18.0", "xnnpack-int8": "2.18.0", "ruy-fp32": "2.11.0", "ruy-int8": "2.11.0"},
-        **{f"spread.{basis}": rows for basis, rows in spread.items() if basis != "boards"},
+        **{f"spread.{basis}": rows for basis, rows in spread.items() if basis not in ("boards", "widening", "mixes")},
+        "widening": spread["widening"],
+        **{f"mixes.{kind}.{name}": mix for kind, some in spread["mixes"].items() for name, mix in some.items()},
         "factors": {f'"{name}"': value for name, value in kept.items()},
     }  # fmt: skip
     text = toml("", tables, {})

@@ -58,6 +58,7 @@ class Problem:
     """Figures as one sparse matrix: a row a unit of a figure, a column a factor."""
 
     def __init__(self, figures: Sequence[Figure], priors: Mapping[str, tuple[float, float]]) -> None:
+        self.figures = figures
         self.names: dict[str, int] = {}
         owner, offset, rows, columns, values = [], [], [], [], []
         for number, figure in enumerate(figures):

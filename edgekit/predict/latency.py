@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
+from edgekit.predict.likeness import distance, factor
 from edgekit.predict.parameters import Parameters, Spread, parameters
 from edgekit.predict.plan import Plan, kernels
 from edgekit.predict.prices import GROUPS, price
@@ -141,6 +142,8 @@ def predict(
     measured = _own(profile, chosen, _main_precision(plan), count) is not None
     level, said = ("probe", _PROBED) if measured else _basis(profile, chosen, known)
     spread = _spread(known, level, _main_precision(plan), profile)
+    if level == "board":
+        spread = spread.grown(_unlike(times, total, known, _main_precision(plan)))
     strange = sum(ns for parts in times for unit, ns in parts.items() if unit in _UNPUBLISHED) / total
     if level == "board" and strange >= _STRANGE:
         level, said = "core", f"extrapolated: {strange:.0%} in kernels that no published figure has; the rest {said}"
@@ -150,6 +153,16 @@ def predict(
     ms = total / 1e6
     latency = Latency(estimate=_round(ms), low=_round(ms * spread.low), high=_round(ms * spread.high), basis=said)
     return Prediction(latency, ops, chosen, count, level, notes)
+
+
+def _unlike(times: Sequence[Mapping[str, float]], total: float, known: Parameters, precision: str) -> float:
+    """By how much an interval grows because the network is unlike those with published figures."""
+    shares: dict[str, float] = {}
+    for parts in times:
+        for unit, ns in parts.items():
+            shares[unit] = shares.get(unit, 0.0) + ns / total
+    shares["run"] = max(0.0, 1.0 - sum(shares.values()))
+    return factor(distance(shares, known.mixes[precision].values()), known.widening[precision])
 
 
 def _quickest(plan: Plan, costs: Sequence[_Costs]) -> tuple[list[dict[str, float]], float]:

@@ -19,6 +19,10 @@ class Spread:
     low: float
     high: float
 
+    def grown(self, factor: float) -> Spread:
+        """With both logarithms so many times as long."""
+        return Spread(self.low**factor, self.high**factor)
+
 
 @dataclass(frozen=True)
 class Board:
@@ -67,6 +71,8 @@ class Parameters:
         releases: Library and precision -> the release that a prediction is for.
         factors: By name; see `edgekit.predict.prices`.
         spread: Basis ("board", "core", "analogy", "engine") and precision -> interval.
+        mixes: Precision, kind of network -> unit -> its share of the time, of the networks with figures.
+        widening: Precision -> how an interval grows with the distance from those; see `edgekit.predict.likeness`.
     """
 
     about: About
@@ -76,6 +82,8 @@ class Parameters:
     releases: Mapping[str, str]
     factors: Mapping[str, float]
     spread: Mapping[str, Mapping[str, Spread]]
+    mixes: Mapping[str, Mapping[str, Mapping[str, float]]]
+    widening: Mapping[str, float]
 
 
 @functools.cache

@@ -10,7 +10,8 @@ import pytest
 from edgekit.device_profiles import all_profiles, load_profile
 from edgekit.formats.facts import ModelFacts, Operand, OpFacts
 from edgekit.predict import predict
-from edgekit.predict.parameters import parameters
+from edgekit.predict.likeness import FAMILIAR, MOST, distance, factor
+from edgekit.predict.parameters import Spread, parameters
 from edgekit.predict.plan import kernels
 from edgekit.predict.plan_onnx import fused
 from edgekit.predict.prices import GROUPS
@@ -119,6 +120,20 @@ def test_free_sizes_make_time_and_memory_lower_bounds():
     assert predict(batch, board).notes == ()
     known = [dataclasses.replace(facts, arena_bytes=100) for facts in (free, batch)]
     assert [memory(facts, engine="litert", machine="aarch64").lower_bound for facts in known] == [True, False]
+
+
+def test_an_interval_grows_with_the_distance_from_known_networks():
+    known = [{"conv": 0.5, "gemm": 0.5}, {"gemv": 1.0}]
+    assert distance({"conv": 0.5, "gemm": 0.4, "map": 0.1}, known) == pytest.approx(0.1)
+    assert distance({"norm": 1.0}, known) == 1.0
+    assert factor(FAMILIAR, 5.0) == 1.0 < factor(0.3, 5.0) < factor(0.4, 5.0) < factor(1.0, 100.0) == MOST
+    assert Spread(0.8, 1.25).grown(2.0) == Spread(pytest.approx(0.64), pytest.approx(1.5625))
+    widths = []
+    for kind in ("CONV_2D", "LOGISTIC"):  # networks of convolutions have figures, of logistics none
+        only = dataclasses.replace(conv(side=64, window=1), kind=kind, reads=(tensor(1, 64, 64, 16), *conv().reads[1:]))
+        figures = predict(model(only, macs=1), load_profile("raspberry-pi-4b"), threads=1).latency
+        widths.append(figures["high"] / figures["low"])
+    assert widths[1] > 1.1 * widths[0]
 
 
 def test_onnxruntime_fuses_what_follows_a_convolution():
