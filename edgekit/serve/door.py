@@ -23,7 +23,7 @@ from edgekit.serve.settings import Bounds
 _READ = 1 << 17
 """Bytes that are read at once."""
 _FREE_REFUSALS = 50.0
-_GAP, _LEAST, _PACE = 0.00011, 0.02, 0.028
+_GAP, _LEAST, _PACE = 0.00009, 0.016, 0.023
 """So many refusals a second are given at once; more one after the other, so many seconds apart, held back so many at
 least and at most: clients that ask again at once shall not take the cores from those that are answered, nor come all
 together.
