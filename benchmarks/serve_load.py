@@ -36,7 +36,7 @@ wrk.method, wrk.body = "POST", file:read("*a")
 file:close()
 wrk.headers[os.getenv("HEADER")] = os.getenv("VALUE")
 """
-PACE, QUEUE = 0.023, 64  # how long refusals are held back at most, how many requests wait: see edgekit/serve
+PACE, QUEUE = 0.03, 64  # how long refusals are held back at most, how many requests wait: see edgekit/serve
 MOST = 1000  # of the 1,024 connections that a server takes; the probes have some
 NEARLY = 0.95
 

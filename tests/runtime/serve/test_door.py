@@ -78,5 +78,17 @@ def test_few_that_are_held_back_are_told_sooner_than_many(entrance):
     assert all(door._LEAST - 1e-9 <= second <= door._LEAST + 20 * door._GAP + door._TOGETHER for second in held)
 
 
+def test_a_body_that_came_late_was_wait_enough(entrance):
+    entered, clock = entrance
+    refused(entered, clock, int(door._FREE_REFUSALS), Reply(429))
+    given = []
+    for late in (0.0, 0.01, 1.0):
+        request = Request(lambda request, answer: given.append(clock.now - request.arrived), "a", clock.now - late)
+        entered.refuse(request, Reply(429))
+    assert given == [1.0]
+    clock.run()
+    assert all(door._LEAST - 1e-9 <= seconds <= door._PACE + door._TOGETHER for seconds in given[1:])
+
+
 def test_what_is_wrong_with_a_request_is_told_at_once(entrance):
     assert refused(*entrance, 300, Reply(400)) == [0.0] * 300
