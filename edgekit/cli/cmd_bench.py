@@ -124,13 +124,14 @@ def command(
 def _show(file: Path, result: Bench) -> None:
     latency, memory, seen = result.latency_ms, result.memory, result.environment
     bounds = {name: f" ({output.number(i.low)} to {output.number(i.high)})" for name, i in result.intervals_ms.items()}
-    quantiles = (f"{name} {getattr(latency, name):.3f}{bounds[name]}" for name in ("p50", "p90", "p99"))
+    quantiles = (f"{name} {output.number(getattr(latency, name))}{bounds[name]}" for name in ("p50", "p90", "p99"))
+    least, most, mean = map(output.number, (latency.min, latency.max, latency.mean))
     busy = seen["activity"]
     output.facts(
         f"{file} on {result.engine}, {result.threads} thread{'s' if result.threads != 1 else ''}",
         [
             ("latency", f"{', '.join(quantiles)} ms"),
-            ("range", f"{latency.min:.3f} to {latency.max:.3f} ms, mean {latency.mean:.3f}, {result.runs} runs"),
+            ("range", f"{least} to {most} ms, mean {mean}, {result.runs} runs"),
             (result.scenario.name, _scenario(result.scenario)),
             ("load", f"{result.load_ms:.1f} ms, first inference {result.first_ms:.2f} ms"),
             ("memory", f"{memory.peak_mb:.1f} MB peak, Python and numpy included"),

@@ -81,7 +81,7 @@ def _show(found: Profile, top: int) -> None:
     output.facts(
         "In all",
         [
-            ("inference", f"{found.wall_ms:.3f} ms; the ops add up to {100 * found.coverage:.1f} % of it"),
+            ("inference", f"{output.number(found.wall_ms)} ms; the ops add up to {100 * found.coverage:.1f} % of it"),
             ("kernels", ", ".join(f"{g.name} {100 * g.share:.1f} % ({g.count} ops)" for g in found.delegates)),
             ("runs", f"{found.runs}, with profiling {found.overhead:.2f} times as long"),
             ("valid", "yes" if found.valid else "NO: " + "; ".join(found.notes)),
