@@ -24,6 +24,7 @@ from edgekit.converters.debugging.pictures import ExamineRequest
 from edgekit.converters.debugging.results import Examination
 from edgekit.converters.repairs import jobs as mending
 from edgekit.converters.repairs.mend import Mended, Wanted
+from edgekit.converters.repairs.settle import Settled
 from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Ranges, Source
 from edgekit.converters.verification.answers import Answers
 from edgekit.converters.verify import Verification
@@ -182,6 +183,24 @@ class Workshop:
         )  # fmt: skip
         mended: Mended = self.engine.call(mending.mend, request, stage="repair", progress=self._tick)
         return mended
+
+    def settle(
+        self,
+        graph: Graph,
+        reference: Graph,
+        facts: LoadedFacts,
+        data: DataRef,
+        names: tuple[str, ...],
+        ranges: Ranges,
+        precision: str,
+        quantizing: QuantizeOptions,
+    ) -> Settled:
+        """Repair what the integer kernels answer, on some of the calibration data."""
+        request = mending.SettleRequest(
+            graph, reference, data, facts.samples, names, ranges, precision, quantizing, str(self.scratch)
+        )
+        settled: Settled = self.engine.call(mending.settle, request, stage="settle", progress=self._tick)
+        return settled
 
     def quantize(self, graph: Graph, ranges: Ranges | None, precision: str, options: QuantizeOptions) -> Graph:
         path = str(self.scratch / f"{precision}.{graph.format}")

@@ -27,8 +27,9 @@ from edgekit.conversion import Conversion, about, unique
 from edgekit.converters import fold, loaders, repairs
 from edgekit.converters.describing import Described
 from edgekit.converters.repairs.mend import Mended, Wanted
+from edgekit.converters.repairs.repair import Report
 from edgekit.converters.sources import identify, identify_live, lowering_for
-from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Source
+from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Ranges, Source
 from edgekit.converters.waiting import Waiting
 from edgekit.converters.worker import Workshop
 from edgekit.data_ref import DataRef
@@ -128,6 +129,8 @@ def run(model: Any, options: Options, progress: Progress | None = None, waiting:
                     even=_EVENS in wanted.names and _comparable(facts),
                 )
             )
+        with shop.stage("settle"):
+            graph, reports = _settle(shop, mended, graph, facts, calibration, wanted, ranges, precision, quantizing)
         judge = partial(
             shop.verify,
             facts=facts,
@@ -163,7 +166,7 @@ def run(model: Any, options: Options, progress: Progress | None = None, waiting:
                     recording,
                     fold.left(said.preprocess, graph),
                     options,
-                    mended.reports,
+                    reports,
                 ),
                 recording.selftest,
                 described.content if described else None,
@@ -172,13 +175,11 @@ def run(model: Any, options: Options, progress: Progress | None = None, waiting:
             verdict = None if profile is None else _gate(artifact, profile)
         with shop.stage("replay"):
             replayed = None if options.target is None else _replay(artifact, options.target, shop.scratch)
-        if options.output is not None:
-            with shop.stage("write"):
-                artifact = artifact.write(options.output)
+        artifact = _written(shop, artifact, options.output)
     return Conversion(
         *(artifact, source, graph, verification, verdict, replayed, tuple(shop.seconds)),
         unique(chain(facts.notes, graph.notes, rules.notes, survey.warnings, verification.warnings, _advice(verdict))),
-        mended.reports,
+        reports,
         described,
     )
 
@@ -201,6 +202,13 @@ def _recorded(
     if not options.reference or data == (None, None) or facts.samples != facts.inputs:
         return recording, None
     return recording, shop.describe_data(graph, facts, *data, (fold.left(preprocess, graph), interpret))
+
+
+def _written(shop: Workshop, artifact: Artifact, output: Path | None) -> Artifact:
+    if output is None:
+        return artifact
+    with shop.stage("write"):
+        return artifact.write(output)
 
 
 def _advice(verdict: Verdict | None) -> tuple[str, ...]:
@@ -227,6 +235,25 @@ def _mend(
 
 def _comparable(facts: LoadedFacts) -> bool:
     return not facts.ragged and facts.samples == facts.inputs
+
+
+def _settle(
+    shop: Workshop,
+    mended: Mended,
+    graph: Graph,
+    facts: LoadedFacts,
+    calibration: DataRef | None,
+    wanted: Wanted,
+    ranges: Ranges | None,
+    precision: Precision,
+    quantizing: QuantizeOptions,
+) -> tuple[Graph, tuple[Report, ...]]:
+    """Repairs that go by the chosen ranges, under the same conditions as those before; and what became of all."""
+    names = repairs.of_kind(wanted.names, "engine")
+    if calibration is None or ranges is None or not names or not _comparable(facts):
+        return graph, mended.reports
+    settled = shop.settle(graph, mended.unrounded, facts, calibration, names, ranges, precision.name, quantizing)
+    return settled.graph, (*mended.reports, *settled.reports)
 
 
 def identified(model: Any, options: Options, scratch: Path) -> Source:

@@ -166,6 +166,10 @@ class Net:
         """
         raise NotImplementedError
 
+    def put(self, name: str, values: Array) -> None:
+        """Give a constant other values, of its dtype and shape: for parts that are opened from now on."""
+        raise NotImplementedError
+
     def needed(self, inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
         """Those of the inputs that the outputs depend on."""
         read = {name for op in self.between(inputs, outputs) for name in op.inputs}

@@ -61,6 +61,9 @@ class TFLiteNet(Net):
         places = [{name: self._index[name] for name in side} for side in (inputs, outputs)]
         return Runner(TFLiteSession(data, places[0], places[1], threads, stateful=self._stateful))
 
+    def put(self, name: str, values: Array) -> None:
+        files.set_constant(self._model, self._model.subgraphs[0].tensors[self._index[name]], values)
+
     def _cut(self, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
         main, model = self._model.subgraphs[0], self._model
         ops = self.between(inputs, outputs)
@@ -152,6 +155,9 @@ class OnnxNet(Net):
         self, inputs: Sequence[str], outputs: Sequence[str], threads: int = 1, *, as_written: bool = False
     ) -> Runner:
         return Runner(OnnxSession(self._cut(inputs, outputs), list(outputs), threads, fused=not as_written))
+
+    def put(self, name: str, values: Array) -> None:
+        self._constants[name].CopyFrom(self._onnx.numpy_helper.from_array(values, name))
 
     def _cut(self, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
         whole = self._model

@@ -41,6 +41,12 @@ def names() -> list[str]:
     return repairs.names()
 
 
+def of_kind(wanted: Iterable[str], kind: str) -> tuple[str, ...]:
+    """Those of a `KIND`, in the order in which they are applied."""
+    chosen = {name: module for name in wanted if kind == (module := repairs.get(name)).KIND}
+    return tuple(sorted(chosen, key=lambda name: chosen[name].ORDER))
+
+
 def choose(asked: str | Iterable[str], default: Iterable[str]) -> tuple[tuple[str, ...], bool]:
     """The repairs to try, and whether they were asked for by name.
 

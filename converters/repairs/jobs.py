@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgekit.converters import sampling
+from edgekit.converters.jobs import QuantizeRequest, quantize
 from edgekit.converters.repairs import mend as mending
+from edgekit.converters.repairs import settle as settling
 from edgekit.converters.repairs.mend import Mended, Wanted
-from edgekit.converters.stages import CalibrationOptions, Graph, QuantizeOptions
+from edgekit.converters.repairs.settle import Settled
+from edgekit.converters.stages import CalibrationOptions, Feeds, Graph, QuantizeOptions, Ranges
 from edgekit.data_ref import DataRef
 from edgekit.tensors import TensorSpec
 
@@ -33,22 +36,31 @@ class MendRequest:
     seconds: float
 
 
+@dataclass(frozen=True)
+class SettleRequest:
+    """The repairs that come last, by the ranges that were chosen."""
+
+    graph: Graph
+    reference: Graph
+    data: DataRef
+    inputs: tuple[TensorSpec, ...]
+    names: tuple[str, ...]
+    ranges: Ranges
+    precision: str
+    quantizing: QuantizeOptions
+    scratch: str
+    threads: int = 2
+
+
 def mend(request: MendRequest) -> Generator[dict[str, Any], None, Mended]:
     """The graph to calibrate and quantize instead."""
-    from edgekit.data import open_data
     from edgekit.precision import precisions
 
     folder = Path(request.scratch) / "repairs"
     folder.mkdir()
-    some = replace(request.data, samples=min(mending.SAMPLES, request.data.samples or mending.SAMPLES))
-    data = open_data(some, request.inputs, Path(request.scratch))
     mended: Mended = yield from mending.mend(
         request.graph,
-        (
-            feeds
-            for batch in data.batches(_BATCH)
-            for feeds in sampling.taken(batch.feeds, request.inputs, request.graph.inputs)
-        ),
+        _feeds(request, mending.SAMPLES),
         request.wanted,
         precision=precisions.get(request.precision),
         quantizing=request.quantizing,
@@ -57,3 +69,35 @@ def mend(request: MendRequest) -> Generator[dict[str, Any], None, Mended]:
         seconds=request.seconds,
     )
     return mended
+
+
+def settle(request: SettleRequest) -> Settled:
+    """The graph to quantize instead."""
+    folder = Path(request.scratch) / "settled"
+    folder.mkdir()
+
+    def quantized(graph: Graph, path: Path) -> Graph:
+        options = replace(request.quantizing, interface="float")
+        return quantize(QuantizeRequest(graph, request.ranges, request.precision, options, str(path)))
+
+    return settling.settle(
+        request.graph,
+        request.reference,
+        _feeds(request, settling.SAMPLES),
+        request.names,
+        quantized,
+        ranges=request.ranges,
+        quantizing=request.quantizing,
+        folder=folder,
+        threads=request.threads,
+    )
+
+
+def _feeds(request: MendRequest | SettleRequest, most: int) -> Iterator[Feeds]:
+    """The first samples as the graph takes them."""
+    from edgekit.data import open_data
+
+    some = replace(request.data, samples=min(most, request.data.samples or most))
+    data = open_data(some, request.inputs, Path(request.scratch))
+    for batch in data.batches(_BATCH):
+        yield from sampling.taken(batch.feeds, request.inputs, request.graph.inputs)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.converters.calibration import range_choice
+from edgekit.converters.repairs import of_kind
 from edgekit.converters.repairs import repairs as known
 from edgekit.converters.repairs.ends import End, ends, shifts
 from edgekit.converters.repairs.repair import Case, Change, Kind, Report
@@ -300,8 +301,7 @@ class _Bench:
 
 def _modules(wanted: Wanted, kind: Kind) -> dict[str, Any]:
     """The wanted repairs of a kind, in their order."""
-    found = {name: known.get(name) for name in wanted.names}
-    return dict(sorted(((n, m) for n, m in found.items() if kind == m.KIND), key=lambda item: item[1].ORDER))
+    return {name: known.get(name) for name in of_kind(wanted.names, kind)}
 
 
 def _planned(

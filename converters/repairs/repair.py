@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -13,7 +14,7 @@ from edgekit.converters.repairs.view import Floats, View, layers, open_view
 from edgekit.converters.stages import Graph, Ranges
 from edgekit.rules import Rule
 
-Kind = Literal["floats", "weights", "plan"]
+Kind = Literal["floats", "weights", "plan", "engine"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,23 @@ class Case:
         opened = open_view(self.graph)
         found = moments.collect(self.graph, opened, self.samples, self.ranges.tensors, self.bits, self.threads)
         return {name: one for name, one in found.items() if name not in self.lifted}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineCase(Case):
+    """One whose ranges are chosen: what its integers answer can be measured.
+
+    Attributes:
+        quantized: Makes the quantized graph of a float one.
+        written: Makes a file of a changed view of a graph.
+        reference: What the integers shall answer: the float graph before repairs of weights.
+        macs: Multiply-accumulates of a run.
+    """
+
+    quantized: Callable[[Graph], Graph]
+    written: Callable[[Graph, View], Graph]
+    reference: Graph
+    macs: int
 
 
 @dataclass(frozen=True)
@@ -99,8 +117,9 @@ class Repair(Protocol):
 
     TITLE is one line for lists. KIND: "floats" leave the float answers as they are, which is checked; "weights" change
     weights and biases so that their integers serve better, which is measured; "plan" says which operators should
-    compute in another precision, and may rewrite the graph for that as "floats" do. ORDER: of those of a kind, the
-    smaller first.
+    compute in another precision, and may rewrite the graph for that as "floats" do; "engine" go by what the integer
+    kernels answer, when all else is decided (`settle`), and get an `EngineCase`. ORDER: of those of a kind, the smaller
+    first.
     """
 
     TITLE: str
