@@ -83,9 +83,11 @@ def to_onnx(program: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> 
         ConversionError: `op-unsupported-conversion`: lists the operators; `torch-conversion-failed`.
     """
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     try:
-        with quiet():
+        # Fused attention lays its answer out in memory as torch.onnx' spelling of it does not, and views fail on that.
+        with quiet(), sdpa_kernel(SDPBackend.MATH):
             written: Any = torch.onnx.export(
                 spelling.spelled(program),
                 input_names=list(inputs),

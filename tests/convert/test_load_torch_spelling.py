@@ -97,6 +97,27 @@ def test_a_transformer_that_is_given_its_causal_mask(tmp_path: Path) -> None:
     check(Of(lambda s, x: s.all(x, x, tgt_mask=mask), all=nn.TransformerDecoder(layer, 2)), tmp_path, 5, 8)
 
 
+class Windows(nn.Module):
+    """Attention inside windows of 3 by 3, with a bias for each pair of places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts, self.joined = nn.Linear(64, 192), nn.Linear(64, 64)
+        self.bias = nn.Parameter(torch.randn(2, 9, 9, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x):
+        cut = x.view(-1, 2, 3, 2, 3, 64).permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, 3, 3, 64)
+        q, k, v = self.parts(cut).view(cut.shape[0], -1, 2, 96).transpose(1, 2).chunk(3, dim=3)
+        made = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias.unsqueeze(0).contiguous())
+        made = self.joined(made.transpose(1, 2).reshape((*cut.shape[:-1], -1)))
+        return made.view(-1, 2, 2, 3, 3, 64).permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, 6, 6, 64)
+
+
+def test_attention_whose_answer_is_cut_into_windows(tmp_path: Path) -> None:
+    """PyTorch's fused attention lies in memory as the written one does not: views of it failed."""
+    check(Windows(), tmp_path, 6, 6, 64)
+
+
 def test_operations_on_complex_numbers_are_refused_as_such(tmp_path: Path) -> None:
     def turned(_, x):
         angles = torch.outer(torch.arange(3.0), torch.arange(4.0))
