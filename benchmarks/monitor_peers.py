@@ -49,6 +49,15 @@ def edgekit(known: Array, together: int = 1) -> Watcher:
     return windowed(judge, together)
 
 
+def _any_drifted(detectors: list[Any], values: Array) -> bool:
+    """Give each its value; all of them, whoever tells."""
+    found = False
+    for detector, value in zip(detectors, values.tolist(), strict=True):
+        detector.update(value)
+        found |= detector.drift_detected
+    return found
+
+
 def river(kind: str) -> Callable[[Array], Watcher]:
     def made(known: Array) -> Watcher:
         from river import drift
@@ -56,11 +65,7 @@ def river(kind: str) -> Callable[[Array], Watcher]:
         detectors = [getattr(drift, kind)() for _ in range(NUMBERS)]
 
         def watch(row: Array) -> bool:
-            found = False
-            for detector, value in zip(detectors, row.tolist(), strict=True):
-                detector.update(value)
-                found |= detector.drift_detected
-            return found
+            return _any_drifted(detectors, row)
 
         for row in known:
             watch(row)
@@ -83,11 +88,7 @@ def river_alike(known: Array) -> Watcher:
         weighted = inverse @ z
         residual = weighted * units
         made = np.concatenate([z, z * z, residual, residual * residual, [weighted @ z, row[1], row[1] * row[1]]])
-        found = False
-        for detector, value in zip(detectors, made.tolist(), strict=True):
-            detector.update(value)
-            found |= detector.drift_detected
-        return found
+        return _any_drifted(detectors, made)
 
     for row in known:
         watch(row)

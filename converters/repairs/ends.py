@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.converters.repairs.view import Layer, Op, View, open_view
+from edgekit.converters.repairs.view import Layer, Op, add_bias, open_view
 from edgekit.converters.stages import Graph
 
 if TYPE_CHECKING:
@@ -114,14 +114,6 @@ def evened(graph: Graph, given: Mapping[str, Sequence[float]], path: Path) -> Gr
     opened = open_view(graph)
     for op in opened.ops:
         if op.layer is not None and op.layer.name in given:
-            _add(opened, op.layer, np.asarray(given[op.layer.name]))
+            add_bias(opened, op.layer, np.asarray(given[op.layer.name]))
     opened.write(path)
     return replace(graph, path=str(path))
-
-
-def _add(opened: View, layer: Layer, more: NDArray[np.float64]) -> None:
-    if layer.biased:
-        bias = opened.bias(layer)
-        opened.set_bias(layer, ((0 if bias is None else bias) + more).astype(np.float32))
-    elif layer.addend:
-        opened.set_constant(layer.addend, (opened.constant(layer.addend) + more).astype(np.float32))

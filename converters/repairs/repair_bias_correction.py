@@ -11,7 +11,7 @@ import numpy as np
 
 from edgekit.converters.repairs.grid import as_stored
 from edgekit.converters.repairs.repair import Case, Change, Kind
-from edgekit.converters.repairs.view import View, layers
+from edgekit.converters.repairs.view import View, add_bias, layers
 
 TITLE = "what rounding shifts on average is taken back by the biases"
 KIND: Kind = "weights"
@@ -31,11 +31,7 @@ def apply(case: Case, opened: View) -> Change:
         shares = np.split(np.arange(len(stored)), layer.groups)
         means = zip(shares, seen.mean, seen.rounded_mean, strict=True)
         shift = np.concatenate([stored[rows] @ given - kernel[rows] @ real for rows, real, given in means])
-        if layer.biased:
-            bias = opened.bias(layer)
-            opened.set_bias(layer, ((0 if bias is None else bias) - shift).astype(np.float32))
-        elif layer.addend:
-            opened.set_constant(layer.addend, (opened.constant(layer.addend) - shift).astype(np.float32))
+        add_bias(opened, layer, -shift)
         size = np.concatenate([kernel[rows] @ real for rows, real in zip(shares, seen.mean, strict=True)])
         largest = max(largest, float(np.abs(shift).max() / max(np.sqrt(np.square(size).mean()), 1e-12)))
         count += 1

@@ -22,7 +22,7 @@ from edgekit.converters.debugging.nets import Array, Net, Op
 from edgekit.converters.debugging.readers import OnnxNet, TFLiteNet
 from edgekit.converters.repairs.repair import Change, EngineCase, Kind
 from edgekit.converters.repairs.samples import Samples, look
-from edgekit.converters.repairs.view import Layer, View, layers
+from edgekit.converters.repairs.view import Layer, View, add_bias, layers
 from edgekit.converters.stages import Graph
 
 TITLE = "what the integer kernels shift on average, measured in the engine, is taken back by the biases"
@@ -97,8 +97,7 @@ def apply(case: EngineCase, opened: View) -> Change:
     largest = 0.0
     for site in found:
         shift = shifts[site.layer.name]
-        bias = opened.bias(site.layer)
-        opened.set_bias(site.layer, ((0 if bias is None else bias) - shift).astype(np.float32))
+        add_bias(opened, site.layer, -shift)
         size = np.sqrt(np.square(means[site.reference].each).mean())
         largest = max(largest, float(np.abs(shift).max() / max(size, 1e-12)))
     detail = f"biases of {len(found)} layers, by up to {100 * largest:.2g} % of the layer's mean answer"

@@ -169,6 +169,15 @@ def open_view(graph: Graph) -> View:
     return OnnxView(Path(graph.path))
 
 
+def add_bias(opened: View, layer: Layer, more: NDArray[np.float64]) -> None:
+    """Let a layer answer so much more, [out]: by its bias, or by the constant that is added behind it."""
+    if layer.biased:
+        bias = opened.bias(layer)
+        opened.set_bias(layer, ((0 if bias is None else bias) + more).astype(np.float32))
+    elif layer.addend:
+        opened.set_constant(layer.addend, (opened.constant(layer.addend) + more).astype(np.float32))
+
+
 def layers(view: View) -> list[Layer]:
     """All layers, in order."""
     return [op.layer for op in view.ops if op.layer is not None]
