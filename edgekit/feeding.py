@@ -19,6 +19,9 @@ class ImageSteps:
     Attributes:
         fit: "stretch" to the size; "letterbox": whole, in its proportions, with a border; "crop": filled, in its
             proportions, and cut at the middle.
+        short: For "crop": the whole picture is first resized until its shorter side has so many pixels, and the input's
+            size is then cut out of its middle, as torchvision's `Resize(256), CenterCrop(224)` do. None: what has the
+            input's proportions is cut out and then resized, as `crop_to_aspect_ratio` of Keras does.
         resize: "bilinear", "nearest" or "area".
         convention: Whose resizing of that name. Pillow's bilinear and area (its BOX) look at all pixels that a smaller
             picture covers; OpenCV's bilinear (INTER_LINEAR; also `tf.image.resize`) at the nearest four only.
@@ -31,10 +34,13 @@ class ImageSteps:
     convention: Literal["pillow", "opencv"] = "pillow"
     border: int = 114
     place: Literal["center", "corner"] = "center"
+    short: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.border <= 255:
             raise ValueError(f"border is {self.border}; it lies between 0 and 255")
+        if self.short is not None and (self.fit != "crop" or self.short < 1):
+            raise ValueError(f'short = {self.short}: a positive number of pixels, with fit = "crop"')
 
 
 @dataclass(frozen=True)

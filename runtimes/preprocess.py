@@ -124,6 +124,7 @@ class Preparer:
         quick = self.quick
         if isinstance(quick, Pictures) and (picture := quick.picture(thing, colors)) is not None:
             own = picture.shape == (quick.wanted.height, quick.wanted.width, quick.wanted.channels)
+            own &= self._how.image is None or self._how.image.short is None
             if own and spec.layout is not None:
                 _, placement = pictures.fit(picture, quick.wanted, ImageSteps())
                 return Prepared({spec.name: normalize(picture, self._how, spec)}, placement=placement)  # in its layout

@@ -15,7 +15,7 @@ import numpy as np
 from edgekit.errors import DataError, EngineMissingError, FeedError, MissingFileError, UsageError
 from edgekit.feeding import ImageSteps, Preprocess
 from edgekit.runtimes.base import Array
-from edgekit.runtimes.preparation.resizing import resize
+from edgekit.runtimes.preparation.resizing import Window, resize
 from edgekit.tensors import TensorSpec
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -170,6 +170,9 @@ class Fitting:
 
     Attributes:
         placement: Where they lie there.
+
+    Raises:
+        FeedError: `feed-shape`: `short` is less than the input.
     """
 
     def __init__(self, size: tuple[int, ...], wanted: Geometry, steps: ImageSteps) -> None:
@@ -177,9 +180,18 @@ class Fitting:
         self._target = self._inner = target = (wanted.height, wanted.width)
         self._how, self._border = (steps.resize, steps.convention), steps.border
         self._cut: tuple[slice, slice] | None = None
-        self._at = (0, 0)
+        self._at, self._window = (0, 0), None
         scale, offset = (wanted.width / width, wanted.height / height), (0.0, 0.0)
-        if steps.fit != "stretch" and height * wanted.width != width * wanted.height:
+        if steps.short is not None:
+            inner = _shorter(height, width, steps.short)
+            if inner[0] < target[0] or inner[1] < target[1]:
+                sizes = f"{inner[1]}x{inner[0]} holds no {target[1]}x{target[0]}"
+                raise FeedError("feed-shape", f"short = {steps.short} is less than the input: {sizes}")
+            # As torchvision cuts.
+            top, left = round((inner[0] - target[0]) / 2), round((inner[1] - target[1]) / 2)
+            self._window = Window(*inner, top, left)
+            scale, offset = (inner[1] / width, inner[0] / height), (-float(left), -float(top))
+        elif steps.fit != "stretch" and height * wanted.width != width * wanted.height:
             if steps.fit == "crop":
                 # The middle that has the input's proportions: what lies outside is never computed.
                 ratio = max(target[0] / height, target[1] / width)
@@ -201,7 +213,7 @@ class Fitting:
         if self._cut is not None:
             picture = picture[self._cut]
         if self._inner == self._target:
-            return resize(picture, *self._target, *self._how, out)
+            return resize(picture, *self._target, *self._how, out, self._window)
         made = np.empty((*self._target, picture.shape[2]), np.uint8) if out is None else out
         (top, left), (height, width) = self._at, self._inner
         for border in (made[:top], made[top + height :], made[:, :left], made[:, left + width :]):
@@ -211,6 +223,11 @@ class Fitting:
         if resized is not inside:
             inside[...] = resized
         return made
+
+
+def _shorter(height: int, width: int, short: int) -> tuple[int, int]:
+    """Height and width as torchvision's `Resize` of one number has them."""
+    return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
 
 
 def recolor(picture: Array, given: str | None, how: Preprocess, channels: int) -> Array:

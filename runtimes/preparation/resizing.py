@@ -33,6 +33,15 @@ _benches: Spare[Bench] = Spare(Bench)
 _HALF = np.float32(0.5)
 
 
+class Window(NamedTuple):
+    """Where a part of a resized picture begins, and what that picture's size would be. Only the part is computed."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+
+
 class _Plan(NamedTuple):
     """All that follows from the sizes.
 
@@ -52,8 +61,27 @@ class _Plan(NamedTuple):
     even: tuple[tuple[int, int], ...] = ()
     total: int = 1
 
+    def part(self, window: Window, height: int, width: int, channels: int) -> _Plan:
+        """Of so many pixels only."""
+        down = slice(window.top, window.top + height)
+        across = slice(window.left * channels, (window.left + width) * channels)
+        return self._replace(
+            rows=self.rows[:, down],
+            heavy=None if self.heavy is None else self.heavy[:, down],
+            columns=self.columns[:, across],
+            light=self.light[:, across],
+        )
 
-def resize(picture: Array, height: int, width: int, how: str, convention: str, out: Array | None = None) -> Array:
+
+def resize(
+    picture: Array,
+    height: int,
+    width: int,
+    how: str,
+    convention: str,
+    out: Array | None = None,
+    window: Window | None = None,
+) -> Array:
     """A picture in another size.
 
     Args:
@@ -63,22 +91,26 @@ def resize(picture: Array, height: int, width: int, how: str, convention: str, o
         how: "bilinear", "nearest" or "area".
         convention: "pillow" or "opencv".
         out: Of the result's shape, for it to be written to where that costs no copy.
+        window: Height and width are those of a part of a larger one, which begins there.
 
     Returns:
         uint8 [height,width] or [height,width,C]: `out`, another array, or the picture itself where it has the size.
     """
-    if picture.shape[:2] == (height, width):
-        return picture
+    size = (height, width) if window is None else window[:2]
+    if picture.shape[:2] == size:
+        return picture if window is None else _cut(picture, window, height, width)
     if picture.ndim == 3 and picture.strides[2] < 0:  # colors turned: cheaper when it is small
-        return resize(picture[..., ::-1], height, width, how, convention)[..., ::-1]
-    compiled = _compiled(picture, height, width, how, convention, out)
+        return resize(picture[..., ::-1], height, width, how, convention, window=window)[..., ::-1]
+    compiled = _compiled(picture, *size, how, convention, out if window is None else None)
     if compiled is not None:
-        return compiled
-    if how == "area" and convention == "opencv" and (picture.shape[0] < height or picture.shape[1] < width):
+        return compiled if window is None else _cut(compiled, window, height, width)
+    if how == "area" and convention == "opencv" and (picture.shape[0] < size[0] or picture.shape[1] < size[1]):
         how = "spread"  # its area of a picture that grows, along either axis
     flat = picture.reshape(picture.shape[0], -1)
     channels = flat.shape[1] // picture.shape[1]
-    plan = _plan(picture.shape[:2], (height, width), channels, how, convention)
+    plan = _plan(picture.shape[:2], size, channels, how, convention)
+    if window is not None:
+        plan = plan.part(window, height, width, channels)
     whole = (
         np.empty((height, width, *picture.shape[2:]), np.uint8) if out is None or not out.flags.c_contiguous else out
     )
@@ -90,6 +122,10 @@ def resize(picture: Array, height: int, width: int, how: str, convention: str, o
         _across(_down(flat, plan, part, bench), plan, bench, made[part])
     _benches.give(bench)
     return whole
+
+
+def _cut(picture: Array, window: Window, height: int, width: int) -> Array:
+    return picture[window.top : window.top + height, window.left : window.left + width]
 
 
 def _down(flat: Array, plan: _Plan, part: slice, bench: Bench) -> Array:
@@ -175,7 +211,9 @@ def _plan(given: tuple[int, int], wanted: tuple[int, int], channels: int, how: s
     if not same or total * more > WHOLE - 1 or (more > 1 and given[1] > _CLOSE * wanted[1]):
         return made
     even = tuple(
-        (int(distance) * channels, int(weight)) for distance, weight in zip(apart[:, 0], whole[:, 0], strict=True)
+        (int(distance) * channels, int(weight))
+        for distance, weight in zip(apart[:, 0], whole[:, 0], strict=True)
+        if weight
     )
     return made._replace(even=even, total=total * more)
 

@@ -66,18 +66,21 @@ def taps(size: int, wanted: int, how: str, convention: str) -> tuple[Array, Arra
     Positions are of the platform's own width: 32-bit boards refuse to `take` by others.
     """
     ratio = size / wanted
+    twice = 1 / (wanted / size)  # as OpenCV divides; where a pixel falls on an edge, its rounding decides
     if how == "nearest":
         # Pillow adds up from pixel to pixel, and rounds as sums do.
         steps = np.full(wanted, ratio)
         steps[0] = 0.5 * ratio
-        at = np.add.accumulate(steps) if convention == "pillow" else np.arange(wanted) * ratio
+        at = np.add.accumulate(steps) if convention == "pillow" else np.arange(wanted) * twice
         return np.minimum(at.astype(np.intp), size - 1)[None], np.ones((1, wanted), np.float32)
     if convention == "pillow":
         taps = _filtered(size, wanted, ratio, how)
     elif how == "area":
         taps = [_covered(place, ratio, size) for place in range(wanted)]
+    elif how == "spread":
+        taps = [_spread(place, twice, wanted / size, size) for place in range(wanted)]
     else:
-        taps = [_between(place, ratio, size, spread=how == "spread") for place in range(wanted)]
+        taps = [_between(place, ratio, size) for place in range(wanted)]
     most = max(len(weights) for _, weights in taps)
     places, weights = np.zeros((most, wanted), np.intp), np.zeros((most, wanted), np.float32)
     for place, (first, values) in enumerate(taps):
@@ -111,16 +114,22 @@ def _covered(place: int, ratio: float, size: int) -> tuple[int, list[float]]:
     return first, [max(min(x + 1, end) - max(x, begin), 0.0) for x in range(first, max(last, first + 1))]
 
 
-def _between(place: int, ratio: float, size: int, *, spread: bool) -> tuple[int, list[float]]:
-    """OpenCV's linear, and its area of a larger picture: two neighbors."""
-    if spread:
-        first = math.floor(place * ratio)
-        part = max((place + 1) - (first + 1) / ratio, 0.0)
-        part -= math.floor(part)
-    else:
-        at = (place + 0.5) * ratio - 0.5
-        first = math.floor(at)
-        part = at - first
+def _between(place: int, ratio: float, size: int) -> tuple[int, list[float]]:
+    """OpenCV's linear: two neighbors."""
+    at = (place + 0.5) * ratio - 0.5
+    first = math.floor(at)
+    return _neighbors(first, at - first, size)
+
+
+def _spread(place: int, ratio: float, inverse: float, size: int) -> tuple[int, list[float]]:
+    """OpenCV's area of a larger picture; its `fx` is a float, which makes a whole of what is nearly one."""
+    first = math.floor(place * ratio)
+    part = float(np.float32((place + 1) - (first + 1) * inverse))
+    return _neighbors(first, part - math.floor(part) if part > 0 else 0.0, size)
+
+
+def _neighbors(first: int, part: float, size: int) -> tuple[int, list[float]]:
+    """The pixel at `first` and, by that part, the next one; inside the picture."""
     if first < 0:
         return 0, [1.0]
     if first >= size - 1:

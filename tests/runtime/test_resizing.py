@@ -12,9 +12,12 @@ from PIL import Image
 
 from edgekit.errors import FeedError
 from edgekit.feeding import ImageSteps, Preprocess
+from edgekit.runtimes.preparation import resizing
 from edgekit.runtimes.preparation.pictures import Geometry, fit, recolor
 from edgekit.runtimes.preparation.resizing import resize
 from edgekit.runtimes.preparation.taps import taps
+from edgekit.runtimes.preprocess import Preparer
+from edgekit.tensors import TensorSpec
 
 SIZES = [((48, 64), (24, 32)), ((48, 64), (17, 23)), ((13, 9), (40, 31)), ((30, 40), (15, 90)), ((5, 7), (1, 1)),
          ((1, 1), (4, 3)), ((120, 97), (96, 96))]  # fmt: skip
@@ -168,6 +171,33 @@ def test_opencv_writes_where_it_is_told_and_reads_no_row_in_vain(monkeypatch):
         assert resize(whole, height, 5, how, "opencv").shape == (height, 5, 3)
 
 
+@pytest.mark.parametrize(
+    ("how", "size", "wanted", "at", "expected"),
+    [("nearest", 6, 34, 17, 2), ("nearest", 6, 68, 34, 2), ("nearest", 10, 30, 3, 1), ("area", 116, 224, 56, 28),
+     ("area", 81, 180, 60, 26), ("area", 5, 7, 3, 2)],
+)  # fmt: skip
+def test_pixels_on_edges_fall_as_opencv_rounds(numpy_only, how, size, wanted, at, expected):
+    """As OpenCV 5.0.0 gave them: it multiplies by 1 / (wanted / size)."""
+    ramp = np.arange(size, dtype=np.uint8)[None, :, None].repeat(3, 0)
+    assert resize(ramp, 3, wanted, how, "opencv")[0, at, 0] == expected
+
+
+def test_a_neighbor_that_weighs_next_to_nothing_adds_nothing(numpy_only, monkeypatch):
+    exact = resizing.taps
+
+    def nearly(size, wanted, how, convention):
+        places, weights = exact(size, wanted, how, convention)
+        return places, np.where(weights == 0, np.float32(1e-9), weights)
+
+    given = picture((149, 147))
+    expected = resize(given, 8, 3, "bilinear", "opencv")
+    resizing._plan.cache_clear()
+    monkeypatch.setattr(resizing, "taps", nearly)
+    found = resize(given, 8, 3, "bilinear", "opencv")
+    resizing._plan.cache_clear()
+    assert off(found, expected) <= 1
+
+
 def test_a_flat_picture_stays_flat(numpy_only):
     flat = np.full((37, 53, 3), 201, np.uint8)
     for how in PILLOW:
@@ -197,6 +227,39 @@ def test_crop_takes_the_middle():
     made, placement = fit(given, Geometry(5, 5, 3, first=False), ImageSteps("crop", "nearest"))
     assert made.min() == 255
     np.testing.assert_allclose(placement.back(np.array([[0.0, 0.0], [5.0, 5.0]])), [[10, 0], [20, 10]])
+
+
+@pytest.mark.parametrize("library", [True, False])
+@pytest.mark.parametrize("how", PILLOW)
+@pytest.mark.parametrize("size", [(60, 91), (91, 60), (48, 48), (13, 300)])
+def test_crop_of_a_picture_made_shorter_is_torchvisions(how, size, library, monkeypatch):
+    """`Resize(40), CenterCrop((33, 24))` on Pillow's pictures."""
+    given = picture(size)
+    height, width = (40, int(40 * size[1] / size[0])) if size[0] <= size[1] else (int(40 * size[0] / size[1]), 40)
+    top, left = round((height - 33) / 2), round((width - 24) / 2)
+    whole = np.asarray(Image.fromarray(given).resize((width, height), PILLOW[how]))
+    if not library:
+        monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    made, placement = fit(given, Geometry(33, 24, 3, first=False), ImageSteps("crop", how, short=40))
+    assert off(made, whole[top : top + 33, left : left + 24]) <= (0 if how == "nearest" or library else 1)
+    np.testing.assert_allclose(placement.back(np.array([12.0, 16.5])) / size[::-1], [0.5, 0.5], atol=0.03)
+
+
+def test_crop_shorter_than_the_input_is_refused():
+    with pytest.raises(FeedError, match="short = 20") as caught:
+        fit(picture((64, 64)), Geometry(24, 24, 3, first=False), ImageSteps("crop", short=20))
+    assert caught.value.code == "feed-shape"
+    with pytest.raises(ValueError, match="crop"):
+        ImageSteps("letterbox", short=256)
+
+
+@pytest.mark.parametrize("kind", ["float32", "uint8"])
+def test_a_picture_of_the_inputs_size_is_made_shorter_too(kind):
+    spec = TensorSpec("x", (1, 8, 8, 3), kind, layout="NHWC")
+    preparer = Preparer((spec,), Preprocess("image", 1 / 255, image=ImageSteps("crop", "nearest", short=16)))
+    given = picture((8, 8))
+    expected = given[2:6, 2:6].repeat(2, 0).repeat(2, 1)
+    np.testing.assert_allclose(preparer.real(given).feeds["x"].reshape(8, 8, 3), expected / np.float32(255), atol=1e-6)
 
 
 def test_colors_of_arrays():
