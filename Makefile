@@ -49,8 +49,11 @@ check: wheel     ## ruff, mypy and pyright
 	cd build/check && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../mypy -p edgekit
 	$(BIN)/pyright --project tests/typing/pyrightconfig.json --pythonpath $(BIN)/python
 
-bench: $(READY)  ## every benchmark, as JSON lines
-	@for script in benchmarks/*.py; do echo "# $$script" >&2; $(BIN)/python $$script || exit 1; done
+# Those that need no file, no other tool and no idle hour; `make bench BENCH=flow` runs one, with `python benchmarks/NAME.py --help`
+# for the others.
+BENCH = models conversion_time runtime_overhead predict_overhead bench_against_loops preparation capture monitor_cost
+bench: $(READY)  ## benchmarks that need nothing else, as JSON lines (BENCH="flow ..." for others)
+	@for name in $(BENCH); do echo "# benchmarks/$$name.py" >&2; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 peers: $(READY)  ## float conversion beside onnx2tf and litert-torch, each in an environment of its own
 	@for tool in onnx2tf litert-torch; do \

@@ -59,9 +59,10 @@ def hidden(name: str, call: Callable[[], Any]) -> Any:
 
 
 def pictures() -> Iterator[tuple[Any, tuple[int, int]]]:
-    """Noise beside ramps, of several sizes, and the sizes wanted."""
+    """Noise beside ramps, of several sizes and of any, and the sizes wanted."""
     dice = np.random.default_rng(0)
-    for size, wanted in SIZES:
+    anything = (tuple(dice.integers(1, most, 4).tolist()) for most in (9, 60, 250) for _ in range(200))
+    for size, wanted in [*SIZES, *(((a, b), (c, d)) for a, b, c, d in anything)]:
         for channels in (1, 3):
             made = dice.integers(0, 256, (*size, channels), dtype=np.uint8)
             made[: size[0] // 2] = np.linspace(0, 255, size[1])[:, None]
