@@ -22,15 +22,16 @@ class ImageSteps:
         short: For "crop": the whole picture is first resized until its shorter side has so many pixels, and the input's
             size is then cut out of its middle, as torchvision's `Resize(256), CenterCrop(224)` do. None: what has the
             input's proportions is cut out and then resized, as `crop_to_aspect_ratio` of Keras does.
-        resize: "bilinear", "nearest" or "area".
-        convention: Whose resizing of that name. Pillow's bilinear and area (its BOX) look at all pixels that a smaller
-            picture covers; OpenCV's bilinear (INTER_LINEAR; also `tf.image.resize`) at the nearest four only.
+        resize: "bilinear", "bicubic", "nearest" or "area".
+        convention: Whose resizing of that name. Pillow's bilinear, bicubic and area (its BOX) look at all pixels that a
+            smaller picture covers; OpenCV's bilinear (INTER_LINEAR; also `tf.image.resize`) at the nearest four only,
+            its bicubic at sixteen.
         border: Value (0..255) around a letterboxed picture. 114 is what the YOLO family was trained with.
         place: Where a letterboxed picture lies: "center", or "corner" for the upper left.
     """
 
     fit: Literal["stretch", "letterbox", "crop"] = "stretch"
-    resize: Literal["bilinear", "nearest", "area"] = "bilinear"
+    resize: Literal["bilinear", "bicubic", "nearest", "area"] = "bilinear"
     convention: Literal["pillow", "opencv"] = "pillow"
     border: int = 114
     place: Literal["center", "corner"] = "center"

@@ -5,8 +5,8 @@ because it gathers whole rows, and adds up in 16 bits where its weights are whol
 in float32. Rows are worked on in bands that stay in the caches, in arrays that are kept (`scratch`). Where the app has
 imported the library whose convention is asked for, that does it.
 
-Within one step of 255 of the reference: Pillow's `resize` with BILINEAR, NEAREST and BOX, OpenCV's with INTER_LINEAR,
-INTER_NEAREST and INTER_AREA.
+Within one step of 255 of the reference: Pillow's `resize` with BILINEAR, BICUBIC, NEAREST and BOX, OpenCV's with
+INTER_LINEAR, INTER_CUBIC, INTER_NEAREST and INTER_AREA.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from edgekit.runtimes.base import Array
 from edgekit.runtimes.preparation.scratch import Bench, Spare
 from edgekit.runtimes.preparation.taps import EXACT, WHOLE, integers, taps, used
 
-_PILLOW = {"nearest": 0, "bilinear": 2, "area": 4}
-_OPENCV = {"nearest": 0, "bilinear": 1, "area": 3}
+_PILLOW = {"nearest": 0, "bilinear": 2, "bicubic": 3, "area": 4}
+_OPENCV = {"nearest": 0, "bilinear": 1, "bicubic": 2, "area": 3}
 _BAND = 400_000
 """Bytes that are worked on at once: what the second-level caches of small boards hold."""
 _NEAR = 0.5
@@ -88,7 +88,7 @@ def resize(
         picture: uint8 [H,W] or [H,W,C].
         height: Wanted.
         width: Wanted.
-        how: "bilinear", "nearest" or "area".
+        how: "bilinear", "bicubic", "nearest" or "area".
         convention: "pillow" or "opencv".
         out: Of the result's shape, for it to be written to where that costs no copy.
         window: Height and width are those of a part of a larger one, which begins there.
@@ -115,6 +115,9 @@ def resize(
         np.empty((height, width, *picture.shape[2:]), np.uint8) if out is None or not out.flags.c_contiguous else out
     )
     made = whole.reshape(height, -1)
+    if how == "bicubic" and plan.heavy is not None:
+        _overshooting(flat, plan, plan.heavy, made, between=convention == "pillow")
+        return whole
     bench = _benches.take()
     step = max(_BAND // ((5 if len(plan.rows) > 1 else 2) * flat.shape[1]), 1)
     for start in range(0, height, step):
@@ -122,6 +125,24 @@ def resize(
         _across(_down(flat, plan, part, bench), plan, bench, made[part])
     _benches.give(bench)
     return whole
+
+
+def _overshooting(flat: Array, plan: _Plan, heavy: Array, made: Array, *, between: bool) -> None:
+    """Into uint8 [height, width*C], with weights that may be negative: along rows first, because Pillow makes bytes of
+    what lies between its passes. (Pillow 13 goes the other way where a picture loses much more height than width, and
+    is then a few steps off what it was.)
+    """
+    top = plan.rows.min()
+    rows = flat[top : plan.rows.max() + 1]
+    across = np.zeros((len(rows), made.shape[1]), np.float32)
+    for place, weight in zip(plan.columns, plan.light, strict=True):
+        across += rows.take(place, 1) * weight
+    if between:
+        np.floor(np.clip(across + _HALF, 0, 255), out=across)
+    total = np.full(made.shape, _HALF, np.float32)
+    for place, weight in zip(plan.rows - top, heavy, strict=True):
+        total += across[place] * weight
+    np.copyto(made, np.clip(total, 0, 255), casting="unsafe")
 
 
 def _cut(picture: Array, window: Window, height: int, width: int) -> Array:
@@ -199,6 +220,8 @@ def _plan(given: tuple[int, int], wanted: tuple[int, int], channels: int, how: s
     rows, down = used(taps(given[0], wanted[0], how, convention))
     columns, across = used(taps(given[1], wanted[1], how, convention))
     places = (columns[:, :, None] * channels + np.arange(channels)).reshape(len(columns), -1)
+    if how == "bicubic":
+        return _Plan(rows, down[..., None], places.astype(np.intp), np.repeat(across, channels, axis=1))
     whole, total, off = integers(down, given[0])
     heavy, total = (whole[..., None], total) if off <= _NEAR else (down[..., None], 1)
     light = np.repeat(across / np.float32(total), channels, axis=1)

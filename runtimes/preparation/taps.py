@@ -75,6 +75,8 @@ def taps(size: int, wanted: int, how: str, convention: str) -> tuple[Array, Arra
         return np.minimum(at.astype(np.intp), size - 1)[None], np.ones((1, wanted), np.float32)
     if convention == "pillow":
         taps = _filtered(size, wanted, ratio, how)
+    elif how == "bicubic":
+        taps = [_sixteen(place, ratio) for place in range(wanted)]
     elif how == "area":
         taps = [_covered(place, ratio, size) for place in range(wanted)]
     elif how == "spread":
@@ -86,15 +88,15 @@ def taps(size: int, wanted: int, how: str, convention: str) -> tuple[Array, Arra
     for place, (first, values) in enumerate(taps):
         total = sum(values)
         for tap in range(most):
-            places[tap, place] = min(first + min(tap, len(values) - 1), size - 1)
+            places[tap, place] = min(max(first + min(tap, len(values) - 1), 0), size - 1)
             weights[tap, place] = values[tap] / total if tap < len(values) else 0.0
     return places, weights
 
 
 def _filtered(size: int, wanted: int, ratio: float, how: str) -> list[tuple[int, list[float]]]:
-    """Pillow's: a triangle or a box as wide as what a pixel covers, at least one source pixel."""
+    """Pillow's: a triangle, a cubic or a box as wide as what a pixel covers, at least one source pixel."""
     stretch = max(ratio, 1.0)
-    support = stretch * (1.0 if how == "bilinear" else 0.5)
+    support = stretch * {"bilinear": 1.0, "bicubic": 2.0, "area": 0.5}[how]
     taps = []
     for place in range(wanted):
         center = (place + 0.5) * ratio
@@ -102,6 +104,8 @@ def _filtered(size: int, wanted: int, ratio: float, how: str) -> list[tuple[int,
         offsets = [(x - center + 0.5) / stretch for x in range(first, last)]
         if how == "bilinear":
             taps.append((first, [max(1.0 - abs(x), 0.0) for x in offsets]))
+        elif how == "bicubic":
+            taps.append((first, [_cubic(abs(x), -0.5) for x in offsets]))
         else:
             taps.append((first, [1.0 if -0.5 < x <= 0.5 else 0.0 for x in offsets]))
     return taps
@@ -119,6 +123,20 @@ def _between(place: int, ratio: float, size: int) -> tuple[int, list[float]]:
     at = (place + 0.5) * ratio - 0.5
     first = math.floor(at)
     return _neighbors(first, at - first, size)
+
+
+def _sixteen(place: int, ratio: float) -> tuple[int, list[float]]:
+    """OpenCV's cubic: four neighbors along an axis; those outside are the picture's edge."""
+    at = (place + 0.5) * ratio - 0.5
+    first = math.floor(at)
+    return first - 1, [_cubic(abs(at - first - tap), -0.75) for tap in (-1, 0, 1, 2)]
+
+
+def _cubic(distance: float, slope: float) -> float:
+    """Keys' convolution kernel (https://doi.org/10.1109/TASSP.1981.1163711), of the slope at 1 that is given."""
+    if distance < 1:
+        return ((slope + 2) * distance - (slope + 3)) * distance * distance + 1
+    return slope * (((distance - 5) * distance + 8) * distance - 4) if distance < 2 else 0.0
 
 
 def _spread(place: int, ratio: float, inverse: float, size: int) -> tuple[int, list[float]]:

@@ -21,6 +21,7 @@ from edgekit.tensors import TensorSpec
 
 SIZES = [((48, 64), (24, 32)), ((48, 64), (17, 23)), ((13, 9), (40, 31)), ((30, 40), (15, 90)), ((5, 7), (1, 1)),
          ((1, 1), (4, 3)), ((120, 97), (96, 96))]  # fmt: skip
+BICUBIC = Image.Resampling.BICUBIC
 PILLOW = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR, "area": Image.Resampling.BOX}
 
 
@@ -52,6 +53,33 @@ def test_as_pillow_does_within_one_step(numpy_only, how, size, wanted):
         expected = Image.fromarray(given[..., 0] if channels == 1 else given).resize(wanted[::-1], PILLOW[how])
         found = resize(given, *wanted, how, "pillow")
         assert off(found, np.asarray(expected).reshape(*wanted, channels)) <= (0 if how == "nearest" else 1)
+
+
+@pytest.mark.parametrize(("size", "wanted"), [*SIZES, ((180, 27), (166, 99)), ((200, 300), (10, 15))])
+def test_bicubic_as_pillow_along_rows_and_then_columns(numpy_only, size, wanted):
+    for channels in (1, 3):
+        given = picture(size, channels)
+        across = Image.fromarray(given[..., 0] if channels == 1 else given).resize((wanted[1], size[0]), BICUBIC)
+        expected = np.asarray(across.resize(wanted[::-1], BICUBIC)).reshape(*wanted, channels)
+        assert off(resize(given, *wanted, "bicubic", "pillow"), expected) <= 1
+
+
+@pytest.mark.parametrize(("size", "wanted"), SIZES)
+def test_bicubic_as_opencv_says_it_is(numpy_only, size, wanted):
+    """`cv::resize` with INTER_CUBIC: sixteen neighbors, the edge's pixels repeated, a slope of -0.75."""
+
+    def along(count, to):
+        at = (np.arange(to) + 0.5) * count / to - 0.5
+        near = np.floor(at)[:, None] + np.arange(-1, 3)
+        x = np.abs(at[:, None] - near)
+        weights = np.where(x <= 1, 1.25 * x**3 - 2.25 * x**2 + 1, -0.75 * (x**3 - 5 * x**2 + 8 * x - 4))
+        table = np.zeros((to, count))
+        np.add.at(table, (np.arange(to)[:, None], np.clip(near, 0, count - 1).astype(int)), weights)
+        return table
+
+    given = picture(size)
+    made = np.einsum("yh,xw,hwc->yxc", along(size[0], wanted[0]), along(size[1], wanted[1]), given)
+    assert off(resize(given, *wanted, "bicubic", "opencv"), np.clip(made + 0.5, 0, 255).astype(np.uint8)) <= 1
 
 
 def test_pillow_is_used_where_the_app_has_it():
@@ -200,7 +228,7 @@ def test_a_neighbor_that_weighs_next_to_nothing_adds_nothing(numpy_only, monkeyp
 
 def test_a_flat_picture_stays_flat(numpy_only):
     flat = np.full((37, 53, 3), 201, np.uint8)
-    for how in PILLOW:
+    for how in (*PILLOW, "bicubic"):
         for convention in ("pillow", "opencv"):
             for wanted in ((11, 90), (90, 11), (100, 100), (3, 2)):
                 assert np.unique(resize(flat, *wanted, how, convention)).tolist() == [201]
