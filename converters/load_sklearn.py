@@ -101,6 +101,7 @@ def loaded(model: Any, name: str, notes: tuple[str, ...] = (), shapes: dict[str,
         tools={"onnx": str(onnx.__version__), **_tools(model)},
         classes=answers.class_names(asked) if "label" in outputs else (),
         answer=next(iter(outputs)) if len(outputs) > 1 else None,
+        task=answers.task(outputs, predicts=predicts),
     )
     return Loaded(facts, modern, Answering(inputs, answers.caller(asked, outputs)), exact=exact)
 

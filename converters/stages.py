@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgekit.converters import sampling
 from edgekit.precision import Precision
+from edgekit.reading import Task
 from edgekit.rules import Rule
 from edgekit.tensors import TensorSpec
 
@@ -64,6 +65,7 @@ class LoadedFacts:
         tools: Package -> version, of what loaded it.
         classes: Names of the classes of a classifier, where the source knows them.
         answer: The output that holds the answer, where the source knows which of several does.
+        task: What that answer is, where the source knows; else "other".
         ragged: Outputs that have another size for each sample; such a source is asked one sample at a time.
         half: It computes in float16, and rounds more than float32 does.
         squashed: Outputs that its own engine's sigmoid answers, which rounds as if they were near 1.
@@ -77,6 +79,7 @@ class LoadedFacts:
     tools: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     answer: str | None = None
+    task: Task = "other"
     ragged: tuple[str, ...] = ()
     half: bool = False
     squashed: tuple[str, ...] = ()

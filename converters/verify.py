@@ -195,6 +195,11 @@ class Comparison:
         seen = self.interpret.task in ("other", "classification") and self._classes.probabilities
         return self._classes.vector and self._classes.samples > 0 and (said or seen)
 
+    @property
+    def _is_chosen(self) -> bool:
+        """The output that is judged is the one that will be read."""
+        return len(self._outputs) == 1 or self.interpret.output is not None
+
     def _proof(self, data: Literal["evaluation", "calibration", "random"]) -> Proof:
         seen = list(self._outputs.values())
         classes = self._classes
@@ -344,7 +349,7 @@ class Comparison:
         said = self.interpret
         if said.task == "other" and self._metrics is not None:
             said = replace(said, task=_TASKS[self._metrics[0].name])
-        elif said.task == "other" and self._is_classifier and len(self._outputs) == 1:
+        elif said.task == "other" and not self.declared and self._is_classifier and self._is_chosen:
             said = replace(said, task="classification")
         if self._classes.vector and self._classes.samples and self._classes.probabilities:
             said = replace(said, scores="probabilities")

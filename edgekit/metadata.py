@@ -22,7 +22,7 @@ from typing import Any
 
 from edgekit.codec import CodecError, decode
 from edgekit.errors import DataError, MissingFileError, UsageError
-from edgekit.manifest import Interpret, Preprocess
+from edgekit.manifest import Interpret, Preprocess, Task
 from edgekit.tensors import TensorSpec
 
 
@@ -74,6 +74,7 @@ def complete(
     label: str | None,
     class_names: tuple[str, ...] = (),
     answer: str | None = None,
+    task: Task = "other",
 ) -> Metadata:
     """What the model and the data say stands in where the owner said nothing, and must agree where he did.
 
@@ -83,6 +84,7 @@ def complete(
         label: Name of the labels; a model with an output of that name is measured on it.
         class_names: Of the evaluation data's folders or text labels, or of the source.
         answer: The output that holds the answer, if the source knows.
+        task: What that answer is, if the source knows; it stands for no other output.
 
     Raises:
         UsageError: `metadata-invalid`: an output that is not there, another number of labels than of classes.
@@ -92,6 +94,8 @@ def complete(
     how = said.interpret
     if how.output is None and label in names:
         how = replace(how, output=label)
+    if how.output in (None, answer) and how.task == "other" and not said.declared:
+        how = replace(how, task=task)
     if how.output is None and answer is not None:
         how = replace(how, output=answer)
     if how.output is not None and how.output not in names:

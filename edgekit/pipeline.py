@@ -99,8 +99,9 @@ def run(model: Any, options: Options, progress: Progress | None = None, waiting:
             facts = shop.load(source)
             _check_facts(facts, options, precision)
             said = metadata.complete(
-                said, facts.outputs, label=options.label, class_names=facts.classes, answer=facts.answer
-            )
+                said, facts.outputs, label=options.label, class_names=facts.classes, answer=facts.answer,
+                task=facts.task,
+            )  # fmt: skip
         with shop.stage("survey"):
             calibration = data_given.locate(options.calibration, options, facts, said, shop.scratch / "calibration")
             evaluation = data_given.locate(options.evaluation, options, facts, said, shop.scratch / "evaluation")

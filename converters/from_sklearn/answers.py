@@ -11,6 +11,7 @@ import numpy as np
 from edgekit.converters.from_sklearn import boosting
 from edgekit.converters.stages import Array, Feeds
 from edgekit.errors import FeedError, SourceError
+from edgekit.reading import Task
 
 INPUT = "input"
 
@@ -102,6 +103,14 @@ def class_names(model: Any) -> tuple[str, ...]:
     if values.dtype.kind in "iufb" and np.array_equal(values, np.arange(len(values))):
         return ()
     return tuple(str(int(value)) if _is_whole(value) else str(value) for value in values.tolist())
+
+
+def task(outputs: Iterable[str], *, predicts: bool) -> Task:
+    """What the first of these public outputs says, of an estimator that predicts or one that transforms."""
+    first = next(iter(outputs))
+    if first == "output" and predicts:
+        return "regression"
+    return "classification" if first == "probabilities" else "other"
 
 
 def _is_whole(value: Any) -> bool:

@@ -146,3 +146,22 @@ def test_trees_with_linear_leaves_are_refused_by_name(iris):
     model = lightgbm.LGBMRegressor(linear_tree=True, n_estimators=2, verbose=-1).fit(iris[0], iris[0][:, 0])
     with pytest.raises(errors.SourceError, match="linear models"):
         edgekit.convert(model, to="onnx")
+
+
+@pytest.mark.parametrize("target", ["onnx", "tflite"])
+def test_predict_reads_what_the_estimator_answers(tmp_path, target):
+    about = datasets.load_iris()
+    rows = about.data.astype(np.float32)
+    path = tmp_path / f"model.{target}"
+    named = linear_model.LogisticRegression(max_iter=300).fit(rows, about.target_names[about.target])
+    edgekit.convert(named, output=path)
+    assert edgekit.load(path).predict(rows[:1]).label == named.predict(rows[:1])[0]
+    values = linear_model.Ridge().fit(rows, about.target)
+    edgekit.convert(values, output=path)
+    answer = edgekit.load(path).predict(rows[:1])
+    np.testing.assert_allclose(answer.values, values.predict(rows[:1]), rtol=1e-5)
+    edgekit.convert(named, output=path, task="other")
+    assert "probabilities" in edgekit.load(path).predict(rows[:1]).outputs
+    scaler = preprocessing.StandardScaler().fit(rows)
+    edgekit.convert(scaler, output=path)
+    assert "output" in edgekit.load(path).predict(rows[:1]).outputs
