@@ -85,6 +85,7 @@ class LiteRTSession:
         self._feed = [(spec.name, detail["index"]) for spec, detail in zip(self.inputs, inputs, strict=True)]
         self._fetch = [(spec.name, detail["index"]) for spec, detail in zip(self.outputs, outputs, strict=True)]
         self._shapes = {detail["index"]: tuple(detail["shape"]) for detail in inputs}
+        self._some: tuple[list[str], list[tuple[str, int]]] = ([], [])
         self._free = any(spec.dynamic for spec in self.inputs)
         about = artifact.interface
         self._stateful = about is None or not _STATEFUL.isdisjoint(about.ops)
@@ -96,7 +97,9 @@ class LiteRTSession:
 
     def run_some(self, names: list[str], feeds: Feeds) -> dict[str, Array]:
         """`run`, for these outputs."""
-        return self._answers([(name, index) for name, index in self._fetch if name in names], feeds)
+        if names is not self._some[0]:
+            self._some = names, [(name, index) for name, index in self._fetch if name in names]
+        return self._answers(self._some[1], feeds)
 
     def _answers(self, fetched: list[tuple[str, int]], feeds: Feeds) -> dict[str, Array]:
         try:

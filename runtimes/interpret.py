@@ -39,9 +39,14 @@ Reader = Callable[[Mapping[str, Array], int, "Placement | None", "Array | None"]
 def reader(how: Interpret, size: tuple[int, int] | None = None) -> Reader:
     """`interpret` of one manifest and one size of pictures."""
     if how.task != "classification":
-        return lambda outputs, sample, placement, given: interpret(
-            outputs, how, sample=sample, size=size, placement=placement, given=given
-        )
+
+        def general(
+            outputs: Mapping[str, Array], sample: int, placement: Placement | None, given: Array | None
+        ) -> Answer:
+            return interpret(outputs, how, sample=sample, size=size, placement=placement, given=given)
+
+        read = _vector(how)
+        return general if read is None else _straight(read, how.output, general)
     quick, key = few(how), how.output
 
     def classify(
@@ -66,6 +71,36 @@ def reader(how: Interpret, size: tuple[int, int] | None = None) -> Reader:
         return classification(row.reshape(-1).astype(np.float64), how)
 
     return classify
+
+
+def _vector(how: Interpret) -> Callable[[Array], Answer] | None:
+    """What reads the values [n] of one sample; None where that takes more."""
+    if how.task == "regression":
+        return lambda values: Regression(tuple(values.tolist()))
+    if how.task == "embedding":
+        from edgekit.runtimes.interpretation.vectors import embedding
+
+        return embedding
+    if how.task == "anomaly" and (how.anomaly is None or how.anomaly.score == "output"):
+        from edgekit.runtimes.interpretation.vectors import anomaly
+
+        return lambda values: anomaly(values, how, None)
+    return None
+
+
+def _straight(read: Callable[[Array], Answer], key: str | None, general: Reader) -> Reader:
+    """For plain outputs [N, n] or [N] of reals; others go the general way."""
+
+    def straight(outputs: Mapping[str, Array], sample: int, placement: Placement | None, given: Array | None) -> Answer:
+        values = outputs.get(key) if key is not None else next(iter(outputs.values()), None)
+        if type(values) is np.ndarray and values.size and values.dtype.kind == "f":
+            if values.ndim == 2:
+                return read(values[sample])
+            if values.ndim == 1:
+                return read(values[sample : sample + 1])
+        return general(outputs, sample, placement, given)
+
+    return straight
 
 
 def read_of(how: Interpret, outputs: tuple[str, ...]) -> tuple[str, ...]:

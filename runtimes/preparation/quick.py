@@ -68,6 +68,34 @@ class Quick(Protocol):
     def __call__(self, thing: Any, colors: str | None) -> Prepared | None: ...
 
 
+class Arrays:
+    """Arrays that are the tensor, finite, with its batch axis or without."""
+
+    exact = True
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self._name, self._dtype = spec.name, np.dtype(spec.dtype)
+        self._one = spec.shape[1:]
+        self._shape = (1 if spec.shape[0] is None else spec.shape[0], *self._one)
+        self._real = self._dtype.kind == "f"
+
+    @staticmethod
+    def takes(spec: TensorSpec) -> bool:
+        """Whether arrays may be the tensor: real values of quantized ones are not."""
+        return spec.quant is None and spec.dtype != "string" and bool(spec.shape) and None not in spec.shape[1:]
+
+    def __call__(self, thing: Any, colors: str | None) -> Prepared | None:
+        if type(thing) is not np.ndarray or thing.dtype != self._dtype or colors is not None:
+            return None
+        if thing.shape != self._shape:
+            if thing.shape != self._one or self._shape[0] != 1:
+                return None
+            thing = thing[None]
+        if self._real and 0 in np.isfinite(thing).tobytes():
+            return None
+        return _new(Prepared, ({self._name: thing}, True, None, None))
+
+
 class Rows:
     """Dicts of numbers and categories in which nothing is missing or strange."""
 
@@ -187,11 +215,13 @@ class Pictures:
         return None
 
 
-def quick_of(inputs: tuple[TensorSpec, ...], how: Preprocess) -> Rows | Waves | Pictures | None:
+def quick_of(inputs: tuple[TensorSpec, ...], how: Preprocess) -> Arrays | Rows | Waves | Pictures | None:
     """The way of these things; None where there is none."""
     if len(inputs) != 1:
         return None
     (spec,) = inputs
+    if how.kind == "array":
+        return Arrays(spec) if Arrays.takes(spec) else None
     if how.kind == "table":
         return Rows(spec, how)
     if how.kind == "waveform" and how.audio is not None:

@@ -10,17 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import edgekit
-from edgekit.errors import FeedError
+from edgekit.errors import FeedError, UsageError
 from edgekit.feeding import Preprocess, TableSteps
 from edgekit.reading import DetectionReading, Interpret
 from edgekit.runtimes.flow.metrics import Metrics
-from edgekit.runtimes.interpret import interpret, read_of
+from edgekit.runtimes.interpret import interpret, read_of, reader
 from edgekit.runtimes.interpretation.classes import classification
 from edgekit.runtimes.preparation.numbers import normalize
 from edgekit.runtimes.preparation.rows import row_array, row_plan
 from edgekit.runtimes.preparation.scratch import Spare
 from edgekit.runtimes.preprocess import Preparer
-from edgekit.tensors import TensorSpec
+from edgekit.tensors import QuantParams, TensorSpec
 
 SCORE = st.one_of(st.floats(0, 1, width=32), st.sampled_from([0.0, 0.5, -0.0, float("nan"), float("inf")]))
 
@@ -161,3 +161,48 @@ def test_an_error_is_counted_once(picture_models, monkeypatch):
     seen = metrics.snapshot()
     assert seen["errors"] == {"feed-shape": 1, "model-forked": 1}
     assert (seen["run_seconds"]["count"], seen["predict_seconds"]["count"]) == (1, 1)
+
+
+@pytest.mark.parametrize("array", [
+    np.ones((1, 3), np.float32), np.arange(3, dtype=np.float32), np.ones((3, 1), np.float32)[:, 0],
+    np.ones((2, 3), np.float32), np.ones((1, 3)), np.ones(3, ">f4"), np.ones((1, 4), np.float32),
+    np.array([1, np.nan, 2], np.float32), [1.0, 2.0, 3.0],
+])  # fmt: skip
+@pytest.mark.parametrize("batch", [1, 2, None])
+def test_arrays_go_straight_only_as_the_very_tensor(array, batch):
+    spec = TensorSpec("x", (batch, 3), "float32")
+    preparer = Preparer((spec,), Preprocess())
+    quick = preparer.quick(array, None)
+    own = isinstance(array, np.ndarray) and array.dtype == np.float32 and np.isfinite(array).all()
+    shapes = [(batch or 1, 3), (3,)] if batch != 2 else [(2, 3)]
+    assert (quick is not None) == (own and array.shape in shapes)
+    if quick is None:
+        return
+    assert quick.ready
+    assert quick.feeds["x"].shape == ((batch or 1), 3)
+    assert np.shares_memory(quick.feeds["x"], array)
+    np.testing.assert_array_equal(quick.feeds["x"], preparer.general(array).feeds["x"])
+
+
+def test_arrays_that_are_not_finite_go_the_way_that_says_so():
+    spec = TensorSpec("x", (None, 3), "float32")
+    quick = Preparer((spec,), Preprocess()).quick
+    for value in (np.nan, np.inf, -np.inf):
+        assert quick(np.array([[0, value, 0]], np.float32), None) is None
+    assert quick(np.zeros((1, 3), np.float32), None).ready
+    assert Preparer((TensorSpec("x", (None, 3), "int8", quant=QuantParams((0.1,), (0,))),), Preprocess()).quick is None
+
+
+@pytest.mark.parametrize("task", ["regression", "embedding", "anomaly"])
+@pytest.mark.parametrize("shape", [(2,), (2, 1), (2, 3), (2, 3, 2)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+def test_vectors_are_read_straight_as_they_are_in_general(task, shape, dtype):
+    how = Interpret(task, threshold=1.5)
+    outputs = {"y": np.arange(1, 1 + np.prod(shape)).reshape(shape).astype(dtype)}
+    for sample in (0, 1):
+        found, expected = reader(how)(outputs, sample, None, None), interpret(outputs, how, sample=sample)
+        assert type(found) is type(expected)
+        assert repr(found) == repr(expected)
+    with pytest.raises(UsageError) as caught:
+        reader(Interpret(task, output="z", threshold=1.5))(outputs, 0, None, None)
+    assert caught.value.code == "output-unknown"
