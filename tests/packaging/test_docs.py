@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
 
+from edgekit import metadata
 from edgekit.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,3 +64,30 @@ def test_files_that_are_linked_exist():
     for page in SHOWN:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """Page and text of the code blocks in that language."""
+    found = []
+    for page in SHOWN:
+        text = page.read_text(encoding="utf-8")
+        found += [
+            (page.name, block) for block in re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        ]
+    return found
+
+
+def test_metadata_that_is_shown_is_accepted():
+    tables = [(page, tomllib.loads(block)) for page, block in blocks("toml")]
+    feeding = [(page, table) for page, table in tables if {"preprocess", "interpret"} & set(table)]
+    assert len(feeding) > 4
+    for page, table in feeding:
+        said = metadata.read(table, None, None)
+        assert said != metadata.Metadata(), page
+
+
+def test_python_that_is_shown_is_python():
+    shown = blocks("python")
+    assert len(shown) > 4
+    for page, block in shown:
+        compile(block, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
