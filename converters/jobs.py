@@ -26,6 +26,7 @@ from edgekit.converters.stages import (
     QuantizeOptions,
     Ranges,
     Source,
+    complete,
 )
 from edgekit.converters.verification.answers import Answers, keep, mixed, read
 from edgekit.converters.verification.answers import batches as answered
@@ -256,6 +257,8 @@ def quantize(request: QuantizeRequest) -> Graph:
     ranges = None if request.ranges is None else widened(graph, request.ranges)
     if ranges is not None and ranges.shifts and ranges.rules == request.options.rules:
         graph = evened(graph, ranges.shifts, path.with_name(f"evened.{graph.format}"))
+    if precision.calibrated:
+        graph = replace(graph, inputs=complete(graph.inputs))
     return quantizer.quantize(graph, ranges, precision, request.options, path)
 
 
@@ -294,6 +297,7 @@ def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
         labels=data.labels if request.proof_kind == "evaluation" else None,
         ragged=frozenset(request.ragged),
         squashed=frozenset(request.squashed),
+        gaps=any(spec.missing for spec in request.inputs),
     )
     graph = request.graph
     turn = sampling.each(graph.turn, request.inputs, graph.inputs)
@@ -355,12 +359,17 @@ class Recording:
 def record(request: RecordRequest) -> Recording:
     """Run the finished graph on seeded inputs, and on a few real samples where they cost next to nothing."""
     from edgekit.converters import record as recorder
+    from edgekit.converters.verification import probes
     from edgekit.data import open_data
     from edgekit.formats import read_facts
 
     data = open_data(request.data, request.inputs, Path(request.scratch))
     budget = Path(request.graph.path).stat().st_size // 50
-    some = sampling.taken(next(iter(data.batches(4))).feeds, request.inputs, request.graph.inputs)
+    first = next(iter(data.batches(4))).feeds
+    some = list(sampling.taken(first, request.inputs, request.graph.inputs))
+    if any(spec.missing for spec in request.inputs):
+        gaps = {spec.name: probes.gapped(first[spec.name][:1], spec, at) for at, spec in enumerate(request.inputs)}
+        some = [*sampling.taken(gaps, request.inputs, request.graph.inputs), *some]
     samples = [request.graph.turn(feeds) for feeds in some]
     with opened(request.graph, threads=1) as model:
         selftest = recorder.record(

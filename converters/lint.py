@@ -14,6 +14,7 @@ import numpy as np
 
 from edgekit.converters.stages import Array
 from edgekit.data import Dataset
+from edgekit.runtimes.base import absent
 from edgekit.tensors import TensorSpec
 
 FEW = 20
@@ -35,6 +36,11 @@ SPREAD = 0.35
 
 CLASSES = 0.5
 """Share of the evaluation's classes that calibration must hold."""
+
+
+_REPAIR = (
+    "Drop or repair such samples. Trees and imputers that take NaN as a missing value do so in fp32, fp16 and dynamic."
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,12 @@ class _Seen:
     broken: int = -1
     means: list[float] = field(default_factory=list)
     totals: Array = field(default_factory=lambda: np.zeros(1))
+
+    def filled(self, real: Array, missing: Array) -> Array:
+        """Samples [n, k] with the mean of the feature, as far as it is known, for what is missing (bool [n, k])."""
+        known = np.where(missing, 0.0, real).sum(axis=0) + self.totals
+        count = (~missing).sum(axis=0) + self.samples
+        return np.where(missing, known / np.maximum(count, 1), real)
 
     @property
     def mean(self) -> float:
@@ -121,6 +133,7 @@ def lint(calibration: Dataset | None, evaluation: Dataset | None, inputs: tuple[
 
 def _survey(data: Dataset, inputs: tuple[TensorSpec, ...]) -> _Survey:
     survey = _Survey({spec.name: _Seen() for spec in inputs}, set(), 0)
+    specs = {spec.name: spec for spec in inputs}
     for batch in data.batches(16):
         size = len(next(iter(batch.feeds.values())))
         digests: list[Any] = [hashlib.blake2b(digest_size=16) for _ in range(size)]
@@ -130,6 +143,9 @@ def _survey(data: Dataset, inputs: tuple[TensorSpec, ...]) -> _Survey:
             for digest, row in zip(digests, flat, strict=True):
                 digest.update(row.tobytes())
             real = flat.astype(np.float64)
+            missing = absent(array, specs[name]).reshape(size, -1) if array.dtype.kind == "f" else None
+            if missing is not None and missing.any():
+                real = seen.filled(real, missing)
             sane = np.isfinite(real).all(axis=1)
             if not sane.all() and seen.broken < 0:
                 seen.broken = survey.samples + int(np.flatnonzero(~sane)[0])
@@ -152,7 +168,7 @@ def _alone(name: str, survey: _Survey) -> list[Finding]:
     for tensor, seen in survey.inputs.items():
         if seen.broken >= 0:
             message = f"{name} sample {seen.broken} of {tensor} holds NaN or infinity."
-            findings.append(Finding("error", "data-nan", message, "Drop or repair such samples."))
+            findings.append(Finding("error", "data-nan", message, _REPAIR))
         elif seen.low == seen.high and survey.samples > 1 and seen.count > survey.samples:
             message = f"every value of {tensor} in the {name} data is {seen.low:g}."
             severity: Literal["error", "warning"] = "warning" if varies else "error"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import artifact as artifacts
-from edgekit.converters.from_onnx import current, declared, scan
+from edgekit.converters.from_onnx import current, declared, missing, scan
 from edgekit.converters.from_onnx.ragged import ragged
 from edgekit.converters.from_onnx.rounding import half, squashed
 from edgekit.converters.loaded import Loaded
@@ -54,6 +54,8 @@ _ALONG = frozenset({
 """Operators that leave axes where they are, as they stand before a first convolution."""
 _FIRST: dict[int, Layout] = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
 _LAST: dict[int, Layout] = {3: "NWC", 4: "NHWC", 5: "NDHWC"}
+
+_REALS = frozenset({"float16", "float32", "float64"})
 
 _ENGINE_PREFIX = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : (Exception during initialization: )?"
@@ -96,7 +98,9 @@ def load(source: Source) -> LoadedModel:
         current.fix_sizes(model, source.shapes)
         changed = True
     modern, notes = current.modernize(model, path.name)
-    inputs = tuple(_laid_out(_spec(value, path), modern.graph) for value in modern.graph.input)
+    inputs = tuple(
+        _admitting(_laid_out(_spec(value, path), modern.graph), modern.graph) for value in modern.graph.input
+    )
     original = model.SerializeToString() if changed else data
     try:
         session, notes = _session(original, modern, path, notes)
@@ -310,6 +314,11 @@ def _spec(value: Any, path: Path) -> TensorSpec:
         raise SourceError("source-rank", f"{path.name}: the tensor {value.name!r} has no fixed number of dimensions")
     sizes = tuple(axis.dim_value if axis.dim_value > 0 else None for axis in tensor.shape.dim)
     return TensorSpec(value.name, sizes, _DTYPES[tensor.elem_type])
+
+
+def _admitting(spec: TensorSpec, graph: Any) -> TensorSpec:
+    """An input with what it takes for a missing value."""
+    return replace(spec, missing=True) if spec.dtype in _REALS and missing.takes(graph, spec.name) else spec
 
 
 def _outputs(model: Any, session: Any, path: Path) -> tuple[TensorSpec, ...]:

@@ -11,6 +11,7 @@ index into the classes; their names go into the manifest.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def loaded(model: Any, name: str, notes: tuple[str, ...] = (), shapes: dict[str,
     import onnx
 
     from edgekit.converters.from_sklearn import anatomy, answers, compose
+    from edgekit.converters.from_sklearn import missing as missing_values
     from edgekit.converters.from_sklearn.draft import Draft
 
     if not accepts(model):
@@ -92,7 +94,10 @@ def loaded(model: Any, name: str, notes: tuple[str, ...] = (), shapes: dict[str,
         )
         for value in (*modern.graph.input, *modern.graph.output)
     }
-    inputs = (specs.pop(answers.INPUT),)
+    ask = answers.caller(asked, outputs)
+    missing, said = _missing(ask, modern, width, apart=missing_values.columns_differ(tuple(anatomy.parts(model))))
+    told += said
+    inputs = (replace(specs.pop(answers.INPUT), missing=missing),)
     facts = LoadedFacts(
         NAME,
         inputs,
@@ -103,7 +108,24 @@ def loaded(model: Any, name: str, notes: tuple[str, ...] = (), shapes: dict[str,
         answer=next(iter(outputs)) if len(outputs) > 1 else None,
         task=answers.task(outputs, predicts=predicts),
     )
-    return Loaded(facts, modern, Answering(inputs, answers.caller(asked, outputs)), exact=exact)
+    return Loaded(facts, modern, Answering(inputs, ask), exact=exact)
+
+
+def _missing(ask: Any, proto: Any, width: int, *, apart: bool) -> tuple[bool | tuple[int, ...] | None, list[str]]:
+    """Where the input takes NaN, and what the user should know of it."""
+    from edgekit.converters.from_sklearn import missing as missing_values
+    from edgekit.converters.from_sklearn.answers import INPUT
+    from edgekit.converters.onnx_graphs import graph as onnx_graph
+
+    places = missing_values.places(ask, INPUT, width, apart=apart)
+    if places is None:
+        return None, []
+    session = onnx_graph.session(proto)
+    names = [value.name for value in proto.graph.output]
+    rows = missing_values.rows(width, places)
+    if missing_values.agree(ask, lambda feeds: dict(zip(names, session.run(None, feeds), strict=True)), {INPUT: rows}):
+        return places, []
+    return None, ["rows with missing values are refused: the graph does not answer them as the estimator does"]
 
 
 def _exact(draft: Any, outputs: dict[str, str], width: int, shapes: dict[str, Any] | None, name: str) -> dict[str, Any]:

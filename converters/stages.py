@@ -9,7 +9,7 @@ end say what stands in them. A stage never reads the command line, prints, or re
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -53,6 +53,11 @@ class Source:
     model: str | None = None
 
 
+def complete(inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """The same inputs, of which no value may be missing."""
+    return tuple(replace(spec, missing=None) for spec in inputs)
+
+
 @dataclass(frozen=True)
 class LoadedFacts:
     """What is known of a source once it is loaded.
@@ -88,6 +93,13 @@ class LoadedFacts:
     def samples(self) -> tuple[TensorSpec, ...]:
         """What data for it looks like, see `sampling`."""
         return sampling.sampled(self.inputs)
+
+    def as_held(self, precision: Precision) -> LoadedFacts:
+        """What is known of it in a precision: among integers there is no NaN to stand for a missing value."""
+        if not precision.calibrated or not any(spec.missing for spec in self.inputs):
+            return self
+        note = "rows in which values are missing are refused: no integer stands for NaN, as it does in fp32 and fp16"
+        return replace(self, inputs=complete(self.inputs), notes=(*self.notes, note))
 
 
 class LoadedModel(Protocol):

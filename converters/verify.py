@@ -95,6 +95,7 @@ class Comparison:
         labels: Of all samples [N, ...], because a batch does not tell what they mean; None when there are none.
         ragged: Outputs that have another size for each sample; they come one sample at a time.
         squashed: Outputs whose reference is off by up to `SIGMOID`.
+        gaps: Inputs take NaN, so that NaN is an answer.
     """
 
     policy: str
@@ -104,6 +105,7 @@ class Comparison:
     labels: Array | None = None
     ragged: frozenset[str] = frozenset()
     squashed: frozenset[str] = frozenset()
+    gaps: bool = False
     _outputs: dict[str, OutputErrors] = field(default_factory=dict)
     _edges: dict[str, OutputErrors] = field(default_factory=dict)
     _classes: Classes = field(default_factory=Classes)
@@ -258,6 +260,9 @@ class Comparison:
                     message = f"{output.broken} values of {name} are NaN or infinite{where} where the source's are not"
                     step = "Look for ops that overflow (exp, divisions, float16); try --precision fp32."
                     failures.append(Failure("verify-nonfinite", message, step))
+                elif output.lost and self.gaps:
+                    message = f"{output.lost} values of {name} are NaN in the source{where} and are not here"
+                    failures.append(Failure("verify-nonfinite", message, "Fill in missing values before the model."))
         return failures
 
     def _excused(self, bounds: Policy) -> list[str]:

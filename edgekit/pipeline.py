@@ -96,7 +96,7 @@ def run(model: Any, options: Options, progress: Progress | None = None, waiting:
             _check_ends(options)
             shop.start(loaders.get(source.kind).PRELOAD, options.format, quantizes=precision.name != "fp32")
         with shop.stage("load"):
-            facts = shop.load(source)
+            facts = shop.load(source).as_held(precision)
             _check_facts(facts, options, precision)
             said = metadata.complete(
                 said, facts.outputs, label=options.label, class_names=facts.classes, answer=facts.answer,

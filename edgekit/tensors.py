@@ -64,6 +64,8 @@ class TensorSpec:
         layout: Meaning of the axes, where known.
         quant: How integers map to reals; None for real-valued and index tensors.
         tensor: The name inside the file, when it differs from `name`.
+        missing: Of an input: where NaN is taken, for a value that is missing. True: everywhere; or places along the
+            last axis, as of columns; None: nowhere.
     """
 
     name: str
@@ -72,6 +74,7 @@ class TensorSpec:
     layout: Layout | None = None
     quant: QuantParams | None = None
     tensor: str | None = None
+    missing: bool | tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -82,6 +85,10 @@ class TensorSpec:
             raise ValueError(f"{self.name}: negative size in shape {self.shape}")
         if self.layout is not None and len(self.layout) != len(self.shape):
             raise ValueError(f"{self.name}: layout {self.layout} has {len(self.layout)} axes, shape {self.shape}")
+        if isinstance(self.missing, tuple) and not all(
+            self.shape and 0 <= place < (self.shape[-1] or math.inf) for place in self.missing
+        ):
+            raise ValueError(f"{self.name}: no such places to be missing: {self.missing[:8]}")
 
     @property
     def key(self) -> str:
@@ -96,6 +103,10 @@ class TensorSpec:
     def elements(self) -> int:
         """Elements of one sample: free sizes count as 1."""
         return math.prod(1 if size is None else size for size in self.shape)
+
+    def may_miss(self, place: int) -> bool:
+        """Whether NaN is taken at this place along the last axis."""
+        return place in self.missing if isinstance(self.missing, tuple) else bool(self.missing)
 
     def describe(self) -> str:
         """For messages: `input_1 float32 [N,32,32,3]`."""

@@ -133,8 +133,16 @@ def _wide(dtype: str) -> tuple[int, int]:
     return max(limits.min, -(1 << 53)), min(limits.max, 1 << 53)
 
 
-def check_finite(array: Array, name: str) -> None:
-    """Refuse NaN and infinity.
+def absent(array: Array, spec: TensorSpec) -> Array:
+    """Where values are NaN that the input takes for missing ones; bool, of the array's shape."""
+    found = np.isnan(array)
+    if isinstance(spec.missing, tuple):
+        found &= np.isin(np.arange(array.shape[-1]), spec.missing)
+    return found if spec.missing else np.zeros_like(found)
+
+
+def check_finite(array: Array, spec: TensorSpec) -> None:
+    """Refuse NaN and infinity; not NaN where the input takes it.
 
     Raises:
         FeedError: `feed-nan`.
@@ -143,10 +151,13 @@ def check_finite(array: Array, name: str) -> None:
     # One pass of BLAS: the sum of squares is finite unless something is not, or unless it overflows.
     with np.errstate(over="ignore", invalid="ignore"):
         finite = flat.dtype.kind != "f" or np.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
-    if not finite:
-        at = int(np.flatnonzero(~np.isfinite(flat))[0])
+    if finite:
+        return
+    broken = np.flatnonzero(~(np.isfinite(array) | absent(array, spec)))
+    if broken.size:
+        at = int(broken[0])
         where = np.unravel_index(at, array.shape)
-        raise FeedError("feed-nan", f"{name} holds {flat[at]} at {tuple(int(i) for i in where)}")
+        raise FeedError("feed-nan", f"{spec.name} holds {flat[at]} at {tuple(int(i) for i in where)}")
 
 
 def check_names(feeds: Feeds, inputs: tuple[TensorSpec, ...]) -> None:

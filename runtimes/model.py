@@ -390,7 +390,7 @@ class Model:
         arrays = []
         for spec in self.inputs:
             array = shaped(as_dtype(feeds[spec.name], spec, raw=raw), spec)
-            check_finite(array, spec.name)
+            check_finite(array, spec)
             arrays.append(array if raw or spec.quant is None else quantize(array, spec))
         return arrays
 

@@ -199,13 +199,19 @@ def _entry(
     if real:
         convert: Convert | None = _quantizer(spec, fixed if kept else None)
     else:
-        convert = None if checked else _finite if dtype.kind == "f" else _strings if spec.dtype == "string" else None
+        sane = _present if spec.missing is True else _finite
+        convert = None if checked else sane if dtype.kind == "f" else _strings if spec.dtype == "string" else None
     return spec.name, key, dtype, fixed, tail, convert
 
 
 def _finite(array: Array) -> Array | None:
     # A search through bytes is far faster than numpy's reduction of booleans.
     return None if 0 in np.isfinite(array).tobytes() else array
+
+
+def _present(array: Array) -> Array | None:
+    """The same where NaN is as good as a number."""
+    return None if _finite(array) is None and np.isinf(array).any() else array
 
 
 def _strings(array: Array) -> Array | None:

@@ -34,10 +34,10 @@ def total(model: Any) -> Any:
 
     An engine cannot raise; so that the two answer alike, the copy answers as the graph does: nothing, or -1.
     """
-    if not any(_strict(part) for part in _parts(model)):
+    if not any(_strict(part) for part in parts(model)):
         return model
     model = copy.deepcopy(model)
-    for part in _parts(model):
+    for part in parts(model):
         if _strict(part):
             part.handle_unknown = "ignore" if name_of(part) == "OneHotEncoder" else "use_encoded_value"
             if name_of(part) == "OrdinalEncoder":
@@ -49,7 +49,7 @@ def _strict(part: Any) -> bool:
     return name_of(part) in ("OneHotEncoder", "OrdinalEncoder") and part.handle_unknown == "error"
 
 
-def _parts(model: Any) -> Iterator[Any]:
+def parts(model: Any) -> Iterator[Any]:
     """An estimator and all fitted ones inside."""
     yield model
     held = vars(model).items() if name_of(model) else ()
@@ -63,7 +63,7 @@ def _inside(value: Any) -> Iterator[Any]:
         for item in value:
             yield from _inside(item)
     elif hasattr(value, "get_params"):
-        yield from _parts(value)
+        yield from parts(value)
 
 
 def steps_of(model: Any) -> list[Any]:

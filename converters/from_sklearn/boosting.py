@@ -112,6 +112,14 @@ def _nothing(width: int) -> Tree:
     return Tree(none, np.zeros(1), leaf, leaf, np.zeros(1, bool), np.zeros((1, width)))
 
 
+def missing_mark(model: Any) -> float | None:
+    """The number that an XGBoost estimator takes for a missing value, beside NaN; None for none."""
+    if type(model).__module__.partition(".")[0] != "xgboost":
+        return None
+    mark = getattr(model, "missing", None)
+    return None if mark is None or np.isnan(mark) else float(mark)
+
+
 # -- LightGBM -----------------------------------------------------------------------------------------------------
 
 _ENCODE = "Encode the categories as numbers (OrdinalEncoder, OneHotEncoder) and train it on those."

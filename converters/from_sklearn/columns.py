@@ -18,7 +18,10 @@ import numpy as np
 from edgekit.converters.from_sklearn.trees import Forest, Tree
 from edgekit.converters.stages import Array
 
-_RISING = frozenset({"StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler", "SimpleImputer", "Binarizer"})
+_RISING = frozenset({
+    "StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler", "SimpleImputer", "Binarizer", "PowerTransformer",
+    "QuantileTransformer",
+})  # fmt: skip
 """Each column of the answer rises with the same column of the input; an imputer's answers NaN with a constant."""
 _CHOOSING = frozenset({
     "SelectKBest", "SelectPercentile", "SelectFpr", "SelectFdr", "SelectFwe", "SelectFromModel",
@@ -112,7 +115,7 @@ def _sources(step: Any, width: int) -> Array | None:
     if kind.__name__ == "Pipeline":
         inner = columns_of([part for _, part in step.steps], width)
         return None if inner is None else inner.sources
-    if kind.__name__ not in _RISING:
+    if kind.__name__ not in _RISING or getattr(step, "method", "") == "box-cox":  # that refuses what is not positive
         return None
     if kind.__name__ == "SimpleImputer":
         return _imputed(step, width)

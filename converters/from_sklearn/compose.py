@@ -52,9 +52,14 @@ def predicted(model: Any, place: Place, draft: Draft, notes: list[str]) -> predi
     """
     *before, last = steps_of(model)
     found = forest_of(last) or boosting.forest_of(last)
-    if found is not None:
+    mark = boosting.missing_mark(last)
+    if found is not None and mark is None:
         return _forest(found, name_of(last), before, place, draft, notes)
     place = transformed(before, place, draft, notes)
+    if found is not None:
+        missing = draft.add("Equal", place.tensor, draft.constant(mark))
+        tensor = draft.add("Where", missing, draft.constant(np.float32(np.nan)), place.tensor)
+        return sums.build(found[0].exact(), found[1], draft, tensor)
     name = name_of(last)
     composite = _COMPOSITES.get(name)
     if composite is not None:

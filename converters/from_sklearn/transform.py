@@ -218,7 +218,7 @@ def _ordinal(model: Any, draft: Draft, x: str) -> str:
 
 def _power(model: Any, draft: Draft, x: str) -> str:
     """Yeo-Johnson and Box-Cox: logarithms, stretched by `_grown`."""
-    powers = np.asarray(model.lambdas_, np.float64)[None, :]
+    powers, given = np.asarray(model.lambdas_, np.float64)[None, :], x
     if model.method == "box-cox":
         x = _grown(draft.add("Log", x), powers, draft)
     else:
@@ -226,7 +226,9 @@ def _power(model: Any, draft: Draft, x: str) -> str:
         up = _grown(draft.add("Log", draft.add("Add", draft.add("Max", x, zero), one)), powers, draft)
         down = draft.add("Log", draft.add("Sub", one, draft.add("Min", x, zero)))
         x = draft.add("Sub", up, _grown(down, 2 - powers, draft))
-    return _standard(model._scaler, draft, x) if model.standardize else x  # noqa: SLF001
+    made = _standard(model._scaler, draft, x) if model.standardize else x  # noqa: SLF001
+    # Kernels of `Max`, `Tanh` and `Exp` answer some number to NaN.
+    return str(draft.add("Where", draft.add("IsNaN", given), given, made))
 
 
 def _grown(log: str, powers: Array, draft: Draft) -> str:

@@ -33,8 +33,20 @@ class Span:
     def of(cls, x: Array, shape: str) -> Span:
         """That of samples [n, ...] of a `shape` as `Spoiler` takes it."""
         axis = 0 if shape == "table" else None
+        if np.isnan(x).any():
+            return cls._of_gaps(x, axis)
         deviation = np.maximum(x.std(axis=axis, dtype=np.float64), DARK)
         return cls(float(x.min()), float(x.max()), x.mean(axis=axis, dtype=np.float64), deviation, len(x))
+
+    @classmethod
+    def _of_gaps(cls, x: Array, axis: int | None) -> Span:
+        """That of samples of which values are missing, which tell nothing."""
+        there = ~np.isnan(x)
+        known, count = np.where(there, x, 0.0), np.maximum(there.sum(axis=axis), 1)
+        mean = known.sum(axis=axis, dtype=np.float64) / count
+        square = np.where(there, np.square(known - mean), 0.0).sum(axis=axis) / count
+        low, high = (float(x[there].min()), float(x[there].max())) if there.any() else (0.0, 0.0)
+        return cls(low, high, mean, np.maximum(np.sqrt(square), DARK), len(x))
 
     @classmethod
     def joined(cls, parts: Sequence[Span]) -> Span:

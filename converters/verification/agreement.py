@@ -52,6 +52,8 @@ class Classes:
         if s.ndim != 2 or s.shape[1] < 2 or reference.dtype.kind != "f":
             self.vector = False
             return
+        told = ~np.isnan(s).any(axis=1)  # of others there is no class
+        s, a = s[told], a[told]
         sums = s.sum(axis=1)
         self.probabilities &= bool((s >= -1e-6).all() and (np.abs(sums - 1) < 1e-3).all())
         scores = s if self.probabilities else _softmax(s)

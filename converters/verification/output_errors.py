@@ -24,6 +24,7 @@ class OutputErrors:
         worst: The largest absolute error.
         low, high: Range of the source's values.
         broken: Values that are NaN or infinite in the artifact only.
+        lost: Values that are NaN in the source only.
     """
 
     count: int = 0
@@ -36,12 +37,14 @@ class OutputErrors:
     low: float = math.inf
     high: float = -math.inf
     broken: int = 0
+    lost: int = 0
 
     def add(self, reference: Array, found: Array) -> None:
         s, a = reference.astype(np.float64).reshape(-1), found.astype(np.float64).reshape(-1)
         # Where the source itself is not finite there is nothing to compare; the artifact must be finite elsewhere.
         sane = np.isfinite(s)
         self.broken += int((sane & ~np.isfinite(a)).sum())
+        self.lost += int((np.isnan(s) & ~np.isnan(a)).sum())
         sane &= np.isfinite(a)
         s, a = s[sane], a[sane]
         if not s.size:

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgekit.converters.stages import Array, Feeds
 from edgekit.data_ref import DataRef
+from edgekit.runtimes.base import absent
 from edgekit.selftest import generate, noise
 from edgekit.tensors import INTEGER_RANGE, TensorSpec, fixed_batch
 
@@ -21,6 +22,8 @@ Bounds = dict[str, tuple[float, float]]
 
 NUDGE = 2.0**-20
 """Eight steps of float32: what a layer or two make of a step by rounding."""
+
+_GAPPED = 12
 
 RANDOM_SAMPLES = 16
 """Enough for the parity of a float graph, few enough for a large one."""
@@ -55,26 +58,42 @@ def write_random(inputs: tuple[TensorSpec, ...], ranges: Bounds, seed: int, path
         spec.name: generate(_fed(spec), (count, *_sample(spec)), ranges[spec.name], seed, stream)
         for stream, spec in enumerate(inputs)
     }
+    for stream, spec in enumerate(inputs):
+        half = count // 2
+        arrays[spec.name][half:] = gapped(arrays[spec.name][half:], spec, stream)
     np.savez(path, allow_pickle=False, **arrays)
     return DataRef(str(path))
 
 
 def write_edges(inputs: tuple[TensorSpec, ...], ranges: Bounds, path: Path) -> None:
     """Four samples, again and again until they fill the batches of the model: zeros, the lowest, the highest, and both
-    in turn.
+    in turn. Where values may be missing, as many more with gaps, the last of which is empty.
     """
     step = fixed_batch(inputs)
-    count = -(-4 // step) * step
+    gaps = any(spec.missing for spec in inputs)
+    count = -(-(4 + _GAPPED * gaps) // step) * step
     arrays: dict[str, Any] = {}
-    for spec in inputs:
+    for stream, spec in enumerate(inputs):
         low, high = ranges[spec.name]
         shape = _sample(spec)
         turns = np.where(np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape) % 2, high, low)
         real = np.stack([np.full(shape, min(max(0.0, low), high)), np.full(shape, low), np.full(shape, high), turns])
         real = np.resize(real, (count, *shape))
         dtype = _fed(spec).dtype
-        arrays[spec.name] = (real if dtype.startswith("float") else np.rint(real)).astype(dtype)
+        made = arrays[spec.name] = (real if dtype.startswith("float") else np.rint(real)).astype(dtype)
+        if gaps:
+            made[4:] = gapped(made[4:], spec, stream)
+            made[-1:] = gapped(made[-1:], spec, stream, 1.0)
     np.savez(path, allow_pickle=False, **arrays)
+
+
+def gapped(samples: Array, spec: TensorSpec, stream: int, share: float = 0.5) -> Array:
+    """Samples [n, ...] of an input, this share of the values that may be missing taken out of them."""
+    if not spec.missing:
+        return samples
+    unit = (noise(samples.size, 1, stream) >> np.uint64(40)).astype(np.float64).reshape(samples.shape) / float(1 << 24)
+    gone = np.where(unit < share, np.asarray(np.nan, samples.dtype), samples)
+    return np.where(absent(gone, spec), gone, samples)
 
 
 def nudged(feeds: Feeds) -> Feeds:
@@ -89,7 +108,7 @@ def nudged(feeds: Feeds) -> Feeds:
 
 
 def _nudge(array: Array, stream: int) -> Array:
-    size = float(np.abs(array).max(initial=0.0)) or 1.0
+    size = float(np.abs(array).max(initial=0.0, where=~np.isnan(array))) or 1.0
     unit = (noise(array.size, 0, stream) >> np.uint64(40)).astype(np.float64).reshape(array.shape) / float(1 << 24)
     return (array + NUDGE * size * unit).astype(array.dtype)
 

@@ -35,6 +35,9 @@ _SIZES = ((bins.BINS, 1), (16, 1), (8, 1), (8, 2), (8, 4))
 _BITS, _ROUGHLY = 9, 6
 """Bits of significance that means and deviations have, and what only bounds something."""
 
+_ROUNDS = 3
+"""Until the kept mean of a filled column is what it is filled with: the first already is, but for the rounding."""
+
 _FOLDS = 5
 _EACH = 3
 """Samples an input column that relations need: below, an inverse of their correlations is mostly noise."""
@@ -141,8 +144,11 @@ class Builder:
         if len(self._inputs) < LEAST:
             raise DataError("reference-samples", f"{len(self._inputs)} different samples tell no distribution")
         table = np.stack(self._inputs)
+        gaps = np.isnan(table)
+        usual = np.array([_usual(column) for column in table.T])
+        table = _filled(table, gaps)
         mean, deviation = moments(table)
-        z = (np.where(np.isnan(table), mean, table) - mean) / deviation
+        z = (table - mean) / deviation
         steps = partial.partials(_correlation(z), len(z))
         correlation = partial.correlations(steps, z.shape[1], len(z))
         relations = z.shape[1] > 1 and len(z) >= _EACH * z.shape[1]
@@ -172,9 +178,9 @@ class Builder:
             shrink=shrink,
             unfamiliar=_landmarks(whole),
             labels=self._labels,
+            absent=tuple(np.round(gaps.mean(axis=0), 4).tolist()) if gaps.any() else None,
         )
         reach = np.array([_reach(column) for column in z.T])
-        usual = np.array([_usual(column) for column in table.T])
         judged = sum(len(part.right) for part in self._clean) >= JUDGED
         for limit, together in _SIZES:
             made = _described(columns, header, steps, reach, usual, frequencies, limit)
@@ -227,6 +233,17 @@ def _together(parts: Sequence[fitting.Judged]) -> fitting.Judged:
     known = [part.places for part in parts if part.places is not None]
     places = np.concatenate(known) if len(known) == len(parts) else None
     return fitting.Judged(rows, scores, right, parts[0].family, places)
+
+
+def _filled(table: Array, gaps: Array) -> Array:
+    """Numbers [n, k] with the mean of its column for what is missing (bool [n, k]), as the device puts it: the mean
+    as it is kept, of the numbers so filled.
+    """
+    if not gaps.any():
+        return table
+    for _ in range(_ROUNDS):
+        table = np.where(gaps, moments(table)[0], table)
+    return table
 
 
 def moments(table: Array) -> tuple[Array, Array]:

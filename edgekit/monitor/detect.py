@@ -12,7 +12,7 @@ from edgekit.monitor.book import Book, Finding
 from edgekit.monitor.columns import Array
 from edgekit.monitor.faults import Events, Fault, Runs
 from edgekit.monitor.features import CLIPPED
-from edgekit.monitor.reference import CLIP, Reference
+from edgekit.monitor.reference import CLIP, Header, Reference
 from edgekit.monitor.rightness import EXTRAS, Rightness
 from edgekit.monitor.scan import BLOCK, Excess, Scan
 from edgekit.monitor.sketches import Distances, Sketches
@@ -69,6 +69,7 @@ class Detectors:
         self.runs = Runs(reference.usual, rate * SHARES["runs"])
         self._low, self._high, self._event_kinds = _bounds(reference)
         chance = np.full(2 * self._inputs, 1 / (reference.header.samples + 2))
+        chance[self._inputs :] = _gaps(reference.header)
         self._events = Events(chance, rate * SHARES["events"])
 
     # -- Rows come in ---------------------------------------------------------------------------------------------
@@ -265,6 +266,12 @@ class Detectors:
         for name, part in parts.items():
             part.restore({key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{name}.")})
         self.samples = int(state["samples"])
+
+
+def _gaps(header: Header) -> Array:
+    """[inputs]: how often each number is missing at most, by three deviations of what the reference's samples tell."""
+    share = np.zeros(header.inputs) if header.absent is None else np.array(header.absent)
+    return np.asarray(share + 3 * np.sqrt(share * (1 - share) / header.samples) + 1 / (header.samples + 2))
 
 
 def _middles(made: Streams) -> Array:

@@ -24,6 +24,10 @@ _OFTEN = 0.2
 """An event that happens in a fifth of the samples is found as fast as can be."""
 
 
+_ALWAYS = 0.9
+"""What happens more often than this cannot be told from what always does."""
+
+
 class Fault(NamedTuple):
     """One fault.
 
@@ -115,15 +119,15 @@ class Events:
     """Rare events, many kinds of them.
 
     Args:
-        chance: [e]: of each, in a sample of the reference.
+        chance: [e]: of each, in a sample of the reference. One that nearly always happens is no event.
         rate: False alarms a sample, of all of them together.
     """
 
     def __init__(self, chance: Array, rate: float) -> None:
-        usual = np.minimum(np.maximum(chance.astype(np.float64), 1e-9), 0.5)
+        usual = np.minimum(np.maximum(chance.astype(np.float64), 1e-9), _ALWAYS)
         often = np.maximum(np.minimum(usual * _TENFOLD, (1 + usual) / 2), _OFTEN)
         often = np.where(often <= usual, (1 + usual) / 2, often)
-        self._hit = np.log(often / usual)
+        self._hit = np.where(usual < _ALWAYS, np.log(often / usual), 0.0)
         self._miss = np.log((1 - often) / (1 - usual))
         self._limit = math.log(max(1, chance.size) / rate)
         self._sum = np.zeros(chance.size)

@@ -161,6 +161,7 @@ class Monitor:
         if missing.any():
             for row in np.flatnonzero(missing.any(axis=1)).tolist():
                 self._detectors.missing(missing[row], self._detectors.samples + place + row)
+            own = np.where(missing, np.nan, own)  # what is filled in is not what stands still
         self._still = self._detectors.runs.add(own)
         return self._detectors.runs.slack
 

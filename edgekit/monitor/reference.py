@@ -64,6 +64,7 @@ class Header:
         unfamiliar: Distance of the middle sample, and the one that a hundredth pass.
         labels: Names of classes.
         estimator: Of the accuracy; None without labels.
+        absent: Share of samples in which each number of the inputs is missing, as the model admits; None where none is.
     """
 
     version: int
@@ -78,6 +79,7 @@ class Header:
     unfamiliar: tuple[float, float]
     labels: tuple[str, ...] = ()
     estimator: Estimator | None = None
+    absent: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.version != VERSION:

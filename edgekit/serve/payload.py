@@ -8,6 +8,7 @@ the request it is its own integers.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -140,7 +141,7 @@ def _feeds(
         shape = _shape(tensor.get("shape"), spec)
         size = _parameters(tensor).get("binary_data_size")
         if size is None:
-            feeds[spec.name] = _values(tensor.get("data"), shape, wanted, spec.name)
+            feeds[spec.name] = _values(tensor.get("data"), shape, wanted, spec)
             continue
         if type(size) is not int or not 0 <= size <= len(tail) or "data" in tensor:
             raise FeedError("body-binary", f"input {spec.name}: {len(tail)} bytes are left, or it has data as well")
@@ -151,8 +152,9 @@ def _feeds(
     return feeds
 
 
-def _values(data: Any, shape: tuple[int, ...], wanted: str, name: str) -> Array:
-    """From JSON: flat, or nested as the shape says."""
+def _values(data: Any, shape: tuple[int, ...], wanted: str, spec: TensorSpec) -> Array:
+    """From JSON: flat, or nested as the shape says; null is NaN for an input that takes it."""
+    name = spec.name
     if not isinstance(data, list):
         raise FeedError("body-tensor", f"input {name} has no list of data")
     if wanted == "BYTES":
@@ -167,6 +169,8 @@ def _values(data: Any, shape: tuple[int, ...], wanted: str, name: str) -> Array:
     except (ValueError, OverflowError) as error:
         raise FeedError("body-tensor", f"input {name}: its lists are of unequal length") from error
     dtype = _DTYPES[wanted]
+    if spec.missing and array.dtype.kind == "O":
+        array = present(array)
     if dtype.kind in "iu" and array.dtype.kind in "fO" and all(type(value) is int for value in _flat(data)):
         return _shaped(_large(_flat(data), dtype, name), shape, name)
     kinds = {"b": "b", "i": "iu", "u": "iu", "f": "fiu"}[dtype.kind]
@@ -178,9 +182,17 @@ def _values(data: Any, shape: tuple[int, ...], wanted: str, name: str) -> Array:
             raise FeedError("body-tensor", f"input {name} holds a number beyond {wanted}")
     with np.errstate(over="ignore"):
         made = array.astype(dtype)
-    if dtype.kind == "f" and not np.isfinite(made).all():
+    if dtype.kind == "f" and np.isinf(made).any():
         raise FeedError("body-tensor", f"input {name} holds a number beyond {wanted}")
     return _shaped(made, shape, name)
+
+
+def present(array: Array) -> Array:
+    """Objects of a JSON list as reals, NaN for each null; as they are where anything but numbers is among them."""
+    if all(value is None or type(value) in (int, float) for value in array.flat):
+        with contextlib.suppress(OverflowError):
+            return array.astype(np.float64)
+    return array
 
 
 def _large(values: list[int], dtype: np.dtype[Any], name: str) -> Array:

@@ -12,7 +12,7 @@ from edgekit.errors import DataError, EngineMissingError, FeedError, LimitError
 from edgekit.runtimes.model import Model
 from edgekit.runtimes.preparation import sounds
 from edgekit.serve.bodies import Data, parsed
-from edgekit.serve.payload import listed
+from edgekit.serve.payload import listed, present
 from edgekit.serve.settings import Bounds
 from edgekit.serve.wire import Kind
 
@@ -47,8 +47,9 @@ def told(answer: Any) -> Any:
 def _row(found: Any, model: Model) -> Any:
     """A row of named values, a text, numbers for the only input, or numbers by input name."""
     names = {spec.name for spec in model.inputs}
+    gaps = any(spec.missing for spec in model.inputs)
     if isinstance(found, dict) and names and names == set(found):
-        return {name: _array(value) for name, value in found.items()}
+        return {name: _array(value, gaps=gaps) for name, value in found.items()}
     if isinstance(found, str):
         if model.preprocess.kind != "text":
             raise FeedError("body-thing", "the model takes no text")
@@ -56,15 +57,18 @@ def _row(found: Any, model: Model) -> Any:
     if isinstance(found, dict):
         return found
     if isinstance(found, list):
-        return found if model.preprocess.kind == "table" else _array(found)
+        return found if model.preprocess.kind == "table" else _array(found, gaps=gaps)
     raise FeedError("body-thing", "the model takes no such value: a row of named values, a text or numbers")
 
 
-def _array(value: Any) -> Any:
+def _array(value: Any, *, gaps: bool) -> Any:
+    """Numbers or texts; null is NaN where there may be gaps."""
     try:
         array = np.asarray(value)
     except (ValueError, OverflowError) as error:
         raise FeedError("body-thing", "the lists are of unequal length") from error
+    if gaps and array.dtype.kind == "O":
+        array = present(array)
     if array.dtype.kind not in "biufU" or not array.ndim:
         raise FeedError("body-thing", "the lists hold something that is neither number nor text")
     return array

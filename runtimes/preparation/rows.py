@@ -72,7 +72,7 @@ def _encoder(steps: TableSteps) -> Callable[[Mapping[str, Any]], list[Any]]:
 
 
 def row_array(row: Mapping[str, Any], steps: TableSteps, spec: TensorSpec) -> Array:
-    """float32 [width] of one row.
+    """float32 [width] of one row; NaN where a value is missing that the model does without.
 
     Raises:
         FeedError: `feed-missing`: a value is missing and nothing stands in for it; `feed-category`: a category is not
@@ -82,9 +82,12 @@ def row_array(row: Mapping[str, Any], steps: TableSteps, spec: TensorSpec) -> Ar
     for column in steps.columns:
         value = row.get(column)
         if _absent(value):
-            if column not in steps.missing:
+            if column in steps.missing:
+                value = steps.missing[column]
+            elif column not in steps.categories and spec.may_miss(len(made)):
+                value = math.nan
+            else:
                 raise FeedError("feed-missing", f"the row has no value of {column}, and nothing stands in for it")
-            value = steps.missing[column]
         known = steps.categories.get(column)
         made += [_number(value, column, spec)] if known is None else _category(value, column, known, steps)
     return np.asarray(made, np.float32)
