@@ -6,6 +6,7 @@ options; what one does while the other works is submitted first and collected la
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 
 from edgekit import files, parts
 from edgekit.child import Child, Limits, Spawned
+from edgekit.codec import encode
 from edgekit.converters import describing, jobs, mixed, pace
 from edgekit.converters.calibration import observing
 from edgekit.converters.debugging import naming
@@ -63,10 +65,12 @@ class Workshop:
         self._stage = ""
         self._stack = ExitStack()
         self._answers: Answers | None = None
+        self._answering: tuple[Any, ...] | None = None
         self._framework: Child | None = None
         self._engine: Child | None = None
         self._waiting = waiting
-        self._source: str | None = None
+        self._source: Source | None = None
+        self._loaded = False
 
     def __enter__(self) -> Workshop:
         self.scratch = self._stack.enter_context(files.scratch())
@@ -102,8 +106,15 @@ class Workshop:
         self._engine = self._child("engine", engine, {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
 
     def load(self, source: Source) -> LoadedFacts:
-        self._source = source.sha256
-        return self.framework.call(jobs.load, source, stage="load")
+        self._source = source
+        known: LoadedFacts | None = self._recalled("facts")
+        return self._load(source) if known is None else known
+
+    def _load(self, source: Source) -> LoadedFacts:
+        self._loaded = True
+        facts: LoadedFacts = _started(self._framework).call(jobs.load, source, stage="load")
+        self._keep(facts, "facts")
+        return facts
 
     def survey(
         self, facts: LoadedFacts, calibration: DataRef | None, evaluation: DataRef | None, seed: int
@@ -114,13 +125,24 @@ class Workshop:
     def lower(
         self, lowering: str, format: str, layout: str = "keep", fold: Preprocess | None = None, exact: bool = False
     ) -> Graph:
-        request = jobs.LowerRequest(lowering, str(self.scratch / f"float.{format}"), layout, fold, exact)
-        return self.framework.call(jobs.lower, request, stage="lower")
+        asked = ("lower", lowering, format, layout, fold, exact)
+        known: Graph | None = self._recalled(*asked)
+        if known is not None:
+            return known
+        request = jobs.LowerRequest(lowering, str(self._place(f"float.{format}")), layout, fold, exact)
+        graph = self.framework.call(jobs.lower, request, stage="lower")
+        self._keep(graph, *asked)
+        return graph
 
     def start_answering(self, facts: LoadedFacts, survey: jobs.Survey) -> None:
-        folder = str(self.scratch / "answers")
-        request = jobs.AnswerRequest(survey.proof, facts.samples, folder, survey.edges, facts.ragged)
-        self.framework.submit(jobs.answer, request, stage="answer")
+        lasts = not Path(survey.proof.path).is_relative_to(self.scratch)  # live data is written anew each time
+        if lasts:
+            self._answering = ("answer", survey.proof, _state(survey.proof.path), files.sha256(Path(survey.edges)))
+            self._answers = self._recalled(*self._answering)
+        if self._answers is None:
+            folder = str(self._place("answers") if lasts else self.scratch / "answers")
+            request = jobs.AnswerRequest(survey.proof, facts.samples, folder, survey.edges, facts.ragged)
+            self.framework.submit(jobs.answer, request, stage="answer")
 
     def answer(self, facts: LoadedFacts, data: DataRef) -> Answers:
         """The source's own answers, all of them."""
@@ -221,6 +243,8 @@ class Workshop:
         """Collect the source's answers and compare the artifact's with them."""
         if self._answers is None:
             self._answers = self.framework.result(jobs.answer, progress=self._tick)
+            if self._answering is not None:
+                self._keep(self._answers, *self._answering)
         request = jobs.CompareRequest(
             graph, self._answers, survey.proof, survey.proof_kind, facts.samples, survey.edges,
             said.interpret, said.declared, max_drop, str(self.scratch), threads, calibration,
@@ -259,6 +283,9 @@ class Workshop:
 
     @property
     def framework(self) -> Child:
+        """It holds the source."""
+        if not self._loaded and self._source is not None:
+            self._load(self._source)
         return _started(self._framework)
 
     @property
@@ -276,13 +303,33 @@ class Workshop:
         child = waiting.take(key, make)
 
         def end(kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-            waiting.give(key, child, None if kind else self._source)
+            waiting.give(key, child, None if kind or self._source is None else self._source.sha256)
 
         self._stack.push(end)
         return child
 
+    def _place(self, name: str) -> Path:
+        """For a file of the source, which may serve the next conversion of it as well."""
+        return self.scratch / name if self._waiting is None else self._waiting.place(f".{name}")
+
+    def _recalled(self, *asked: Any) -> Any:
+        return None if self._waiting is None else self._waiting.recall(self._key(asked))
+
+    def _keep(self, value: Any, *asked: Any) -> None:
+        if self._waiting is not None and self._source is not None:
+            self._waiting.keep(self._key(asked), value, self._source.sha256)
+
+    def _key(self, asked: tuple[Any, ...]) -> str:
+        return json.dumps(encode((self._source, *asked)), sort_keys=True)
+
     def _tick(self, event: dict[str, Any]) -> None:
         self._progress({"stage": self._stage, **event})
+
+
+def _state(path: str) -> tuple[int, int]:
+    """By which a file that was written again is told."""
+    found = Path(path).stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def _started(child: Child | None) -> Child:

@@ -7,12 +7,18 @@
 
 Dask repeats what a lost worker was doing elsewhere; what was finished has come back here and is kept. Source and data
 are read by the workers under the paths that they have here; artifacts travel.
+
+A machine gets no more conversions at once than it has cores: each keeps a core busy, and every worker that joins in
+starts processes of its own first, which takes as long as two trials of a small network. Further workers of a machine
+wait for one that is lost.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +56,7 @@ class Cluster:
                 "dask-missing", "searching on a cluster needs Dask, which is not installed"
             ) from error
         self._work, self._cache, self._progress = work, cache, progress
+        self._cores: dict[str, int] = {}
         try:
             self._client = Client(address, timeout=_CONNECT, set_as_default=False)
         except (OSError, ValueError) as error:
@@ -71,24 +78,52 @@ class Cluster:
         from distributed import as_completed
         from distributed.scheduler import KilledWorker
 
-        futures = {self._submit(job): number for number, job in enumerate(jobs)}
+        done = as_completed(loop=self._client.loop)
+        futures: dict[Any, int] = {}
+        waiting = deque(range(len(jobs)))
+
+        def send() -> None:
+            at_once, workers = self._room()
+            converting = sum(isinstance(jobs[number], Convert) for number in futures.values())
+            for number in list(waiting):
+                converts = isinstance(jobs[number], Convert)
+                if converts and converting >= at_once:
+                    continue
+                converting += converts
+                waiting.remove(number)
+                future = self._submit(jobs[number], workers)
+                futures[future] = number
+                done.add(future)
+
         self._progress({"stage": f"{len(jobs)} jobs on the cluster", "done": 0, "total": len(jobs)})
         try:
-            for done, future in enumerate(as_completed(futures, loop=self._client.loop)):
-                number = futures[future]
+            send()
+            for count, future in enumerate(done, 1):
+                number = futures.pop(future)
                 try:
                     result: Converted | Cost | Refused = future.result()
                 except KilledWorker as error:
                     message = f"every worker that tried it was lost: {label(jobs[number])}"
                     raise TargetError("cluster-worker-lost", message) from error
-                self._progress({"stage": label(jobs[number]), "done": done + 1, "total": len(jobs)})
+                send()
+                self._progress({"stage": label(jobs[number]), "done": count, "total": len(jobs)})
                 yield number, result
         finally:
             self._client.cancel(list(futures))
 
-    def _submit(self, job: Job) -> Any:
+    def _room(self) -> tuple[int, list[str]]:
+        there = self._client.scheduler_info(n_workers=-1)["workers"]
+        new = [address for address in there if address not in self._cores]
+        if new:
+            self._cores |= self._client.run(os.cpu_count, workers=new, on_error="ignore")
+        return room(there, self._cores)
+
+    def _submit(self, job: Job, workers: list[str]) -> Any:
         if isinstance(job, Convert):
-            return self._client.submit(_convert, self._work.order(job), caches.tools(), pure=False, key=None)
+            return self._client.submit(
+                _convert, self._work.order(job), caches.tools(), pure=False, key=None, workers=workers,
+                allow_other_workers=True,
+            )  # fmt: skip
         data = self._cache.artifact(job.made.sha256).read_bytes()
         where = None if self._work.place.target is None else {BOARD: 1}
         return self._client.submit(
@@ -101,6 +136,26 @@ class Cluster:
         with contextlib.suppress(OSError, TimeoutError, CommClosedError):  # workers that are gone have nothing to end
             self._client.run(evaluate.rest, on_error="ignore")
         self._client.close()
+
+
+def room(workers: Mapping[str, Mapping[str, Any]], cores: Mapping[str, int | None]) -> tuple[int, list[str]]:
+    """How many conversions to do at once, and by whom: of each machine, the first workers that fill its cores.
+
+    Args:
+        workers: By address: `host`, `nthreads`.
+        cores: Of a worker's machine, by address.
+    """
+    total = 0
+    taken = []
+    left: dict[str, int] = {}
+    for address, worker in workers.items():
+        machine = worker.get("host", address)
+        threads = min(left.setdefault(machine, cores.get(address) or 1), worker["nthreads"])
+        left[machine] -= threads
+        if threads:
+            taken.append(address)
+        total += threads
+    return max(1, total), taken
 
 
 def _convert(order: Order, tools: dict[str, str]) -> Converted:

@@ -130,3 +130,20 @@ def test_versions_must_agree(monkeypatch):
         cluster._check_tools({**cache.tools(), "numpy": "0.1"})
     assert error.value.code == "cluster-versions"
     assert os.environ.get("EDGEKIT_DEBUG") is None or error.value.message
+
+
+def test_a_machine_converts_on_as_many_workers_as_it_has_cores():
+    from edgekit.tune.cluster import room
+
+    one = {"host": "desk", "nthreads": 1}
+    desk = {f"desk:{number}": one for number in range(4)}
+    cores = {**dict.fromkeys(desk, 2), "lab:1": 8, "lab:2": 8}
+    assert room(desk, cores) == (2, ["desk:0", "desk:1"])
+    # The first is lost: one that waited takes its place.
+    del desk["desk:0"]
+    assert room(desk, cores) == (2, ["desk:1", "desk:2"])
+    lab = {"lab:1": {"host": "lab", "nthreads": 6}, "lab:2": {"host": "lab", "nthreads": 6}}
+    assert room({**desk, **lab}, cores) == (10, ["desk:1", "desk:2", "lab:1", "lab:2"])
+    # Nobody is left, or knows: one at a time.
+    assert room({}, {}) == (1, [])
+    assert room({"far:1": {"host": "far", "nthreads": 4}}, {}) == (1, ["far:1"])

@@ -132,3 +132,51 @@ def test_conversions_share_processes_and_give_the_same_bytes(tmp_path):
         assert not set(seen.taken[:2]) & set(seen.taken[-2:])
     finally:
         seen.close()
+
+
+class _Heard(Waiting):
+    """Notes what the framework's processes are told to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs: list[str] = []
+
+    def take(self, key, make):
+        child = super().take(key, make)
+        if key[0] == "framework" and "_write" not in vars(child):
+            write = child._write
+
+            def noted(message):
+                if message.get("job", "").startswith("edgekit.converters.jobs:"):
+                    self.jobs.append(message["job"].partition(":")[2])
+                write(message)
+
+            child._write = noted
+        return child
+
+
+def test_a_source_is_loaded_and_asked_once(tmp_path):
+    pytest.importorskip("onnxruntime", reason="comes with the onnx extra")
+    graph = saved("onnx", tmp_path, spread=1.0)
+    data = tmp_path / "data.npz"
+    np.savez(data, image=images(graph, 24)["image"])
+    heard = _Heard()
+    heard.serve(files.sha256(Path(graph.path)))
+    options = Options(to="onnx", precision="int8", calibration=data, repairs="none")
+
+    def told() -> tuple[list[str], str]:
+        heard.jobs.clear()
+        made = run(graph.path, options, None, heard).artifact.sha256
+        return list(heard.jobs), made
+
+    try:
+        first, made = told()
+        assert first == ["load", "lower", "answer"]
+        assert told() == ([], made)
+        np.savez(data, image=images(graph, 32)["image"])
+        more, other = told()
+        # Other data is answered anew, by a source that is loaded for that.
+        assert more == ["load", "answer"]
+        assert other != made
+    finally:
+        heard.close()
