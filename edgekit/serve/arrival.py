@@ -1,15 +1,18 @@
 """What arrives on a connection: from bytes to requests, by httptools (llhttp), with a bound on all that a client can
 make grow.
 
-Requests are refused as soon as their headers tell, without their bodies being kept. A request whose head is known
-(`heads`) passes the parser by. What a callback of the parser refuses it raises as `Refused`, which ends the parsing; no
-other exception leaves a callback.
+Requests are refused as soon as their headers tell, without their bodies being kept; large bodies are announced
+(`room`), and read when they may come. A request whose head is known (`heads`) passes the parser by. What a callback of
+the parser refuses it raises as `Refused`, which ends the parsing; no other exception leaves a callback.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import sys
+from asyncio.trsock import TransportSocket
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,22 +25,35 @@ from edgekit.serve.routes import Route
 if TYPE_CHECKING:
     import httptools
 
-_DROPPED = 1 << 18
-"""Bytes of a refused body that are read to keep its connection; behind a longer one it is closed."""
+_DROPPED = 1 << 20
+"""Bytes of a refused body that are read to keep its connection, as long as refusals are held back; a longer one is not
+read, and behind one that is not there by then the connection is closed.
+"""
+_PATIENT = 0.03
+"""Seconds until then."""
+_ONCE = 1 << 20
+"""Bytes of a body that are taken in one turn: on one machine what the sender's kernel has follows at once."""
 _LARGE = 1 << 14
 """Bytes: on a connection that sent a larger body the next head is read alone, so that the kernel can put the body where
-it belongs, or nowhere.
+it belongs, or nowhere. And a body of which more is still to come is announced.
 """
+_INFO = slice(52, 56)
+"""`tcpi_last_data_recv` in Linux's `struct tcp_info`: milliseconds since the last bytes came."""
 _OVER = Reply(400)
 """To what is sent behind a last request: never given."""
 
 
 class Refused(Exception):  # noqa: N818 - carries a reply, is no error
-    """What arrives goes no further; the reply is the connection's last."""
+    """What arrives goes no further; the reply is the connection's last.
 
-    def __init__(self, reply: Reply) -> None:
+    Attributes:
+        request: To which it is the answer, where its head was there.
+    """
+
+    def __init__(self, reply: Reply, request: Request | None = None) -> None:
         super().__init__(reply.status)
         self.reply = reply
+        self.request = request
 
 
 class Receiver(Protocol):
@@ -45,13 +61,17 @@ class Receiver(Protocol):
 
     client: str
     state: str
+    since: float
 
     @property
     def free(self) -> bool: ...
     @property
     def active(self) -> bool: ...
     def wait(self, state: str, seconds: float) -> None: ...
+    def read(self, *, on: bool) -> None: ...
     def hold(self, size: int) -> None: ...
+    def promised(self, size: int) -> None: ...
+    def stop(self, reply: Reply, request: Request | None = None) -> None: ...
     def go_on(self) -> None: ...
     def whole(self, request: Request) -> None: ...
     def answered(self, request: Request, reply: Reply) -> None: ...
@@ -64,22 +84,25 @@ class Arrival:
         receiver: Whose.
         door: Whom it asks.
         parsers: The module httptools.
-        descriptor: Of its socket, where what is read there are the bytes themselves; None with TLS.
+        link: Its socket, where what is read there are the bytes themselves; None with TLS.
 
     Attributes:
         request: What is arriving; None between two, and before the first line of one is there.
+        waits: Its body waits for room, unread.
     """
 
-    __slots__ = ("_brief", "_chunks", "_descriptor", "_door", "_fresh", "_head", "_heads", "_missing", "_named",
-                 "_parser", "_parsers", "_raw", "_receiver", "request")  # fmt: skip
+    __slots__ = ("_brief", "_chunks", "_descriptor", "_door", "_fresh", "_head", "_heads", "_kept", "_link", "_missing",
+                 "_named", "_parser", "_parsers", "_promised", "_raw", "_receiver", "request", "waits")  # fmt: skip
 
-    def __init__(self, receiver: Receiver, door: Door, parsers: ModuleType, descriptor: int | None) -> None:
-        self._receiver, self._door, self._parsers, self._descriptor = receiver, door, parsers, descriptor
+    def __init__(self, receiver: Receiver, door: Door, parsers: ModuleType, link: TransportSocket | None) -> None:
+        self._receiver, self._door, self._parsers = receiver, door, parsers
+        self._descriptor = None if link is None else link.fileno()
+        self._link = link if link is not None and link.family != socket.AF_UNIX else None
         self._parser: httptools.HttpRequestParser | None = parsers.HttpRequestParser(self)
         self._heads: Heads = door.heads(local=receiver.client == "local")
         self.request: Request | None = None
-        self._brief = False
-        self._head = self._raw = self._chunks = self._named = self._missing = 0
+        self._brief, self.waits = True, False
+        self._head = self._raw = self._chunks = self._named = self._missing = self._kept = self._promised = 0
         self._fresh = b""
 
     @property
@@ -87,9 +110,14 @@ class Arrival:
         """Something of a request is there."""
         return self._head > 0 or self.request is not None
 
-    def end(self) -> None:
-        """Nothing more is read."""
-        self._parser = self._descriptor = None
+    def end(self) -> int:
+        """Nothing more is read; bytes that were held for what is then not answered."""
+        self._parser = self._link = None
+        request, kept = self.request, self._kept
+        self.request, self._kept, self._missing, self.waits = None, 0, 0, False
+        if request is not None:
+            self._door.room.left(request)
+        return kept
 
     def buffer(self) -> memoryview:
         """One for all connections: what is in it is looked at before the loop reads again. A known body has its own."""
@@ -111,6 +139,8 @@ class Arrival:
         if self._missing:
             start = min(self._missing, nbytes)
             self._more(start)
+            if self._missing:
+                self._rest()
         elif self._between:
             start = self._recognized(nbytes)
         if start < nbytes:
@@ -136,27 +166,29 @@ class Arrival:
             self._fresh = raw
             return 0
         receiver = self._receiver
-        request = self.request = Request(receiver.answered, head.client or receiver.client, door.now())
+        request = self.request = Request(receiver.answered, head.client or receiver.client, self._came())
         request.method, request.headers, request.route = head.method, head.headers, head.route
         request.refusal = door.enter(request, head.route)
-        self._check_refused(request, head.length)
         self._brief = head.length > _LARGE
         self._missing = head.length
         here = min(head.length, nbytes - end)
+        if head.length > here:
+            receiver.wait("body", door.bounds.body_seconds)
+        self._announce(request, head.length, head.length - here)
         if request.refusal is None:
-            request.body = bytearray(head.length)  # no memory before something is in it
+            request.body = bytearray(here if self.waits else head.length)  # no memory before something is in it
             request.body[:here] = door.buffer[end : end + here]
         self._more(here)
-        if self._missing:
-            receiver.wait("body", door.bounds.body_seconds)
+        if self._missing and not self.waits:
             self._rest()
+        self._hurry()
         return end + here
 
     def _more(self, size: int) -> None:
         """So much more of the body of such a request is there."""
         request = self._asked
         if request.refusal is None:
-            self._receiver.hold(size)
+            self._keep(size)
         self._missing -= size
         if not self._missing:
             self._whole(request)
@@ -166,16 +198,38 @@ class Arrival:
         request, descriptor = self._asked, self._descriptor
         if descriptor is None:
             return
-        try:
-            if request.refusal is None:
-                size = os.readv(descriptor, [memoryview(request.body)[-self._missing :]])
-            else:
-                size = _discarded(descriptor, self._door.buffer[: self._missing])
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            return  # the loop will see it
-        self._more(size)
+        size, taken = 1, 0
+        while size and self._missing and taken < _ONCE:
+            try:
+                if request.refusal is None:
+                    size = os.readv(descriptor, [memoryview(request.body)[-self._missing :]])
+                else:
+                    size = _discarded(descriptor, self._door.buffer[: self._missing])
+            except OSError:  # there is nothing, or the loop will see what is wrong
+                return
+            taken += size
+            self._more(size)
+
+    def dropped(self) -> int:
+        """Behind the end: bytes that the kernel had, and has no more."""
+        size, taken = 1, 0
+        while self._descriptor is not None and size and taken < _ONCE:
+            try:
+                size = _discarded(self._descriptor, self._door.buffer)
+            except OSError:
+                break
+            taken += size
+        return taken
+
+    def _hurry(self) -> None:
+        """A refused body that does not come is not waited for."""
+        request = self.request
+        if request is not None and request.refusal is not None:
+            asyncio.get_running_loop().call_at(request.arrived + _PATIENT, self._not_whole, request)
+
+    def _not_whole(self, request: Request) -> None:
+        if self.request is request and request.refusal is not None:
+            self._receiver.stop(request.refusal, request)
 
     # -- The parser --------------------------------------------------------------------------------------------
 
@@ -204,7 +258,7 @@ class Arrival:
     def on_message_begin(self) -> None:
         if self._receiver.state == "closing":
             raise Refused(_OVER)
-        self.request = Request(self._receiver.answered, self._receiver.client, self._door.now())
+        self.request = Request(self._receiver.answered, self._receiver.client, self._came())
         self._chunks = self._named = 0
 
     def on_url(self, url: bytes) -> None:
@@ -240,11 +294,13 @@ class Arrival:
         if length > door.bounds.body:
             raise Refused(refusal(self._too_long()))
         request.refusal = door.admit(request)
-        self._check_refused(request, length)
-        if b"expect" in headers and request.refusal is None:
-            if headers[b"expect"].lower() != b"100-continue":
-                raise Refused(refusal(FeedError("http-expect", "the only expectation that is met is 100-continue")))
+        if b"expect" in headers and request.refusal is None and headers[b"expect"].lower() != b"100-continue":
+            raise Refused(refusal(FeedError("http-expect", "the only expectation that is met is 100-continue")))
+        self._announce(request, length, length)
+        if b"expect" in headers and request.refusal is None and not self.waits:
             receiver.go_on()
+        if length > _LARGE:
+            self._hurry()
         if self._fresh and isinstance(request.route, Route) and request.alive:
             client = "" if request.client == receiver.client else request.client
             self._heads.keep(self._fresh, request.method, headers, client, request.route)
@@ -260,13 +316,13 @@ class Arrival:
         if request.refusal is None:
             if len(request.body) + len(body) > self._door.bounds.body:
                 raise Refused(refusal(self._too_long()))
-            self._receiver.hold(len(body))
+            self._keep(len(body))
             request.body += body
             return
         self._chunks += 1
         self._raw += len(body)
         if self._raw > 2 * _DROPPED:
-            raise Refused(request.refusal)
+            raise Refused(request.refusal, request)
 
     def on_message_complete(self) -> None:
         self._head = self._raw = 0
@@ -281,12 +337,68 @@ class Arrival:
 
     def _whole(self, request: Request) -> None:
         self.request = None
+        self._kept = 0
+        self._door.room.came(request)
         self._receiver.whole(request)
 
-    def _check_refused(self, request: Request, length: int) -> None:
-        """Whether its body is worth reading for the sake of the connection."""
-        if request.refusal is not None and (request.refusal.close or length > _DROPPED):
-            raise Refused(request.refusal)
+    def _came(self) -> float:
+        """When the last bytes came, as far as the kernel tells: they may have waited there for the loop."""
+        now = self._door.now()
+        if self._link is None:
+            return now
+        try:
+            told = self._link.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.stop)
+        except OSError:
+            return now
+        seconds = int.from_bytes(told[_INFO], sys.byteorder) / 1000
+        return max(now - seconds, min(self._receiver.since, now))
+
+    def _announce(self, request: Request, length: int, rest: int) -> None:
+        """So much of its body is still to come: it may, it waits, or it is refused."""
+        route = request.route
+        if rest > _LARGE and request.refusal is None and isinstance(route, Route) and route.lane is not None:
+            request.refusal = self._door.announce(request, length, self)
+            if request.refusal is None and not self._promised:
+                self.waits = True
+                self._receiver.read(on=False)
+        if request.refusal is None:
+            return
+        request.dropped = length
+        # Whether its body is worth reading for the sake of the connection.
+        if request.refusal.close or rest > _DROPPED or (rest and b"expect" in request.headers):
+            raise Refused(request.refusal, request)
+
+    def welcome(self, size: int) -> None:
+        """There is room for its body, which has so many bytes."""
+        request, early = self._asked, self._kept
+        self._receiver.promised(size)
+        if early:
+            self._receiver.hold(-early)
+        self._kept, self._promised = size, size - early
+        if not self.waits:
+            return
+        self.waits = False
+        if self._missing:
+            body = bytearray(len(request.body) + self._missing)
+            body[: len(request.body)] = request.body
+            request.body = body
+        if not self._receiver.active:
+            self._receiver.wait("body", self._door.bounds.body_seconds)
+        self._receiver.read(on=True)
+        if b"expect" in request.headers and not request.body:
+            self._receiver.go_on()
+
+    def too_late(self, reply: Reply) -> None:
+        """It cannot be answered in time."""
+        self._receiver.stop(reply)
+
+    def _keep(self, size: int) -> None:
+        """So many bytes of a body came that is kept."""
+        promised = min(size, self._promised)
+        self._promised -= promised
+        if size > promised:
+            self._receiver.hold(size - promised)
+            self._kept += size - promised
 
     def _name(self, size: int) -> None:
         self._named += size

@@ -6,7 +6,8 @@ Connections ask here whether a request may come, as soon as its head is there, a
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+import heapq
+from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from edgekit.serve.access import Access
 from edgekit.serve.heads import Heads
 from edgekit.serve.lane import Lane
 from edgekit.serve.messages import Reply, Request, refusal
+from edgekit.serve.room import Arriving, Room
 from edgekit.serve.routes import Route, Routes
 from edgekit.serve.schedule import Scheduler
 from edgekit.serve.settings import Bounds
@@ -23,10 +25,14 @@ from edgekit.serve.settings import Bounds
 _READ = 1 << 17
 """Bytes that are read at once."""
 _FREE_REFUSALS = 50.0
-_GAP, _LEAST, _PACE = 0.000115, 0.02, 0.03
+_GAP, _LEAST, _PACE = 0.000115, 0.024, 0.031
 """So many refusals a second are given at once; more one after the other, so many seconds apart, so many at least and at
 most behind their heads: clients that ask again at once shall not take the cores from those that are answered, nor come
 all together.
+"""
+_COST, _DEAR = 2e-8, 0.01
+"""And so many seconds later for each byte of a body that was read for nothing, but so many at most: reading 50 kB costs
+what a refusal costs otherwise, and is to come as much more seldom.
 """
 _TOGETHER = 0.002
 """Seconds of them that are given at once."""
@@ -44,6 +50,7 @@ class Guest(Protocol):
     until: float
 
     def expire(self) -> None: ...
+    def slow(self, now: float) -> bool: ...
     def abort(self) -> None: ...
     def drain(self) -> None: ...
 
@@ -65,6 +72,7 @@ class Door:
         raw, buffer: What is read from any connection goes here; the second looks into the first.
         traffic: Counts connections and refusals that belong to no model.
         guests: All connections.
+        room: For bodies.
     """
 
     def __init__(
@@ -81,9 +89,11 @@ class Door:
         self._most = connections
         self._heads = {True: Heads(), False: Heads()}
         self._clients: Counter[str] = Counter()
-        self._held = 0
+        self.room = Room(bounds)
         self._refusals, self._refilled = _FREE_REFUSALS, 0.0
-        self._later: deque[tuple[float, Request, Reply]] = deque()
+        self._later: list[tuple[float, int, Request, Reply]] = []
+        self._numbered = 0
+        self._timer: asyncio.TimerHandle | None = None
         self._served = self._given = 0.0
         self._loop = asyncio.get_running_loop()
 
@@ -94,7 +104,7 @@ class Door:
     @property
     def load(self) -> dict[str, int]:
         """What is held now."""
-        return {"connections": len(self.guests), "body_bytes": self._held, "clients": len(self._clients)}
+        return {"connections": len(self.guests), "body_bytes": self.room.held, "clients": len(self._clients)}
 
     # -- Connections -------------------------------------------------------------------------------------------
 
@@ -118,12 +128,11 @@ class Door:
         """Those that clients of a unix socket, who need not name this machine, may send; or those of the others."""
         return self._heads[local]
 
-    def hold(self, size: int) -> bool:
-        """Account for bytes of bodies; whether there is room for them."""
-        if size > 0 and self._held + size > self.bounds.buffered:
-            return False
-        self._held += size
-        return True
+    def sweep(self, now: float) -> None:
+        """End what has waited too long; where bodies wait for room, also what is slow to arrive."""
+        wanted = self.room.wanted
+        for guest in [one for one in self.guests if now > one.until or (wanted and one.slow(now))]:
+            guest.expire()
 
     # -- Requests ----------------------------------------------------------------------------------------------
 
@@ -144,6 +153,15 @@ class Door:
         if refused is not None:
             return refused
         return self._busy(request)
+
+    def announce(self, request: Request, size: int, arriving: Arriving) -> Reply | None:
+        """Its body, which has so many bytes, is on its way; why it need not come. See `Room.announce`."""
+        route = request.route
+        assert isinstance(route, Route)  # noqa: S101 - it was admitted
+        if route.lane is None or route.asking is None:
+            return None
+        share = self._scheduler.share(route.lane)
+        return self.room.announce(request, route.lane, route.asking, size, arriving, share)
 
     def handle(self, request: Request) -> None:
         """A request is whole."""
@@ -168,6 +186,7 @@ class Door:
 
     def finished(self, request: Request) -> None:
         """It is answered, or its client is gone."""
+        self.room.left(request)
         if request.counted:
             request.counted = False
             self._clients[request.client] -= 1
@@ -185,14 +204,16 @@ class Door:
             request.answer(reply)
             return
         # From its head on: one whose body came later has waited for that.
-        due = min(max(self._given + _GAP, request.arrived + _LEAST), request.arrived + _PACE)
+        dear = min(_COST * request.dropped, _DEAR)
+        due = min(max(self._given + _GAP, request.arrived + _LEAST + dear), request.arrived + _PACE + dear)
         if due <= now:
             request.answer(reply)
             return
-        self._given = max(self._given, due)
-        if not self._later:
-            self._loop.call_at(due, self._turn_away)
-        self._later.append((due, request, reply))
+        self._given = max(self._given, due - dear)
+        self._numbered += 1
+        heapq.heappush(self._later, (due, self._numbered, request, reply))
+        if self._later[0][1] == self._numbered:  # it is the first now
+            self._wake()
 
     def between(self) -> None:
         """After a connection was seen to: workers do not wait for a turn of the loop in which very many ask."""
@@ -209,11 +230,17 @@ class Door:
         """Give those that were held back long enough."""
         until = self._loop.time() + _TOGETHER
         while self._later and self._later[0][0] <= until:
-            _, request, reply = self._later.popleft()
+            _, _, request, reply = heapq.heappop(self._later)
             request.answer(reply)
             self.between()
         if self._later:
-            self._loop.call_at(self._later[0][0], self._turn_away)
+            self._wake()
+
+    def _wake(self) -> None:
+        """Come back when the first of them is due."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._later[0][0], self._turn_away)
 
 
 def _with_headers(error: EdgeKitError) -> Reply:

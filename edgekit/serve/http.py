@@ -14,11 +14,15 @@ from edgekit.errors import FeedError, LimitError
 from edgekit.serve.arrival import Arrival, Refused
 from edgekit.serve.door import Door
 from edgekit.serve.messages import Reply, Request, refusal
+from edgekit.serve.room import is_slow
 
+_FULL = "bodies of other requests fill the memory"
 _LINGER = 2.0
 """Seconds in which a client may go on sending before it reads its last answer: hanging up at once would take that away
 from it (RFC 9112, section 9.6).
 """
+_LARGE = 1 << 14
+"""Bytes of a body: who sent less of it takes nothing from others, however slow."""
 _PARTING = 0.1
 """Seconds behind its request in which a client says that it says no more, but waits for the answer, as tools do that
 pipe a file through a socket. One that ends its side later has given up: it looks the same, and nobody would read.
@@ -38,8 +42,8 @@ class Connection(asyncio.BufferedProtocol):
         state: "idle" between requests, "head" and "body" while one arrives, "busy" while it is answered, "closing".
     """
 
-    __slots__ = ("_active", "_arrival", "_door", "_ended", "_held", "_parsers", "_paused", "_transport", "_waiting",
-                 "client", "since", "state", "until")  # fmt: skip
+    __slots__ = ("_active", "_arrival", "_door", "_dropped", "_ended", "_held", "_parsers", "_paused", "_reading",
+                 "_transport", "_waiting", "client", "since", "state", "until")  # fmt: skip
 
     def __init__(self, door: Door, parsers: ModuleType) -> None:
         self._door = door
@@ -48,7 +52,8 @@ class Connection(asyncio.BufferedProtocol):
         self._active: Request | None = None
         self._waiting: deque[Request] = deque()
         self._paused = self._ended = False
-        self._held = 0
+        self._reading = True
+        self._held = self._dropped = 0
         self.client = ""
         self.state = "head"
         self.since = self.until = 0.0
@@ -61,8 +66,7 @@ class Connection(asyncio.BufferedProtocol):
         plain = transport.get_extra_info("sslcontext") is None
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]) if isinstance(peer, tuple) else "local"
-        descriptor = transport.get_extra_info("socket").fileno() if plain else None
-        self._arrival = Arrival(self, self._door, self._parsers, descriptor)
+        self._arrival = Arrival(self, self._door, self._parsers, transport.get_extra_info("socket") if plain else None)
         self.wait("head", self._door.bounds.head_seconds)
         if not self._door.joined(self):
             self._end(refusal(LimitError("server-full", "too many connections"), retry=1.0))
@@ -88,11 +92,14 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         if self.state == "closing":
+            self._dropped += nbytes + self._arrival.dropped()
+            if self._dropped > self._door.bounds.body:
+                self.abort()
             return
         try:
             self._arrival.take(nbytes)
         except Refused as stopped:
-            self._stop(stopped.reply)
+            self.stop(stopped.reply, stopped.request)
         self._door.between()
 
     def eof_received(self) -> bool:
@@ -108,22 +115,34 @@ class Connection(asyncio.BufferedProtocol):
         return True
 
     def pause_writing(self) -> None:
+        """The client does not take its answers: it is not asked for more, nor given more."""
         self._paused = True
+        self._set_reading()
         self.wait(self.state, self._door.bounds.write_seconds)
 
     def resume_writing(self) -> None:
         self._paused = False
-        if self.state == "idle":
-            self.wait("idle", self._door.bounds.idle_seconds)
-        elif self.state == "busy":
+        self._set_reading()
+        if self.state == "closing":
+            return
+        if self._active is None:
+            self._follow()
+        else:
             self.until = math.inf
 
     def expire(self) -> None:
         """It waited too long."""
         if self._paused or self.state in ("idle", "closing") or not self._arrival.begun:
             self.abort()
+        elif self._arrival.waits:
+            self.stop(refusal(LimitError("server-full", _FULL), retry=1.0))
         else:
-            self._stop(refusal(FeedError("http-slow", "the request did not arrive in time")))
+            self.stop(refusal(FeedError("http-slow", "the request did not arrive in time")))
+
+    def slow(self, now: float) -> bool:
+        """It keeps others waiting by a large body that does not come."""
+        large = self.state == "body" and self._held > _LARGE and not self._arrival.waits
+        return large and is_slow(now - self.since, self._held)
 
     def abort(self) -> None:
         """End it now, whatever waits for the client."""
@@ -155,6 +174,19 @@ class Connection(asyncio.BufferedProtocol):
         self.since = self._door.now()
         self.until = self.since + seconds
 
+    def read(self, *, on: bool) -> None:
+        """Whether the client may send more."""
+        self._reading = on
+        self._set_reading()
+
+    def _set_reading(self) -> None:
+        if self._transport is None:
+            return
+        if self._reading and not self._paused:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
     def go_on(self) -> None:
         """Tell a client to send the body that it keeps back, unless other answers come first."""
         if self._transport is not None and self._active is None:
@@ -167,7 +199,7 @@ class Connection(asyncio.BufferedProtocol):
             Refused: Too many are.
         """
         self.since = self._door.now()
-        if self.free:
+        if self.free and not self._paused:
             self._begin(request)
             return
         # Those that wait are before it, also between two turns.
@@ -177,19 +209,21 @@ class Connection(asyncio.BufferedProtocol):
         self._waiting.append(request)
 
     def hold(self, size: int) -> None:
-        """So many bytes of a body are kept.
+        """So many bytes of a body are kept, or no longer.
 
         Raises:
             Refused: There is no room for them.
         """
-        if not self._door.hold(size):
-            raise Refused(refusal(LimitError("server-full", "bodies of other requests fill the memory"), retry=1.0))
+        if not self._door.room.hold(size):
+            raise Refused(refusal(LimitError("server-full", _FULL), retry=1.0))
+        self._held += size
+
+    def promised(self, size: int) -> None:
+        """So many will be; there is room."""
         self._held += size
 
     def _release(self, size: int) -> None:
-        size = min(size, self._held)
-        self._held -= size
-        self._door.hold(-size)
+        self.hold(-min(size, self._held))
 
     # -- Answering ---------------------------------------------------------------------------------------------
 
@@ -218,32 +252,47 @@ class Connection(asyncio.BufferedProtocol):
         transport.write(reply.rendered(alive=alive, head=request.method == b"HEAD"))
         if not alive:
             self._hang_up(transport)
-        elif self._waiting:
+        elif not self._paused:
+            self._follow()
+
+    def _follow(self) -> None:
+        """What comes behind an answer."""
+        if self._waiting:
             # In a turn of its own: replies that are given at once would nest.
             asyncio.get_running_loop().call_soon(self._next)
         elif (arriving := self._arrival.request) is not None:
             self.wait("body" if arriving.method else "head", self._door.bounds.body_seconds)
         else:
-            seconds = self._door.bounds.write_seconds if self._paused else self._door.bounds.idle_seconds
-            self.wait("idle", seconds)
+            self.wait("idle", self._door.bounds.idle_seconds)
 
     def _next(self) -> None:
         if self._active is None and self._waiting and self.state != "closing":
             self._begin(self._waiting.popleft())
 
-    def _stop(self, reply: Reply) -> None:
-        """Refuse what is arriving, behind what is being answered, and end the connection."""
+    def stop(self, reply: Reply, request: Request | None = None) -> None:
+        """Refuse what is arriving, behind what is being answered, and end the connection.
+
+        Args:
+            reply: The answer.
+            request: It, if its head is known: such a refusal may be held back, and nothing is read meanwhile.
+        """
         if self.state == "closing":
             return
-        if self._active is not None or self._waiting:
-            # Their answers come first; the refusal is the connection's last word.
-            last = Request(self.answered, self.client, self._door.now())
-            last.alive = False
-            last.refusal = reply
-            self._waiting.append(last)
-            self._arrival.end()
+        self._release(self._arrival.end())
+        if request is None and self.free:
+            self._end(reply)
             return
-        self._end(reply)
+        # Answers to what came before are first; the refusal is the connection's last word.
+        last = request or Request(self.answered, self.client, self._door.now())
+        last.alive = False
+        last.refusal = reply
+        if request is not None:
+            self.read(on=False)
+            self.since = self._door.now()
+        if self.free:
+            self._begin(last)
+        else:
+            self._waiting.append(last)
 
     def _end(self, reply: Reply) -> None:
         transport = self._transport
@@ -258,10 +307,16 @@ class Connection(asyncio.BufferedProtocol):
         self.state = "closing"
         self.since = self._door.now()
         self.until = self.since + self._door.bounds.write_seconds
-        if self._ended or not transport.can_write_eof():  # TLS
+        unread = not self._reading
+        self.read(on=True)
+        if not transport.can_write_eof() and unread:
+            self.until = self.since + _LINGER  # a close would take the answer from a client that still sends
+        elif self._ended or not transport.can_write_eof():  # TLS
             transport.close()
-        elif not self._paused:
-            transport.write_eof()
-            self.until = self.since + _LINGER
         else:
-            transport.write_eof()
+            try:
+                transport.write_eof()
+            except OSError:  # its client is gone
+                transport.abort()
+            if not self._paused:
+                self.until = self.since + _LINGER

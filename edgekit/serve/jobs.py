@@ -53,13 +53,28 @@ class Queue:
         self._size = size
         self._lines: tuple[deque[Job], ...] = tuple(deque() for _ in PRIORITIES)
         self._count = 0
+        self._promised: dict[object, float] = {}
 
     def __len__(self) -> int:
         return self._count
 
-    def room(self, priority: int) -> bool:
+    def promise(self, who: object, until: float) -> None:
+        """Keep a place for somebody who is on the way, until a time."""
+        self._promised[who] = until
+
+    def redeem(self, who: object) -> None:
+        """Keep none for it any longer."""
+        self._promised.pop(who, None)
+
+    def promised(self, now: float) -> int:
+        """How many places are kept."""
+        return sum(until > now for until in self._promised.values()) if self._promised else 0
+
+    def room(self, priority: int, now: float) -> bool:
         """Whether one of this priority may wait."""
-        return self._count < self._size or any(not job.done for line in self._lines[priority + 1 :] for job in line)
+        if self._count + self.promised(now) < self._size:
+            return True
+        return any(not job.done for line in self._lines[priority + 1 :] for job in line)
 
     def put(self, job: Job) -> Job | None:
         """Let it wait; what had to give way for it, and is done: itself, or the latest of a lower priority."""

@@ -26,6 +26,10 @@ _FAST = 0.002
 """Seconds: shorter work is handed over several requests at a time, and ahead, so that workers do not wait."""
 _FAR = 0.01
 """So many of them at most: what was handed over can be passed by nothing more urgent."""
+_WORTH, _ONE_MORE = 0.05, 0.05
+"""But one request is always handed over ahead where a worker would wait for longer than this part of its work, as it
+does for large bodies; unless that work takes so many seconds.
+"""
 _FADES = 0.1
 """Seconds after which half of a lag is forgotten."""
 _BINARY = b"application/octet-stream"
@@ -51,7 +55,8 @@ class Lane:
         versions: Who answers.
         virtual: Seconds of cores it had, by its weight: the scheduler serves the least first.
         mean: Seconds a request takes a worker, of late; 0 before the first.
-        lag: Seconds from when a worker answers to when the server sees it, at most of late: long when many are refused.
+        lag: Seconds from when a worker answers to when the server sees it, and that the next request takes to reach it,
+            at most of late: long when many are refused, or bodies are large.
         errors: The last ones: when (Unix time), code and what was said.
     """
 
@@ -99,7 +104,8 @@ class Lane:
         """Seconds until a request that comes now is answered, if this model had the cores alone."""
         active = self.versions.active
         workers = max(sum(worker.ready for worker in active.workers), 1) if active else 1
-        return (len(self.queue) + self.running / 2 + 1) * self.mean / workers
+        before = len(self.queue) + self.queue.promised(self._loop.time())
+        return (before + self.running / 2 + 1) * self.mean / workers
 
     # -- Requests ----------------------------------------------------------------------------------------------
 
@@ -112,8 +118,21 @@ class Lane:
             return refusal(LimitError("model-starting", f"{self.name} is not ready yet"), retry=1.0)
         if asking.version is not None and asking.version != active.version:
             return refusal(unknown_version(self, asking.version))
-        if not self.queue.room(asking.priority):
+        if not self.queue.room(asking.priority, self._loop.time()):
             return self._full()
+        return None
+
+    def hopeless(self, request: Request, asking: Asking, share: float) -> Reply | None:
+        """Why it need not wait: its deadline passed, or will have before it is answered. See `submit`."""
+        now, deadline = self._loop.time(), request.arrived + asking.seconds
+        if now >= deadline:
+            self.metrics.count("requests", "deadline-passed")
+            return refusal(LimitError("deadline-passed", "its deadline passed before it was queued"))
+        expected = self.expected() / share
+        if len(self.queue) and now + expected > deadline:
+            self.metrics.count("requests", "deadline-hopeless")
+            error = LimitError("deadline-hopeless", "the queue is longer than its deadline allows")
+            return refusal(error, retry=expected)
         return None
 
     def submit(self, request: Request, asking: Asking, share: float) -> Reply | None:
@@ -124,14 +143,10 @@ class Lane:
             asking: What it asks.
             share: Of the cores, that this model has while others work.
         """
+        refused = self.hopeless(request, asking, share)
+        if refused is not None:
+            return refused
         now, deadline = self._loop.time(), request.arrived + asking.seconds
-        if now >= deadline:
-            self.metrics.count("requests", "deadline-passed")
-            return refusal(LimitError("deadline-passed", "its deadline passed before it was queued"))
-        if len(self.queue) and now + self.expected() / share > deadline:
-            self.metrics.count("requests", "deadline-hopeless")
-            error = LimitError("deadline-hopeless", "the queue is longer than its deadline allows")
-            return refusal(error, retry=self.expected() / share)
         self._number = (self._number + 1) & 0xFFFFFFFF
         job = Job(self._number, request, asking, deadline=deadline, arrived=now)
         dropped = self.queue.put(job)
@@ -191,16 +206,25 @@ class Lane:
         for worker in crew.workers:
             if worker.ready and not worker.batches:
                 return worker
-            if ahead and worker.ready and 0 < self.mean * (worker.jobs + 1) < self._bridge:
+            if ahead and worker.ready and self._ahead(worker.jobs):
                 best = worker
         return best
+
+    def _ahead(self, jobs: int) -> bool:
+        """Whether a worker that has so many should have one more."""
+        if 0 < self.mean * (jobs + 1) < self._bridge:
+            return True
+        return jobs == 1 and self.mean * _WORTH < self.lag and self.mean < _ONE_MORE
 
     # -- What workers say --------------------------------------------------------------------------------------
 
     def _told(self, crew: Crew, job: Job, told: Told, took: Took | None) -> None:
         """An answer."""
         now = self._loop.time()
-        self.lag = max(now - told.at, self.lag * 0.5 ** ((now - self._lagged) / _FADES))
+        lag = now - told.at
+        if took is not None and took.size == 1:
+            lag += max(took.seconds - told.parse - told.run - told.write, 0.0)
+        self.lag = max(lag, self.lag * 0.5 ** ((now - self._lagged) / _FADES))
         self._lagged = now
         if took is not None:
             each = took.seconds / took.size

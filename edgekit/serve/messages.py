@@ -83,11 +83,12 @@ class Request:
         client: Whose places it takes: an address or a key.
         route: Where it leads, a `Route`; None before its head was read, or where it leads nowhere.
         refusal: Its answer, where that stands before its body came.
+        dropped: Bytes of its body that are then read for nothing.
         gone: Called when the client went away before its answer.
     """
 
-    __slots__ = ("_deliver", "alive", "arrived", "body", "client", "counted", "done", "gone", "headers", "method",
-                 "path", "refusal", "route")  # fmt: skip
+    __slots__ = ("_deliver", "alive", "arrived", "body", "client", "counted", "done", "dropped", "gone", "headers",
+                 "method", "path", "refusal", "route")  # fmt: skip
 
     def __init__(self, deliver: Callable[[Request, Reply], None], client: str, arrived: float) -> None:
         self._deliver = deliver
@@ -102,6 +103,7 @@ class Request:
         self.refusal: Reply | None = None
         self.done = False
         self.counted = False
+        self.dropped = 0
         self.gone: Callable[[], None] | None = None
 
     def answer(self, reply: Reply) -> None:

@@ -186,8 +186,7 @@ class Server:
         while True:
             await asyncio.sleep(_SWEEP)
             now = self._loop.time()
-            for connection in [one for one in self._door.guests if now > one.until]:
-                connection.expire()
+            self._door.sweep(now)
             for lane in self.lanes.values():
                 lane.versions.sweep(now)
 

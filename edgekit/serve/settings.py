@@ -22,7 +22,8 @@ class Bounds:
 
     Attributes:
         body: Of one request, as sent and as decompressed.
-        buffered: Of all bodies that are held at once; more wait at their senders' end or are refused.
+        buffered: Of all bodies that are held at once: large ones beyond it wait at their senders' end, small ones may
+            take an eighth more.
         head: Request line and headers together.
         headers: Lines.
         chunks: Of a chunked body.
@@ -42,7 +43,7 @@ class Bounds:
     """
 
     body: int = 16 * MIB
-    buffered: int = 64 * MIB
+    buffered: int = 16 * MIB
     head: int = 16 << 10
     headers: int = 100
     chunks: int = 10_000

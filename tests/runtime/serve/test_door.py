@@ -11,6 +11,14 @@ from edgekit.serve.door import Door
 from edgekit.serve.messages import Reply, Request
 
 
+class Timer:
+    def __init__(self, call):
+        self.call = call
+
+    def cancel(self):
+        self.call = None
+
+
 class Clock:
     """In place of the loop: time goes on from timer to timer."""
 
@@ -22,13 +30,16 @@ class Clock:
 
     def call_at(self, when, call):
         self._count += 1
-        heapq.heappush(self._timers, (when, self._count, call))
+        timer = Timer(call)
+        heapq.heappush(self._timers, (when, self._count, timer))
+        return timer
 
     def run(self):
         while self._timers:
-            when, _, call = heapq.heappop(self._timers)
-            self.now = max(self.now, when)
-            call()
+            when, _, timer = heapq.heappop(self._timers)
+            if timer.call is not None:
+                self.now = max(self.now, when)
+                timer.call()
 
 
 class Nobody:
@@ -88,6 +99,19 @@ def test_a_body_that_came_late_was_wait_enough(entrance):
     assert given == [1.0]
     clock.run()
     assert all(door._LEAST - 1e-9 <= seconds <= door._PACE + door._TOGETHER for seconds in given[1:])
+
+
+def test_a_large_body_read_for_nothing_is_told_later(entrance):
+    entered, clock = entrance
+    refused(entered, clock, int(door._FREE_REFUSALS), Reply(429))
+    given = []
+    for size in (0, 200_000, 100_000_000):
+        request = Request(lambda request, answer: given.append(clock.now - request.arrived), "a", clock.now)
+        request.dropped = size
+        entered.refuse(request, Reply(429))
+    clock.run()
+    wanted = [door._LEAST, door._LEAST + 200_000 * door._COST, door._LEAST + door._DEAR]
+    assert given == pytest.approx(wanted, abs=door._TOGETHER)
 
 
 def test_what_is_wrong_with_a_request_is_told_at_once(entrance):

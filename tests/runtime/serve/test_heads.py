@@ -87,6 +87,13 @@ def test_a_head_that_lies_about_nothing_but_its_body_is_read_as_it_stands(server
     assert answers(server, [data, wrong], 2)[1][0] == 400
 
 
+class Room:
+    """For every body."""
+
+    def __getattr__(self, name):
+        return lambda *args: True
+
+
 class Hall:
     """A door behind which nobody answers before the test does."""
 
@@ -95,6 +102,7 @@ class Hall:
         self.raw = bytearray(1 << 16)
         self.buffer = memoryview(self.raw)
         self.handled = []
+        self.room = Room()
         self._heads = Heads()
 
     def heads(self, *, local):
@@ -116,6 +124,7 @@ class Hall:
 class Wire(asyncio.Transport):
     written = b""
     closed = False
+    reading = True
 
     def __init__(self, link=None):
         super().__init__()
@@ -131,6 +140,12 @@ class Wire(asyncio.Transport):
 
     def close(self):
         self.closed = True
+
+    def pause_reading(self):
+        self.reading = False
+
+    def resume_reading(self):
+        self.reading = True
 
     def write(self, data):
         self.written += data

@@ -22,52 +22,6 @@ from edgekit.errors import EngineError
 from edgekit.store import Shelf
 from edgekit.store.faults import told
 
-# An engine from outside: sleeps so many milliseconds as the first value says, and dies of 1e6.
-SLOW = """
-import ctypes, time
-from edgekit.tensors import TensorSpec
-
-class Slow:
-    name, formats = "slow", ("tflite", "onnx")
-    def version(self): return "1"
-    def open(self, artifact, threads): return Session(artifact.data.endswith(b"bad"))
-
-class Session:
-    def __init__(self, bad): self.bad = bad
-    concurrent, batches = False, True
-    inputs = (TensorSpec("image", (None, 8, 8, 2), "float32"),)
-    outputs = (TensorSpec("probs", (None, 5), "float32"),)
-    def run(self, feeds):
-        image = feeds["image"]
-        first = float(image.flat[0])
-        if (image == 1e6).any() or (self.bad and first == -1): ctypes.string_at(0)
-        if first > 0: time.sleep(min(first, 60000) / 1000)
-        return {"probs": image.reshape(len(image), -1)[:, :5] * 2}
-    def close(self): pass
-
-BACKEND = Slow()
-"""
-
-
-@pytest.fixture(scope="module")
-def slow_engine(tmp_path_factory):
-    """Environment in which the engine `slow` is installed."""
-    folder = tmp_path_factory.mktemp("slow")
-    about = folder / "slow_engine-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: slow-engine\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[edgekit.engines]\nslow = slow_engine:BACKEND\n")
-    (folder / "slow_engine.py").write_text(SLOW)
-    return {"PYTHONPATH": str(folder)}
-
-
-@pytest.fixture(scope="module")
-def plain(tiny_files, tmp_path_factory):
-    """A foreign file: no self-test."""
-    path = tmp_path_factory.mktemp("plain") / "slow.tflite"
-    shutil.copy(tiny_files["tflite"], path)
-    return path
-
 
 @pytest.fixture(scope="module")
 def slow(serve, plain, slow_engine, tmp_path_factory):
