@@ -7,7 +7,8 @@ Which ops are quantized is one rule with three classes, each a set below:
   any others, so that the file holds integers from end to end and another engine may compute them as such;
   onnxruntime computes them in float in between. They count as quantized; a note lists them.
 - All others compute on floats that no grid of 256 values should touch (recurrent state, bodies of loops, foreign ops,
-  comparisons): "op-not-quantizable", unless the user allows it; then they stay as they are and are listed too.
+  comparisons): "op-not-quantizable", unless the user allows it; then they stay as they are and are listed too. But
+  comparisons of the model's own inputs with constants (masks, signs of missing values) read no grid in the first place.
 
 Activations are asymmetric *uint8*, not int8. Both hold the same values with the same error, and Arm has kernels for
 both. On x86 onnxruntime fuses no convolution with int8 activations: it turns int8 into uint8 first and gives up on
@@ -53,6 +54,9 @@ _MOVED = (
     "Tile",
 )  # fmt: skip
 """Moves that onnxruntime does on the integers."""
+
+
+_COMPARED = frozenset({"Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual"})
 
 
 def quantize(
@@ -130,9 +134,24 @@ def classify(node: Any, view: View) -> str:
         return "foreign"
     if all(_counted(name, view) for name in node.input if name) and all(_whole(name, view) for name in node.output):
         return "idle"
+    if node.op_type in _COMPARED and all(_raw(name, view) for name in node.input if name):
+        return "idle"
     if node.op_type in INTEGER and _safe(node, view):
         return "integer"
     return "wrapped" if node.op_type in WRAPPED else "foreign"
+
+
+def _raw(name: str, view: View) -> bool:
+    """Whether a tensor is a constant or the model's own input, perhaps moved for comparisons alone: nothing puts it on
+    a grid, so that they decide as in the source, and what they answer is no float.
+    """
+    if name in view.constants or name in view.inputs:
+        return True
+    maker = view.producer.get(name)
+    if maker is None or maker.op_type not in _MOVED:
+        return False
+    only = all(node.op_type in _COMPARED for node in view.consumers.get(name, ())) and name not in view.outputs
+    return only and _raw(maker.input[0], view)
 
 
 def _counted(name: str, view: View) -> bool:

@@ -138,8 +138,8 @@ def test_integers_have_no_nan(known, tmp_path):
     model = pipeline.make_pipeline(impute.SimpleImputer(), net).fit(x, y)
     rows, whole = written(tmp_path / "rows.csv", x, y), written(tmp_path / "whole.csv", np.nan_to_num(x), y)
     with pytest.raises(DataError, match="NaN"):
-        edgekit.convert(model, to="onnx", precision="int8", calibration=rows, allow_float_ops=True)
-    artifact = edgekit.convert(model, to="onnx", precision="int8", calibration=whole, allow_float_ops=True)
+        edgekit.convert(model, to="onnx", precision="int8", calibration=rows)
+    artifact = edgekit.convert(model, to="onnx", precision="int8", calibration=whole)
     assert artifact.manifest.inputs[0].missing is None
 
 

@@ -507,6 +507,31 @@ def test_foreign_domain_is_refused(tmp_path):
     assert "QuickGelu" in str(refusal.value)
 
 
+def test_comparisons_of_the_models_own_inputs_are_no_arithmetic(tmp_path):
+    """A mask that came with the samples is compared as it is; a comparison of what was computed is refused."""
+    net = Net({"x": (8, 6, 16), "mask": (8, 6)})
+    half = net.constant(0.5)
+    there = net.op("Greater", net.op("Unsqueeze", "mask", net.constant([-1], np.int64)), half)
+    hidden = net.op("Relu", net.op("MatMul", "x", net.weight(16, 32)))
+    chosen = net.op("Where", there, hidden, net.constant(0.0))
+    before = saved(net.model(net.op("MatMul", chosen, net.weight(32, 4))), tmp_path)
+    x = net.random.normal(0, 1, (8, 6, 16)).astype(np.float32)
+    feeds = [{"x": x, "mask": (net.random.random((8, 6)) < 0.5) * np.float32(0.6)}]
+    after = convert(before, tmp_path, ranges=observe(before, feeds))
+    assert after.float_ops == ()
+    (expected,), (found,) = (session(graph.path).run(None, feeds[0]) for graph in (before, after))
+    assert (found[feeds[0]["mask"] == 0] == 0).all()
+    assert np.square(expected).sum() > 300 * np.square(expected - found).sum()
+
+    computed = Net({"x": (8, 16)})
+    product = computed.op("MatMul", "x", computed.weight(16, 4))
+    above = computed.op("Greater", product, computed.constant(0.5))
+    before = saved(computed.model(computed.op("Where", above, product, computed.constant(0.0))), tmp_path)
+    with pytest.raises(ConversionError) as refusal:
+        convert(before, tmp_path, ranges=observe(before, [{"x": x[:, 0]}]))
+    assert refusal.value.details["ops"] == ["Greater (t1_0)"]
+
+
 def test_other_float_types_are_refused(tmp_path):
     net = Net({"x": (1, 8)})
     double = net.op("Cast", "x", to=onnx.TensorProto.DOUBLE)
