@@ -92,6 +92,13 @@ def _inside(layer: Layer, maker: Mapping[str, Layer], left: Container[str]) -> s
     return seen
 
 
+def named(layers: Sequence[Layer], name: str) -> tuple[list[Layer], list[str]]:
+    """Layers that a name means, in their order; and where it means none, names close to it."""
+    names = _names(layers)
+    found = [layer for layer, known in zip(layers, names, strict=True) if any(fnmatchcase(one, name) for one in known)]
+    return found, [] if found else _close(name, layers, names)
+
+
 def layer_names(layers: Sequence[Layer]) -> list[str]:
     """One plain name a layer, for lists: the first of what was fused, without the scope that the rest repeats."""
     return [layer.made[0].split(";", 1)[0] if layer.made else layer.name for layer in layers]
@@ -153,10 +160,14 @@ def _unmatched(rule: Rule, layers: Sequence[Layer], names: Sequence[frozenset[st
     elif not any(_is(kind, rule.op) for kind in kinds):
         near, what = kinds, f"the model's operators are {', '.join(kinds)}"
     else:
-        every = sorted({name for known in names for name in known})
-        near = difflib.get_close_matches(rule.scope.strip("*"), every, _SHOWN, 0.4) or layer_names(layers)[:_SHOWN]
+        near = _close(rule.scope, layers, names)
         what = f"close to it: {', '.join(near)}"
     return UsageError("rule-unmatched", f"no layer of the model is meant by the rule {rule}; {what}", near=near)
+
+
+def _close(name: str, layers: Sequence[Layer], names: Sequence[frozenset[str]]) -> list[str]:
+    every = sorted({one for known in names for one in known})
+    return difflib.get_close_matches(name.strip("*"), every, _SHOWN, 0.4) or layer_names(layers)[:_SHOWN]
 
 
 def precisions(numbers: Mapping[str, int], rules: Sequence[Rule], base: str) -> dict[str, LayerPrecision]:

@@ -18,7 +18,7 @@ from typing import Any
 from edgekit import files, parts
 from edgekit.child import Child, Limits, Spawned
 from edgekit.codec import encode
-from edgekit.converters import describing, jobs, mixed, pace
+from edgekit.converters import describing, inner, jobs, mixed, pace
 from edgekit.converters.calibration import observing
 from edgekit.converters.debugging import naming
 from edgekit.converters.debugging.examine import examine
@@ -37,6 +37,7 @@ from edgekit.feeding import Preprocess
 from edgekit.manifest import Interpret
 from edgekit.metadata import Metadata
 from edgekit.precision import precisions
+from edgekit.tensors import TensorSpec
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -66,6 +67,7 @@ class Workshop:
         self._stack = ExitStack()
         self._answers: Answers | None = None
         self._answering: tuple[Any, ...] | None = None
+        self._inner: inner.InnerRequest | None = None
         self._framework: Child | None = None
         self._engine: Child | None = None
         self._waiting = waiting
@@ -228,6 +230,22 @@ class Workshop:
         path = str(self.scratch / f"{precision}.{graph.format}")
         request = jobs.QuantizeRequest(graph, ranges, precision, options, path)
         return self.engine.call(jobs.quantize, request, stage="quantize")
+
+    def seek(self, graph: Graph, name: str | None, said: Metadata) -> Graph:
+        """See that the float graph has the tensor inside that is to be an output, where one is named; the graph."""
+        name = name or said.interpret.embedding
+        if name is not None:
+            self._inner = inner.InnerRequest(graph, name, said.interpret.output or graph.outputs[0].name)
+            self.engine.call(inner.find, self._inner, stage="lower")
+        return graph
+
+    def expose(self, graph: Graph) -> tuple[Graph, TensorSpec | None]:
+        """The finished graph with that tensor as its last output, which its `outputs` do not list; and the tensor."""
+        if self._inner is None:
+            return graph, None
+        path = str(self.scratch / f"embedding.{graph.format}")
+        exposed = self.engine.call(inner.expose, replace(self._inner, final=graph, path=path), stage="quantize")
+        return exposed.graph, exposed.spec
 
     def verify(
         self,

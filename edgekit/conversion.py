@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from edgekit.converters.stages import Graph, LoadedFacts, Source
 from edgekit.interface import SCHEMA
 from edgekit.manifest import Manifest, Needs, Preprocess, Proof, Provenance
 from edgekit.options import Options
+from edgekit.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from edgekit.converters.jobs import Recording, Survey
@@ -123,6 +124,17 @@ def about(
         lifted=graph.lifted,
         repaired={one.name: one.detail for one in repairs if one.kept},
     )
+
+
+def with_embedding(
+    graph: Graph, verification: Verification, embedding: TensorSpec | None
+) -> tuple[Graph, Verification]:
+    """The graph with an output that the source does not have, and how it is read: by monitors alone."""
+    if embedding is None:
+        return graph, verification
+    more = () if embedding in graph.outputs else (embedding,)
+    interpret = replace(verification.interpret, embedding=embedding.name)
+    return replace(graph, outputs=(*graph.outputs, *more)), replace(verification, interpret=interpret)
 
 
 def unique(messages: Iterable[str]) -> tuple[str, ...]:

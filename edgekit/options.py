@@ -67,6 +67,8 @@ class Options:
         resume: Go on where a calibration of the same model, data and options was killed; it is found in the user's
             cache folder.
         reference: Store what the data looked like in the artifact, for `Model.monitor`.
+        embedding: Layer or tensor inside the model that the reference describes, too, and a monitor watches: it becomes
+            one more output, which `predict` does not show.
         seed: Of every draw.
         threads: Of the engine while observing and verifying.
         time_limit: Seconds a stage may take. memory_limit: MiB a child process may use.
@@ -107,6 +109,7 @@ class Options:
     calibration_memory: int = 256
     resume: bool = True
     reference: bool = True
+    embedding: str | None = None
     seed: int = 0
     threads: int = 2
     time_limit: float = 900.0
@@ -135,6 +138,8 @@ class Options:
             raise UsageError("option-value", f"--weight-bits is {self.weight_bits}; int8 weights have 7 or 8")
         if self.layout not in LAYOUTS:
             raise UsageError("option-value", f"there is no layout {self.layout!r}; known: {', '.join(LAYOUTS)}")
+        if self.embedding is not None and not (self.embedding and self.reference):
+            raise UsageError("option-value", "--embedding names a layer for the reference, so there must be one")
         if min(self.calibration_samples, 1 if self.evaluation_samples is None else self.evaluation_samples) < 1:
             raise UsageError("option-value", "at least one sample is needed")
 
@@ -179,6 +184,7 @@ class Options:
             **({} if self.exact_labels else {"exact_labels": False}),
             **({"fold_preprocess": True} if self.fold_preprocess else {}),
             **({} if self.reference else {"reference": False}),
+            **({} if self.embedding is None else {"embedding": self.embedding}),
             "observer": self.observer,
             "percentile": self.percentile,
             "calibration_samples": self.calibration_samples,

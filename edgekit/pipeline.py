@@ -23,7 +23,7 @@ from edgekit import data_given, lifting, metadata, saturation
 from edgekit import rules as layer_rules
 from edgekit.artifact import Artifact
 from edgekit.child import Limits
-from edgekit.conversion import Conversion, about, unique
+from edgekit.conversion import Conversion, about, unique, with_embedding
 from edgekit.converters import fold, loaders, repairs
 from edgekit.converters.describing import Described
 from edgekit.converters.repairs.mend import Mended, Wanted
@@ -110,7 +110,9 @@ def run(model: Any, options: Options, progress: Progress | None = None, waiting:
             data_given.enforce_lint(survey)
             said = metadata.complete(said, facts.outputs, label=options.label, class_names=survey.class_names)
         with shop.stage("lower"):
-            lowered = graph = shop.lower(lowering, *options.lowering(said.preprocess, precision))
+            lowered = graph = shop.seek(
+                shop.lower(lowering, *options.lowering(said.preprocess, precision)), options.embedding, said
+            )
         shop.start_answering(facts, survey)
         with shop.stage("repair"):
             given, calibration = calibration, calibration if precision.calibrated else None
@@ -147,9 +149,11 @@ def run(model: Any, options: Options, progress: Progress | None = None, waiting:
                     shop, graph, mended.unrounded, ranges, quantizing, judge, options, survey, facts
                 )
         with shop.stage("quantize"):
-            graph = shop.quantize(graph, ranges, precision.name, quantizing)
+            graph, embedding = shop.expose(shop.quantize(graph, ranges, precision.name, quantizing))
         with shop.stage("verify"):
-            verification = shop.paced(judge(graph), lowered, graph, facts, survey)
+            graph, verification = with_embedding(
+                graph, shop.paced(judge(graph), lowered, graph, facts, survey), embedding
+            )
             verification.enforce(survey.warnings)
         with shop.stage("assemble"):
             recording, described = _recorded(

@@ -154,6 +154,7 @@ class Interpret:
         top_k: How many classes an answer lists.
         threshold: Least score that counts; None for the task's own: 0 of a classification, 0.5 of labels, masks and
             wake words, 0.25 of boxes. Anomalies must have one.
+        embedding: Name of an output that only monitors look at; an answer does not show it.
         detection, keypoints, anomaly, sequence, wake: More for that task; None for the defaults.
     """
 
@@ -163,6 +164,7 @@ class Interpret:
     scores: Literal["probabilities", "logits"] = "logits"
     top_k: int = 5
     threshold: float | None = None
+    embedding: str | None = None
     detection: DetectionReading | None = None
     keypoints: KeypointReading | None = None
     anomaly: AnomalyReading | None = None
@@ -175,6 +177,8 @@ class Interpret:
         for name, task in tables.items():
             if getattr(self, name) is not None and self.task != task:
                 raise ValueError(f'the table {name} is for task = "{task}", not "{self.task}"')
+        if self.embedding is not None and self.embedding == self.output:
+            raise ValueError(f"the output {self.output} holds the answer, and is no embedding beside it")
         if self.task == "anomaly" and self.threshold is None:
             raise ValueError("an anomaly needs the threshold from which it is one")
         strange = sorted(set(self.wake.words if self.wake else ()) - set(self.labels))

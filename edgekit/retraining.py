@@ -40,7 +40,7 @@ LEAST = 20
 """Samples that judge: with fewer, one of them is more than the points that are allowed."""
 _KEPT = (
     "precision", "interface", "allow_float_ops", "lift", "rules", "repairs", "layout", "exact_labels", "observer",
-    "percentile", "calibration_samples", "seed", "shapes", "dtypes", "model",
+    "percentile", "calibration_samples", "seed", "shapes", "dtypes", "model", "embedding",
 )  # fmt: skip
 """Options of the old conversion that the new one has as well, unless others are given."""
 

@@ -106,6 +106,8 @@ def _straight(read: Callable[[Array], Answer], key: str | None, general: Reader)
 def read_of(how: Interpret, outputs: tuple[str, ...]) -> tuple[str, ...]:
     """The outputs that a reading looks at, of all; the others need not be fetched."""
     names: tuple[str | None, ...] = (how.output,)
+    if how.embedding is not None:
+        outputs = tuple(one for one in outputs if one != how.embedding)
     if how.task in ("detection", "other"):
         about = how.detection
         if about is not None and about.family != "yolo":
@@ -141,6 +143,8 @@ def interpret(
     """
     if how.task == "classification":
         return reader(how)(outputs, sample, placement, given)
+    if how.embedding in outputs:
+        outputs = {name: values for name, values in outputs.items() if name != how.embedding}
     _check_output(outputs, how)
     if how.task == "detection":
         if how.detection is None:

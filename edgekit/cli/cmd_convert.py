@@ -185,6 +185,12 @@ the device (exit 6), and its self-test passes on the target (exit 5).
     help="Store what the data looked like (distributions, no sample) in the artifact, for the monitor on the device.",
 )
 @click.option(
+    "--embedding",
+    metavar="NAME",
+    help="Layer or tensor inside the model, as for --rules, that the reference describes and the monitor watches as "
+    "well; it becomes one more output, which predict does not show.",
+)
+@click.option(
     "--trust",
     is_flag=False,
     flag_value="",

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 Kind = Literal[
     "input-shift", "input-spread", "input-relation", "input-shape", "output-shift", "confidence-shift", "class-shift",
-    "unfamiliar", "stuck", "blank", "clipped", "constant", "missing", "out-of-range",
-    "latency", "temperature",
+    "embedding-shift", "embedding-spread", "embedding-relation", "unfamiliar", "stuck", "blank", "clipped", "constant",
+    "missing", "out-of-range", "latency", "temperature",
 ]  # fmt: skip
 """What an alarm is about: the middle, the spread, the relations or the shape of the input's distribution; outputs,
-confidence, class frequencies; samples unlike the reference; faults of the data; the device."""
+confidence, class frequencies; what the model makes of its inputs inside; samples unlike the reference; faults of the
+data; the device."""
 
 
 @dataclass(frozen=True)

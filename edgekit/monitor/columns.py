@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 else:
     Array = np.ndarray  # the typing module of numpy costs a device a millisecond
 
-Role = Literal["input", "relation", "output", "confidence", "class", "unfamiliar"]
+Role = Literal["input", "embedding", "relation", "output", "confidence", "class", "unfamiliar"]
+
+EMBEDDING = "embedding"
+"""Role, and noun, of what is taken of a tensor inside the model."""
+
+SEEN: tuple[Role, ...] = ("input", "embedding")
+"""Roles of what tells of a sample before it is answered: relations, distances and faults are of these."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +30,10 @@ class Column:
     Attributes:
         name: Of the feature: "mean radius", "brightness", "band 3".
         source: The tensor that it is taken from.
-        role: An "input"'s own feature; its "relation" to the others; a feature of an "output"; the "confidence" of the
-            answer; its "class"; how "unfamiliar" the whole sample is.
-        noun: What the feature is, for messages about several: "feature", "picture", "band".
+        role: An "input"'s own feature; an "embedding"'s, which the model makes of the inputs; the "relation" of one of
+            these to the others; a feature of an "output"; the "confidence" of the answer; its "class"; how "unfamiliar"
+            the whole sample is.
+        noun: What the feature is, for messages about several: "feature", "picture", "band", `EMBEDDING`.
     """
 
     name: str
@@ -37,4 +44,5 @@ class Column:
     @property
     def where(self) -> str:
         side = "output" if self.role in ("output", "confidence", "class") else "input"
+        side = EMBEDDING if self.noun == EMBEDDING else side
         return f"{side} {self.source}: {self.name}" if self.source else self.name

@@ -27,7 +27,7 @@ RECENT = 16 * BLOCK
 _QUIET = 0.6
 """It is quiet when everything is below this part of its threshold."""
 
-_SHAPE: dict[str, Kind] = {"input": "input-shape", "output": "output-shift"}
+_SHAPE: dict[str, Kind] = {"input": "input-shape", "output": "output-shift", "embedding": "embedding-shift"}
 
 
 class Detectors:
@@ -83,7 +83,9 @@ class Detectors:
         by_source: dict[str, list[Fault]] = {}
         for fault in self.runs.faults(sample):
             by_source.setdefault(self._columns[fault.place].source, []).append(fault)
-        return [self._fault("stuck", found[0], others=len(found) - 1) for found in by_source.values()]
+        # What the model makes of an input that stands still, stands still.
+        given = [found for found in by_source.values() if self._columns[found[0].place].role == "input"]
+        return [self._fault("stuck", found[0], others=len(found) - 1) for found in given or by_source.values()]
 
     def block(self, rows: Array, scores: Array, book: Book) -> list[Finding]:
         """A whole block.

@@ -42,7 +42,7 @@ class Picture:
 
     Looked at are `SIDE` x `SIDE` evenly spread pixels, and of a larger picture as many neighbors in its middle, because
     blur and noise show between neighbors only. Energies are logarithms, ratios where one of them alone would only
-    repeat the contrast.
+    repeat the contrast. Of colors one (green, where there are three) stands for gray; the others are told beside it.
     """
 
     noun = "picture"
@@ -52,7 +52,10 @@ class Picture:
         self.first = first
         self._channels = channels
         self._pools: dict[tuple[int, int], tuple[Array, Array]] = {}
-        colors = ("red", "green", "blue", "alpha")[:channels] if channels > 1 else ()
+        self._gray = 1 if channels == 3 else 0
+        colors = [
+            name for place, name in enumerate(("red", "green", "blue", "alpha")[:channels]) if place != self._gray
+        ]
         grid = tuple(f"brightness at {row + 1}, {column + 1} of 4" for row in range(4) for column in range(4))
         self.names = (
             "brightness", "contrast", *colors, *grid,
@@ -67,7 +70,7 @@ class Picture:
             planes = [batch[:, channel] for channel in range(self._channels)]
         else:
             planes = [batch[..., channel] for channel in range(self._channels)]
-        gray = planes.pop(1 if self._channels == 3 else 0)
+        gray = planes.pop(self._gray)
         height, width = gray.shape[1:]
         down, across = -(-height // SIDE), -(-width // SIDE)
         if down == across == 1:
@@ -99,11 +102,9 @@ class Picture:
         made[:, 0] = mean
         made[:, 1] = np.log(np.maximum(spread, 0.0) + tiny) / 2
         at = 2
-        if self._channels > 1:
-            sums = [plane.reshape(number, -1).sum(axis=1) / flat.shape[1] - mean for plane in planes]
-            sums.insert(1 if self._channels == 3 else 0, flat.sum(axis=1) / flat.shape[1] - mean)
-            made[:, at : at + self._channels] = np.stack(sums, axis=1)
-            at += self._channels
+        for plane in planes:
+            made[:, at] = plane.reshape(number, -1).sum(axis=1) / flat.shape[1] - mean
+            at += 1
         made[:, at : at + 16] = grid
         made[:, at + 16] = np.log(edges / size + tiny)
         made[:, at + 17] = np.log((grain + tiny) / (edges + tiny))

@@ -18,13 +18,13 @@ import numpy as np
 from edgekit.codec import decode, encode
 from edgekit.errors import ArtifactError
 from edgekit.monitor import packing, partial
-from edgekit.monitor.columns import Array, Column, Role
+from edgekit.monitor.columns import SEEN, Array, Column, Role
 from edgekit.monitor.estimate import Estimator
 
 LIMIT = 48 * 1024
 """Bytes of a reference: in an ONNX file it is text, a quarter longer, and stays under 64 kB."""
 
-VERSION = 2
+VERSION = 3
 CLIP = 8.0
 """Standard deviations beyond which a number counts as so many, so that one outlier does not rule a correlation."""
 
@@ -98,8 +98,8 @@ class Header:
 
     @property
     def inputs(self) -> int:
-        """Columns of the inputs."""
-        return sum(len(group.names) for group in self.groups if group.role == "input")
+        """Columns of the inputs, and of what the model makes of them inside."""
+        return sum(len(group.names) for group in self.groups if group.role in SEEN)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +180,7 @@ class Reference:
 
 def watched(header: Header) -> tuple[Column, ...]:
     """Columns of the arrays, from those of the header."""
-    inputs = [column for column in header.columns if column.role == "input"]
+    inputs = [column for column in header.columns if column.role in SEEN]
     found = list(header.columns)
     if header.relations:
         found += [Column(column.name, column.source, "relation", column.noun) for column in inputs]

@@ -10,6 +10,7 @@ import numpy as np
 from edgekit.feeding import Preprocess
 from edgekit.monitor.columns import Array, Column
 from edgekit.monitor.features import Extractor, Summary, Values, elements, extractor, numbered
+from edgekit.monitor.inner import Inner
 from edgekit.reading import Interpret
 from edgekit.tensors import TensorSpec
 
@@ -26,7 +27,8 @@ class Rows:
     """Which numbers are taken of a model's inputs and outputs.
 
     Attributes:
-        inputs, outputs: Columns of either side, in the order of the row. Of outputs without those of the classes.
+        inputs, outputs: Columns of either side, in the order of the row: the inputs' and what the model makes of them
+            inside; the outputs' without those of the classes.
         answer: Name of the output that holds scores of classes; None for a model without.
         classes: How many those are; two with a single score.
         left_out: Names of tensors that there was no room for.
@@ -43,9 +45,15 @@ class Rows:
         self.outputs: list[Column] = []
         self.left_out: list[str] = []
         self._parts: list[tuple[str, Extractor, int, bool, int | None]] = []
+        firsts = [spec.shape[0] for spec in inputs if spec.shape]
+        self._batches = {spec.name: _batch(spec, firsts) for spec in outputs}
+        inner = [(spec, Inner(spec)) for spec in outputs if spec.name == interpret.embedding]
+        most = MOST - sum(len(made.names) for _, made in inner)
         for place, spec in enumerate(inputs):
-            room = max(1, (MOST - len(self.inputs)) // (len(inputs) - place))
+            room = max(1, (most - len(self.inputs)) // (len(inputs) - place))
             self._watch(spec, extractor(spec, preprocess if len(inputs) == 1 else None, room), "input")
+        for spec, within in inner:
+            self._watch(spec, within, "embedding")
         answer = _answer(outputs, interpret)
         self.answer = answer.name if answer is not None else None
         size = 0 if answer is None else elements(answer)
@@ -54,17 +62,15 @@ class Rows:
         self.chosen = answer is not None and size == 1 and answer.quant is None and not answer.dtype.startswith("float")
         self.classes = 0 if answer is None else max(2, len(interpret.labels) if self.chosen else size)
         self._answer = answer
-        firsts = [spec.shape[0] for spec in inputs if spec.shape]
-        self._batches = {spec.name: _batch(spec, firsts) for spec in outputs}
         for spec in outputs:
-            if spec.name != self.answer and spec.dtype not in ("string", "complex64"):
+            if spec.name not in (self.answer, interpret.embedding) and spec.dtype not in ("string", "complex64"):
                 small = elements(spec) <= 16 and None not in spec.shape[1:] and self._batches[spec.name] == 0
                 made: Extractor = Values(spec, numbered(elements(spec))) if small else Summary(spec)
                 self._watch(spec, made, "output")
         self.width = len(self.inputs)
 
-    def _watch(self, spec: TensorSpec, made: Extractor, role: Literal["input", "output"]) -> None:
-        side = self.inputs if role == "input" else self.outputs
+    def _watch(self, spec: TensorSpec, made: Extractor, role: Literal["input", "embedding", "output"]) -> None:
+        side = self.outputs if role == "output" else self.inputs
         if len(side) + len(made.names) > MOST:
             self.left_out.append(spec.name)
             return

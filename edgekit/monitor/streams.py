@@ -8,7 +8,7 @@ import numpy as np
 
 from edgekit.monitor import bins
 from edgekit.monitor.alarm import Kind
-from edgekit.monitor.columns import Array, Role
+from edgekit.monitor.columns import EMBEDDING, Array, Role
 from edgekit.monitor.features import CLIPPED
 from edgekit.monitor.reference import Reference
 
@@ -23,10 +23,10 @@ TOLERANCE_CLASS = 0.08
 
 _MIDDLE: dict[Role, Kind] = {
     "input": "input-shift", "relation": "input-relation", "output": "output-shift", "confidence": "confidence-shift",
-    "unfamiliar": "unfamiliar",
+    "unfamiliar": "unfamiliar", "embedding": "embedding-shift",
 }  # fmt: skip
 _SPREAD: dict[Role, Kind] = {
-    "input": "input-spread", "relation": "input-relation", "output": "output-shift",
+    "input": "input-spread", "relation": "input-relation", "output": "output-shift", "embedding": "embedding-spread",
 }  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def streams(reference: Reference) -> Streams:
         if about.role in _SPREAD:
             found.append(("spread", bins.standardized(np.square(middle), share), _SPREAD[about.role]))
         for what, table, kind in found:
-            kinds.append(kind)
+            kinds.append("embedding-relation" if kind == "input-relation" and about.noun == EMBEDDING else kind)
             column.append(place)
             aspect.append(what)
             tables.append(np.pad(table, (0, width - table.size)))
