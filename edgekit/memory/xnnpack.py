@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekit.formats import arena
 from edgekit.formats.graph import GraphFacts, Key, Node, Tensor
@@ -167,8 +168,9 @@ def unpacked(graph: GraphFacts, part: Part) -> int:
 def workspace(graph: GraphFacts, part: Part) -> int | None:
     """Bytes of the activations that no one outside a part sees; None when one is of unknown size."""
     outside = {*part.inputs, *part.outputs}
+    nodes = _unpadded(graph, part)
     sizes: dict[Key, int] = {}
-    for node in part.nodes:
+    for node in nodes:
         for key in node.outputs:
             if key is None or key in outside or (tensor := graph.tensors.get(key)) is None or tensor.constant:
                 continue
@@ -177,8 +179,27 @@ def workspace(graph: GraphFacts, part: Part) -> int | None:
             if not expands(node, graph):
                 sizes[key] = tensor.bytes + _TAIL
     steps = [arena.Step(_there(n.inputs), _there(n.outputs), (0,) if n.kind == "RESHAPE" else (), unmodified=True)
-             for n in part.nodes]  # fmt: skip
+             for n in nodes]  # fmt: skip
     return arena.plan(sizes, steps, (), ())
+
+
+def _unpadded(graph: GraphFacts, part: Part) -> list[Node]:
+    """The nodes without paddings that a convolution takes in, whose result is never written (xnn_subgraph_fusion)."""
+    readers = Counter(key for node in graph.nodes for key in node.inputs)
+    convolved = {node.inputs[0] for node in part.nodes if node.kind in _CONVOLUTIONS}
+    taken: dict[Key | None, Key | None] = {}
+    for node in part.nodes:
+        source, target = _tensor(graph, node.inputs, 0), _tensor(graph, node.outputs, 0)
+        if node.kind != "PAD" or source is None or target is None or not source.shape or not target.shape:
+            continue
+        spatial = len(target.shape) == 4 and source.shape[0] == target.shape[0] and source.shape[3] == target.shape[3]
+        key = node.outputs[0]
+        if spatial and key in convolved and readers[key] == 1 and key not in part.outputs:
+            taken[key] = node.inputs[0]
+    return [
+        replace(node, inputs=tuple(taken.get(key, key) for key in node.inputs))
+        for node in part.nodes if not (node.outputs and node.outputs[0] in taken)
+    ]  # fmt: skip
 
 
 def delegated_steps(found: list[Part]) -> Iterator[tuple[Node | None, arena.Step]]:

@@ -234,6 +234,27 @@ def test_halves_are_expanded_before_they_are_packed():
     assert (part.delegated, xnnpack.unpacked(g, part), xnnpack.workspace(g, part)) == (True, 16, 0)
 
 
+@pytest.mark.parametrize(("reads", "channels", "kept"), [(1, 4, 0), (2, 4, 1), (1, 6, 1)])
+def test_a_padding_that_a_convolution_takes_in_has_no_place(reads: int, channels: int, kept: int):
+    """Unless another op reads it too, or it adds channels."""
+    tensors = {
+        "x": Tensor("x", (1, 8, 8, 4), "float32", 1024),
+        "p": Tensor("p", (1, 10, 10, channels), "float32", 400 * channels),
+        "w": Tensor("w", (8, 3, 3, channels), "float32", 288 * channels, constant=True),
+        "b": Tensor("b", (8,), "float32", 32, constant=True),
+        "y": Tensor("y", (1, 8, 8, 8), "float32", 2048), "z": Tensor("z", (1, 8, 8, 8), "float32", 2048),
+        "q": Tensor("q", (1, 10, 10, channels), "float32", 400 * channels),
+    }  # fmt: skip
+    nodes = [Node("PAD", "p", ("x",), ("p",)), Node("CONV_2D", "y", ("p", "w", "b"), ("y",)),
+             Node("TANH", "z", ("y",), ("z",))]  # fmt: skip
+    if reads > 1:
+        nodes.append(Node("TANH", "q", ("p",), ("q",)))
+    part = xnnpack.Part(True, tuple(nodes), ("x",), ("z", "q")[:reads])
+    space = xnnpack.workspace(graph(*nodes, **tensors), part)
+    assert space is not None
+    assert (space >= 400 * channels + 2048) == bool(kept)
+
+
 def test_a_cycle_of_ops_ends():
     nodes = (Node("RELU", "a", ("b",), ("a",)), Node("RELU", "b", ("a",), ("b",)))
     found = xnnpack.parts(graph(*nodes, x=real("x", 4), a=real("a", 4), b=real("b", 4), y=real("y", 4)))
