@@ -64,21 +64,40 @@ class MicroResult:
 
 
 def measure(request: MicroRequest) -> Generator[dict[str, Any], None, MicroResult]:
-    """Run every group for its share of the time."""
-    found = []
-    for number, group in enumerate(request.groups, 1):
-        yield {
-            "stage": f"kernels: {group.engine}, {group.threads} thread{'s' if group.threads > 1 else ''}",
-            "done": number,
-            "total": len(request.groups),
-        }
-        found.append(Measured(group.engine, group.threads, times(group, request.seconds / len(request.groups))))
-    return MicroResult(tuple(found))
+    """Run every group for its share of the time; those of several threads in turns, so that a machine that is busy for
+    some seconds spoils a round of each and not all rounds of one.
+    """
+    groups, each = request.groups, request.seconds / max(1, len(request.groups))
+    found: dict[int, tuple[float | None, ...]] = {}
+    shared = {number: _Apart(group) for number, group in enumerate(groups) if group.threads > 1}
+    for number, group in enumerate(groups):
+        if number not in shared:
+            yield _said(f"{group.engine}, 1 thread", len(found) + 1, len(groups))
+            found[number] = times(group, each)
+    if shared:
+        yield _said("several threads", len(found) + 1, len(groups))
+    for _ in _rounds(each * len(shared)) if shared else ():
+        for apart in shared.values():
+            apart.round()
+    found |= {number: _quickest(apart.seen) for number, apart in shared.items()}
+    return MicroResult(tuple(Measured(g.engine, g.threads, found[number]) for number, g in enumerate(groups)))
+
+
+def _said(what: str, done: int, total: int) -> dict[str, Any]:
+    return {"stage": f"kernels: {what}", "done": done, "total": total}
 
 
 def times(group: Group, seconds: float) -> tuple[float | None, ...]:
     """Nanoseconds a run of each network."""
-    seen = _together(group, seconds) if group.threads == 1 else _apart(group, seconds)
+    if group.threads == 1:
+        return _quickest(_together(group, seconds))
+    apart = _Apart(group)
+    for _ in _rounds(seconds):
+        apart.round()
+    return _quickest(apart.seen)
+
+
+def _quickest(seen: list[list[float]]) -> tuple[float | None, ...]:
     return tuple(sorted(taken)[LUCKY - 1] if taken else None for taken in seen)
 
 
@@ -95,24 +114,28 @@ def _together(group: Group, seconds: float) -> list[list[float]]:
     return seen
 
 
-def _apart(group: Group, seconds: float) -> list[list[float]]:
-    """One open at a time, by the clock on the wall."""
-    from edgekit.errors import EngineError
-    from edgekit.measure.subject import open_subject
+class _Apart:
+    """Networks of a group, one open at a time, by the clock on the wall."""
 
-    seen: list[list[float]] = [[] for _ in group.paths]
-    refused: set[str] = set()
-    for _ in _rounds(seconds):
-        for path, taken in zip(group.paths, seen, strict=True):
-            if path in refused:
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._refused: set[str] = set()
+        self.seen: list[list[float]] = [[] for _ in group.paths]
+
+    def round(self) -> None:
+        """Some turns of each."""
+        from edgekit.errors import EngineError
+        from edgekit.measure.subject import open_subject
+
+        for path, taken in zip(self._group.paths, self.seen, strict=True):
+            if path in self._refused:
                 continue
             try:
-                with open_subject(Path(path), threads=group.threads, engine=group.engine) as subject:
+                with open_subject(Path(path), threads=self._group.threads, engine=self._group.engine) as subject:
                     turn = _turn(subject.call)
                     taken += [_timed(subject.call, turn, time.perf_counter_ns) for _ in range(TURNS)]
             except EngineError:
-                refused.add(path)
-    return seen
+                self._refused.add(path)
 
 
 def _rounds(seconds: float) -> Iterator[int]:

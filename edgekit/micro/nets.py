@@ -120,6 +120,11 @@ def _cells(count: int) -> tuple[Layer, ...]:
     ) * count  # fmt: skip
 
 
+def _curves(count: int) -> tuple[Layer, ...]:
+    """Elementwise ops with others of two tensors between them, so that none holds the next."""
+    return (Layer("mul"), Layer("sigmoid"), Layer("mul"), Layer("tanh"), Layer("add"), Layer("rescale")) * count
+
+
 def _mixed() -> tuple[Layer, ...]:
     """Different ops one after the other, as real networks have them: their code is not warm."""
     return (
@@ -191,6 +196,9 @@ def nets(*, quick: bool = False) -> tuple[Net, ...]:
         _chain("turned-wide", (8, 8, 64), Layer("turn")),
         _chain("cells", (1, 1, 32), *_cells(3)),
         _chain("cells-many", (1, 1, 16), *_cells(20)),
+        _chain("cells-hundreds", (1, 1, 16), *_cells(80)),
+        _chain("curves", (16, 16, 32), *_curves(2)),
+        _chain("curves-small", (1, 4, 16), *_curves(10)),
         _chain("wise-halving", (48, 48, 32), _wise(3, 2), _wise(3, 2)),
         _chain("separable-large", (48, 48, 16), _wise(), _conv(32), _wise(3, 2), _conv(64)),
         _chain("separable-small", (12, 12, 64), *[_wise(), _conv(64)] * 3),

@@ -14,7 +14,7 @@ from edgekit.predict.parameters import Parameters, Spread, parameters
 from edgekit.predict.plan import Plan, kernels
 from edgekit.predict.prices import GROUPS, price
 from edgekit.predict.settings import cache_bytes, default_threads, library, near_bytes, setting
-from edgekit.predict.work import UNITS, Kernel, reaches
+from edgekit.predict.work import UNITS, Kernel, away, counted, shared
 
 if TYPE_CHECKING:
     from edgekit.device_profiles.schema import Profile
@@ -92,6 +92,7 @@ _LIMITS = {
     "pad": "memory", "strips": "memory", "mid": "memory", "turn": "memory", "plane": "memory", "block": "memory",
     "apart": "arithmetic",
     "launch": "overhead", "batch": "overhead", "builtin": "overhead", "kernel": "overhead", "cold": "overhead",
+    "state": "memory", "asking": "overhead", "fed": "memory",
     "run": "overhead",
     "step": "overhead",
 }  # fmt: skip
@@ -106,9 +107,6 @@ _STRANGE = 0.1
 """Share of the time in such units that makes a network one of a new kind, with the interval of a new processor."""
 _ENOUGH = 10
 """With fewer figures than this a processor is as good as unknown."""
-ASKING = "asking"
-"""Not a unit: what a kernel that could be shared takes longer than on one thread where more do not help, in a table of
-several threads."""
 _RECENT: deque[tuple[ModelFacts, Plan]] = deque(maxlen=4)
 LIKE = {"fp32": "fp32", "int8": "int8", "uint8": "int8", "dynamic": "int8", "int16x8": "int8", "fp16": "fp32"}
 """Arithmetic -> whose prices it pays."""
@@ -137,7 +135,7 @@ def predict(
     count = min(threads or default_threads(chosen, profile), profile.cpu.cores)
     plan = _planned(facts)
     known = parameters()
-    times, total = _quickest(plan, [_Costs(profile, chosen, n, known) for n in dict.fromkeys((count, 1))])
+    times, total = _summed(plan, _Costs(profile, chosen, count, known))
     ops = tuple(_op(entry, parts, total) for entry, parts in zip(plan.kernels, times, strict=True))
     measured = _own(profile, chosen, _main_precision(plan), count) is not None
     level, said = ("probe", _PROBED) if measured else _basis(profile, chosen, known)
@@ -165,24 +163,11 @@ def _unlike(times: Sequence[Mapping[str, float]], total: float, known: Parameter
     return factor(distance(shares, known.mixes[precision].values()), known.widening[precision])
 
 
-def _quickest(plan: Plan, costs: Sequence[_Costs]) -> tuple[list[dict[str, float]], float]:
-    """Nanoseconds by unit of each kernel, and of the run; on a probed machine as if alone where that is quicker.
-
-    Threads that have slept until a run begins take their time to wake: a short run is over before they help. Asking
-    them costs a little all the same, kernel by kernel.
-    """
-    found = []
-    asking = costs[0].asking(_main_precision(plan))
-    for cost in costs if costs[0].probed else costs[:1]:
-        times = [cost.of(entry) for entry in plan.kernels]
-        if cost is not costs[0]:
-            times = [
-                {**parts, "kernel": parts.get("kernel", 0.0) + asking * (entry.pieces > 1)}
-                for entry, parts in zip(plan.kernels, times, strict=True)
-            ]
-        found.append((cost.run + sum(sum(parts.values()) for parts in times), times))
-    total, times = min(found, key=lambda one: one[0])
-    return times, total
+def _summed(plan: Plan, cost: _Costs) -> tuple[list[dict[str, float]], float]:
+    """Nanoseconds by unit of each kernel, and of the run."""
+    share = away(plan.kernels, cost.near)
+    times = [cost.of(entry, share) for entry in plan.kernels]
+    return times, cost.run + sum(sum(parts.values()) for parts in times)
 
 
 def _planned(facts: ModelFacts) -> Plan:
@@ -210,6 +195,8 @@ class _Costs:
 
     def _price(self, unit: str, precision: str, threads: int) -> float:
         own = self._own(precision, threads)
+        if own is not None and unit == "state":  # profiles that were probed before it counted lack it
+            return own.get(unit, 0.0)
         return own[unit] if own is not None and unit in own else self._shipped(unit, precision)
 
     @property
@@ -217,28 +204,30 @@ class _Costs:
         """Whether prices were measured on this machine."""
         return self._own("fp32", self._threads) is not None
 
-    def asking(self, precision: str) -> float:
-        """Nanoseconds a kernel that the other threads are asked for in vain."""
-        return (self._own(precision, self._threads) or {}).get(ASKING, 0.0)
-
     @property
     def run(self) -> float:
         """Nanoseconds of a run without kernels."""
         return self._price("run", "fp32", self._threads)
 
-    def of(self, kernel: Kernel) -> dict[str, float]:
-        """Nanoseconds by unit."""
+    @property
+    def near(self) -> float:
+        """Bytes as near as it gets, where it was measured what is farther."""
+        return self._near if self.probed else math.inf
+
+    def of(self, kernel: Kernel, share: float) -> dict[str, float]:
+        """Nanoseconds by unit; `share` as `edgekit.predict.work.away` says."""
         like = LIKE[kernel.precision]
         # XNNPACK has no dot-product kernels for unsigned integers: they are multiplied about as fast as floats.
         dense = "fp32" if kernel.precision == "uint8" and self._undotted else like
         slow = self._slow if kernel.precision == "int16x8" else 1.0
         threads = min(self._threads, kernel.pieces)
         found = {}
+        near = self._near if self._own(like, threads) else math.inf
         for unit, count in kernel.units.items():
-            if not reaches(unit, kernel.bytes, self._cache, self._near if self._own(like, threads) else math.inf):
-                continue
-            found[unit] = count * self._price(unit, dense if GROUPS[unit] == "dense" else like, threads) * slow
-        return found
+            if amount := counted(unit, count, kernel.bytes, self._cache, near, share):
+                found[unit] = amount * self._price(unit, dense if GROUPS[unit] == "dense" else like, threads) * slow
+        own = self._own(like, threads) if threads > 1 else None
+        return found | {unit: own.get(unit, 0.0) * count for unit, count in shared(kernel).items()} if own else found
 
 
 def _own(profile: Profile, engine: str, precision: str, threads: int) -> Mapping[str, float] | None:

@@ -28,16 +28,30 @@ def kernels(facts: ModelFacts) -> Plan:
     """What one run of a model comes to, free sizes counted as 1."""
     from edgekit.predict.plan_layout import laid_out
     from edgekit.predict.plan_onnx import divided, fused
+    from edgekit.predict.plan_tflite import marked, padded
 
     if facts.format == "onnx":
         free = any(size is None for spec in facts.inputs for size in spec.shape)
         ops = fused(facts.ops, free=free)
         planned = [divided(entry) for entry in laid_out(ops, [kernel(op) for op in ops], free=free)]
     else:
-        ops, seen = _padded(facts.ops), _seen(facts)
-        planned = [_marked(op, kernel(op), seen.get(id(op))) for op in ops]
+        ops = padded(facts.ops)
+        planned = marked(facts, ops, [kernel(op) for op in ops])
+    planned = _fed(ops, planned)
     found = _cooled([entry for entry in planned if entry is not None])
     return Plan(found, tuple(op.name for op, entry in zip(ops, planned, strict=True) if entry and not _known(op)))
+
+
+def _fed(ops: Sequence[OpFacts], planned: Sequence[Kernel | None]) -> list[Kernel | None]:
+    """With the inputs of the model that each reads: whoever called the engine has them in its own cache."""
+    made = {name for op in ops for name in op.outputs}
+    found = list(planned)
+    for number, (op, entry) in enumerate(zip(ops, planned, strict=True)):
+        reads = zip(op.inputs, op.reads, strict=False)
+        fed = sum(size_of(e) for name, e in reads if e is not None and not e.constant and name not in made)
+        if entry is not None and fed:
+            found[number] = replace(entry, units={**entry.units, "fed": fed})
+    return found
 
 
 _WARM = 8
@@ -52,94 +66,9 @@ def _cooled(found: Sequence[Kernel]) -> tuple[Kernel, ...]:
     return tuple(replace(entry, units={**entry.units, "cold": share}) for entry in found)
 
 
-@dataclass(frozen=True)
-class _Mark:
-    """What a TFLite op's settings decide: XNNPACK does not take it; a slice has steps."""
-
-    outside: bool
-    steps: bool
-
-
-def _seen(facts: ModelFacts) -> dict[int, _Mark]:
-    """Marks by the op's identity; none where the ops are not those of one graph."""
-    from edgekit.memory.delegate import taken
-
-    graph = facts.graphs[0] if len(facts.graphs) == 1 else None
-    if graph is None or [node.kind for node in graph.nodes] != [op.kind for op in facts.ops]:
-        return {}
-    return {
-        id(op): _Mark(
-            outside=op.kind not in FREE and not inside,
-            steps=op.kind == "STRIDED_SLICE" and node.attributes.get("most", 1) not in (1, None),
-        )
-        for op, node, inside in zip(facts.ops, graph.nodes, taken(graph), strict=True)
-    }
-
-
-_SCALED = {
-    "RELU": 1.0, "RELU6": 1.0, "RELU_N1_TO_1": 1.0, "ABS": 0.9, "SQRT": 0.75, "PRELU": 1.2, "LEAKY_RELU": 1.1,
-    "SQUARED_DIFFERENCE": 2.4, "RSQRT": 19.6, "QUANTIZE": 0.26, "EXP": 0.1, "LOG": 0.1, "GELU": 0.1, "DIV": 2.4,
-    "ADD": 0.6, "SUB": 0.6,
-}  # fmt: skip
-"""Ops that TFLite's own kernels compute in integers number by number: how long beside a ReLU.
-
-Measured: ai-edge-litert 2.3.0 on x86-64, 65,536 elements more; DIV, which has no kernel there, as its like."""
-
-
-def _own(op: OpFacts, found: Kernel) -> dict[str, float]:
-    """Units of an op that XNNPACK leaves to TFLite's own kernels."""
-    rest = {unit: found.units[unit] for unit in ("mid", "far", "kernel") if unit in found.units} | {"builtin": 1.0}
-    if found.precision != "int8":
-        return {**found.units, **rest}
-    elements = float(_count([entry for entry in op.writes[:1] if entry is not None]))
-    if op.kind in _SCALED:
-        return {**rest, "scaled": _SCALED[op.kind] * elements}
-    if op.kind in ("SOFTMAX", "LOG_SOFTMAX"):
-        return {**rest, "soft": elements}
-    if op.kind == "AVERAGE_POOL_2D" and (target := op.writes[0]) is not None and target.shape:
-        # Sums over channels take their vectors, the division goes number by number.
-        return {**rest, "scaled": elements, "average": found.units.get("average", 0.0) / target.shape[-1]}
-    if op.kind == "BATCH_MATMUL":
-        moved = sum(_size(entry) for entry in op.reads if entry is not None)
-        batch = found.units.get("batch", 1.0)
-        return {**rest, "matrix": found.macs, "move": moved, "outputs": elements, "batch": batch}
-    return {**found.units, **rest}
-
-
 _DEEP = 8
 """Inputs that XNNPACK's kernels for dot products of 8-bit integers take at once, in every place of the window
 (src/configs/gemm-config.c: ...c8); those of Arm take four."""
-_MOST_TAPS = 25
-"""XNNPACK has kernels for depthwise windows up to this many (src/configs/dwconv-config.c); the rest are convolutions in
-as many groups as there are channels."""
-
-
-def _marked(op: OpFacts, found: Kernel | None, mark: _Mark | None) -> Kernel | None:
-    if found is not None and found.precision == "dynamic" and op.reads[0] is not None:
-        # Activations are rounded, at every run, by a kernel before it.
-        more = {"kernel": found.units.get("kernel", 0.0) + 1.0, "convert": float(op.reads[0].elements)}
-        found = replace(found, units={**found.units, **more})
-    if found is not None and found.macs > _MOST_TAPS * found.units.get("outputs", 0.0) and "depthwise" in found.units:
-        units = {unit: count for unit, count in found.units.items() if unit not in ("depthwise", "places")}
-        found = replace(found, units={**units, "grouped": found.macs})
-    if found is None or mark is None or not (mark.outside or mark.steps):
-        return found
-    units = _own(op, found) if mark.outside else dict(found.units)
-    if mark.steps and "move" in units:
-        units["stride"] = units.pop("move") / _BYTES.get("float32" if found.precision == "fp32" else "int8", 4)
-    return replace(found, units=units, pieces=1 if mark.outside else found.pieces)
-
-
-def _padded(ops: Sequence[OpFacts]) -> list[OpFacts]:
-    """Without paddings that a convolution takes in: XNNPACK makes them part of it (xnn_subgraph_fusion)."""
-    readers: dict[str, list[str]] = {}
-    for op in ops:
-        for name in op.inputs:
-            readers.setdefault(name, []).append(op.kind)
-    taken = (["CONV_2D"], ["DEPTHWISE_CONV_2D"])
-    return [op for op in ops if not (op.kind == "PAD" and op.outputs and readers.get(op.outputs[0]) in taken)]
-
-
 _ALIAS = frozenset({"BITCAST", "EXPAND_DIMS", "RESHAPE", "SQUEEZE"})
 """Ops of TFLite whose result is the same memory."""
 FREE = _ALIAS | frozenset({
@@ -221,7 +150,7 @@ _PRODUCTS = frozenset({
     "com.microsoft:FusedGemm", "com.microsoft:FusedMatMul", "com.microsoft:DynamicQuantizeMatMul",
     "com.microsoft:MatMulIntegerToFloat", "com.microsoft:MatMulNBits",
 })  # fmt: skip
-_BYTES = {
+BYTES = {
     "float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4,
     "uint32": 4, "int64": 8, "uint64": 8, "bool": 1, "int4": 0.5, "uint4": 0.5, "int2": 0.25, "uint2": 0.25,
 }  # fmt: skip
@@ -240,37 +169,37 @@ def kernel(op: OpFacts) -> Kernel | None:
         return found.kernel(op.name, op.kind, precision)
     inputs = [entry for entry in op.reads if entry is not None and not entry.constant]
     outputs = [entry for entry in op.writes if entry is not None]
-    read, written = sum(map(_size, inputs)), sum(map(_size, outputs))
+    read, written = sum(map(size_of, inputs)), sum(map(size_of, outputs))
     moved = read + written
     units, macs = {"mid": moved, "far": moved, "kernel": 1.0}, float(op.macs or 0)
     match unit := KINDS.get(kind, "map"):
         case "map":
             units[unit] = read + written
         case "shuffle" if kind == "Resize" and op.blends:
-            units["blend"] = float(_count(outputs[:1]))
+            units["blend"] = float(count_of(outputs[:1]))
         case "blend":
-            units[unit] = float(_count(outputs[:1]))
+            units[unit] = float(count_of(outputs[:1]))
         case "math" | "norm" | "swish" | "convert":
-            units[unit] = float(max(_count(inputs[:1]), _count(outputs[:1])))
+            units[unit] = float(max(count_of(inputs[:1]), count_of(outputs[:1])))
             if unit == "norm" and kind.isupper() and outputs and outputs[0].shape:
                 units["plane"] = outputs[0].elements / max(1, outputs[0].shape[-1])
         case "pad":
             units[unit] = sum(entry.elements / entry.shape[-1] for entry in outputs if entry.shape and entry.shape[-1])
         case "move" if _strided(kind, op):
-            units["stride"] = float(_count(outputs[:1]))
+            units["stride"] = float(count_of(outputs[:1]))
         case "move" | "shuffle":
             units[unit] = written
             if kind in _TURNED and not _along(inputs, outputs):
-                units["turn"] = float(_count(outputs[:1]))
+                units["turn"] = float(count_of(outputs[:1]))
                 if kind == "TRANSPOSE":
                     units["strips"] = outputs[0].elements / max(1, (outputs[0].shape or (1,))[-1])
                     units["plane"] = apart if (apart := _prefix(inputs, outputs)) > 1 else 0.0
             elif runs := _runs(kind, inputs, outputs):
                 units["strips"] = runs
         case "reduce":
-            units[unit] = float(_count(inputs[:1]))
+            units[unit] = float(count_of(inputs[:1]))
         case "window" | "average":
-            units[unit] = float(_count(outputs[:1]) * math.prod(op.window or (1,)))
+            units[unit] = float(count_of(outputs[:1]) * math.prod(op.window or (1,)))
         case "select":
             units[unit] = float(max((entry.elements for entry in inputs), default=0))
         case _:
@@ -341,7 +270,7 @@ def _matrix(kind: str, op: OpFacts) -> Product | None:
     source, filters, target = data.shape, weight.shape, result.shape
     if not source or not filters or not target or 0 in (*source, *filters, *target):
         return None
-    size, stored = _BYTES.get(data.dtype, 4), _BYTES.get(weight.dtype, 4)
+    size, stored = BYTES.get(data.dtype, 4), BYTES.get(weight.dtype, 4)
     if kind in _CHANNELS_LAST:
         made = _channels_last(kind, source, filters, target, size, stored)
         return replace(made, deep=_DEEP) if made is not None and stored == 1 else made
@@ -403,9 +332,9 @@ def _precision(op: OpFacts) -> str:
     return "int8" if data in INTEGER_WEIGHTS else "fp32"
 
 
-def _size(entry: Operand) -> float:
-    return entry.elements * _BYTES.get(entry.dtype, 4)
+def size_of(entry: Operand) -> float:
+    return entry.elements * BYTES.get(entry.dtype, 4)
 
 
-def _count(entries: Sequence[Operand]) -> int:
+def count_of(entries: Sequence[Operand]) -> int:
     return sum(entry.elements for entry in entries)

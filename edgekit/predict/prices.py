@@ -25,6 +25,7 @@ GROUPS = {
     "turn": "local", "plane": "local", "block": "local", "apart": "local", "convert": "local",
     "math": "local", "norm": "local", "swish": "local", "scaled": "local", "soft": "local", "blend": "local",
     "far": "far", "launch": "fixed", "batch": "fixed", "builtin": "fixed", "kernel": "fixed", "cold": "fixed",
+    "state": "local", "asking": "fixed", "fed": "local",
     "run": "fixed",
     "step": "fixed",
     "select": "fixed",

@@ -52,6 +52,10 @@ is linear, a whole model's counts may be summed first, which is how figures publ
                 onnxruntime that reads its settings at every run
     kernel      one a kernel
     cold        one a kernel, the more of it the more kernels a run has
+    state       bytes that an engine keeps of each kernel, as far as those of a whole run do not fit into half of the
+                second level of cache
+    asking      one a kernel that several threads share
+    fed         bytes of the model's inputs that threads other than the caller's read too
     run         one a run
 """
 
@@ -69,8 +73,12 @@ UNITS = (
     "math", "swish", "norm", "window", "pick", "average",
     "reduce", "move", "stride", "pad", "strips", "shuffle", "turn", "plane", "block", "apart", "convert", "select",
     "scaled", "soft",
-    "matrix", "spread", "blend", "recurrent", "step", "launch", "batch", "builtin", "kernel", "cold", "run",
+    "matrix", "spread", "blend", "recurrent", "step", "launch", "batch", "builtin", "kernel", "cold", "state",
+    "asking", "fed", "run",
 )  # fmt: skip
+
+SHARED_ONLY = ("asking", "fed")
+"""Units that cost only where several threads share a kernel."""
 
 MANY = 1 << 20
 """Pieces of a kernel of which nothing else is known."""
@@ -215,18 +223,37 @@ def simple(name: str, kind: str, precision: str, unit: str, count: float, moved:
     return Kernel(name, kind, precision, {unit: count, "mid": moved, "far": moved, "kernel": 1.0}, moved)
 
 
-def total(kernels: Sequence[Kernel], cache: float = 0.0, near: float = math.inf) -> dict[str, float]:
+def total(
+    kernels: Sequence[Kernel], cache: float = 0.0, near: float = math.inf, share: float | None = None
+) -> dict[str, float]:
     """Counts of a whole run; `cache` and `near` in bytes decide which kernels reach out to memory, and to the caches
-    behind the first.
+    behind the first; `share` as `away` says, where these kernels are not the whole run.
     """
     found: dict[str, float] = {"run": 1.0}
+    far = away(kernels, near) if share is None else share
     for kernel in kernels:
         for unit, count in kernel.units.items():
-            if reaches(unit, kernel.bytes, cache, near):
-                found[unit] = found.get(unit, 0.0) + count
+            if amount := counted(unit, count, kernel.bytes, cache, near, far):
+                found[unit] = found.get(unit, 0.0) + amount
     return found
 
 
-def reaches(unit: str, size: float, cache: float, near: float) -> bool:
-    """Whether a unit counts for a kernel of this many bytes: those of the levels of memory do not always."""
-    return size > cache if unit == "far" else near < size <= cache if unit == "mid" else True
+def away(kernels: Sequence[Kernel], near: float) -> float:
+    """Share of what belongs to the kernels of a run that is no longer near when its turn comes again."""
+    whole_run = sum(kernel.bytes + kernel.units.get("state", 0.0) for kernel in kernels)
+    return max(0.0, 1.0 - near / whole_run) if whole_run else 0.0
+
+
+def counted(unit: str, count: float, size: float, cache: float, near: float, share: float) -> float:
+    """How much of a unit counts for a kernel of this many bytes: those of the levels of memory do not always."""
+    if unit == "state":
+        return count * share
+    if unit == "fed":
+        return 0.0
+    reached = size > cache if unit == "far" else near < size <= cache if unit == "mid" else True
+    return count if reached else 0.0
+
+
+def shared(kernel: Kernel) -> dict[str, float]:
+    """Units of a kernel that count only where several threads work it off."""
+    return {"asking": kernel.units.get("kernel", 0.0), "fed": kernel.units.get("fed", 0.0)}

@@ -16,12 +16,12 @@ from edgekit.formats import read_facts
 from edgekit.measure.micro import Group, MicroRequest, measure
 from edgekit.micro import nets, onnx, tflite
 from edgekit.predict.fitting import prices
-from edgekit.predict.latency import ASKING, LIKE, cost_key
+from edgekit.predict.latency import LIKE, cost_key
 from edgekit.predict.parameters import parameters
 from edgekit.predict.plan import kernels
 from edgekit.predict.prices import price
 from edgekit.predict.settings import cache_bytes, near_bytes, setting
-from edgekit.predict.work import UNITS, total
+from edgekit.predict.work import SHARED_ONLY, UNITS, away, shared, total
 from edgekit.targets.base import Target
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ QUICK_SECONDS = 20.0
 PRECISIONS = ("fp32", "int8")
 _EACH = 4
 """Up to this many threads every number is measured; beyond it powers of two and all cores."""
-_HELPED = 0.93
-"""A network that takes less than this share of one thread's time was helped by the others."""
 _FEWEST = 10
 """With fewer networks than this that an engine could run, prices would be guesses."""
 DIGITS = 4
@@ -96,11 +94,11 @@ def measure_prices(
     done = place.perform(measure, MicroRequest(groups, seconds), limits=limits, progress=progress)
     counts = {key: [counted(read_facts(artifact.read(p)), profile) for p in paths] for key, paths in files.items()}
     found = Priced({}, max(map(len, files.values())), {})
-    alone: dict[tuple[str, str], Sequence[float | None]] = {}
-    for (engine, precision, threads), seen in zip(asked, done.groups, strict=True):
-        counted_here = counts[ENGINES[engine], precision]
-        fit(found, profile, engine, precision, threads, counted_here, seen.ns, alone.get((engine, precision)))
-        alone.setdefault((engine, precision), seen.ns)
+    seen = {key: group.ns for key, group in zip(asked, done.groups, strict=True)}
+    for engine, precision, threads in asked:
+        some = [(c, seen[engine, p, threads]) for p in PRECISIONS if (c := counts[ENGINES[engine], p])]
+        every = [(count, ns) for group, times in some for count, ns in zip(group, times, strict=True)]
+        fit(found, profile, engine, precision, threads, *zip(*every, strict=True))
     return found
 
 
@@ -125,13 +123,24 @@ threads can share their kernels."""
 def counted(facts: ModelFacts, profile: Profile) -> Counted:
     """Of one file."""
     groups: dict[tuple[str, int], list[Kernel]] = {("fp32", profile.cpu.cores): []}
-    for kernel in kernels(facts).kernels:
+    whole, near = kernels(facts).kernels, near_bytes(profile)
+    for kernel in whole:
         groups.setdefault((LIKE[kernel.precision], min(kernel.pieces, profile.cpu.cores)), []).append(kernel)
-    found = {key: total(some, cache_bytes(profile), near_bytes(profile)) for key, some in groups.items()}
+    share = away(whole, near)
+    found = {key: total(some, cache_bytes(profile), near, share) | _of_several(some) for key, some in groups.items()}
     return {
         key: units if key == ("fp32", profile.cpu.cores) else {u: n for u, n in units.items() if u != "run"}
         for key, units in found.items()
     }
+
+
+def _of_several(some: Sequence[Kernel]) -> dict[str, float]:
+    """Counts of what only several threads pay."""
+    found: dict[str, float] = {}
+    for units in map(shared, some):
+        for unit, count in units.items():
+            found[unit] = found.get(unit, 0.0) + count
+    return found
 
 
 def _prior(profile: Profile, engine: str, precision: str, threads: int, found: Priced) -> Mapping[str, float]:
@@ -150,9 +159,9 @@ def _prior(profile: Profile, engine: str, precision: str, threads: int, found: P
 
 
 _LIKE = {
-    "apart": "outputs", "average": "window", "batch": "launch", "blend": "math", "block": "move", "grouped": "gemv",
-    "matrix": "gemm", "mid": "far", "pick": "window", "plane": "pad", "scaled": "math", "soft": "norm",
-    "spread": "conv", "strips": "pad",
+    "apart": "outputs", "asking": "launch", "average": "window", "batch": "launch", "blend": "math", "block": "move",
+    "fed": "far", "grouped": "gemv", "matrix": "gemm", "mid": "far", "pick": "window", "plane": "pad",
+    "scaled": "math", "soft": "norm", "spread": "conv", "state": "far", "strips": "pad",
 }  # fmt: skip
 """Unit -> one that it resembles."""
 
@@ -163,46 +172,34 @@ _SHARED = {"builtin": 0.3, "cold": 0.5, "kernel": 0.5}
 
 def fit(
     found: Priced, profile: Profile, engine: str, precision: str, threads: int, counts: Sequence[Counted],
-    ns: Sequence[float | None], alone: Sequence[float | None] | None = None,
+    ns: Sequence[float | None],
 ) -> None:  # fmt: skip
     """Add the prices of one engine, arithmetic and number of threads; floats come before integers, fewer threads before
-    more.
+    more. A network that mixes arithmetics tells the price of the last of them that it has.
     """
     prior = _prior(profile, engine, precision, threads, found)
-    parts = [_parts(each, found, engine, precision, threads) for each in counts]
-    # Where other threads came too late to help, one did it all: their prices had no part in it.
-    helped = [
-        one is None or (taken or 0.0) < _HELPED * one for one, taken in zip(alone or [None] * len(ns), ns, strict=True)
-    ]
     rows = [
-        (own, taken, known)
-        for (own, known), taken, more in zip(parts, ns, helped, strict=True)
-        if taken and own and more
+        (*_parts(each, found, engine, precision, threads), taken)
+        for each, taken in zip(counts, ns, strict=True)
+        if taken and _last(each) == precision
     ]
     if len(rows) < _FEWEST:
         return
-    some, times, fixed = zip(*rows, strict=True)
+    some, fixed, times = zip(*rows, strict=True)
     fitted = prices(some, times, prior, fixed=fixed, widths=_SHARED if precision != "fp32" else None)
     off = sorted(abs((sum(fitted[u] * n for u, n in count.items() if u in fitted) + rest) / taken - 1)
-                 for count, taken, rest in rows)  # fmt: skip
+                 for count, rest, taken in rows)  # fmt: skip
     key = cost_key(engine, precision, threads)
     floats = found.costs.get(cost_key(engine, "fp32", threads), {})
     shared = {"run": floats["run"]} if precision == "int8" and floats else {}  # a run pays the floats' price
-    vain = {ASKING: _asking(counts, ns, alone, helped)} if alone else {}
-    found.costs[key] = {unit: _short(value) for unit, value in {**prior, **fitted, **shared, **vain}.items()}
+    found.costs[key] = {unit: _short(value) for unit, value in {**prior, **fitted, **shared}.items()}
     found.error[key] = round(off[len(off) // 2], 3)
 
 
-def _asking(
-    counts: Sequence[Counted], ns: Sequence[float | None], alone: Sequence[float | None], helped: Sequence[bool]
-) -> float:
-    """Nanoseconds that networks which other threads did not help took longer than on one, a kernel to be shared."""
-    more = kernels = 0.0
-    for each, taken, one, better in zip(counts, ns, alone, helped, strict=True):
-        if taken and one and not better:
-            more += taken - one
-            kernels += sum(units.get("kernel", 0.0) for (_, pieces), units in each.items() if pieces > 1)
-    return max(0.0, more / kernels) if kernels else 0.0
+def _last(counts: Counted) -> str:
+    """The arithmetic in the order of fits; every run has one of floats, if without kernels."""
+    worked = {like for (like, _), units in counts.items() if units.keys() - {"run"}}
+    return PRECISIONS[max(map(PRECISIONS.index, worked or {"fp32"}))]
 
 
 def _parts(counts: Counted, found: Priced, engine: str, precision: str, threads: int) -> tuple[dict[str, float], float]:
@@ -212,10 +209,12 @@ def _parts(counts: Counted, found: Priced, engine: str, precision: str, threads:
     for (like, pieces), units in counts.items():
         if like == precision and pieces >= threads:
             for unit, count in units.items():
-                own[unit] = own.get(unit, 0.0) + count
+                if threads > 1 or unit not in SHARED_ONLY:
+                    own[unit] = own.get(unit, 0.0) + count
             continue
         costs = _known(found, engine, like, min(pieces, threads))
-        known += sum(costs.get(unit, 0.0) * count for unit, count in units.items())
+        several = min(pieces, threads) > 1
+        known += sum(costs.get(unit, 0.0) * n for unit, n in units.items() if several or unit not in SHARED_ONLY)
     return own, known
 
 

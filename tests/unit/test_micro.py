@@ -17,7 +17,7 @@ from edgekit.micro.flat import Scalar, vector, write
 from edgekit.predict import predict
 from edgekit.predict.fitting import prices
 from edgekit.predict.plan import kernels
-from edgekit.predict.work import UNITS, total
+from edgekit.predict.work import SHARED_ONLY, UNITS, away, total
 from edgekit.targets import boards, pricing
 
 NETS = {net.name: net for net in nets.nets()}
@@ -99,7 +99,7 @@ def test_kernels_that_xnnpack_does_not_take_are_marked(net, precision, outside, 
 def test_every_unit_that_networks_can_show_is_shown():
     shown = {unit for format in WRITERS for net in written(format) for precision in ("fp32", "int8")
              for kernel in kernels(facts(net, format, precision)).kernels for unit in kernel.units}  # fmt: skip
-    assert set(UNITS) - shown == {"run", "select"}
+    assert set(UNITS) - shown == {"asking", "run", "select"}
     assert {net.name for net in nets.nets(quick=True)} < set(NETS)
 
 
@@ -208,33 +208,90 @@ def test_costs_of_a_profile_are_checked(tmp_path, line, said):
         load_profile(path)
 
 
-def test_prices_of_several_threads_come_from_networks_that_they_helped():
-    """Threads that sleep until a run begins are too late for a short one, whose time says nothing of them."""
+def test_prices_of_several_threads_say_what_asking_them_costs():
+    """Short kernels take longer with more threads, long ones half as long: both follow from one table."""
     profile = load_profile("raspberry-pi-4b")
-    names = [name for name in NETS if WRITERS["tflite"].writes(NETS[name])][:30]
+    names = [name for name in NETS if WRITERS["tflite"].writes(NETS[name])]
     counts = [pricing.counted(facts(NETS[name], "tflite", "fp32"), profile) for name in names]
-    alone = [float(2000 + sum(sum(units.values()) for units in each.values())) for each in counts]
+
+    def taken(each, threads):
+        sums = [(pieces, dict(units)) for (_, pieces), units in each.items()]
+        work = {pieces: sum(n for unit, n in units.items() if unit not in SHARED_ONLY) for pieces, units in sums}
+        helped = [(pieces > 1 and threads > 1, work[pieces], units) for pieces, units in sums]
+        return 2000 + sum(ns / (2 if more else 1) + 3000 * units.get("asking", 0) * more for more, ns, units in helped)
+
     found = pricing.Priced({}, len(names), {})
-    pricing.fit(found, profile, "litert", "fp32", 1, counts, alone)
-    pricing.fit(found, profile, "litert", "fp32", 2, counts, alone, alone)
-    assert set(found.costs) == {"litert-fp32-1"}
-    pricing.fit(found, profile, "litert", "fp32", 2, counts, [0.5 * ns for ns in alone], alone)
-    one, two = found.costs["litert-fp32-1"], found.costs["litert-fp32-2"]
-    assert sum(two.values()) < sum(one.values())
+    for threads in (1, 2):
+        times = [taken(each, threads) for each in counts]
+        pricing.fit(found, profile, "litert", "fp32", threads, counts, times)
+    assert found.costs["litert-fp32-2"]["asking"] == pytest.approx(3000, rel=0.2)
+    assert found.costs["litert-fp32-2"]["gemm"] < 0.7 * found.costs["litert-fp32-1"]["gemm"]
 
 
-def test_a_probed_machine_s_threads_never_slow_a_run_down(tmp_path):
+def test_a_probed_machine_s_threads_slow_a_run_of_many_short_kernels_down():
     from dataclasses import replace
 
-    from edgekit.predict import predict
-
     profile = load_profile("raspberry-pi-4b")
-    units = dict.fromkeys(UNITS, 1.0)
-    costs = {"litert-fp32-1": {**units, "run": 1000.0}, "litert-fp32-2": {**units, "run": 1.0e6}}
+    one = dict.fromkeys(UNITS, 1.0)
+    costs = {"litert-fp32-1": one, "litert-fp32-2": {**one, "gemm": 0.5, "asking": 300.0}}
     probed = replace(profile, costs=costs)
-    seen = facts(NETS["middle"], "tflite", "fp32")
-    one, two = (predict(seen, probed, engine="litert", threads=n).latency["estimate"] for n in (1, 2))
-    assert one == two
+    seen = facts(NETS["point-tiny"], "tflite", "fp32")
+    alone, both = (predict(seen, probed, engine="litert", threads=n) for n in (1, 2))
+    asked = {op.name for op, kernel in zip(both.ops, kernels(seen).kernels, strict=True) if kernel.pieces > 1}
+    work = total(kernels(seen).kernels)["gemm"]
+    more = both.latency["estimate"] - alone.latency["estimate"]
+    assert more * 1e6 == pytest.approx(
+        300 * len(asked) + total(kernels(seen).kernels).get("fed", 0) - work / 2, rel=0.5
+    )
+
+
+def test_a_busy_machine_spoils_a_round_of_each_group_and_not_all_of_one(monkeypatch, tmp_path):
+    from edgekit.measure import micro
+
+    order = []
+
+    class Recorded:
+        def __init__(self, group):
+            self.group, self.seen = group, [[1.0, 1.0]]
+
+        def round(self):
+            order.append(self.group.engine)
+
+    monkeypatch.setattr(micro, "_Apart", Recorded)
+    groups = tuple(Group(name, 2, ("x",)) for name in ("one", "other"))
+    for _ in micro.measure(micro.MicroRequest(groups, 0.0)):
+        pass
+    assert order == ["one", "other"] * micro.LEAST_ROUNDS
+
+
+def test_integer_ops_of_one_tensor_are_one_table():
+    """XNNPACK looks up what several elementwise ops come to; a sum of a tensor with itself is none."""
+    plan = kernels(facts(NETS["sigmoids"], "tflite", "int8")).kernels
+    assert [kernel.units.get("math", 0) for kernel in plan] == [0, 0, 16 * 16 * 32]
+    assert sum("math" in kernel.units for kernel in kernels(facts(NETS["sigmoids"], "tflite", "fp32")).kernels) == 3
+    assert all("math" not in kernel.units for kernel in kernels(facts(NETS["adding"], "tflite", "int8")).kernels)
+    curves = kernels(facts(NETS["curves"], "tflite", "int8")).kernels
+    assert sum("math" in kernel.units for kernel in curves) == 4
+    swish = nets.Net("swish", (4, 4, 8), (nets.Layer("sigmoid"), nets.Layer("mul")))
+    first, last = kernels(facts(swish, "tflite", "int8")).kernels
+    assert "math" not in first.units
+    assert last.units["math"] == 128
+
+
+def test_networks_that_mix_arithmetics_tell_the_price_of_integers():
+    """Roundings between floats are integers' work, whose price comes after the floats'."""
+    told = pricing.counted(facts(NETS["rescaling"], "tflite", "fp32"), load_profile("raspberry-pi-4b"))
+    assert pricing._last(told) == "int8"
+    plain = pricing.counted(facts(NETS["wide"], "tflite", "fp32"), load_profile("raspberry-pi-4b"))
+    assert pricing._last(plain) == "fp32"
+
+
+def test_what_an_engine_keeps_of_its_kernels_leaves_the_near_caches_in_long_runs():
+    plan = kernels(facts(NETS["cells-hundreds"], "tflite", "int8")).kernels
+    assert away(plan, 512 * 1024) > 0.2
+    assert away(kernels(facts(NETS["cells"], "tflite", "int8")).kernels, 512 * 1024) == 0
+    assert total(plan, near=512 * 1024)["state"] > 0
+    assert "state" not in total(plan)
 
 
 @pytest.mark.parametrize(("net", "unit"), [("attending", "matrix"), ("cutoff", "scaled"), ("classes", "soft")])
