@@ -68,7 +68,8 @@ def _kind(headers: Mapping[bytes, bytes]) -> Kind:
         return "image"
     if media.startswith(b"audio/"):
         return "sound"
-    raise FeedError("http-media", "predict takes application/json, image/* and audio/wav")
+    said = media.decode("latin1")[:100]
+    raise FeedError("http-media", f"predict takes application/json, image/* and audio/wav as Content-Type, not {said}")
 
 
 def _number(headers: Mapping[bytes, bytes], name: bytes, least: int, most: int) -> int | None:

@@ -164,11 +164,12 @@ class Server:
 
     async def _drain(self) -> None:
         """Take what waits to be accepted, answer everything, let idle clients go."""
-        self._door.stopping = True
         for _ in range(3):
             await asyncio.sleep(0)  # a turn of the loop accepts what the kernel has queued
         for listener in self._listeners:
             listener.close()
+        # Not before: who is told that its connection ends comes again at once, into a queue that nobody accepts from.
+        self._door.stopping = True
         begun = self._loop.time()
         while self._door.guests and self._loop.time() < begun + self.settings.bounds.drain_seconds:
             if self._loop.time() > begun + _LINGER:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import http.client
 import io
@@ -13,12 +14,15 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import edgekit
 from edgekit.errors import EngineError
+from edgekit.serve.server import Server
+from edgekit.serve.settings import Bounds
 from edgekit.store import Shelf
 from edgekit.store.faults import told
 
@@ -357,3 +361,20 @@ def test_late_requests_are_never_run(plain, monkeypatch):
 def test_the_server_itself_needs_no_numpy():
     code = "import edgekit.serve.start, sys; print('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_a_server_that_stops_ends_no_connection_before_it_stops_to_listen():
+    """Clients come again at once, and would be lost in the kernel's queue of a listener that closes."""
+    seen = []
+
+    class Listener:
+        def close(self):
+            seen.append(door.stopping)
+
+    door = SimpleNamespace(stopping=False, guests=set())
+    server = SimpleNamespace(
+        _door=door, _listeners=[Listener()], lanes={}, settings=SimpleNamespace(socket=None, bounds=Bounds()),
+        _loop=SimpleNamespace(time=time.monotonic),
+    )  # fmt: skip
+    asyncio.run(Server._drain(server))
+    assert (seen, door.stopping) == ([False], True)
