@@ -262,6 +262,11 @@ def quantize(request: QuantizeRequest) -> Graph:
     return quantizer.quantize(graph, ranges, precision, request.options, path)
 
 
+def quantize_to_compare(request: QuantizeRequest) -> Graph:
+    """The same with floats at its ends, so that its answers are beside the float graph's."""
+    return quantize(replace(request, options=replace(request.options, interface="float")))
+
+
 @dataclass(frozen=True)
 class CompareRequest:
     """Compare the artifact's answers, through the real engine, with the source's."""

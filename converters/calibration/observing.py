@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekit.converters import sampling
-from edgekit.converters.jobs import Event, QuantizeRequest, batch_size, quantize
+from edgekit.converters.jobs import Event, QuantizeRequest, batch_size, quantize_to_compare
 from edgekit.converters.stages import CalibrationOptions, Feeds, Graph, QuantizeOptions, Ranges
 from edgekit.data_ref import DataRef
 from edgekit.tensors import TensorSpec
@@ -57,9 +57,8 @@ def observe(request: ObserveRequest) -> Generator[Event, None, Ranges]:
         return ranges
 
     def quantized(candidate: Ranges, path: Path) -> Graph:
-        options = replace(request.quantizing, interface="float")
-        tried = replace(candidate, rules=options.rules)
-        return quantize(QuantizeRequest(request.graph, tried, request.precision, options, str(path)))
+        tried = replace(candidate, rules=request.quantizing.rules)
+        return quantize_to_compare(QuantizeRequest(graph, tried, request.precision, request.quantizing, str(path)))
 
     steps = range_choice.choose(
         graph, ranges, quantized, feeds, Path(request.scratch), request.options.threads, even=request.even

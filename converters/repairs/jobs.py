@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.converters import sampling
-from edgekit.converters.jobs import QuantizeRequest, quantize
 from edgekit.converters.repairs import mend as mending
 from edgekit.converters.repairs import settle as settling
 from edgekit.converters.repairs.mend import Mended, Wanted
 from edgekit.converters.repairs.settle import Settled
+from edgekit.converters.repairs.workbench import Workbench
 from edgekit.converters.stages import CalibrationOptions, Feeds, Graph, QuantizeOptions, Ranges
 from edgekit.data_ref import DataRef
 from edgekit.tensors import TensorSpec
@@ -75,20 +75,13 @@ def settle(request: SettleRequest) -> Settled:
     """The graph to quantize instead."""
     folder = Path(request.scratch) / "settled"
     folder.mkdir()
-
-    def quantized(graph: Graph, path: Path) -> Graph:
-        options = replace(request.quantizing, interface="float")
-        return quantize(QuantizeRequest(graph, request.ranges, request.precision, options, str(path)))
-
     return settling.settle(
         request.graph,
         request.reference,
         _feeds(request, settling.SAMPLES),
         request.names,
-        quantized,
+        Workbench(folder, request.precision, request.quantizing),
         ranges=request.ranges,
-        quantizing=request.quantizing,
-        folder=folder,
         threads=request.threads,
     )
 

@@ -24,7 +24,8 @@ from edgekit.converters.repairs.ends import End, ends, shifts
 from edgekit.converters.repairs.repair import Case, Change, Kind, Report
 from edgekit.converters.repairs.samples import Samples, answers
 from edgekit.converters.repairs.trying import Set, eliminate, gain
-from edgekit.converters.repairs.view import View, open_view
+from edgekit.converters.repairs.view import open_view
+from edgekit.converters.repairs.workbench import Workbench
 from edgekit.converters.stages import LEVELS, CalibrationOptions, Feeds, Graph, QuantizeOptions, Ranges
 from edgekit.errors import ConversionError
 from edgekit.precision import Precision
@@ -145,7 +146,7 @@ def mend(
     reference = answers(graph, samples, observing.threads)
     yield {"done": 1, "total": 5}
     reports, rules, plain = _planned(bench, plain, _modules(wanted, "plan"), reference)
-    bench.quantizing = replace(quantizing, rules=(*quantizing.rules, *rules))
+    bench.work.quantizing = replace(quantizing, rules=(*quantizing.rules, *rules))
     floats = _modules(wanted, "floats")
     based = yield from _floated(bench, plain, floats, wanted, reference)
     reports += bench.refused
@@ -237,11 +238,9 @@ class _Bench:
     ) -> None:
         self.samples = samples
         self._even = even
-        self.quantizing = quantizing
-        self._precision = precision
+        self.work = Workbench(folder, precision.name, quantizing)
+        self._wide = precision.activations == "int16"
         self._observing = observing
-        self._folder = folder
-        self._count = 0
         self.refused: list[Report] = []
         self.scores = self._scores(graph)
 
@@ -256,11 +255,10 @@ class _Bench:
         # Which of several ways is best is decided after the repairs; the first one does for comparing them.
         first = next(iter(ranges.alternatives.values()), ranges.tensors)
         ranges = Ranges(ranges.observer, ranges.samples, dict(first))
-        lifted = open_view(graph).lifted(self.quantizing.rules) if self.quantizing.rules else frozenset()
-        bits = 16 if self._precision.activations == "int16" else 8
-        return Case(
-            graph, self.samples, ranges, bits, LEVELS[self.quantizing.weight_bits], self._observing.threads, lifted
-        )
+        quantizing = self.work.quantizing
+        lifted = open_view(graph).lifted(quantizing.rules) if quantizing.rules else frozenset()
+        bits, levels = 16 if self._wide else 8, LEVELS[quantizing.weight_bits]
+        return Case(graph, self.samples, ranges, bits, levels, self._observing.threads, lifted)
 
     def _ends(self, case: Case) -> list[End | None]:
         """Where the mean error of the answers will be taken back in the end, whatever the repairs."""
@@ -271,31 +269,17 @@ class _Bench:
         found: list[End | None] = case.memory["ends"]
         return found
 
-    def file(self, graph: Graph, stem: str) -> Path:
-        self._count += 1
-        return self._folder / f"{stem}{self._count}.{graph.format}"
-
-    def written(self, graph: Graph, opened: View, stem: str) -> Graph:
-        path = self.file(graph, stem)
-        opened.write(path)
-        return replace(graph, path=str(path))
-
     def judge(self, base: _Candidate, modules: dict[str, Any]) -> _Candidate:
         """Apply repairs of weights to a graph, quantize it, and let it answer."""
-        from edgekit.converters import quantizers
-
         made = _Candidate(base.case, done=dict(base.done))
         if modules:
             opened = open_view(base.case.graph)
             made.done |= {name: module.apply(base.case, opened) for name, module in modules.items()}
-            made.case = replace(base.case, graph=self.written(base.case.graph, opened, "weights"))
-        quantizer = quantizers.get(base.case.graph.format)
-        options = replace(self.quantizing, interface="float")
-        path = self.file(base.case.graph, "judged")
-        quantized = quantizer.quantize(made.case.graph, base.case.ranges, self._precision, options, path)
+            made.case = replace(base.case, graph=self.work.written(base.case.graph, opened, "weights"))
+        quantized = self.work.quantized(made.case.graph, base.case.ranges)
         answered = self._scores(quantized)
         made.judged = range_choice.score(self.scores, answered, shifts(self.scores, answered, self._ends(base.case)))
-        path.unlink()
+        Path(quantized.path).unlink()
         return made
 
 
@@ -314,7 +298,7 @@ def _planned(
         opened = open_view(plain.case.graph)
         change = module.apply(plain.case, opened)
         if change.rewrites:
-            repaired = bench.written(plain.case.graph, opened, "planned")
+            repaired = bench.work.written(plain.case.graph, opened, "planned")
             error = _difference(reference, answers(repaired, bench.samples, plain.case.threads))
             if error > _SAME:
                 reports.append(_refused(name, change, error))
@@ -336,7 +320,7 @@ def _floated(
         change = module.apply(case, opened)
         if not change.changed:
             continue
-        repaired = bench.written(case.graph, opened, "floats")
+        repaired = bench.work.written(case.graph, opened, "floats")
         error = _difference(reference, answers(repaired, bench.samples, case.threads))
         if error > _SAME:
             if wanted.demanded:

@@ -18,6 +18,7 @@ from edgekit.converters.repairs.repair import Change
 from edgekit.converters.repairs.samples import Samples, look
 from edgekit.converters.repairs.settle import settle
 from edgekit.converters.repairs.view import layers, open_view
+from edgekit.converters.repairs.workbench import Workbench
 from edgekit.converters.sources import identify, lowering_for
 from edgekit.converters.stages import CalibrationOptions, Graph, QuantizeOptions
 
@@ -101,8 +102,8 @@ def settled(graph, folder, reference=None):
         return jobs.quantize(jobs.QuantizeRequest(of, ranges, "int8", QuantizeOptions(), str(path)))
 
     made = settle(
-        graph, reference or graph, data, NAMES, quantize,
-        ranges=ranges, quantizing=QuantizeOptions(), folder=folder, threads=1,
+        graph, reference or graph, data, NAMES, Workbench(folder, "int8", QuantizeOptions()),
+        ranges=ranges, threads=1,
     )  # fmt: skip
     return made, quantize
 
