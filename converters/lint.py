@@ -1,7 +1,7 @@
 """A look at the data before any work: what would make a conversion fail late, or pass and be wrong.
 
 Streaming, one pass: the extremes and moments of each input, a digest of each sample, the labels.
-It holds two arrays of the size of each input.
+It holds a few arrays of the size of each input.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ SHARE = 0.05
 
 SPREAD = 0.35
 """A calibration set whose per-sample means spread by less than this share of the evaluation's is too much alike."""
+
+STEPS = 2.0
+"""Of the 255 between the ends of an input: a feature that spans less than that comes out of int8 as a constant."""
+
+LOST = 0.25
+"""Share of the features that vary which may be lost like that without a word."""
 
 CLASSES = 0.5
 """Share of the evaluation's classes that calibration must hold."""
@@ -72,6 +78,8 @@ class _Seen:
     broken: int = -1
     means: list[float] = field(default_factory=list)
     totals: Array = field(default_factory=lambda: np.zeros(1))
+    least: Array = field(default_factory=lambda: np.full(1, np.inf))
+    most: Array = field(default_factory=lambda: np.full(1, -np.inf))
 
     def filled(self, real: Array, missing: Array) -> Array:
         """Samples [n, k] with the mean of the feature, as far as it is known, for what is missing (bool [n, k])."""
@@ -124,7 +132,7 @@ def lint(calibration: Dataset | None, evaluation: Dataset | None, inputs: tuple[
             surveys[name] = _survey(data, inputs)
             findings += [*_alone(name, surveys[name]), *_left_out(name, data)]
     if calibration is not None:
-        findings += _enough(calibration)
+        findings += [*_enough(calibration), *_scales(surveys["calibration"])]
     if calibration is not None and evaluation is not None:
         findings += _labels(calibration, evaluation)
         findings += _together(surveys["calibration"], surveys["evaluation"])
@@ -154,6 +162,8 @@ def _survey(data: Dataset, inputs: tuple[TensorSpec, ...]) -> _Survey:
                 seen.low, seen.high = min(seen.low, float(real.min())), max(seen.high, float(real.max()))
                 seen.count += real.size
                 seen.totals = seen.totals + real.sum(axis=0)
+                seen.least = np.minimum(seen.least, real.min(axis=0))
+                seen.most = np.maximum(seen.most, real.max(axis=0))
                 seen.squares += float((real**2).sum())
                 seen.means += real.mean(axis=1).tolist()
         survey.digests.update(digest.digest() for digest in digests)
@@ -194,6 +204,26 @@ def _enough(calibration: Dataset) -> list[Finding]:
         return []
     message = f"{len(calibration)} calibration samples are few."
     return [Finding("warning", "data-few", message, "100 to 500 representative samples are usual.")]
+
+
+def _scales(calibration: _Survey) -> list[Finding]:
+    """Features of one input whose sizes no single scale serves."""
+    findings = []
+    for tensor, seen in calibration.inputs.items():
+        spans = seen.most - seen.least
+        varying = int((spans > 0).sum())
+        step = (max(seen.high, 0.0) - min(seen.low, 0.0)) / 255
+        lost = int(((spans > 0) & (spans < STEPS * step)).sum())
+        if varying > 1 and lost > LOST * varying:
+            message = (
+                f"{lost} of the {varying} features of {tensor} span less than {STEPS:g} steps of int8, whose one scale "
+                f"reaches from {seen.low:.4g} to {seen.high:.4g}: int8 takes them for constants."
+            )
+            fix = (
+                "Normalize before the model and not in it, or use --precision dynamic, which keeps floats at the input."
+            )
+            findings.append(Finding("warning", "data-scales", message, fix))
+    return findings
 
 
 def _labels(calibration: Dataset, evaluation: Dataset) -> list[Finding]:

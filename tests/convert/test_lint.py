@@ -56,6 +56,18 @@ def test_scaling_mistakes_are_errors(tmp_path):
     assert found(tmp_path, (sane() + 5,), (sane(),)) == {"data-shift": "warning"}
 
 
+def test_features_that_one_scale_cannot_hold_are_told(tmp_path):
+    sizes = np.array([3000, 0.01, 20, 0.5, 4, 800, 0.001, 1])
+    x = sane() * sizes
+    assert found(tmp_path, (x,), (sane() * sizes,)) == {"data-scales": "warning"}
+    (finding,) = lint(dataset(tmp_path, x), None, INPUTS).findings
+    assert finding.message.startswith("6 of the 8 features of x span less than 2 steps")
+    # The same sizes where int8 holds them; and one small feature, or ones that never change, say nothing.
+    assert found(tmp_path, (x / sizes,)) == {}
+    assert found(tmp_path, (sane() * [1, 1, 1, 1, 1, 1, 1, 1e-3],)) == {}
+    assert found(tmp_path, (np.where(sizes < 30, 1, x),)) == {}
+
+
 def test_an_input_that_stays_the_same_beside_others_is_told_and_no_error(tmp_path):
     """An attention mask where no text was padded."""
     inputs = (*INPUTS, TensorSpec("mask", (None, 8), "int64"))
@@ -87,9 +99,12 @@ def test_the_ranges_cover_both_sets(tmp_path):
     assert high > 1.5
 
 
-@pytest.mark.parametrize("name", ["digits", "wine", "breast_cancer"])
-def test_one_class_is_told_from_the_mixture_without_labels(tmp_path, monkeypatch, name):
-    """By the feature-wise means; and five shuffled splits each raise no alarm."""
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("digits", {}), ("wine", {"data-scales": "warning"}), ("breast_cancer", {"data-scales": "warning"})],
+)
+def test_one_class_is_told_from_the_mixture_without_labels(tmp_path, monkeypatch, name, said):
+    """By the feature-wise means; and five shuffled splits each raise no such alarm."""
     datasets = pytest.importorskip("sklearn.datasets")
     x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
     monkeypatch.setitem(globals(), "INPUTS", (TensorSpec("x", (None, x.shape[1]), "float32"),))
@@ -97,7 +112,7 @@ def test_one_class_is_told_from_the_mixture_without_labels(tmp_path, monkeypatch
     assert "data-shift" in found(tmp_path, (x[head],), (np.delete(x, head, axis=0),))
     for seed in range(5):
         order = np.random.default_rng(seed).permutation(len(x))
-        assert found(tmp_path, (x[order[:60]],), (x[order[60:]],)) == {}
+        assert found(tmp_path, (x[order[:60]],), (x[order[60:]],)) == said
 
 
 def test_a_shift_that_is_certain_and_small_does_no_harm(tmp_path):
