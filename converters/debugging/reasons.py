@@ -41,6 +41,8 @@ _BROKEN_DB = 10.0
 """Less than the noise of 2 bits: no rounding of a sound layer makes it."""
 _INHERITED_DB = 6.0
 """Cumulative below isolated by one bit: three quarters of the error come from upstream."""
+_GIVEN_BACK_DB = 3.0
+"""Half of the noise that right inputs give is gone with the artifact's own: that is what its bias was made for."""
 _MINOR = 0.1
 _EXPLAINED = 2.0
 """Isolated noise within twice that of uniform rounding, scale^2 / 12 (Widrow and Kollar 2008, "Quantization Noise")."""
@@ -173,6 +175,14 @@ def _few_levels(layer: Layer, _: Sequence[Layer]) -> Facts | None:
             "levels": str(layer.spread.levels)}  # fmt: skip
 
 
+def _taken_back(layer: Layer, _: Sequence[Layer]) -> Facts | None:
+    """Only a layer that corrects those before it is nearer to the float graph on their answers than on right ones."""
+    alone, all_in = layer.isolated.sqnr_db if layer.isolated else None, layer.cumulative.sqnr_db
+    if layer.weights is None or alone is None or all_in is None or all_in < alone + _GIVEN_BACK_DB:
+        return None
+    return {"isolated": _decibels(alone), "cumulative": _decibels(all_in)}
+
+
 def _one_sided(layer: Layer, _: Sequence[Layer]) -> Facts | None:
     found = _own(layer)
     return {"shift": _percent(abs(found.shift))} if abs(found.shift) >= _SHIFT else None
@@ -237,6 +247,7 @@ _TESTS: dict[str, Test] = {
     "weights-saturated": _weights_saturated,
     "tiny-range": _tiny_range,
     "few-levels": _few_levels,
+    "taken-back": _taken_back,
     "one-sided": _one_sided,
     "kernel": _kernel,
     "inherited": _inherited,
@@ -245,7 +256,7 @@ _TESTS: dict[str, Test] = {
     "stored-weights": _stored_weights,
     "dead-channels": _dead_channels,
 }
-_FINAL = frozenset({"exact", "activation-rounding"})
+_FINAL = frozenset({"exact", "taken-back", "activation-rounding"})
 """After these nothing is left to explain."""
 
 
