@@ -13,7 +13,7 @@ from edgekit.monitor.columns import Array
 from edgekit.monitor.faults import Events, Fault, Runs
 from edgekit.monitor.features import CLIPPED
 from edgekit.monitor.reference import CLIP, Header, Reference
-from edgekit.monitor.rightness import EXTRAS, Rightness
+from edgekit.monitor.rightness import EXTRAS, Rightness, Told
 from edgekit.monitor.scan import BLOCK, Excess, Scan
 from edgekit.monitor.sketches import Distances, Sketches
 from edgekit.monitor.streams import Streams, streams
@@ -222,10 +222,8 @@ class Detectors:
         means = self._scan.mean(length)[len(self._streams.kinds) :]
         return {column.where: float(means[place]) for place, column in enumerate(self._columns)}
 
-    def rightness(self, length: int) -> tuple[float, float, float] | None:
-        """Estimated accuracy over the last `length` samples, its lower and its upper bound; None before there are as
-        many, and without labels.
-        """
+    def rightness(self, length: int) -> Told | None:
+        """Of the accuracy over the last `length` samples; None before there are as many, and without labels."""
         if length > self.samples or self._right is None:
             return None
         means = self._scan.mean(length)

@@ -92,6 +92,7 @@ class Estimator:
         samples: Labelled answers behind it.
         kernel: Of the errors.
         factor: Half the interval over the process's deviation.
+        edge: Part of the process's variance that the anchors leave open, from which on a drift is unlike all of them.
         middle, spread: Of the general means [GENERAL].
         steps: Of the axes' and of the anchors' places, which are stored as integers.
         anchors, axes, size: Sizes of the arrays.
@@ -113,6 +114,7 @@ class Estimator:
     size: int
     leans: int = 0
     lean: float = 0.0
+    edge: float = 1.0
 
     def __post_init__(self) -> None:
         if self.samples < 1:

@@ -38,6 +38,9 @@ from edgekit.tensors import TensorSpec
 RATE = 1e-6
 """False alarms a sample, of all detectors together: one in a million."""
 
+UNTRIED = (
+    "The stream has drifted like no copy of the evaluation data that was tried: trust the interval, not the estimate."
+)
 SCALES = (32, 256, 2048, 16_384, 131_072)
 """Samples over which the status tells mean shifts and the accuracy."""
 
@@ -206,7 +209,7 @@ class Monitor:
         with self._lock:
             return self._book.standing
 
-    def accuracy(self, samples: int = 2048) -> dict[str, float] | None:
+    def accuracy(self, samples: int = 2048) -> dict[str, Any] | None:
         """Estimated share of right answers, 0..1, among the last `samples` (one of `SCALES`), with an interval that is
         to hold the truth in nine of ten cases; None before there were as many, and for references without labels.
 
@@ -218,14 +221,14 @@ class Monitor:
         with self._lock:
             return self._accuracy(samples)
 
-    def _accuracy(self, samples: int) -> dict[str, float] | None:
+    def _accuracy(self, samples: int) -> dict[str, Any] | None:
         estimator = self.reference.header.estimator
         found = self._detectors.rightness(samples)
         if estimator is None or found is None:
             return None
-        estimate, low, high = found
-        figures = {"estimate": estimate, "low": low, "high": high, "reference": estimator.accuracy}
-        return {**{name: round(value, 4) for name, value in figures.items()}, "level": LEVEL}
+        figures = {"estimate": found.estimate, "low": found.low, "high": found.high, "reference": estimator.accuracy}
+        told: dict[str, Any] = {name: round(value, 4) for name, value in figures.items()}
+        return {**told, "level": LEVEL, "note": None if found.tried else UNTRIED}
 
     def status(self) -> dict[str, Any]:
         """All of it, as JSON values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -93,6 +94,20 @@ class Signals:
         return np.stack(general, axis=-1), np.arcsinh(np.clip(moves, -CLIP, CLIP) / _SOFT)
 
 
+class Told(NamedTuple):
+    """Of the accuracy of a stretch, 0..1.
+
+    Attributes:
+        estimate, low, high: Its interval's middle and ends.
+        tried: The stretch drifted like copies that were made at the desk, or not at all.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    tried: bool
+
+
 class Rightness:
     """The estimate, ready for use.
 
@@ -127,16 +142,18 @@ class Rightness:
         general, moves = self._signals.read(streams, columns, extras)
         return np.concatenate([(general - self._about.middle) / self._about.spread, moves @ self._axes.T], axis=1)
 
-    def interval(self, streams: Array, columns: Array, extras: Array, samples: int) -> tuple[float, float, float]:
-        """Estimated accuracy, its lower and its upper bound, from the means over a stretch of so many samples."""
+    def interval(self, streams: Array, columns: Array, extras: Array, samples: int) -> Told:
+        """What is known of the accuracy, from the means over a stretch of so many samples."""
         about = self._about
         here = self.place(streams[None], columns[None], extras[None])
         beside = about.kernel(here, self._places)
         error = float((beside @ self._weights)[0])
-        unsure = float((about.kernel(here, here) - beside @ self._inverse @ beside.T)[0, 0])
+        before = float(about.kernel(here, here)[0, 0])
+        unsure = max(0.0, before - float((beside @ self._inverse @ beside.T)[0, 0]))
+        tried = unsure <= about.edge * before
         mean = min(1.0, max(0.0, float(extras[0]) + error))
         # The samples' own chance, and that of those which it was fitted on.
         chance = max(mean * (1 - mean), LEAST) / max(1, samples)
-        chance += max(about.accuracy * (1 - about.accuracy), LEAST) / about.samples
-        half = math.hypot(about.factor * math.sqrt(max(unsure, 0.0)), DEVIATE * math.sqrt(chance))
-        return mean, max(0.0, mean - half), min(1.0, mean + half)
+        chance += max(about.accuracy * (1 - about.accuracy), mean * (1 - mean), LEAST) / about.samples
+        half = math.hypot(about.factor * math.sqrt(unsure), DEVIATE * math.sqrt(chance))
+        return Told(mean, max(0.0, mean - half), min(1.0, mean + half), tried)

@@ -12,6 +12,9 @@ from edgekit.monitor.sketches import Distances
 _NAMED = 3
 """Moves that a message names; it counts the others."""
 
+_CUT = 7.0
+"""Deviations from which on a mean is one of numbers that were cut (`reference.CLIP`), and only a bound."""
+
 
 class Move(NamedTuple):
     """What one number did.
@@ -61,9 +64,12 @@ def _told(move: Move, *, relation: bool) -> str:
     if move.aspect == "spread":
         return f"{move.where} varies {'more' if move.amount > 0 else 'less'}"
     direction = "higher" if move.amount > 0 else "lower"
+    cut = abs(move.amount) >= _CUT
+    size = f"more than {_CUT:.0f}" if cut else f"{abs(move.amount):.2f}"
     if relation:
-        return f"{move.where} is {abs(move.amount):.2f} sigma {direction} than the others let expect"
-    return f"{move.where} is {abs(move.amount):.2f} sigma {direction} ({move.before:.4g} before, {move.now:.4g} now)"
+        return f"{move.where} is {size} sigma {direction} than the others let expect"
+    bound = ("at least " if move.amount > 0 else "at most ") if cut else ""
+    return f"{move.where} is {size} sigma {direction} ({move.before:.4g} before, {bound}{move.now:.4g} now)"
 
 
 def reshaped(column: Column, apart: Distances, place: int, since: int) -> str:

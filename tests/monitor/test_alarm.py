@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from edgekit.monitor import words
 from edgekit.monitor.alarm import Alarm
 
 
@@ -20,3 +21,17 @@ def test_an_alarm_as_json():
 def test_an_alarm_begins_before_it_is_raised():
     with pytest.raises(ValueError, match="cannot have begun with sample 5"):
         Alarm("stuck", "input x", 1.0, 5, "x", raised=4)
+
+
+@pytest.mark.parametrize(
+    ("amount", "now", "told"),
+    [
+        (2.5, 12.5, "x is 2.50 sigma higher (10 before, 12.5 now)"),
+        (8.0, 18.0, "x is more than 7 sigma higher (10 before, at least 18 now)"),
+        (-8.0, 2.0, "x is more than 7 sigma lower (10 before, at most 2 now)"),
+    ],
+)
+def test_what_is_cut_at_eight_deviations_is_told_as_a_bound(amount, now, told):
+    """Numbers a hundred deviations away were said to be 8.00."""
+    move = words.Move("x", "middle", amount, 10.0, now, "sigma")
+    assert told in words.moved("input-shift", [move], 5)
