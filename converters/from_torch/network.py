@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import itertools
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -193,10 +194,11 @@ def parameters(module: Any) -> dict[str, bool]:
 def _bound(module: Any, shapes: Shapes) -> list[str]:
     """The names of the inputs in the order of `forward`."""
     taken = parameters(module)
-    unknown = [name for name in shapes if name not in taken]
+    named = {name if name in taken else name.partition(".")[0] for name in shapes}
+    unknown = [name for name in shapes if name not in taken and name.partition(".")[0] not in taken]
     if unknown and (taken or shapes) and not _takes_any(module):
         raise UsageError("input-unknown", f"forward takes no {unknown[0]!r}; it takes {', '.join(taken) or 'nothing'}")
-    missing = [name for name, needed in taken.items() if needed and name not in shapes]
+    missing = [name for name, needed in taken.items() if needed and name not in named]
     if missing or not shapes:
         wanted = missing or list(taken)[:1] or ["input"]
         example = " ".join(f"--input {name}={_hint(module)}" for name in wanted)
@@ -208,7 +210,8 @@ def _bound(module: Any, shapes: Shapes) -> list[str]:
             f"shapes={{{', '.join(f'{name!r}: (None, ...)' for name in wanted)}}}.",
             inputs=list(taken),
         )
-    return [*(name for name in taken if name in shapes), *unknown]
+    parts = {name: [own for own in shapes if own == name or own.partition(".")[0] == name] for name in taken}
+    return [*itertools.chain.from_iterable(parts.values()), *unknown]
 
 
 def _takes_any(module: Any) -> bool:
@@ -222,12 +225,25 @@ def _takes_any(module: Any) -> bool:
 def _flat(module: Any, order: list[str]) -> Any:
     taken = parameters(module)
     # What *args take goes by position; all else by name, past parameters that keep their defaults.
-    by_position = 0 if set(order) <= taken.keys() else len(order)
+    by_position = 0 if all(name in taken or name.partition(".")[0] in taken for name in order) else len(order)
 
     def call(tensors: tuple[Any, ...]) -> Any:
-        return module(*tensors[:by_position], **dict(zip(order[by_position:], tensors[by_position:], strict=True)))
+        named = zip(order[by_position:], tensors[by_position:], strict=True)
+        return module(*tensors[:by_position], **_gathered(named, taken))
 
     return _wrapped(module, call)
+
+
+def _gathered(named: Iterable[tuple[str, Any]], taken: Mapping[str, bool]) -> dict[str, Any]:
+    """Arguments of `forward`: tensors called "batch.left" and "batch.right" are a dict `batch`."""
+    made: dict[str, Any] = {}
+    for name, tensor in named:
+        parameter, _, key = name.partition(".")
+        if name in taken:
+            made[name] = tensor
+        else:
+            made.setdefault(parameter, {})[key] = tensor
+    return made
 
 
 def _wrapped(module: Any, call: Any) -> Any:
@@ -287,6 +303,9 @@ def _answers(flat: Any, inputs: tuple[TensorSpec, ...], sample: tuple[Any, ...])
         said = reason(error)
         integers = any(word in said for word in ("Long", "Int", "indices", "integer"))
         step = f"For integers say so: --input {inputs[0].name}=SIZES:int64." if inputs and integers else None
+        if isinstance(error, (IndexError, TypeError, KeyError)) and inputs and "." not in inputs[0].name:
+            keyed = f"If forward takes a dict, name what it holds: --input {inputs[0].name}.KEY=SIZES for each key."
+            step = keyed if step is None else f"{step} {keyed}"
         raise UsageError(
             "shape-conflict",
             f"the network does not compute with {shapes}: {said}{where(error)}",

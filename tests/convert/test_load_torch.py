@@ -204,6 +204,34 @@ def test_inputs_are_the_parameters_of_forward(module, shapes, tmp_path):
     check(loaded, tmp_path)
 
 
+class Keyed(nn.Module):
+    """Takes a dict, as networks of tables and of tokenizers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 3), nn.Linear(6, 3)
+
+    def forward(self, batch, scale=None):
+        made = self.left(batch["left"]) + torch.relu(self.right(batch["right"]))
+        return {"score": made if scale is None else made * scale}
+
+
+def test_what_a_dict_holds_is_named_behind_a_dot(tmp_path):
+    torch.manual_seed(0)
+    shapes = {"batch.right": (None, 6), "scale": (None, 3), "batch.left": (None, 4)}
+    loaded = live(Keyed(), tmp_path, shapes)
+    assert [spec.name for spec in loaded.facts.inputs] == ["batch.right", "batch.left", "scale"]
+    assert [spec.name for spec in loaded.facts.outputs] == ["score"]
+    check(loaded, tmp_path)
+    with pytest.raises(errors.UsageError) as refusal:
+        live(Keyed(), tmp_path, {"batch": (None, 4)})
+    assert refusal.value.code == "shape-conflict"
+    assert "--input batch.KEY=SIZES" in refusal.value.next_step
+    with pytest.raises(errors.UsageError) as refusal:
+        live(Keyed(), tmp_path, {"other.left": (None, 4)})
+    assert refusal.value.code == "input-unknown"
+
+
 def test_fixed_sizes_stay_fixed(tmp_path):
     loaded = live(net(linear), tmp_path, {"x": (3, 4)})
     assert loaded.facts.inputs[0].shape == (3, 4)
