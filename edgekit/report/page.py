@@ -35,7 +35,8 @@ svg { width: 100%; height: auto; display: block; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; min-width: 60%; }
 th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 500; } td { overflow-wrap: anywhere; }
+th { font-weight: 500; } th, td { overflow-wrap: break-word; }
+@media (max-width: 30rem) { table { font-size: .78rem; } th, td { padding-right: .45rem; } }
 th.n { text-align: right; } td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 ul { padding-left: 1.2rem; margin: .3rem 0; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .78rem; }

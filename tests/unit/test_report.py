@@ -315,6 +315,25 @@ def test_a_browser_shows_it(browser, tmp_path, kind, scheme, width):
     assert seen["stroke"] != seen["page"]
 
 
+LINES = """
+(() => JSON.stringify([...document.querySelectorAll("th")].map(cell => {
+  const range = document.createRange();
+  range.selectNodeContents(cell);
+  return new Set([...range.getClientRects()].map(one => one.top)).size;
+})))()
+"""
+
+
+def test_words_in_tables_stay_whole_on_a_phone(browser, tmp_path, capsys):
+    from edgekit.micro import nets, tflite
+
+    model, path = tmp_path / "net.tflite", tmp_path / "page.html"
+    model.write_bytes(tflite.model(nets.Net("net", (8, 8, 4), (nets.Layer("conv", 8, 3),)), "int8"))
+    assert cli.run(["check", str(model), "--device", "raspberry-pi-zero-2w", "--report", str(path)]) == 0
+    capsys.readouterr()
+    assert set(browser.open(path.as_uri(), 360, "light", LINES)) <= {0, 1}
+
+
 def test_the_commands_write_pages(tmp_path, capsys):
     from edgekit.converters.tflite_graphs.builder import Builder
 
