@@ -14,6 +14,7 @@ from edgekit.converters.calibration import observers
 from edgekit.converters.calibration.observers import Histogram
 from edgekit.converters.stages import CalibrationOptions, Range
 from edgekit.errors import InternalError, UsageError
+from edgekit.precision import precisions
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 VALUES = hnp.arrays(np.float32, st.integers(1, 400), elements=FINITE)
@@ -263,3 +264,15 @@ def test_impossible_percentiles_are_refused(percentile):
     with pytest.raises(UsageError) as caught:
         make(CalibrationOptions("percentile", percentile))
     assert caught.value.code == "percentile-invalid"
+
+
+@pytest.mark.parametrize("precision", ["int8", "int16x8"])
+def test_by_default_there_is_room_for_values_that_were_not_seen(precision):
+    known = precisions.get(precision)
+    options = CalibrationOptions(known.observer, activations="int16" if known.activations == "int16" else "int8")
+    drawn = np.random.default_rng(3).normal(size=(1100, 16)).astype(np.float32)
+    given, unseen = drawn[:100], drawn[100:]
+    found = seen(options, *given)
+    assert unseen.max() > given.max()
+    assert found.max > given.max()
+    assert np.clip(unseen, found.min, found.max).max() > given.max() + 0.5 * (unseen.max() - given.max())
