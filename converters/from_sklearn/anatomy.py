@@ -30,14 +30,19 @@ def plain(model: Any) -> Any:
 
 
 def total(model: Any) -> Any:
-    """An estimator that answers every row: a copy, if it has encoders that raise on unknown categories.
+    """An estimator that answers every row: a copy, if it has encoders that raise on unknown categories, or picks its
+    columns by the names of a data frame.
 
-    An engine cannot raise; so that the two answer alike, the copy answers as the graph does: nothing, or -1.
+    An engine cannot raise; so that the two answer alike, the copy answers as the graph does: nothing, or -1. And it is
+    asked with arrays, whose columns have no names.
     """
-    if not any(_strict(part) for part in parts(model)):
+    if not any(_strict(part) or _named(part) for part in parts(model)):
         return model
     model = copy.deepcopy(model)
     for part in parts(model):
+        if _named(part):
+            places = part._transformer_to_input_indices  # noqa: SLF001
+            part.transformers_ = [(name, inner, list(places[name])) for name, inner, _ in part.transformers_]
         if _strict(part):
             part.handle_unknown = "ignore" if name_of(part) == "OneHotEncoder" else "use_encoded_value"
             if name_of(part) == "OrdinalEncoder":
@@ -47,6 +52,11 @@ def total(model: Any) -> Any:
 
 def _strict(part: Any) -> bool:
     return name_of(part) in ("OneHotEncoder", "OrdinalEncoder") and part.handle_unknown == "error"
+
+
+def _named(part: Any) -> bool:
+    """Whether it was fitted to a data frame and takes its columns apart."""
+    return name_of(part) == "ColumnTransformer" and hasattr(part, "feature_names_in_")
 
 
 def parts(model: Any) -> Iterator[Any]:

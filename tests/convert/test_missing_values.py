@@ -132,6 +132,28 @@ def test_some_columns_may_be_missing(known):
             loaded.run({"input": x})
 
 
+def test_columns_that_were_chosen_by_name_are_fed_by_place(known):
+    """What a fit to a data frame leaves: scikit-learn itself then refuses arrays."""
+    x, y = known
+    x = np.concatenate([x[:, :2], np.round(np.nan_to_num(x[:, 2:3])), np.nan_to_num(x[:, 3:])], axis=1)
+    encoder = preprocessing.OneHotEncoder(handle_unknown="ignore")
+    chosen = compose.ColumnTransformer([("fill", impute.SimpleImputer(), [1, 0]), ("kind", encoder, [2])])
+    model = pipeline.make_pipeline(chosen, linear_model.LogisticRegression(max_iter=1000)).fit(x, y)
+    expected = model.predict_proba(x)
+    names = [f"c{column}" for column in range(WIDTH)]
+    chosen.feature_names_in_ = np.array(names, object)
+    chosen.transformers_ = [
+        (name, part, [names[place] for place in places]) for name, part, places in chosen.transformers_[:2]
+    ]
+    with pytest.raises(ValueError, match="dataframes"):
+        model.predict(x)
+    artifact = edgekit.convert(model, to="onnx", reference=False)
+    assert artifact.manifest.inputs[0].missing is not None
+    with edgekit.load(artifact) as loaded:
+        np.testing.assert_allclose(loaded.run({"input": x})["probabilities"], expected, atol=2e-6)
+    assert chosen.transformers_[0][2] == ["c1", "c0"], "the user's own is left as it was"
+
+
 def test_integers_have_no_nan(known, tmp_path):
     x, y = known
     net = neural_network.MLPClassifier((8,), max_iter=800, random_state=0)
