@@ -27,7 +27,7 @@ from edgekit.monitor.build import LEAST, Builder, Drift
 from edgekit.monitor.features import Values, extractor
 from edgekit.monitor.picture import Picture
 from edgekit.runtimes.model import Model
-from edgekit.tensors import TensorSpec
+from edgekit.tensors import TensorSpec, fixed_batch
 
 _SAMPLES = (100, 2000)
 """Of each data set, at least and at most."""
@@ -209,14 +209,25 @@ class _Judge:
         kind, level = divmod(number, spoiler.levels)
         dice = np.random.default_rng([kind, level, int(some.places[0])])
         spoilt = self._graph.turn({self._spec.name: spoiler.spoil(some.x[own], kind, level, dice)})
+        answers = _whole(model, spoilt, fixed_batch(self._graph.inputs))
         drift = Drift(spoiler.kinds[kind].name, spoiler.kinds[kind].family, level)
-        self._builder.judge(spoilt, model.run(spoilt), some.labels[own], drift, some.places[own])
+        self._builder.judge(spoilt, answers, some.labels[own], drift, some.places[own])
         return len(own)
 
     def _labels(self, batch: Batch) -> Array | None:
         labels = batch.labels
         judged = labels is not None and labels.ndim == 1 and labels.dtype.kind in "iub" and self._builder.rows.classes
         return labels if judged else None
+
+
+def _whole(model: Model, feeds: Feeds, size: int) -> Feeds:
+    """Answers to any number of samples by a model that takes so many at once: the last ones fill its batch."""
+    count = len(next(iter(feeds.values())))
+    if not count % size:
+        return model.run(feeds)
+    places = np.minimum(np.arange(-(-count // size) * size), count - 1)
+    answers = model.run({name: array[places] for name, array in feeds.items()})
+    return {name: array[:count] for name, array in answers.items()}
 
 
 @dataclass(frozen=True)

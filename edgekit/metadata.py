@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgekit.codec import CodecError, decode
+from edgekit.codec import CodecError, decode, encode
 from edgekit.errors import DataError, MissingFileError, UsageError
 from edgekit.manifest import Interpret, Preprocess, Task
 from edgekit.tensors import TensorSpec
@@ -35,8 +35,34 @@ class Metadata:
     declared: bool = False
 
 
+def carried(path: str | Path, outputs: tuple[TensorSpec, ...]) -> Metadata | None:
+    """What an artifact of ours that is converted again says of itself; None of another file.
+
+    Args:
+        path: Of the source, a TFLite or ONNX file.
+        outputs: The source's: a reading of others is left out.
+
+    Raises:
+        ArtifactError: `artifact-damaged`: it was changed after it was written.
+    """
+    from edgekit import artifact
+
+    kept = artifact.read(path, verify=False)
+    about = kept.manifest
+    if about is None:
+        return None
+    kept.check_digest()
+    how, names = about.interpret, {spec.name for spec in outputs}
+    if how.output not in (None, *names):
+        how = Interpret()
+    return Metadata(about.preprocess, how)
+
+
 def read(
-    metadata: str | Path | Mapping[str, Any] | None, labels: str | Path | tuple[str, ...] | None, task: str | None
+    metadata: str | Path | Mapping[str, Any] | None,
+    labels: str | Path | tuple[str, ...] | None,
+    task: str | None,
+    base: Metadata | None = None,
 ) -> Metadata:
     """Put the three options together.
 
@@ -44,14 +70,18 @@ def read(
         metadata: Path of the TOML file, or its tables.
         labels: Path of a text file with a class name a line, or the names; wins over the file's.
         task: Wins over the file's; labels alone mean classification.
+        base: Stands where none of them says anything: either table is taken whole, labels and task by themselves.
 
     Raises:
         UsageError: `metadata-invalid`: names the field. MissingFileError: `file-missing`.
     """
     tables = metadata if isinstance(metadata, Mapping) else _tables(metadata)
     try:
-        preprocess = decode(Preprocess, tables.get("preprocess", {}), strict=True, where="preprocess")
-        table = dict(tables.get("interpret", {}))
+        base = base or Metadata()
+        preprocess = base.preprocess
+        if "preprocess" in tables:
+            preprocess = decode(Preprocess, tables["preprocess"], strict=True, where="preprocess")
+        table = dict(tables["interpret"]) if "interpret" in tables else _told(base.interpret)
         if labels is not None:
             table["labels"] = _labels(labels)
         if task is not None:
@@ -65,6 +95,12 @@ def read(
     except CodecError as error:
         raise UsageError("metadata-invalid", f"the metadata is invalid: {error}") from error
     return Metadata(preprocess, interpret, declared="task" in table)
+
+
+def _told(how: Interpret) -> dict[str, Any]:
+    """An artifact's own table; of a task that nobody knew it says nothing."""
+    table: dict[str, Any] = encode(how)
+    return {key: value for key, value in table.items() if (key, value) != ("task", "other")}
 
 
 def complete(

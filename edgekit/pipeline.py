@@ -99,8 +99,8 @@ def run(model: Any, options: Options, progress: Progress | None = None, waiting:
             facts = shop.load(source).as_held(precision)
             _check_facts(facts, options, precision)
             said = metadata.complete(
-                said, facts.outputs, label=options.label, class_names=facts.classes, answer=facts.answer,
-                task=facts.task,
+                _over_own(said, source, facts, options), facts.outputs, label=options.label,
+                class_names=facts.classes, answer=facts.answer, task=facts.task,
             )  # fmt: skip
         with shop.stage("survey"):
             calibration = data_given.locate(options.calibration, options, facts, said, shop.scratch / "calibration")
@@ -292,6 +292,12 @@ def identified(model: Any, options: Options, scratch: Path) -> Source:
             "trust-mismatch", f"{path} has the digest {source.sha256}, not the trusted {options.trust}"
         )
     return source
+
+
+def _over_own(said: metadata.Metadata, source: Source, facts: LoadedFacts, options: Options) -> metadata.Metadata:
+    """What was said, over what an artifact of ours says of itself."""
+    own = metadata.carried(source.path, facts.outputs) if source.kind in ("tflite", "onnx") else None
+    return said if own is None else metadata.read(options.metadata, options.labels, options.task, own)
 
 
 def _check_ends(options: Options) -> None:

@@ -88,15 +88,24 @@ def run(request: RunRequest) -> RunResult:
             started = time.perf_counter()
             outputs = model.run(batch.feeds)
             seconds += time.perf_counter() - started
-            given = next(iter(batch.feeds.values())) if len(batch.feeds) == 1 else None
-            answers.append(interpret(outputs, model.interpret, size=size, given=given).to_dict())
-            for name, value in outputs.items():
-                kept[name].append(value)
+            for one in range(min(data.step, request.samples - len(answers))):  # a fixed batch holds several
+                fed, made = (_sample(arrays, one, data.step) for arrays in (batch.feeds, outputs))
+                given = next(iter(fed.values())) if len(fed) == 1 else None
+                answers.append(interpret(made, model.interpret, size=size, given=given).to_dict())
+                for name, value in made.items():
+                    kept[name].append(value)
         if request.output is not None:
             stored = io.BytesIO()
             np.savez(stored, allow_pickle=False, **{k: np.concatenate(v) for k, v in kept.items()})
             files.replace(Path(request.output), stored.getvalue())
         return RunResult(tuple(answers), model.outputs, model.engine, seconds, request.output)
+
+
+def _sample(arrays: dict[str, Any], place: int, step: int) -> dict[str, Any]:
+    """One of so many samples, with its batch axis."""
+    if step == 1:
+        return arrays
+    return {name: array[place : place + 1] if len(array) == step else array for name, array in arrays.items()}
 
 
 @dataclass(frozen=True)

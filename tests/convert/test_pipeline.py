@@ -13,9 +13,11 @@ import edgekit
 from edgekit import artifact as artifacts
 from edgekit import cli, errors
 from edgekit.converters.worker import Workshop
+from edgekit.data_ref import DataRef
 from edgekit.inspect import inspect
 from edgekit.options import Options
 from edgekit.pipeline import run
+from edgekit.targets import agent
 
 FORMATS = ("tflite", "onnx")
 
@@ -130,6 +132,22 @@ def test_without_data_random_inputs_prove_parity(case):
     assert proof.relative_error < 1e-4
 
 
+def test_an_artifact_that_is_converted_again_keeps_how_it_is_fed_and_read(case, tmp_path):
+    with edgekit.load(case["source"]) as model:
+        classes = next(iter(model.run({case["name"]: case["x"][:1]}).values())).size
+    labels = tuple(f"kind {place}" for place in range(classes))
+    told = {"preprocess": {"kind": "array", "scale": 0.5}, "interpret": {"task": "classification", "top_k": 2}}
+    first = run(case["source"], Options(to=case["format"], output=tmp_path / "first", metadata=told, labels=labels))
+    other = "tflite" if case["format"] == "onnx" else "onnx"
+    again = run(tmp_path / "first", Options(to=other)).artifact.manifest
+    assert again.preprocess == first.artifact.manifest.preprocess
+    assert (again.interpret.labels, again.interpret.top_k) == (labels, 2)
+    said = {"interpret": {"task": "embedding"}, "preprocess": {"kind": "array"}}
+    anew = run(tmp_path / "first", Options(to=other, metadata=said)).artifact.manifest
+    assert (anew.preprocess.scale, anew.interpret.task, anew.interpret.labels) == (1.0, "embedding", ())
+    assert run(tmp_path / "first", Options(to=other, task="embedding")).artifact.manifest.interpret.top_k == 2
+
+
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_model_with_a_fixed_batch_converts_on_whole_batches(format, precision, tmp_path):
@@ -155,6 +173,16 @@ def test_a_model_with_a_fixed_batch_converts_on_whole_batches(format, precision,
     done = run(tmp_path / "n.onnx", Options(to=format, precision=precision, calibration=samples, evaluation=samples))
     assert done.verification.proof.samples == 60
     assert sum("the last 4" in warning for warning in done.warnings) == 2  # of each data set
+    # Labelled samples are spoilt in any number for the reference, and asked for one by one.
+    labelled = {"x": samples, "y": np.arange(64) % 5}
+    run(tmp_path / "n.onnx", Options(to=format, output=tmp_path / "net", evaluation=labelled, max_drop=100.0))
+    with edgekit.load(tmp_path / "net") as model:
+        expected = model.run(samples[:6])["y"].argmax(axis=1)
+    np.savez(tmp_path / "data.npz", x=samples)
+    opening = agent.Opening(str(tmp_path / "net"))
+    answers = agent.run(agent.RunRequest(opening, DataRef(str(tmp_path / "data.npz")), 5, str(tmp_path / "out.npz")))
+    assert [one["classes"][0]["index"] for one in answers.answers] == expected[:5].tolist()
+    assert len(np.load(tmp_path / "out.npz")["y"]) == 5
     # Without data as well: random samples and edge cases fill the batch.
     if precision == "fp32":
         assert run(tmp_path / "n.onnx", Options(to=format)).verification.passed
