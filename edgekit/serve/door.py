@@ -229,12 +229,14 @@ class Door:
     def _turn_away(self) -> None:
         """Give those that were held back long enough."""
         until = self._loop.time() + _TOGETHER
-        while self._later and self._later[0][0] <= until:
-            _, _, request, reply = heapq.heappop(self._later)
-            request.answer(reply)
-            self.between()
-        if self._later:
-            self._wake()
+        try:
+            while self._later and self._later[0][0] <= until:
+                _, _, request, reply = heapq.heappop(self._later)
+                request.answer(reply)
+                self.between()
+        finally:  # one that goes wrong does not keep the others waiting for ever
+            if self._later:
+                self._wake()
 
     def _wake(self) -> None:
         """Come back when the first of them is due."""

@@ -116,3 +116,23 @@ def test_a_large_body_read_for_nothing_is_told_later(entrance):
 
 def test_what_is_wrong_with_a_request_is_told_at_once(entrance):
     assert refused(*entrance, 300, Reply(400)) == [0.0] * 300
+
+
+def test_an_answer_that_goes_wrong_stops_no_other(entrance):
+    entered, clock = entrance
+    refused(entered, clock, int(door._FREE_REFUSALS), Reply(429))
+    given = []
+
+    def answer(request, reply):
+        given.append(request.path)
+        if request.path == 1:
+            raise OSError("the client is gone")
+
+    for number in range(4):
+        request = Request(answer, "a", clock.now)
+        request.path = number
+        entered.refuse(request, Reply(429))
+    with pytest.raises(OSError, match="gone"):  # the loop would log it
+        clock.run()
+    clock.run()
+    assert given == [0, 1, 2, 3]
