@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from edgekit import files
 from edgekit.codec import encode
 from edgekit.options import Options
 from edgekit.tune import cache as caches
-from edgekit.tune import evaluate
+from edgekit.tune import code, evaluate
 from edgekit.tune.cache import Cache
 from edgekit.tune.evaluate import Converted, Order, Place
 from edgekit.tune.search import Convert, Job, Measure, Result
@@ -18,8 +20,8 @@ from edgekit.tune.trial import Cost, Recipe, Refused
 
 Progress = Callable[[dict[str, Any]], None]
 
-_IRRELEVANT = ("output", "device", "target", "calibration", "evaluation", "metadata", "labels", "trust", "time_limit",
-               "lift_cache", "reference")  # fmt: skip
+_IRRELEVANT = ("output", "device", "target", "calibration", "evaluation", "metadata", "labels", "rules", "trust",
+               "time_limit", "lift_cache", "reference")  # fmt: skip
 """Options that change no byte of an artifact, or that stand in a key by their content."""
 
 
@@ -30,7 +32,7 @@ class Work:
     Attributes:
         source: Path, and `sha256` its digest.
         options: Of every conversion, but for what recipes say.
-        contents: Digests of what the options name by path.
+        contents: Digests of what the options name by path, and of the code behind `model`.
         place: Where measurements are made.
     """
 
@@ -178,12 +180,19 @@ class Evaluator:
 
 
 def work(source: Path, sha256: str, options: Options, place: Place) -> Work:
-    """With the digests of what is named by path."""
-    from edgekit import files
-
-    named = {name: getattr(options, name) for name in ("calibration", "evaluation", "metadata", "labels")}
-    contents = {
-        name: files.sha256(Path(value)) if isinstance(value, (str, Path)) and Path(value).exists() else None
-        for name, value in named.items()
-    }
+    """With the digests of what is named by path, or given in its place."""
+    contents = {name: _content(getattr(options, name)) for name in ("metadata", "labels", "rules")}
+    contents |= {name: _data(getattr(options, name)) for name in ("calibration", "evaluation")}
+    contents["model"] = None if options.model is None else code.sha256(options.model.partition(":")[0])
     return Work(str(source), sha256, replace(options, output=None, target=None), contents, place)
+
+
+def _content(said: Any) -> str | None:
+    if isinstance(said, (str, Path)):
+        return files.sha256(Path(said)) if Path(said).exists() else None
+    return None if said is None else caches.key(said=said)
+
+
+def _data(given: Any) -> str | None:
+    """Arrays and loaders have no digest before they are read: what was found with them serves this search alone."""
+    return _content(given) if given is None or isinstance(given, (str, Path)) else secrets.token_hex(16)

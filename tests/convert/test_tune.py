@@ -172,6 +172,35 @@ def test_keys_tell_what_decides_a_result(tmp_path):
     assert key(options, measured) != key(options, measured, seconds=2.0)
 
 
+def test_keys_tell_the_code_behind_a_network_and_what_stands_in_place_of_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    parts = {"mine/__init__.py": "", "mine/net.py": "import numpy\nfrom .parts import block\nimport other\n",
+             "mine/parts.py": "def block(): ...\n", "other.py": "from space import deep\n", "space/deep.py": "a = 1\n",
+             "stranger.py": "a = 1\n"}  # fmt: skip
+    (tmp_path / "space").mkdir()
+    for name, text in parts.items():
+        (tmp_path / name).write_text(text)
+    options = Options(to="onnx", device=BOARD, model="mine.net:small")
+
+    def key(options: Options = options) -> str:
+        place = evaluate.Place("local", None)
+        return execute.work(tmp_path, "s", options, place).key(Convert(Recipe("onnx", "int8")))
+
+    first = key()
+    for name, text in parts.items():
+        (tmp_path / name).write_text(text + "b = 2\n")
+        assert (key() == first) == (name == "stranger.py"), name
+        (tmp_path / name).write_text(text)
+        assert key() == first
+    said = [replace(options, metadata={"interpret": {"task": task}}) for task in ("classification", "regression")]
+    said += [replace(options, labels=labels) for labels in (("a", "b"), ("b", "a"))]
+    assert len({first, *map(key, said)}) == 5
+    assert key(said[0]) == key(said[0])
+    arrays = [replace(options, evaluation={"x": np.full((4, 2), value)}) for value in (0, 1)]
+    assert key(arrays[0]) != key(arrays[1])
+
+
 # -- The whole way -------------------------------------------------------------------------------------------------
 
 
