@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from edgekit.converters.stages import Array
-from edgekit.data import Dataset
+from edgekit.data import GUESS_FIX, Dataset
 from edgekit.runtimes.base import absent
 from edgekit.tensors import TensorSpec
 
@@ -131,6 +131,8 @@ def lint(calibration: Dataset | None, evaluation: Dataset | None, inputs: tuple[
         if data is not None:
             surveys[name] = _survey(data, inputs)
             findings += [*_alone(name, surveys[name]), *_left_out(name, data)]
+    if evaluation is not None and evaluation.guess:
+        findings.append(Finding("warning", "data-labels", f"evaluation data: {evaluation.guess}", GUESS_FIX))
     if calibration is not None:
         findings += [*_enough(calibration), *_scales(surveys["calibration"])]
     if calibration is not None and evaluation is not None:

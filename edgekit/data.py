@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from edgekit.data_columns import Column
 
 
+GUESS_FIX = "Name the classes in the model's order, convert --labels FILE, or store class indices as numbers."
+"""What to do about a `Dataset.guess`."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Some samples: arrays [n, ...] by input name, and their labels [n, ...] or None."""
@@ -97,6 +101,18 @@ class Dataset:
                 raise DataError("data-dtype", f"{self.ref.path} holds {beyond}, which {spec.describe()} cannot")
         with np.errstate(over="ignore"):  # infinite then, which the lint names
             return np.ascontiguousarray(array, wanted)
+
+    @property
+    def guess(self) -> str | None:
+        """For the user, where text labels were numbered without knowing the model's classes; folders sorted by name
+        are a convention that those who train share.
+        """
+        if not self.class_names or self.ref.classes or Path(self.ref.path).is_dir():
+            return None
+        return (
+            f"labels are text and nothing names the model's classes: they were numbered in sorted order, "
+            f"{_few(self.class_names)}. If the model has another order, all that was measured is wrong."
+        )
 
     def require_classes(self) -> None:
         """The labels must mean the model's classes.

@@ -69,7 +69,7 @@ class ArrayColumn:
         # Neighboring rows are read at once.
         breaks = np.flatnonzero(np.diff(rows) != 1) + 1
         at = 0
-        for run in np.split(rows, breaks):
+        for run in np.split(rows, breaks) if len(rows) else ():
             size = len(run) * self._row
             begin = self._offset + int(run[0]) * self._row
             done = 0

@@ -50,6 +50,7 @@ def command(
     if as_json:
         output.document(encode(result))
         return
+    output.warn(result.warnings)
     output.facts(
         str(file),
         [(result.metric.name, f"{result.metric.value:.2f}"), ("samples", result.samples), ("engine", result.engine)],

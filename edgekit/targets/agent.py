@@ -127,18 +127,19 @@ class NamedValue:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The contract's fields of `evaluate`."""
+    """The contract's fields of `evaluate`, and what is doubtful about them."""
 
     metric: NamedValue
     samples: int
     seconds: float
     engine: str
+    warnings: tuple[str, ...] = ()
 
 
 def evaluate(request: EvaluateRequest) -> Generator[Event, None, Evaluation]:
     """Run all samples and compare with their labels."""
     from edgekit import metadata
-    from edgekit.data import open_data
+    from edgekit.data import GUESS_FIX, open_data
     from edgekit.metrics import accumulator
 
     with _open(request.opening) as model:
@@ -166,7 +167,8 @@ def evaluate(request: EvaluateRequest) -> Generator[Event, None, Evaluation]:
             done += len(batch.labels)
             yield {"done": done, "total": len(data)}
         assert metric is not None  # noqa: S101 - data is never empty
-        return Evaluation(NamedValue(metric.name, metric.value), done, seconds, model.engine)
+        doubts = (f"{data.guess} {GUESS_FIX}",) if data.guess else ()
+        return Evaluation(NamedValue(metric.name, metric.value), done, seconds, model.engine, doubts)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgekit import artifact as artifacts
 from edgekit.data import Dataset, open_data
 from edgekit.data_objects import label_name, spill
@@ -45,7 +47,10 @@ def carried(data: DataRef, model: Path, folder: Path, *, first: int | None = Non
 
 def _samples(data: Dataset, inputs: tuple[TensorSpec, ...], first: int | None) -> Iterator[dict[str, Any]]:
     label = label_name(inputs)
+    # Names whose order is a guess stay names: whoever measures says so.
+    names = np.asarray(data.class_names) if data.guess else None
     for number, batch in enumerate(data.batches(1)):
         if number == first:
             return
-        yield {**batch.feeds, **({} if batch.labels is None else {label: batch.labels})}
+        labels = batch.labels if names is None or batch.labels is None else names[batch.labels][:, None]
+        yield {**batch.feeds, **({} if labels is None else {label: labels})}

@@ -92,6 +92,11 @@ def test_one_class_of_ten(tmp_path):
     assert found(tmp_path, (sane(), np.arange(100) % 8), (sane(), np.arange(100) % 10)) == {}
 
 
+def test_text_labels_in_an_order_that_nobody_named(tmp_path):
+    y = np.array(["zero", "one"])[np.arange(100) % 2]
+    assert found(tmp_path, None, (sane(), y)) == {"data-labels": "warning"}
+
+
 def test_the_ranges_cover_both_sets(tmp_path):
     report = lint(dataset(tmp_path, sane() - 1, name="c"), dataset(tmp_path, sane() + 1, name="e"), INPUTS)
     low, high = report.ranges["x"]

@@ -279,7 +279,17 @@ def test_labels_by_name_follow_the_model_s_order_through_evaluate(case, tmp_path
     assert cli.run(["convert", *map(str, arguments), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verification"]["metric"]["source"] == 100
     assert cli.run(["evaluate", str(target), str(tmp_path / "named.npz"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["metric"] == {"name": "top1", "value": 100.0}
+    evaluated = json.loads(capsys.readouterr().out)
+    assert evaluated["metric"] == {"name": "top1", "value": 100.0}
+    assert evaluated["warnings"] == []
+    # A model without names, and nobody who says their order: it is guessed, and that is told.
+    np.savez(tmp_path / "named.npz", x=case["x"], y=np.array([names[i % 5] for i in range(len(case["x"]))]))
+    assert cli.run(["evaluate", str(case["source"]), str(tmp_path / "named.npz"), "--json"]) == 0
+    (warning,) = json.loads(capsys.readouterr().out)["warnings"]
+    assert "ape, vole, wolf, yak, zebra" in warning
+    assert "--labels" in warning
+    assert cli.run(["convert", *map(str, [*arguments[:-2], "--max-drop", "100"]), "--json"]) == 0
+    assert any(warning in one for one in json.loads(capsys.readouterr().out)["warnings"])
     (tmp_path / "names.txt").write_text("\n".join(names[:4]))
     assert cli.run(["convert", *map(str, arguments), "--json"]) == 2
     assert "4 labels for an output of 5 classes" in json.loads(capsys.readouterr().out)["error"]["message"]

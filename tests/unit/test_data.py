@@ -9,6 +9,7 @@ import subprocess
 import sys
 import wave
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from edgekit.data import draw, open_data
 from edgekit.data_ref import DataRef
 from edgekit.errors import DataError, MissingFileError
 from edgekit.manifest import Preprocess
+from edgekit.targets.carried import carried
 from edgekit.tensors import QuantParams, TensorSpec
 
 IMAGE = (TensorSpec("image", (None, 4, 4, 3), "float32", "NHWC"),)
+IMAGE_2 = (TensorSpec("image", (None, 8, 8, 2), "float32", "NHWC"),)
 ROWS = (TensorSpec("rows", (None, 3), "float32"),)
 
 
@@ -285,11 +288,35 @@ def test_names_get_the_indices_of_the_model_s_labels(tmp_path, kind):
     data.require_classes()
     assert data.labels.tolist() == [2, 1]
     assert data.class_names == ("zebra", "dog", "cat")
-    assert open_data(DataRef(str(path)), inputs).labels.tolist() == [0, 1]
+    plain = open_data(DataRef(str(path)), inputs)
+    assert plain.labels.tolist() == [0, 1]
+    assert (plain.guess is None) == (kind == "folder"), "sorted folders are a convention"
     other = open_data(DataRef(str(path), classes=("dog", "bird")), inputs)
     with pytest.raises(DataError, match="cat is not among them") as caught:
         other.require_classes()
     assert caught.value.code == "data-labels"
+
+
+@pytest.mark.parametrize("labels", [np.arange(2), np.array(["a", "b"])])
+def test_files_without_a_row_hold_no_samples(tmp_path, labels):
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "d.npz", x=np.zeros((0, 3), np.float32), y=labels[:0])
+        assert code_of(DataRef(str(tmp_path / "d.npz")), ROWS) == "data-empty"
+    (tmp_path / "d.csv").write_text("a,b,c,label\n")
+    assert code_of(DataRef(str(tmp_path / "d.csv")), ROWS) == "data-empty"
+
+
+@pytest.mark.parametrize("kind", ["npz", "csv"])
+def test_an_order_of_classes_that_was_guessed_is_told(tmp_path, kind):
+    path = tmp_path / f"d.{kind}"
+    if kind == "npz":
+        np.savez(path, x=np.zeros((3, 3), np.float32), y=np.array(["zero", "one", "two"]))
+    else:
+        path.write_text("a,b,c,label\n1,2,3,zero\n4,5,6,one\n7,8,9,two\n")
+    assert "one, two, zero" in (open_data(DataRef(str(path)), ROWS).guess or "")
+    assert open_data(DataRef(str(path), classes=("zero", "one", "two")), ROWS).guess is None
+    np.savez(tmp_path / "n.npz", x=np.zeros((3, 3), np.float32), y=np.arange(3))
+    assert open_data(DataRef(str(tmp_path / "n.npz")), ROWS).guess is None
 
 
 def test_calibration_does_without_the_labels_that_evaluation_has(tmp_path):
@@ -402,3 +429,15 @@ def test_pictures_of_floats_have_no_scale_and_are_refused(tmp_path: Path) -> Non
     image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(DataError, match="floats"):
         open_data(DataRef(str(tmp_path / "a.tif")), (TensorSpec("image", (None, 8, 8, 3), "float32"),))
+
+
+def test_names_whose_order_is_a_guess_travel_to_a_board_as_names(tiny_files, tmp_path: Path) -> None:
+    path, model = tmp_path / "d.csv", tiny_files["tflite"]
+    names = [f"p{i}" for i in range(8 * 8 * 2)]
+    rows = [",".join([*["0.5"] * len(names), label]) for label in ("zero", "one", "two")]
+    path.write_text("\n".join([",".join([*names, "label"]), *rows]))
+    sent = carried(DataRef(str(path)), model, tmp_path)
+    with np.load(sent.path) as stored:
+        assert stored["y"].ravel().tolist() == ["zero", "one", "two"]
+    assert open_data(replace(sent, classes=("zero", "one", "two")), IMAGE_2).labels.tolist() == [0, 1, 2]
+    assert "one, two, zero" in (open_data(sent, IMAGE_2).guess or "")
