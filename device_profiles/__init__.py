@@ -94,7 +94,7 @@ def _is_path(name: str) -> bool:
 
 def _read(path: Path) -> Definition:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise MissingFileError("file-missing", f"there is no device profile {path}") from error
     except (OSError, ValueError) as error:

@@ -179,7 +179,7 @@ def _labels(labels: str | Path | tuple[str, ...]) -> list[str]:
 
 def _text(path: str | Path) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise MissingFileError("file-missing", f"there is no file {path}") from error
     except (UnicodeDecodeError, IsADirectoryError) as error:

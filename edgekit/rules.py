@@ -92,7 +92,7 @@ def read(given: str | Path | Iterable[Rule | Mapping[str, Any]] | None) -> tuple
         if isinstance(given, (str, Path)):
             if not Path(given).is_file():
                 raise MissingFileError("file-missing", f"there is no file {given}")
-            return decode(_Document, tomllib.loads(Path(given).read_text(encoding="utf-8")), strict=True).rule
+            return decode(_Document, tomllib.loads(Path(given).read_text(encoding="utf-8-sig")), strict=True).rule
         return tuple(one if isinstance(one, Rule) else decode(Rule, one, strict=True, where="rule") for one in given)
     except (CodecError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError("rules-invalid", f"the rules are invalid: {error}") from error

@@ -213,9 +213,13 @@ def hosts(path: Path) -> tuple[str, ...]:
         MissingFileError: `file-missing`. UsageError: `targets-none`.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise MissingFileError("file-missing", f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            "targets-none", f"{path} is no text in UTF-8: {error}", next_step="Save it as UTF-8, one target a line."
+        ) from error
     found = tuple(line for line in (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines) if line)
     if not found:
         raise UsageError("targets-none", f"{path} names no target")

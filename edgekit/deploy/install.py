@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 from edgekit import artifact as artifacts
 from edgekit.deploy.delta import apply
 from edgekit.deploy.trial import Bounds, LookRequest, fault_of, seen_of
-from edgekit.errors import ArtifactError, EdgeKitError, VerificationError
-from edgekit.store import Record, Shadow, Shelf, policy, shadow
+from edgekit.errors import ArtifactError, EdgeKitError, MissingFileError, VerificationError
+from edgekit.store import Record, Shadow, Shelf, names, policy, shadow
 from edgekit.store.faults import told
 from edgekit.store.signature import parse_public
 
@@ -235,9 +235,25 @@ class Shown:
     busy: bool
 
 
-def show(request: ShelfRequest) -> Shown:
-    """What is known of a model there; an unsupervised trial is ended."""
+def _known(request: ShelfRequest) -> Shelf:
+    """Raises:
+    MissingFileError: `model-unknown`: nothing was ever received under that name.
+    """
     shelf = Shelf(request.name, request.root)
+    if shelf.record() == Record():
+        known = names(request.root)
+        said = f"there are {', '.join(known)}" if known else "there are none at all"
+        raise MissingFileError("model-unknown", f"there is no model {request.name} in {shelf.folder.parent}; {said}")
+    return shelf
+
+
+def show(request: ShelfRequest) -> Shown:
+    """What is known of a model there; an unsupervised trial is ended.
+
+    Raises:
+        MissingFileError: `model-unknown`.
+    """
+    shelf = _known(request)
     return Shown(request.name, shelf.settled(), shelf.busy())
 
 
@@ -245,9 +261,9 @@ def roll_back(request: ShelfRequest) -> Shown:
     """Return to the version before.
 
     Raises:
-        UsageError: `rollback-nothing`. TargetError: `store-busy`.
+        MissingFileError: `model-unknown`. UsageError: `rollback-nothing`. TargetError: `store-busy`.
     """
-    shelf = Shelf(request.name, request.root)
+    shelf = _known(request)
     with shelf.changing():
         shelf.recover()
         return Shown(request.name, shelf.change(lambda record: record.roll_back(request.reason)), busy=False)
@@ -262,8 +278,12 @@ class Pruned:
 
 
 def prune(request: ShelfRequest) -> Pruned:
-    """Remove old versions until all together take at most `keep_mb`; active and previous stay."""
-    shelf = Shelf(request.name, request.root)
+    """Remove old versions until all together take at most `keep_mb`; active and previous stay.
+
+    Raises:
+        MissingFileError: `model-unknown`. TargetError: `store-busy`.
+    """
+    shelf = _known(request)
     with shelf.changing():
         shelf.recover()
         return Pruned(request.name, shelf.prune(int(request.keep_mb * 1e6)))
@@ -307,6 +327,4 @@ class AllShown:
 
 def show_all(request: Everything) -> AllShown:
     """What is known of every model there."""
-    from edgekit.store import names
-
     return AllShown(tuple(show(ShelfRequest(name, request.root)) for name in names(request.root)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import ssl
+from codecs import BOM_UTF8
 from pathlib import Path
 
 from edgekit.errors import FeedError, MissingFileError, UsageError
@@ -94,7 +95,7 @@ def _hostname(host: str) -> str:
 
 def _keys(file: str) -> tuple[bytes, ...]:
     try:
-        lines = Path(file).read_text(encoding="ascii").split("\n")
+        lines = Path(file).read_bytes().removeprefix(BOM_UTF8).decode("ascii").split("\n")
     except FileNotFoundError as error:
         raise MissingFileError("file-missing", f"there is no file {file}") from error
     except (OSError, ValueError) as error:

@@ -160,7 +160,7 @@ def read(path: str | Path) -> Settings:
         MissingFileError: `file-missing`. UsageError: `serve-config`.
     """
     try:
-        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise MissingFileError("file-missing", f"there is no file {path}") from error
     except (OSError, ValueError) as error:

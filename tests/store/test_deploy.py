@@ -22,7 +22,7 @@ from edgekit import cli
 from edgekit.deploy import admission, fleet, preflight
 from edgekit.deploy.trial import Bounds
 from edgekit.errors import ArtifactError, EdgeKitError, EngineError, LimitError, UsageError, VerificationError
-from edgekit.store import Shelf
+from edgekit.store import Record, Shelf
 
 NAME = "people-counter"
 ENGINE = '''
@@ -335,10 +335,26 @@ def test_hosts_are_read_from_a_file(tmp_path):
     path = tmp_path / "hosts"
     path.write_text("# boards\nssh://pi@kitchen\n\nssh://pi@hall:2222  # upstairs\n")
     assert fleet.hosts(path) == ("ssh://pi@kitchen", "ssh://pi@hall:2222")
-    path.write_text("# none\n")
-    with pytest.raises(UsageError) as refused:
-        fleet.hosts(path)
-    assert refused.value.code == "targets-none"
+    path.write_text("ssh://pi@kitchen\n", encoding="utf-8-sig")
+    assert fleet.hosts(path) == ("ssh://pi@kitchen",)
+    for wrong in (b"# none\n", "ssh://pi@küche\n".encode("latin-1")):
+        path.write_bytes(wrong)
+        with pytest.raises(UsageError) as refused:
+            fleet.hosts(path)
+        assert refused.value.code == "targets-none"
+
+
+def test_a_model_that_nobody_deployed_is_unknown(tmp_path, capsys):
+    root = tmp_path / "models"
+    with Shelf("kept", root).changing():
+        Shelf("kept", root).write(Record().receive("0" * 64, 1))
+    for command in ("status", "history", "rollback", "prune"):
+        assert cli.run([command, "--name", "nosuch", "--store", str(root), "--json"]) == 3
+        error = json.loads(capsys.readouterr().out)["error"]
+        assert error["code"] == "model-unknown"
+        assert "kept" in error["message"]
+    assert [item.name for item in root.iterdir()] == ["kept"]
+    assert cli.run(["history", "--name", "kept", "--store", str(root), "--json"]) == 0
 
 
 def test_the_commands(files, tmp_path, capsys):

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from edgekit import metadata
+from edgekit import metadata, rules
+from edgekit.device_profiles import load_profile
 from edgekit.errors import DataError, MissingFileError, UsageError
 from edgekit.options import Options
+from edgekit.serve import access, settings
 from edgekit.tensors import TensorSpec
 
 
@@ -61,6 +63,21 @@ def test_metadata_file_labels_and_task(tmp_path):
     assert said.declared
     assert metadata.read(None, None, "regression").interpret.task == "regression"
     assert not metadata.read(None, None, None).declared
+
+
+def test_a_mark_that_windows_puts_in_front_is_no_text(tmp_path):
+    labels, file = tmp_path / "labels.txt", tmp_path / "feed.toml"
+    labels.write_text("zero\none\n", encoding="utf-8-sig")
+    file.write_text("[interpret]\ntop_k = 2\n", encoding="utf-8-sig")
+    assert metadata.read(file, labels, None).interpret.labels == ("zero", "one")
+    file.write_text('[[rule]]\nscope = "*"\nprecision = "fp16"\n', encoding="utf-8-sig")
+    assert rules.read(file)[0].scope == "*"
+    file.write_text("[serving]\n", encoding="utf-8-sig")
+    assert settings.read(file)
+    file.write_text('title = "mine"\ninherits = "raspberry-pi-4b"\n', encoding="utf-8-sig")
+    assert load_profile(str(file)).title == "mine"
+    labels.write_text("0123456789abcdefgh\n", encoding="utf-8-sig")
+    assert access._keys(str(labels)) == (b"0123456789abcdefgh",)
 
 
 SCORES = (TensorSpec("scores", (None, 2), "float32"), TensorSpec("ink", (None, 1), "float32"))
