@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from edgekit.errors import SourceError, UsageError
@@ -61,12 +61,10 @@ def put(path: Path, data: bytes, *, mode: int = 0o666) -> None:
         OSError: The old file is untouched.
     """
     folder = path.parent
-    temporary = folder / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}"
     sweep(folder)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    temporary, handle = _locked(lambda: folder / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}", mode)
     try:
         with os.fdopen(handle, "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -75,6 +73,53 @@ def put(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_outputs(outputs: Iterable[Path | None], inputs: Iterable[object] = ()) -> None:
+    """Before minutes of work: can these files be written, and would none of them take the place of another?
+
+    Args:
+        outputs: Files that will be written; None for those that were not asked for.
+        inputs: What is read. Only paths count, also as text.
+
+    Raises:
+        UsageError: `output-unwritable`; `output-is-source`: it is an input, or two outputs are one file.
+    """
+    read = [Path(path) for path in inputs if isinstance(path, (str, Path))]
+    for path in outputs:
+        if path is None:
+            continue
+        reason = _unwritable(path)
+        if reason is not None:
+            raise UsageError("output-unwritable", f"{path} cannot be written: {reason}")
+        for other in read:
+            if _same(path, other):
+                raise UsageError("output-is-source", f"{other} would be overwritten by the output {path}")
+        read.append(path)
+
+
+def _unwritable(path: Path) -> str | None:
+    folder = path.parent
+    try:
+        if path.is_dir():
+            return "it is a folder"
+        if path.exists() and not path.is_file():
+            return "it is no ordinary file"
+        if not folder.is_dir():
+            return f"there is no folder {folder}"
+    except OSError as error:
+        return error.strerror or str(error)
+    # The file is put into the folder beside the old one: permissions of the old one do not matter.
+    effective = os.access in os.supports_effective_ids
+    allowed = os.access(folder, os.W_OK | os.X_OK, effective_ids=effective)
+    return None if allowed else f"the folder {folder} is not writable"
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there yet
+        return os.path.realpath(one) == os.path.realpath(other)
 
 
 def cache(name: str) -> Path:
@@ -98,7 +143,8 @@ def sync_folder(folder: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove temporary files in `folder` whose writer is gone."""
     for stale in folder.glob(f".*{_TEMPORARY}"):
-        with contextlib.suppress(FileNotFoundError), open(stale, "rb") as file:
+        # Those of other users are theirs to remove: in a folder for all, this is not allowed to us.
+        with contextlib.suppress(FileNotFoundError, PermissionError), open(stale, "rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -128,16 +174,22 @@ def scratch() -> Iterator[Path]:
 
 def _locked_folder(root: Path) -> tuple[Path, int]:
     """A new folder whose lock file stands beside it: the lock comes first, so no folder is ever unowned."""
+    name, lock = _locked(lambda: root / f"run-{secrets.token_hex(8)}{_LOCK}", 0o600)
+    folder = Path(str(name).removesuffix(_LOCK))
+    folder.mkdir(mode=0o700)
+    return folder, lock
+
+
+def _locked(name: Callable[[], Path], mode: int) -> tuple[Path, int]:
+    """A new file under a lock, of the first of these names that no sweep takes between its creation and its locking."""
     while True:
-        folder = root / f"run-{secrets.token_hex(8)}"
-        name = Path(f"{folder}{_LOCK}")
-        lock = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        # A sweep may have taken the file between its creation and its locking.
-        if name.exists() and name.stat().st_ino == os.fstat(lock).st_ino:
-            folder.mkdir(mode=0o700)
-            return folder, lock
-        os.close(lock)
+        path = name()
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(handle).st_ino:
+                return path, handle
+        os.close(handle)
 
 
 def _sweep_scratch(root: Path) -> None:

@@ -144,6 +144,11 @@ class Options:
             raise UsageError("option-value", "at least one sample is needed")
 
     @property
+    def inputs(self) -> tuple[Any, ...]:
+        """What a conversion reads beside its source: paths, or values from Python."""
+        return (self.calibration, self.evaluation, self.metadata, self.labels, self.rules, self.device)
+
+    @property
     def format(self) -> str:
         """The format to write.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import artifact as artifacts
-from edgekit import data_given, lifting, metadata, saturation
+from edgekit import data_given, files, lifting, metadata, saturation
 from edgekit import rules as layer_rules
 from edgekit.artifact import Artifact
 from edgekit.child import Limits
@@ -93,7 +93,7 @@ def run(model: Any, options: Options, progress: Progress | None = None, waiting:
         with shop.stage("identify"):
             source = identified(model, options, shop.scratch)
             lowering = lowering_for(source.kind, options.format)
-            _check_ends(options)
+            _check_ends(model, options)
             shop.start(loaders.get(source.kind).PRELOAD, options.format, quantizes=precision.name != "fp32")
         with shop.stage("load"):
             facts = shop.load(source).as_held(precision)
@@ -265,15 +265,10 @@ def identified(model: Any, options: Options, scratch: Path) -> Source:
     """What the user's model is; a live object is written into `scratch`.
 
     Raises:
-        UsageError: `output-is-source`. UnsafeSourceError: `trust-mismatch`. EdgeKitError: As `sources.identify`.
+        UnsafeSourceError: `trust-mismatch`. EdgeKitError: As `sources.identify`.
     """
     live = not isinstance(model, (str, Path))
-    if live:
-        path = identify_live(model, scratch, options.shapes, options.dtypes)
-    else:
-        path = Path(model)
-        if options.output is not None and path.exists() and options.output.exists() and path.samefile(options.output):
-            raise UsageError("output-is-source", f"{path} would be overwritten by its own conversion")
+    path = identify_live(model, scratch, options.shapes, options.dtypes) if live else Path(model)
     # A live object already runs in the caller's process: its code is the caller's own.
     trusted = live or bool(options.trust)
     source = identify(
@@ -300,12 +295,9 @@ def _over_own(said: metadata.Metadata, source: Source, facts: LoadedFacts, optio
     return said if own is None else metadata.read(options.metadata, options.labels, options.task, own)
 
 
-def _check_ends(options: Options) -> None:
+def _check_ends(model: Any, options: Options) -> None:
     """Before minutes of work: can the file be written at all, and is there anybody to replay it?"""
-    if options.output is not None and options.output.is_dir():
-        raise UsageError("output-unwritable", f"{options.output} is a folder")
-    if options.output is not None and not options.output.parent.is_dir():
-        raise UsageError("output-unwritable", f"there is no folder {options.output.parent}")
+    files.check_outputs((options.output,), (model, *options.inputs))
     if options.target is not None:
         from edgekit.targets import open_target
 

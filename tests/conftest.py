@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def effort(request: pytest.FixtureRequest) -> int:
     """How often a stress test repeats: 1 in every run, 100 with --run-stress."""
     return 100 if request.config.getoption("--run-stress") else 1
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[None]:
+    """Permissions hold for this thread, also when the tests run as root: its right to pass over them is put down."""
+    if os.geteuid() != 0:
+        yield
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
+    held = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; and the same of capabilities beyond 31
+    assert libc.capget(header, held) == 0
+    less = (ctypes.c_uint32 * 6)(held[0] & ~0b110, *held[1:])  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    assert libc.capset(header, less) == 0
+    try:
+        yield
+    finally:
+        assert libc.capset(header, held) == 0
 
 
 @pytest.fixture(scope="session")

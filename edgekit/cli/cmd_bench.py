@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli import output
-from edgekit.cli.options import opening_options, report_option
+from edgekit.cli.options import FILE, opening_options, report_option
 from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ SCENARIOS = ("single-stream", "multi-stream", "server", "offline")
 @click.option("--streams", type=click.IntRange(1), default=8, show_default=True, help="Samples a query (multi-stream).")
 @click.option("--rate", type=float, help="Mean queries a second (server); by default the highest that holds the bound.")
 @click.option("--latency-bound", type=float, metavar="MS", help="99 % of queries must be answered in this (server).")
-@click.option("-o", "--output", "to", type=click.Path(path_type=Path, dir_okay=False), help="Write the result as JSON.")
+@click.option("-o", "--output", "to", type=FILE, help="Write the result as JSON.")
 @click.option(
     "--compare",
     "baseline",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     metavar="BASELINE",
     help="Say whether FILE is faster or slower than another artifact, or than a result written by -o.",
 )
@@ -84,6 +84,7 @@ def command(
     With --compare both models run side by side in one process. A result whose model file is gone is compared by its
     stored times, which is weaker.
     """
+    from edgekit import files
     from edgekit.codec import encode
     from edgekit.measure import results
     from edgekit.measure.compare import ComparePlan
@@ -96,15 +97,19 @@ def command(
         raise UsageError("option-value", str(error)) from error
     if fail_on_slower and baseline is None:
         raise UsageError("option-value", "--fail-on-slower needs a baseline: --compare")
+    # A result may take the place of the one that it is compared with; a page, or the place of a model, may not.
+    stored = baseline is not None and baseline.suffix.lower() == results.SUFFIX
+    files.check_outputs((report,), (baseline,))
+    files.check_outputs((to, report), (file, None if stored else baseline))
     opening = agent.Opening(str(file), engine, threads, verify=not no_verify)
     comparison = None
     with output.Progress() as progress:
         result = tasks.bench(opening, plan, target=target, progress=progress)
-        if to is not None:
-            results.write(to, result)
         if baseline is not None:
             narrow = ComparePlan(effect / 100, compare_seconds)
             comparison = tasks.compare(opening, baseline, narrow, result=result, target=target, progress=progress)
+    if to is not None:  # last: the baseline may be the very file
+        results.write(to, result)
     if report is not None:
         from edgekit import report as pages
 

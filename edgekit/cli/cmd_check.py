@@ -52,10 +52,11 @@ def command(
         raise UsageError("device-missing", "name one --device, or --all-devices")
     if all_devices and (explain or report is not None):
         raise UsageError("device-missing", "--explain and --report are of one --device")
-    from edgekit import artifact, gate
+    from edgekit import artifact, files, gate
     from edgekit.device_profiles import all_profiles, load_profile
     from edgekit.formats import read_facts
 
+    files.check_outputs((report,), (file, device))
     profiles = all_profiles() if all_devices else [load_profile(device or "")]
     opened = artifact.read(file)
     facts, manifest = read_facts(opened), opened.manifest

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli import output
+from edgekit.cli.options import FOLDER, PATH
 from edgekit.errors import UsageError, from_dict
 
 if TYPE_CHECKING:
@@ -25,15 +26,15 @@ if TYPE_CHECKING:
 )
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
 @click.option(
-    "-o", "--output", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR",
+    "-o", "--output", "folder", type=FOLDER, required=True, metavar="DIR",
     help="The dataset: made, or gone on with.",
 )  # fmt: skip
-@click.option("--to", "hosts", type=click.Path(path_type=Path), metavar="FILE", help="Targets, one a line.")
+@click.option("--to", "hosts", type=PATH, metavar="FILE", help="Targets, one a line.")
 @click.option("--name", metavar="NAME", help="The model; needed where boards capture for several.")
 @click.option("--captures", metavar="DIR", help="Folder of all captures on the boards; default: their own.")
-@click.option("--key", type=click.Path(path_type=Path), metavar="FILE", help="Opens encrypted captures.")
+@click.option("--key", type=PATH, metavar="FILE", help="Opens encrypted captures.")
 @click.option(
-    "--labels", type=click.Path(path_type=Path), metavar="FILE",
+    "--labels", type=PATH, metavar="FILE",
     help="What samples are: a CSV (id, label), or Label Studio's export.",
 )  # fmt: skip
 @click.option("--remove", is_flag=True, help="Remove from the boards what is safely here.")

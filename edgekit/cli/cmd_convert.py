@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from edgekit.cli import output
-from edgekit.cli.options import input_sizes, label_option, report_option
+from edgekit.cli.options import FOLDER, PATH, input_sizes, label_option, report_option
 from edgekit.reading import Task
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ the device (exit 6), and its self-test passes on the target (exit 5).
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=PATH)
 @click.option(
     "-o",
     "--output",
     "output_path",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     metavar="FILE",
     help="Artifact to write.",
@@ -57,13 +57,11 @@ the device (exit 6), and its self-test passes on the target (exit 5).
     metavar="TARGET",
     help="Where its self-test must pass as well: emulator:PROFILE, ssh://[USER@]HOST[:PORT].",
 )
-@click.option(
-    "--calibration", type=click.Path(path_type=Path), metavar="DATA", help="Representative data, for int8 and int16x8."
-)
+@click.option("--calibration", type=PATH, metavar="DATA", help="Representative data, for int8 and int16x8.")
 @click.option(
     "--eval",
     "evaluation",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="DATA",
     help="Data to verify on; with labels, accuracy counts.",
 )
@@ -96,11 +94,11 @@ the device (exit 6), and its self-test passes on the target (exit 5).
 @click.option("--signature", metavar="NAME", help="Signature of a SavedModel or TFLite file.")
 @click.option(
     "--metadata",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE.toml",
     help="How to feed and read the model: [preprocess], [interpret].",
 )
-@click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line.")
+@click.option("--labels", type=PATH, metavar="FILE", help="Class names, one a line.")
 @click.option(
     "--task",
     type=click.Choice(get_args(Task)),
@@ -142,10 +140,10 @@ the device (exit 6), and its self-test passes on the target (exit 5).
 @click.option(
     "--lift-budget", type=int, metavar="N", help="Verifications that --precision mixed may take; default: its forecast."
 )
-@click.option("--lift-cache", type=click.Path(path_type=Path, file_okay=False), help="Keeps that search across kills.")
+@click.option("--lift-cache", type=FOLDER, help="Keeps that search across kills.")
 @click.option(
     "--rules",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE.toml",
     help="Layers of int8 or int16x8 that compute in another precision: [[rule]] scope, op, precision; the later wins.",
 )
@@ -217,14 +215,17 @@ def command(
     source: Path, output_path: Path, *, inputs: dict[str, Any], report: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Convert the model SOURCE (Keras, SavedModel, PyTorch, scikit-learn, ONNX, TFLite) and verify the result."""
+    from edgekit import files
     from edgekit.options import Options
     from edgekit.pipeline import run
 
+    shapes = {name: sizes for name, (sizes, _) in inputs.items()}
+    dtypes = {name: dtype for name, (_, dtype) in inputs.items() if dtype}
+    options["repairs"] = options["repairs"] or "auto"
+    how = Options(output=output_path, shapes=shapes, dtypes=dtypes, **options)
+    files.check_outputs((output_path, report), (source, *how.inputs))
     with output.Progress() as progress:
-        shapes = {name: sizes for name, (sizes, _) in inputs.items()}
-        dtypes = {name: dtype for name, (_, dtype) in inputs.items() if dtype}
-        options["repairs"] = options["repairs"] or "auto"
-        conversion = run(source, Options(output=output_path, shapes=shapes, dtypes=dtypes, **options), progress)
+        conversion = run(source, how, progress)
     if report is not None:
         from edgekit import report as pages
 

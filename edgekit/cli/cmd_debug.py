@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli import output
-from edgekit.cli.options import input_sizes, model_argument, report_option
+from edgekit.cli.options import PATH, input_sizes, model_argument, report_option
 from edgekit.errors import some
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ those inputs. What the artifact's manifest records (--input, --model, --layout, 
 
 @click.command(epilog=_EPILOG)
 @model_argument
-@click.option("--against", "source", required=True, type=click.Path(path_type=Path), metavar="SOURCE",
+@click.option("--against", "source", required=True, type=PATH, metavar="SOURCE",
               help="The model it was made from: Keras, SavedModel, PyTorch, scikit-learn, ONNX, TFLite.")  # fmt: skip
-@click.option("--data", required=True, type=click.Path(path_type=Path), metavar="DATA",
+@click.option("--data", required=True, type=PATH, metavar="DATA",
               help="Representative samples, as for convert; no labels needed.")  # fmt: skip
 @click.option("--samples", type=click.IntRange(1), default=32, show_default=True, metavar="N",
               help="Draw at most N, by a seeded shuffle.")  # fmt: skip
@@ -50,7 +50,7 @@ those inputs. What the artifact's manifest records (--input, --model, --layout, 
 @click.option("--model", metavar="MODULE:FACTORY", help="What makes the network of PyTorch weights.")
 @click.option("--signature", metavar="NAME", help="Signature of a SavedModel or TFLite file.")
 @click.option("--layout", type=click.Choice(["keep", "nhwc", "nchw"]), help="Axes of image inputs, as for convert.")
-@click.option("--metadata", type=click.Path(path_type=Path), metavar="FILE.toml",
+@click.option("--metadata", type=PATH, metavar="FILE.toml",
               help="How raw files become arrays: [preprocess]; default: as the manifest says.")  # fmt: skip
 @click.option(
     "--trust",
@@ -83,6 +83,7 @@ def command(
 
     In a float artifact, the first node that answers otherwise is named, with statistics of both tensors.
     """
+    from edgekit import files
     from edgekit import metadata as descriptions
     from edgekit.debugging import DebugOptions, debug
 
@@ -90,6 +91,7 @@ def command(
     dtypes = {name: dtype for name, (_, dtype) in inputs.items() if dtype}
     said = None if metadata is None else descriptions.read(metadata, None, None).preprocess
     how = DebugOptions(shapes=shapes, dtypes=dtypes, preprocess=said, **options)
+    files.check_outputs((report,), (file, source, data, metadata))
     with output.Progress() as progress:
         found = debug(file, source, data, how, progress)
     shown = found.layers if layer is None else found.matching(layer)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli import output
-from edgekit.cli.options import engine_option, name_option, store_option, threads_option
+from edgekit.cli.options import PATH, engine_option, name_option, store_option, threads_option
 from edgekit.errors import UsageError, from_dict
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     "back (exit 5). Whatever is cut or killed, the device answers with the old version or the new one. In the app:\n"
     'edgekit.load("people-counter"), or edgekit.watch("people-counter") to follow switches.'
 )
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @click.argument("target", required=False)
 @name_option
-@click.option("--to", "hosts", type=click.Path(path_type=Path), metavar="FILE", help="Targets, one a line.")
+@click.option("--to", "hosts", type=PATH, metavar="FILE", help="Targets, one a line.")
 @click.option(
     "--trial", "seconds", type=float, default=60.0, show_default=True, metavar="SECONDS", help="How long it must hold."
 )
@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     help="With --to: failures that end it.",
 )
 @click.option("--no-canary", is_flag=True, help="With --to: do not serve the first one alone before the others.")
-@click.option("--signature", type=click.Path(path_type=Path), metavar="FILE", help="Default: FILE.sig, if it is there.")
+@click.option("--signature", type=PATH, metavar="FILE", help="Default: FILE.sig, if it is there.")
 @click.option("--allow-downgrade", is_flag=True, help="An older release is meant; the journal says so.")
 @store_option
 @threads_option

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edgekit.cli import output
-from edgekit.cli.options import target_option
+from edgekit.cli.options import PATH, target_option
 
 
 @click.group(name="devices")
@@ -50,7 +50,7 @@ def show(name: str, *, as_json: bool) -> None:
     "  edgekit convert model.keras -o model.tflite --device ./kitchen.toml"
 )
 @target_option
-@click.option("-o", "--output", "output_file", type=click.Path(path_type=Path), help="Write the profile there.")
+@click.option("-o", "--output", "output_file", type=PATH, help="Write the profile there.")
 @click.option("--no-measure", is_flag=True, help="Leave out the speeds of memory, storage and kernels.")
 @click.option("--quick", is_flag=True, help="Measure kernels for 20 s instead of 60: coarser latency predictions.")
 @output.json_option
@@ -64,6 +64,7 @@ def probe(target: str, *, output_file: Path | None, no_measure: bool, quick: boo
     from edgekit.codec import encode
     from edgekit.targets import boards
 
+    files.check_outputs((output_file,))
     with output.Progress() as progress:
         found = boards.probe(target, measure=not no_measure, quick=quick, progress=progress)
     if output_file is not None:
@@ -81,7 +82,7 @@ def probe(target: str, *, output_file: Path | None, no_measure: bool, quick: boo
 
 
 @command.command(epilog="\b\nExample:\n  edgekit devices validate ./my-board.toml")
-@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=PATH)
 @output.json_option
 def validate(files: tuple[Path, ...], *, as_json: bool) -> int:
     """Check profiles of your own. Exit 3 when one is not valid, with file, field and what may stand there."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgekit.cli import output
+from edgekit.cli.options import FILE, PATH
 from edgekit.errors import UsageError
 
 
@@ -19,8 +20,8 @@ def command() -> None:
     epilog="\b\nExamples:\n  edgekit collect --to boards.txt -o dataset/\n"
     "  edgekit drift report dataset/ -o drift.html\n  edgekit drift report dataset/ --json"
 )
-@click.argument("datasets", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DATASET...")
-@click.option("-o", "--output", "page", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.html")
+@click.argument("datasets", nargs=-1, required=True, type=PATH, metavar="DATASET...")
+@click.option("-o", "--output", "page", type=FILE, metavar="FILE.html")
 @output.json_option
 def report(datasets: tuple[Path, ...], *, page: Path | None, as_json: bool) -> None:
     """Make a page of what `edgekit collect` brought: alarms, boards, scores over time, answers, how samples were drawn.
@@ -28,10 +29,12 @@ def report(datasets: tuple[Path, ...], *, page: Path | None, as_json: bool) -> N
     With labels it also estimates the accuracy on the boards: the samples' weights undo that strange ones were captured
     more often.
     """
+    from edgekit import files
     from edgekit.collect.drift import summary
 
     if page is None and not as_json:
         raise UsageError("usage", "say where the page goes (-o FILE.html), or --json")
+    files.check_outputs((page,), datasets)
     document = summary(datasets)
     if page is not None:
         from edgekit import report as pages

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edgekit.cli import output
-from edgekit.cli.options import label_option, opening_options
+from edgekit.cli.options import PATH, label_option, opening_options
 
 
 @click.command(
@@ -15,7 +15,7 @@ from edgekit.cli.options import label_option, opening_options
     "  edgekit evaluate model.onnx rows.csv --label price --task regression"
 )
 @opening_options
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data", type=PATH)
 @label_option
 @click.option("--samples", type=click.IntRange(1), help="Draw at most this many, by a seeded shuffle.")
 @click.option(

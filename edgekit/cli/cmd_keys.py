@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli import output
-from edgekit.cli.options import device_argument, model_argument, store_option
+from edgekit.cli.options import FILE, PATH, device_argument, model_argument, store_option
 from edgekit.errors import UnsafeSourceError, UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def command() -> None:
 
 
 @command.command(epilog="\b\nExamples:\n  edgekit keys make release.key\n  edgekit keys make openssf.key --type p256")
-@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("path", type=FILE)
 @click.option(
     "--type", "kind", type=click.Choice(["ed25519", "p256"]), default="ed25519", show_default=True,
     help="What devices ask for, or what OpenSSF signatures take.",
@@ -48,7 +48,7 @@ _openssf = click.option(
 
 
 @command.command(epilog="\b\nExample:\n  edgekit keys secret capture.key")
-@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("path", type=FILE)
 @output.json_option
 def secret(path: Path, *, as_json: bool) -> None:
     """Make a key for encrypted captures under PATH: the board and the desk need the same one."""
@@ -68,7 +68,7 @@ def secret(path: Path, *, as_json: bool) -> None:
     "the other kind, which also says which model a file may become and how new it is."
 )
 @model_argument
-@click.option("--key", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The private key.")
+@click.option("--key", type=PATH, required=True, metavar="FILE", help="The private key.")
 @click.option("--name", metavar="NAME", help="The model that it may become.")
 @click.option("--release", type=click.IntRange(1), metavar="N", help="Rises from version to version.")
 @click.option("--expires", type=float, metavar="DAYS", help="From now; by default it does not.")
@@ -120,10 +120,8 @@ def _sign_openssf(file: Path, key: Path, others: dict[str, object], *, as_json: 
     "  edgekit keys check model.tflite --key openssf.key.pub --openssf"
 )
 @model_argument
-@click.option("--key", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The public key.")
-@click.option(
-    "--signature", "path", type=click.Path(path_type=Path), metavar="FILE", help="Default: the one beside it."
-)
+@click.option("--key", type=PATH, required=True, metavar="FILE", help="The public key.")
+@click.option("--signature", "path", type=PATH, metavar="FILE", help="Default: the one beside it.")
 @_openssf
 @output.json_option
 def check(file: Path, *, key: Path, path: Path | None, openssf: bool, as_json: bool) -> None:
@@ -156,7 +154,7 @@ def check(file: Path, *, key: Path, path: Path | None, openssf: bool, as_json: b
     epilog="\b\nExamples:\n  edgekit keys trust release.key.pub ssh://pi@kitchen --require\n"
     "  edgekit keys trust release.key.pub --store ./models"
 )
-@click.argument("key", type=click.Path(path_type=Path))
+@click.argument("key", type=PATH)
 @device_argument
 @click.option("--require/--no-require", default=None, help="Whether TARGET installs nothing unsigned from now on.")
 @store_option

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli import output
-from edgekit.cli.options import opening_options, report_option
+from edgekit.cli.options import PATH, opening_options, report_option
 
 if TYPE_CHECKING:
     from edgekit.measure.profile import Profile
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 @opening_options
 @click.option("--seconds", type=click.FloatRange(0), default=3.0, show_default=True, help="Measure about this long.")
 @click.option("--top", type=click.IntRange(1), default=12, show_default=True, help="Show this many ops, worst first.")
-@click.option("--trace", type=click.Path(path_type=Path), help="Write one inference as a Chrome trace.")
-@click.option("-o", "--output", "output_file", type=click.Path(path_type=Path), help="Write the result as JSON.")
+@click.option("--trace", type=PATH, help="Write one inference as a Chrome trace.")
+@click.option("-o", "--output", "output_file", type=PATH, help="Write the result as JSON.")
 @report_option
 @output.json_option
 def command(
@@ -48,6 +48,7 @@ def command(
     from edgekit.measure import profile
     from edgekit.targets import agent
 
+    files.check_outputs((trace, output_file, report), (file,))
     opening = agent.Opening(str(file), engine, threads, verify=not no_verify)
     with output.Progress() as progress:
         found = profiling.profile(opening, seconds=seconds, target=target, progress=progress)

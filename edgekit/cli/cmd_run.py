@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgekit.cli import output
-from edgekit.cli.options import opening_options
+from edgekit.cli.options import PATH, opening_options
 
 
 @click.command(
@@ -18,9 +18,9 @@ from edgekit.cli.options import opening_options
     "  edgekit run model.tflite cat.jpg --target ssh://pi@kitchen"
 )
 @opening_options
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data", type=PATH)
 @click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="How many samples to run.")
-@click.option("-o", "--output", "output_file", type=click.Path(path_type=Path), help="Also store the outputs as .npz.")
+@click.option("-o", "--output", "output_file", type=PATH, help="Also store the outputs as .npz.")
 @output.json_option
 def command(
     file: Path,

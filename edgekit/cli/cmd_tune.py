@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from edgekit.cli import output
-from edgekit.cli.options import input_sizes, label_option, report_option
+from edgekit.cli.options import FOLDER, PATH, input_sizes, label_option, report_option
 from edgekit.errors import UsageError
 from edgekit.reading import Task
 
@@ -56,13 +56,13 @@ def _counts(_: object, __: object, value: str | None) -> tuple[int, ...] | None:
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=PATH)
 @click.option("--device", metavar="NAME|FILE", help="Device profile it must fit: `edgekit devices list`.")
 @click.option(
-    "--eval", "evaluation", type=click.Path(path_type=Path), required=True, metavar="DATA",
+    "--eval", "evaluation", type=PATH, required=True, metavar="DATA",
     help="Data to judge on; with labels, accuracy counts.",
 )  # fmt: skip
-@click.option("--calibration", type=click.Path(path_type=Path), metavar="DATA", help="For int8 and int16x8.")
+@click.option("--calibration", type=PATH, metavar="DATA", help="For int8 and int16x8.")
 @click.option("--target", metavar="TARGET", help="Where to measure: local, ssh://[USER@]HOST[:PORT].")
 @click.option(
     "--goal", type=click.Choice(["latency", "size", "memory"]), default="latency", show_default=True,
@@ -71,20 +71,18 @@ def _counts(_: object, __: object, value: str | None) -> tuple[int, ...] | None:
 @click.option("--max-drop", type=float, default=1.0, show_default=True, metavar="POINTS", help="Accuracy to lose.")
 @click.option("--latency-ms", type=click.FloatRange(0, min_open=True), metavar="L", help="Median latency at most.")
 @click.option("--size-mb", type=click.FloatRange(0, min_open=True), metavar="S", help="File at most (10^6 bytes).")
-@click.option(
-    "-o", "--output", "output_path", type=click.Path(path_type=Path), metavar="FILE", help="The chosen artifact."
-)
+@click.option("-o", "--output", "output_path", type=PATH, metavar="FILE", help="The chosen artifact.")
 @click.option("--formats", callback=_listed, metavar="A,B", help="Formats to try; default: all, or that of -o.")
 @click.option("--precisions", callback=_listed, metavar="A,B", help="Precisions to try; default: all.")
 @click.option("--observers", callback=_listed, metavar="A,B", help="Observers to try; default: all.")
 @click.option("--threads", callback=_counts, metavar="1,2", help="Numbers of threads; default: up to the cores.")
 @click.option("--seconds", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Of one measurement.")
 @click.option("--budget", callback=_budget, metavar="N|Ns", help="Evaluations, or seconds, at most.")
-@click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Folder of finished trials.")
+@click.option("--cache", type=FOLDER, help="Folder of finished trials.")
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="Work on a Dask cluster; measuring where the board is.")
 @label_option
-@click.option("--metadata", type=click.Path(path_type=Path), metavar="FILE.toml", help="As for convert.")
-@click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one a line.")
+@click.option("--metadata", type=PATH, metavar="FILE.toml", help="As for convert.")
+@click.option("--labels", type=PATH, metavar="FILE", help="Class names, one a line.")
 @click.option(
     "--input", "inputs", multiple=True, callback=input_sizes, metavar="NAME=SHAPE[:TYPE]", help="As for convert."
 )
@@ -121,6 +119,7 @@ def command(
     **options: Any,
 ) -> None:
     """Search for the best artifact of SOURCE: format, precision, ranges, engine and threads, by accuracy and cost."""
+    from edgekit import files
     from edgekit.options import FORMATS, Options
     from edgekit.tune.front import Wanted
     from edgekit.tune.tuner import Plan, tune
@@ -134,8 +133,10 @@ def command(
     )  # fmt: skip
     shapes = {name: sizes for name, (sizes, _) in inputs.items()}
     dtypes = {name: dtype for name, (_, dtype) in inputs.items() if dtype}
+    how = Options(output=output_path, shapes=shapes, dtypes=dtypes, **options)
+    files.check_outputs((output_path, report), (source, *how.inputs))
     with output.Progress() as progress:
-        tuned = tune(source, Options(output=output_path, shapes=shapes, dtypes=dtypes, **options), plan, progress)
+        tuned = tune(source, how, plan, progress)
     if report is not None:
         from edgekit import report as pages
 

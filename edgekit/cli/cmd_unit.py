@@ -9,13 +9,13 @@ from pathlib import Path
 import click
 
 from edgekit.cli import output
-from edgekit.cli.options import store_option
+from edgekit.cli.options import FILE, store_option
 
 _user = click.option("--user", metavar="NAME", help="Who runs it and owns the folder of models; default: you.")
 _python = click.option(
     "--python", metavar="PATH", default=sys.executable, help="Python with EdgeKit on the device; default: this one."
 )
-_out = click.option("-o", "--output", "path", type=click.Path(path_type=Path, dir_okay=False), help="Default: stdout.")
+_out = click.option("-o", "--output", "path", type=FILE, help="Default: stdout.")
 
 
 @click.group(name="unit")

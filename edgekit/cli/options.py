@@ -14,7 +14,12 @@ from edgekit.tensors import DTYPES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-model_argument = click.argument("file", type=click.Path(path_type=Path))
+# Whoever reads a path says that it cannot be read, with its own code: not click, as a wrong usage.
+PATH = click.Path(path_type=Path, readable=False)
+FILE = click.Path(path_type=Path, readable=False, dir_okay=False)
+FOLDER = click.Path(path_type=Path, readable=False, file_okay=False)
+
+model_argument = click.argument("file", type=PATH)
 threads_option = click.option("--threads", type=click.IntRange(1, 256), help="Threads of the engine.")
 engine_option = click.option("--engine", metavar="NAME", help="litert or onnxruntime; by default the format's own.")
 label_option = click.option("--label", metavar="NAME", help="Label column (csv) or array (npz); default: label or y.")
@@ -40,7 +45,7 @@ def _with_plots(ctx: click.Context, param: click.Parameter, value: Path | None) 
 
 report_option = click.option(
     "--report",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     metavar="FILE.html",
     callback=_with_plots,
     help="Also write a page with plots.",

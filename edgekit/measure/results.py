@@ -19,6 +19,7 @@ from edgekit.errors import ArtifactError, MissingFileError
 
 SCHEMA = "edgekit-bench"
 VERSION = 1
+SUFFIX = ".json"
 KEPT_TIMES = 4000
 LARGEST_FILE = 64 << 20
 

@@ -34,7 +34,12 @@ def run(
     target: str = "local",
     progress: Progress | None = None,
 ) -> agent.RunResult:
-    """Answer the first samples of some data; the raw outputs go to `output` (.npz) when it is given."""
+    """Answer the first samples of some data; the raw outputs go to `output` (.npz) when it is given.
+
+    Raises:
+        UsageError: `output-unwritable`, `output-is-source`.
+    """
+    files.check_outputs((output,), (opening.path, data.path))
     with open_target(target, progress) as place:
         there = None if output is None else place.new("outputs.npz")
         with _brought(place, data, opening, first=samples) as brought:
@@ -124,7 +129,7 @@ def compare(
 
 def _baseline(path: Path) -> tuple[Path | None, Bench | None]:
     """The model to measure against, or the stored result whose model is gone."""
-    if path.suffix.lower() != ".json":
+    if path.suffix.lower() != results.SUFFIX:
         return path, None
     stored = results.read(path)
     if not stored.timed:

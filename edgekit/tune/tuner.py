@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import artifact as artifacts
+from edgekit import files
 from edgekit.artifact import Artifact
 from edgekit.converters import sources
 from edgekit.device_profiles import load_profile
@@ -112,6 +113,7 @@ def tune(source: str | Path, options: Options, plan: Plan, progress: Progress | 
         raise MissingFileError("file-missing", f"there is no {path}")
     if plan.target is None and options.device is None:
         raise UsageError("tune-place", "neither a device to predict for nor a target to measure on was named")
+    files.check_outputs((options.output,), (path, *options.inputs))
     tell({"stage": "look"})
     seen = sources.identify(path, signature=options.signature, shapes=dict(options.shapes),
                             trusted=bool(options.trust), dtypes=options.dtypes, model=options.model)  # fmt: skip

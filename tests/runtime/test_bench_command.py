@@ -142,6 +142,32 @@ def test_a_stored_baseline_is_measured_again_while_its_model_is_there(artifacts,
     assert (code, seen["error"]["code"]) == (3, "results-incomparable")
 
 
+def test_a_result_that_takes_the_place_of_its_baseline_is_compared_with_it_first(artifacts, slow, capsys, tmp_path):
+    today = tmp_path / "today.json"
+    assert bench(capsys, artifacts["int8.tflite"], *QUICK, "--threads", "1", "-o", today)[0] == 0
+    options = [*QUICK, "--threads", "1", "--compare", today, "-o", today, "--fail-on-slower", "--compare-seconds", "3"]
+    code, seen = bench(capsys, slow, *options)
+    assert (code, seen["comparison"]["verdict"]) == (6, "slower")
+    assert results.read(today).artifact.path == str(slow)
+
+
+def test_no_output_takes_the_place_of_a_model_or_of_another_output(slow, capsys, tmp_path):
+    model, old = tmp_path / "m.tflite", tmp_path / "old.tflite"
+    for file in (model, old):
+        shutil.copy(slow, file)
+    content = model.read_bytes()
+    for options in (
+        ["-o", model], ["--report", model], ["--compare", old, "-o", old], ["--compare", old, "--report", old],
+        ["-o", tmp_path / "x", "--report", tmp_path / "." / "x"],
+    ):  # fmt: skip
+        code, seen = bench(capsys, model, *QUICK, *options)
+        assert (code, seen["error"]["code"]) == (2, "output-is-source"), options
+    code, seen = bench(capsys, tmp_path / "no.tflite", "--report", tmp_path / "nowhere" / "x.html")
+    assert (code, seen["error"]["code"]) == (2, "output-unwritable"), "it is said before anything is opened"
+    assert model.read_bytes() == old.read_bytes() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.tflite", "old.tflite"]
+
+
 def test_people_get_words(artifacts, capsys):
     file = artifacts["int8.tflite"]
     assert cli.run(["bench", str(file), *QUICK, "--compare", str(file), "--compare-seconds", "0"]) == 0

@@ -199,3 +199,39 @@ def test_names_in_tables_are_never_folded(capsys):
 @pytest.mark.parametrize(("value", "text"), [(None, "-"), (11827.4, "11827"), (0.01234567, "0.01235"), (585.04, "585")])
 def test_figures_for_people_have_no_exponents_where_they_are_large(value, text):
     assert output.number(value) == text
+
+
+# Commands that write files: what they are called with, where M is a file of any content, and their outputs.
+WRITERS = [
+    (["bench", "M"], ["-o", "--report"]),
+    (["check", "M", "--device", "raspberry-pi-4b"], ["--report"]),
+    (["convert", "M", "-o", "NEW.tflite"], ["--report"]),
+    (["convert", "no.keras", "--calibration", "M", "--to", "onnx"], ["-o"]),
+    (["debug", "no.tflite", "--against", "no.keras", "--data", "M"], ["--report"]),
+    (["drift", "report", "M"], ["-o"]),
+    (["profile", "M"], ["-o", "--trace", "--report"]),
+    (["run", "M", "no.npz"], ["-o"]),
+    (["run", "no.tflite", "M"], ["-o"]),
+    (["tune", "M", "--eval", "no.npz", "--device", "raspberry-pi-4b"], ["-o", "--report"]),
+]
+
+
+@pytest.mark.parametrize(("call", "option"), [(call, option) for call, options in WRITERS for option in options])
+def test_outputs_are_checked_before_the_work(call, option, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("M").write_bytes(b"mine")
+    code, out, _ = invoke(capsys, *call, option, str(tmp_path / "M"), "--json")
+    assert (code, json.loads(out)["error"]["code"]) == (2, "output-is-source")
+    code, out, _ = invoke(capsys, *call, option, "nowhere/x", "--json")
+    assert (code, json.loads(out)["error"]["code"]) == (2, "output-unwritable")
+    assert os.listdir() == ["M"]
+    assert Path("M").read_bytes() == b"mine"
+
+
+def test_a_page_is_not_written_over_the_artifact(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for call in (["convert", "no.keras", "-o", "x.tflite"], ["tune", "no.keras", "--eval", "d.npz", "-o", "x.tflite"]):
+        code, out, _ = invoke(capsys, *call, "--report", "./x.tflite", "--json")
+        assert (code, json.loads(out)["error"]["code"]) == (2, "output-is-source")
+    code, out, _ = invoke(capsys, "devices", "probe", "-o", "nowhere/x.toml", "--json")
+    assert (code, json.loads(out)["error"]["code"]) == (2, "output-unwritable")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -44,6 +45,42 @@ def test_a_missing_folder_is_named(tmp_path):
         files.replace(tmp_path / "nowhere" / "m.onnx", b"x")
 
 
+def test_outputs_are_refused_that_would_overwrite_an_input_or_each_other(tmp_path):
+    model, data = tmp_path / "m.onnx", tmp_path / "d.npz"
+    model.write_bytes(b"model")
+    data.write_bytes(b"data")
+    link = tmp_path / "link"
+    link.symlink_to(model)
+    new = tmp_path / "new.html"
+    files.check_outputs((new, None, tmp_path / "other"), (model, str(data), tmp_path / "no", None, {"x": 1}))
+    files.check_outputs((model,), (data,))  # an output of before is replaced
+    for outputs, inputs in (
+        [(model,), (data, model)], [(new, model), (str(model),)], [(link,), (model,)], [(model,), (link,)],
+        [(new, new), ()], [(new, tmp_path / "." / "new.html"), ()], [(model, link), ()],
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match="overwritten") as caught:
+            files.check_outputs(outputs, inputs)
+        assert caught.value.code == "output-is-source"
+
+
+def test_outputs_are_refused_that_cannot_be_written(tmp_path, unprivileged):
+    closed, locked = tmp_path / "closed", tmp_path / "locked"
+    closed.mkdir(0o500)
+    locked.mkdir(0o000)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "file").chmod(0)
+    files.check_outputs((tmp_path / "file",))  # it is replaced, not written to
+    for path, why in (
+        (tmp_path, "is a folder"), (tmp_path / "nowhere" / "x", "no folder"), (tmp_path / "file" / "x", "no folder"),
+        (tmp_path / "pipe", "no ordinary file"), (closed / "x", "not writable"), (locked / "x", "denied"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=why) as caught:
+            files.check_outputs((None, path))
+        assert caught.value.code == "output-unwritable"
+    locked.chmod(0o700)
+
+
 def test_stale_temporary_files_go_and_living_ones_stay(tmp_path):
     stale = tmp_path / f".m.onnx.1-aa{files._TEMPORARY}"
     stale.write_bytes(b"half")
@@ -64,6 +101,30 @@ def test_stale_temporary_files_go_and_living_ones_stay(tmp_path):
     owner.communicate()
     files.sweep(tmp_path)
     assert os.listdir(tmp_path) == ["m.onnx"]
+
+
+def test_a_sweep_between_creation_and_locking_costs_nothing(tmp_path, monkeypatch):
+    flock, swept = fcntl.flock, []
+
+    def late(file, operation):
+        if not swept:
+            swept.append(os.listdir(tmp_path))
+            files.sweep(tmp_path)  # another writer, which sees a file that nobody holds yet
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    files.put(tmp_path / "m.onnx", b"whole")
+    assert len(swept[0]) == 1
+    assert os.listdir(tmp_path) == ["m.onnx"]
+    assert (tmp_path / "m.onnx").read_bytes() == b"whole"
+
+
+def test_what_another_user_left_stands_in_nobodys_way(tmp_path, unprivileged):
+    stale = tmp_path / f".m.onnx.1-aa{files._TEMPORARY}"
+    stale.write_bytes(b"half")
+    stale.chmod(0)
+    files.replace(tmp_path / "m.onnx", b"whole")
+    assert sorted(os.listdir(tmp_path)) == sorted(["m.onnx", stale.name])
 
 
 def test_scratch_goes_away_and_leftovers_of_the_killed_go_with_the_next(tmp_path, monkeypatch):
