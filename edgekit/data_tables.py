@@ -11,6 +11,7 @@ import csv
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ from edgekit.tensors import TensorSpec
 _DIVIDERS = ",;\t"
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "#n/a", "<na>"})
 """What stands for a number that is not there, in lower case; as pandas reads it."""
+_WHOLE: dict[str, np.dtype[Any]] = {"i": np.dtype(np.int64), "u": np.dtype(np.uint64)}
+"""First letter of an input's integers -> as which they are spilled."""
 _SAVE = (
     "Save it as UTF-8 with a header of names, one row a sample, and numbers such as 0.5 in all columns but the label."
 )
@@ -33,6 +36,8 @@ def read(path: Path, ref: DataRef, spec: TensorSpec) -> Found:
     texts: list[str] = []
     names: list[str] = []
     count = line = 0
+    # What a number of 64 bits holds is rounded, if at all, when the model is fed.
+    dtype, number = (np.dtype(np.float64), _number) if not _counts(spec) else (_WHOLE[spec.dtype[0]], _whole)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file, tempfile.TemporaryFile() as spilled:
             first = file.readline()
@@ -50,9 +55,12 @@ def read(path: Path, ref: DataRef, spec: TensorSpec) -> Found:
                     texts.append(row[at].strip())
                     if ref.needs_label and texts[-1].lower() in _MISSING:
                         raise DataError("data-labels", f"{path} line {line} has no {names[at]}")
-                spilled.write(
-                    np.asarray([_number(text) for i, text in enumerate(row) if i != at], np.float32).tobytes()
-                )
+                try:
+                    values = [number(text) for i, text in enumerate(row) if i != at]
+                    spilled.write(np.asarray(values, dtype).tobytes())
+                except (ArithmeticError, TypeError) as error:
+                    what = f"{path} line {line} holds what {spec.describe()}, of whole numbers, cannot: {error}"
+                    raise DataError("data-dtype", what) from error
                 count += 1
             spilled.flush()
             descriptor = os.dup(spilled.fileno())
@@ -61,7 +69,7 @@ def read(path: Path, ref: DataRef, spec: TensorSpec) -> Found:
             raise
         raise _unreadable(path, line + (not names) or 1, f"cannot be read: {error}") from error
     features = [name for i, name in enumerate(names) if i != at]
-    column = ArrayColumn(descriptor, 0, np.dtype(np.float32), (count, *_row_shape(path, features, spec)))
+    column = ArrayColumn(descriptor, 0, dtype, (count, *_row_shape(path, features, spec)))
     return Found({spec.name: column}, *(_labels(texts, ref) if at is not None else (None, ())))
 
 
@@ -93,6 +101,23 @@ def _label_column(path: Path, names: list[str], ref: DataRef) -> int | None:
 
 def _number(text: str) -> float:
     return float("nan") if text.strip().lower() in _MISSING else float(text)
+
+
+def _counts(spec: TensorSpec) -> bool:
+    return spec.dtype.startswith(("int", "uint")) and spec.quant is None
+
+
+def _whole(text: str) -> int:
+    """Raises:
+    ArithmeticError: It is no whole number. ValueError: It is no number.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        value = _number(text)
+    if not value.is_integer():
+        raise ArithmeticError(f"{text.strip() or 'an empty field'}")
+    return int(value)
 
 
 def _is_number(text: str) -> bool:

@@ -377,6 +377,29 @@ def test_tables_that_would_be_misread_are_refused(text: str, code: str, said: st
     assert "savez" not in caught.value.next_step
 
 
+@pytest.mark.parametrize(
+    ("dtype", "text", "read"),
+    [("int64", "9007199254740993", 9007199254740993), ("int32", "-7", -7), ("int32", "7.0", 7), ("uint8", "200", 200),
+     ("uint64", "18446744073709551615", 18446744073709551615), ("float64", "0.1234567890123456", 0.1234567890123456),
+     ("float64", "16777217", 16777217.0), ("float32", "0.1", np.float32(0.1))],
+)  # fmt: skip
+def test_tables_keep_the_digits_that_an_input_takes(dtype: str, text: str, read: float, tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text(f"a,b,y\n{text},1,0\n1,{text},1\n")
+    inputs = (TensorSpec("ids", (None, 2), dtype),)
+    feeds, labels = collect(open_data(DataRef(str(tmp_path / "d.csv")), inputs))
+    assert feeds["ids"].dtype == dtype
+    assert feeds["ids"].tolist() == [[read, 1], [1, read]]
+    assert labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("text", ["0.5", "", "nan", "inf", "1e30", "-9223372036854775809"])
+def test_tables_for_integers_hold_whole_numbers(text: str, tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text(f"a,b,y\n1,2,0\n{text},1,0\n")
+    with pytest.raises(DataError, match="line 3") as refused:
+        open_data(DataRef(str(tmp_path / "d.csv")), (TensorSpec("ids", (None, 2), "int64"),))
+    assert refused.value.code == "data-dtype"
+
+
 def test_numbers_of_columns_are_names_as_pandas_writes_them(tmp_path: Path) -> None:
     assert len(table(tmp_path / "t.csv", "0,1,2\n4,5,6\n")) == 1
 
