@@ -104,6 +104,15 @@ def by_content(path: Path) -> Foreign | None:
     return _text(head) or _protobuf(path)
 
 
+def torn(path: Path) -> bool:
+    """Whether it begins as a zip archive does and lacks the end of one."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(file)
+    except OSError:
+        return False
+
+
 def by_suffix(path: Path) -> Foreign | None:
     """What a file's name promises."""
     suffix = path.suffix.lower()

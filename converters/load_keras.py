@@ -31,6 +31,7 @@ TITLE = "Keras: .keras archives and .h5 files, of Keras 3 and Keras 2"
 EXTRA = "tensorflow"
 SUFFIXES = (".keras", ".h5", ".hdf5")
 PRELOAD = ("tensorflow",)
+TAKES_SIGNATURE = False
 
 _CUSTOM = re.compile(r"(?:Unknown \w+:|Could not locate \w+) '?(?P<name>[\w>.]+)'?")
 """How Keras 2 and 3 say that a class is unknown."""

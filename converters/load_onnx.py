@@ -28,6 +28,7 @@ TITLE = "ONNX: .onnx files of any opset from 7"
 EXTRA = "convert"
 SUFFIXES: tuple[str, ...] = (".onnx",)
 PRELOAD = ("numpy", "onnx", "onnxruntime")
+TAKES_SIGNATURE = False
 
 _DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",

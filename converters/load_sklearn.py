@@ -28,6 +28,7 @@ TITLE = "scikit-learn: .skops, and .joblib and .pkl with --trust SHA256; XGBoost
 EXTRA = "sklearn"
 SUFFIXES = files.SUFFIXES
 PRELOAD = ("numpy", "sklearn.pipeline", "sklearn.ensemble", "onnx", "onnxruntime")
+TAKES_SIGNATURE = False
 
 _SHOWN_COLUMNS = 40
 _DTYPES = {"label": "int64"}

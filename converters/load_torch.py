@@ -33,6 +33,7 @@ TITLE = "PyTorch: weights (.pt, .pth, .th, .ckpt, .safetensors) with --model, .p
 EXTRA = "torch"
 SUFFIXES = (".pt", ".pth", ".th", ".ckpt", ".pt2", ".safetensors")
 PRELOAD = ("torch", "torch.onnx", "onnxscript", "onnxruntime")
+TAKES_SIGNATURE = False
 TAKES_CODE = True
 """`--model MODULE:FACTORY` says which network the weights belong to."""
 

@@ -7,7 +7,8 @@ here, and devices and pipes are not opened.
 A loader may offer `digest(path) -> (sha256, bytes)` where a model is more than its file; ONNX' external data is. It may
 offer `save_shaped(model, folder, shapes, dtypes)` where a live object does not know what it takes; PyTorch's does not.
 It may offer `demands_digest(path)`: whether trust in such a file must name its digest; pickles do.
-It sets TAKES_CODE where a source may be weights alone, whose network is code that the user names.
+It sets TAKES_CODE where a source may be weights alone, whose network is code that the user names, and TAKES_SIGNATURE
+to False where a source has no signatures.
 """
 
 from __future__ import annotations
@@ -120,6 +121,18 @@ def routes() -> dict[str, tuple[str, ...]]:
     return {kind: tuple(sorted(formats)) for kind, formats in sorted(found.items())}
 
 
+def check_signature(kind: str, signature: str | None) -> None:
+    """Raises:
+    UsageError: `signature-unknown`: one is given for a kind of source that has none.
+    """
+    if signature is not None and not getattr(loaders.get(kind), "TAKES_SIGNATURE", True):
+        raise UsageError(
+            "signature-unknown",
+            f"the source is {_noun(kind)}, which has no signatures, so that --signature {signature} has no use",
+            next_step="Leave --signature away.",
+        )
+
+
 def lowering_for(kind: str, format: str) -> str:
     """Name of the lowering from a kind of source to a format; a built-in one before a stranger's.
 
@@ -194,8 +207,14 @@ def _unknown(path: Path) -> SourceError:
         return SourceError(
             "source-unreadable", f"{path.name} is an ONNX model that was cut off: at least {missing} bytes are missing"
         )
-    foreign = _foreign.by_content(path)
     claims = [loader for loader in loaders.all() if path.suffix.lower() in loader.SUFFIXES]
+    if _foreign.torn(path):
+        what = _noun(claims[0].NAME) if claims else "an archive"
+        return SourceError(
+            "source-unreadable",
+            f"{path.name} is {what} that was cut off: the list of its files, at the end, is missing",
+        )
+    foreign = _foreign.by_content(path)
     if foreign is None and not claims:
         foreign = _foreign.by_suffix(path)
     if foreign is not None:

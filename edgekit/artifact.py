@@ -20,9 +20,10 @@ import hashlib
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -175,6 +176,10 @@ def from_bytes(data: bytes, *, path: Path | None = None, verify: bool = True) ->
     """Like `read`, for a file in memory."""
     format = format_of(data)
     if format is None:
+        if missing := lacking(islice(scan(data), _TOP_LEVEL_LIMIT), len(data)):
+            raise ArtifactError(
+                "artifact-damaged", f"{path or 'this'} is an ONNX model that was cut off: {missing} bytes are missing"
+            )
         raise ArtifactError("artifact-unknown", f"{path or 'this'} is neither a TFLite nor an ONNX model")
     try:
         size, members = _split(format, data)
@@ -239,6 +244,38 @@ def fields(
     return found
 
 
+class TornError(ValueError):
+    """A field runs past the end of its message.
+
+    Attributes:
+        end: Where the field would end.
+        number: Which one.
+    """
+
+    def __init__(self, number: int, end: int) -> None:
+        super().__init__(f"field {number} ends at byte {end}, behind the end")
+        self.number, self.end = number, end
+
+
+def lacking(walk: Iterable[tuple[int, int, int, int]], size: int) -> int:
+    """How many bytes a ModelProto of `size` lacks, at least, that was cut off inside its graph; 0 for anything else.
+
+    Args:
+        walk: Its top-level fields.
+        size: Bytes there are.
+    """
+    seen: list[int] = []
+    try:
+        for number, _, _, _ in walk:
+            seen.append(number)
+    except TornError as error:
+        plausible = seen[:1] == [1] and max(seen) <= 30 and error.number == 7  # as in `format_of`
+        return error.end - size if plausible else 0
+    except ValueError:
+        return 0
+    return 0
+
+
 def scan(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int, int, int]]:
     """Like `fields`, one at a time."""
     end = len(data) if end is None else end
@@ -258,8 +295,10 @@ def scan(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[
             at += 4
         else:
             raise ValueError(f"wire type {wire} at byte {begin}")
-        if number == 0 or at > end:
-            raise ValueError(f"field {number} at byte {begin} runs past the end")
+        if number == 0:
+            raise ValueError(f"field 0 at byte {begin}")
+        if at > end:
+            raise TornError(number, at)
         yield number, wire, begin, at
 
 

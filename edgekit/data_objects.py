@@ -36,16 +36,14 @@ def spill(data: Any, inputs: tuple[TensorSpec, ...], folder: Path) -> DataRef:
     Raises:
         DataError: `data-names`, `data-shape`, `data-dtype`, `data-length`, `data-empty`, `data-unknown`.
     """
-    import numpy as np
-
     target = folder / "data.npz"
     label = label_name(inputs)
     if isinstance(data, tuple) and len(data) == 2 and (len(inputs) != 2 or _nested(data[0])):
-        np.savez(target, allow_pickle=False, **_by_name(data[0], inputs), **{label: _array(data[1])})
+        _save(target, {**_by_name(data[0], inputs), label: _array(data[1])})
     elif isinstance(data, Mapping) or hasattr(data, "__array__") or _in_order(data, inputs):
-        np.savez(target, allow_pickle=False, **_by_name(data, inputs))
+        _save(target, _by_name(data, inputs))
     elif isinstance(data, (list, tuple)) and len(inputs) == 1 and not any(map(_nested, data)):
-        np.savez(target, allow_pickle=False, **_by_name(_array(data), inputs))
+        _save(target, _by_name(_array(data), inputs))
     elif isinstance(data, Iterable) and not isinstance(data, (str, bytes)):
         _stream(data, inputs, label, target)
     elif callable(data):  # a representative dataset
@@ -53,6 +51,14 @@ def spill(data: Any, inputs: tuple[TensorSpec, ...], folder: Path) -> DataRef:
     else:
         raise DataError("data-unknown", f"data cannot be read from a {type(data).__name__}")
     return DataRef(str(target))
+
+
+def _save(target: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    import numpy as np
+
+    if arrays and all(array.ndim and not len(array) for array in arrays.values()):
+        raise DataError("data-empty", f"there are no samples in the arrays {', '.join(arrays)}")
+    np.savez(target, allow_pickle=False, **arrays)
 
 
 def label_name(inputs: tuple[TensorSpec, ...]) -> str:

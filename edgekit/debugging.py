@@ -9,7 +9,7 @@ compare with; `edgekit.converters.debugging` says how. Models are parsed and run
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ Progress = Callable[[dict[str, Any]], None]
 _FLOAT = ("fp32",)
 _SCALING = {"equalize", "smooth"}
 """Repairs that scale channels."""
-_RECORDED = ("layout", "model", "signature")
+_RECORDED = ("layout",)
 _SWITCHES = ("exact_labels",)
 
 
@@ -169,7 +169,7 @@ def debug(
     with Workshop(Limits(options.time_limit, options.memory_limit), progress) as shop:
         with shop.stage("identify"):
             conversion = _conversion(read, options)
-            source = identified(against, conversion, shop.scratch)
+            source = _as_recorded(identified(against, conversion, shop.scratch), read)
             lowering = lowering_for(source.kind, read.format)
             shop.start(loaders.get(source.kind).PRELOAD, read.format, quantizes=False)
         with shop.stage("load"):
@@ -252,6 +252,8 @@ def _conversion(read: Artifact, options: DebugOptions) -> Options:
     shapes = options.shapes or {name: tuple(sizes) for name, sizes in recorded.get("shapes", {}).items()}
     return Options(
         to=read.format,
+        model=options.model,
+        signature=options.signature,
         shapes=shapes,
         dtypes=options.dtypes or recorded.get("dtypes", {}),
         trust=options.trust,
@@ -259,6 +261,23 @@ def _conversion(read: Artifact, options: DebugOptions) -> Options:
         memory_limit=options.memory_limit,
         **{name: value for name, value in said.items() if value is not None},
         **{name: recorded[name] for name in _SWITCHES if name in recorded},
+    )
+
+
+def _as_recorded(source: Source, read: Artifact) -> Source:
+    """With the network's code and the signature that the manifest names, where the source has a use for them and nobody
+    said others: it may be another file, and of another kind, than the artifact was made from.
+    """
+    from edgekit.converters.from_torch.files import content
+
+    if read.manifest is None or read.manifest.provenance.framework != source.kind:
+        return source
+    recorded = read.manifest.provenance.options
+    weights = source.kind == "torch" and content(Path(source.path)) == "weights"
+    return replace(
+        source,
+        model=source.model or (recorded.get("model") if weights else None),
+        signature=source.signature or recorded.get("signature"),
     )
 
 

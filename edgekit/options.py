@@ -126,6 +126,9 @@ class Options:
             raise UsageError("option-value", f"--percentile is {self.percentile}; it lies between 50 and 100")
         if self.calibration_memory < 64:
             raise UsageError("option-value", f"--calibration-memory is {self.calibration_memory} MiB; at least 64")
+        for name, sizes in self.shapes.items():
+            if any(size is not None and size < 1 for size in sizes):
+                raise UsageError("option-value", f"--input {name} has the sizes {list(sizes)}; each is 1 at least")
         unknown = sorted(set(self.dtypes.values()) - set(DTYPES))
         if unknown:
             raise UsageError("option-value", f"there is no element type {unknown[0]!r}; known: {', '.join(DTYPES)}")

@@ -28,7 +28,7 @@ from edgekit.converters import fold, loaders, repairs
 from edgekit.converters.describing import Described
 from edgekit.converters.repairs.mend import Mended, Wanted
 from edgekit.converters.repairs.repair import Report
-from edgekit.converters.sources import identify, identify_live, lowering_for
+from edgekit.converters.sources import check_signature, identify, identify_live, lowering_for
 from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Ranges, Source
 from edgekit.converters.waiting import Waiting
 from edgekit.converters.worker import Workshop
@@ -265,7 +265,7 @@ def identified(model: Any, options: Options, scratch: Path) -> Source:
     """What the user's model is; a live object is written into `scratch`.
 
     Raises:
-        UnsafeSourceError: `trust-mismatch`. EdgeKitError: As `sources.identify`.
+        UsageError: `signature-unknown`. UnsafeSourceError: `trust-mismatch`. EdgeKitError: As `sources.identify`.
     """
     live = not isinstance(model, (str, Path))
     path = identify_live(model, scratch, options.shapes, options.dtypes) if live else Path(model)
@@ -279,6 +279,7 @@ def identified(model: Any, options: Options, scratch: Path) -> Source:
         dtypes=options.dtypes,
         model=options.model,
     )
+    check_signature(source.kind, options.signature)
     demanding = getattr(loaders.get(source.kind), "demands_digest", None)
     if options.trust is True and not live and demanding is not None and demanding(path):
         source = replace(source, trusted=False)

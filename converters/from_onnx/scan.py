@@ -20,6 +20,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
+from edgekit.artifact import TornError, lacking
 from edgekit.errors import SourceError, UnsafeSourceError
 
 _IR_VERSION, _GRAPH, _INITIALIZER, _EXTERNAL, _KEY, _VALUE = 1, 7, 5, 13, 1, 2
@@ -33,19 +34,6 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 Field = tuple[int, int, int, int]
 """Number, wire type, begin and end of the payload (of the varint itself, for a varint)."""
-
-
-class TornError(ValueError):
-    """A field runs past the end of its message.
-
-    Attributes:
-        end: Where the field would end.
-        number: Which one.
-    """
-
-    def __init__(self, number: int, end: int) -> None:
-        super().__init__(f"field {number} ends at byte {end}, behind the end")
-        self.number, self.end = number, end
 
 
 class Wire:
@@ -109,18 +97,12 @@ def is_model(path: Path) -> bool:
 
 def missing_bytes(path: Path) -> int:
     """How many bytes a ModelProto lacks that was cut off inside its graph; 0 when the file is something else."""
-    seen: list[int] = []
     try:
         with open(path, "rb") as file:
             wire = Wire(file)
-            try:
-                seen += (number for number, _, _, _ in wire.fields())
-            except TornError as error:
-                plausible = seen[:1] == [_IR_VERSION] and max(seen) <= _LAST_FIELD and error.number == _GRAPH
-                return error.end - wire.size if plausible else 0
-    except (OSError, ValueError):
-        pass
-    return 0
+            return lacking(wire.fields(), wire.size)
+    except OSError:
+        return 0
 
 
 def external_files(path: Path) -> tuple[str, ...]:

@@ -85,5 +85,7 @@ def input_sizes(_: object, __: object, values: tuple[str, ...]) -> dict[str, tup
                 f"--input {value} is not NAME=SIZE,SIZE,... or NAME=SIZE,SIZE,...:TYPE",
                 next_step="For example --input image=N,224,224,3 or --input ids=N,16:int64",
             )
+        if name in found:
+            raise UsageError("shape-syntax", f"--input {name} is given twice", next_step="Give it once.")
         found[name] = tuple(None if size in _FREE else int(size) for size in sizes), dtype or None
     return found

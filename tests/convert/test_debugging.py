@@ -13,16 +13,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit import cli
+from edgekit import artifact as artifacts
+from edgekit import cli, debugging
 from edgekit.converters import load_onnx, lower_onnx_onnx, lower_onnx_tflite, quantize_onnx, quantize_tflite
 from edgekit.converters.calibrate import calibrate
 from edgekit.converters.debugging import naming
 from edgekit.converters.debugging.examine import examine
 from edgekit.converters.debugging.pictures import ExamineRequest
 from edgekit.converters.debugging.results import Examination
+from edgekit.converters.sources import identify
 from edgekit.converters.stages import CalibrationOptions, Graph, QuantizeOptions, Ranges, Source
 from edgekit.converters.tflite_graphs import graph as files
 from edgekit.data_ref import DataRef
+from edgekit.errors import UsageError
 from edgekit.precision import precisions
 
 pytest.importorskip("ai_edge_litert", reason="comes with the tflite extra")
@@ -460,3 +463,22 @@ def test_another_source_is_refused(converted, capfd, tmp_path):
     command = ["debug", str(converted / "net.tflite"), "--against", str(tmp_path / "other.onnx"), "--json"]
     assert cli.run([*command, "--data", str(converted / "data.npz")]) == 2
     assert json.loads(capfd.readouterr().out)["error"]["code"] == "debug-interface"
+
+
+def test_what_the_manifest_says_of_a_network_s_code_binds_no_other_source(converted, tmp_path):
+    made = artifacts.read(converted / "net.tflite")
+    options = {**made.manifest.provenance.options, "model": "nets:small", "signature": "serve"}
+    about = replace(made.manifest, provenance=replace(made.manifest.provenance, framework="torch", options=options))
+    ours = artifacts.assemble("tflite", made.model, about, made.selftest)
+
+    def debug(**said: Any) -> debugging.Debugged:
+        how = debugging.DebugOptions(samples=4, **said)
+        return debugging.debug(ours, converted / "net.onnx", converted / "data.npz", how)
+
+    assert debug().source.model is None
+    with pytest.raises(UsageError, match="--model nets:mine has no use"):
+        debug(model="nets:mine")
+    weights = tmp_path / "net.pt"
+    weights.write_bytes(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.")
+    assert debugging._as_recorded(identify(weights), ours).model == "nets:small"
+    assert debugging._as_recorded(identify(weights, model="nets:mine"), ours).model == "nets:mine"

@@ -20,10 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import edgekit
+from edgekit import artifact as artifacts
 from edgekit import errors
 from edgekit.converters import _foreign, loaders, lowerings
 from edgekit.converters.from_onnx import scan as scan_onnx
 from edgekit.converters.sources import identify, identify_live, lowering_for, routes
+from edgekit.options import Options
+from edgekit.pipeline import identified
 
 
 def field(number: int, content: bytes) -> bytes:
@@ -166,6 +169,15 @@ def test_code_of_a_network_is_for_weights(tiny_files):
     assert code_of(tiny_files["onnx"], model="nets:tiny") == "torch-code-unused"
 
 
+def test_signatures_are_for_kinds_that_have_any(tiny_files, tmp_path):
+    assert identified(tiny_files["tflite"], Options(to="onnx", signature="serve"), tmp_path).signature == "serve"
+    (tmp_path / "m.keras").write_bytes(archive("config.json", "metadata.json"))
+    for path in (tiny_files["onnx"], tmp_path / "m.keras"):
+        with pytest.raises(errors.UsageError, match="has no signatures") as caught:
+            identified(path, Options(to="onnx", signature="foo"), tmp_path)
+        assert caught.value.code == "signature-unknown"
+
+
 # -- What is known, but not read --------------------------------------------------------------------------------
 
 FOREIGN = {
@@ -250,6 +262,19 @@ def test_onnx_files_that_were_cut_off_are_told_so(share, contents, tmp_path):
     with pytest.raises(errors.SourceError, match=r"cut off: at least \d+ bytes are missing") as caught:
         identify(path)
     assert caught.value.code == "source-unreadable"
+    with pytest.raises(errors.ArtifactError, match=r"cut off: \d+ bytes are missing") as read:
+        artifacts.read(path)
+    assert read.value.code == "artifact-damaged"
+
+
+@pytest.mark.parametrize(("name", "noun"), [("m.keras", "a Keras model"), ("m.zip", "an archive")])
+def test_archives_that_were_cut_off_are_told_so(name, noun, tmp_path):
+    whole = archive("config.json", "metadata.json", "model.weights.h5")
+    for size in (60, len(whole) // 2, len(whole) - 30):
+        (tmp_path / name).write_bytes(whole[:size])
+        with pytest.raises(errors.SourceError, match=f"{noun} that was cut off") as caught:
+            identify(tmp_path / name)
+        assert caught.value.code == "source-unreadable"
 
 
 def test_a_length_of_exabytes_costs_nothing(tmp_path):

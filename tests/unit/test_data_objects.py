@@ -120,3 +120,11 @@ def test_what_cannot_be_data_is_refused_by_name(data, code, tmp_path):
 def test_inputs_in_order_must_be_as_many(tmp_path):
     with pytest.raises(DataError, match="3 arrays; the inputs are rows, y"):
         spill(iter([[X[0], Z[0], Z[0]]]), TWO, tmp_path)
+
+
+@pytest.mark.parametrize("data", [np.zeros((0, 3)), {"x": np.zeros((0, 3))}, (np.zeros((0, 3)), np.zeros(0)), []])
+def test_empty_arrays_are_told_without_the_name_of_a_file_of_ours(data, tmp_path):
+    with pytest.raises(DataError) as refused:
+        spill(data, (TensorSpec("x", (None, 3), "float32"),), tmp_path)
+    assert refused.value.code == "data-empty"
+    assert str(tmp_path) not in str(refused.value)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgekit import metadata, rules
+from edgekit.cli import options
 from edgekit.device_profiles import load_profile
 from edgekit.errors import DataError, MissingFileError, UsageError
 from edgekit.options import Options
@@ -38,10 +39,16 @@ def test_contradictions_are_usage_errors():
     "wrong",
     [{"max_drop": -0.1}, {"max_drop": float("nan")}, {"time_limit": 0.0}, {"memory_limit": 63},
      {"percentile": 50.0}, {"percentile": 100.1}, {"calibration_memory": 63},
+     {"shapes": {"image": (0, 8, 8, 1)}}, {"shapes": {"image": (None, -8)}},
      {"calibration_samples": 0}, {"evaluation_samples": 0}],
 )  # fmt: skip
 def test_impossible_values_are_refused(wrong):
     assert code_of(lambda: Options(to="onnx", **wrong)) == "option-value"
+
+
+def test_an_input_is_given_once():
+    assert options.input_sizes(None, None, ("a=N,2", "b=1:int64")) == {"a": ((None, 2), None), "b": ((1,), "int64")}
+    assert code_of(lambda: options.input_sizes(None, None, ("a=1,2", "a=1,3"))) == "shape-syntax"
 
 
 def test_the_manifest_records_no_paths():
