@@ -21,9 +21,11 @@ import os
 import queue
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -34,7 +36,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar, overload
 
 from edgekit.codec import CodecError, decode, encode
-from edgekit.errors import EdgeKitError, InternalError, WorkerError, from_dict
+from edgekit.errors import EdgeKitError, InternalError, WorkerError, from_dict, of_system
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -89,6 +91,8 @@ class Link(Protocol):
 class Spawned:
     """A process of this machine.
 
+    Its temporary files lie beside the log and go with it: it ends by being killed, before any library cleans up.
+
     Args:
         log: File that receives what it prints.
         command: Starts Python there; the module and its arguments follow. None for this very interpreter.
@@ -99,6 +103,7 @@ class Spawned:
         self, log: Path, command: Sequence[str] | None = None, environment: Mapping[str, str] | None = None
     ) -> None:
         self._log = log
+        self._temporary = tempfile.mkdtemp(prefix=f"{log.stem}-", dir=log.parent.absolute())
         # An emulator stands between: the process whose end is watched is not the one that looks for its parent.
         self.hello: dict[str, Any] = {"parent": os.getpid() if command is None else None}
         to_child, self._send = os.pipe()
@@ -108,7 +113,7 @@ class Spawned:
             self._process = subprocess.Popen(
                 [*python, "-m", "edgekit.child", str(to_child), str(from_child)],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=(to_child, from_child),
-                start_new_session=True, env={**_environment(), **(environment or {})},
+                start_new_session=True, env={**_environment(), "TMPDIR": self._temporary, **(environment or {})},
             )  # fmt: skip
         os.close(to_child)
         os.close(from_child)
@@ -137,6 +142,7 @@ class Spawned:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        shutil.rmtree(self._temporary, ignore_errors=True)
         os.close(self._send)
         os.close(self._receive)
         self._send = -1
@@ -372,6 +378,9 @@ def _perform(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) 
     except MemoryError:
         sys.stderr.write("MemoryError\n")
         os._exit(1)  # the heap is exhausted: nothing more can be relied on
+    except OSError as error:
+        traceback.print_exc()
+        return {"error": of_system(error).to_dict()}
     except Exception as error:  # noqa: BLE001 - the one seam where a bug of ours, or of a framework, becomes an error
         traceback.print_exc()
         return {"error": InternalError("internal", f"{type(error).__name__}: {error}").to_dict()}

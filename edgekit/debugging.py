@@ -25,7 +25,7 @@ from edgekit.converters.worker import Workshop
 from edgekit.data_ref import DataRef
 from edgekit.errors import MissingFileError, UsageError
 from edgekit.feeding import Preprocess
-from edgekit.options import Options
+from edgekit.options import Options, check_limits
 from edgekit.pipeline import identified
 from edgekit.precision import precisions
 
@@ -78,6 +78,7 @@ class DebugOptions:
             raise UsageError("option-value", "at least one sample is needed")
         if self.tolerance is not None and not self.tolerance > 0:
             raise UsageError("option-value", f"--tolerance is {self.tolerance}; it is a positive share of a range")
+        check_limits(self.time_limit, self.memory_limit)
 
 
 @dataclass(frozen=True)

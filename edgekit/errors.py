@@ -24,6 +24,7 @@ happened, and `edgekit explain CODE` tells its cause, its fix and an example. Th
 
 from __future__ import annotations
 
+import errno
 import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -196,6 +197,16 @@ def from_dict(data: Mapping[str, Any]) -> EdgeKitError:
 
 
 _revive = from_dict
+
+
+def of_system(error: OSError) -> EdgeKitError:
+    """What the system refused and no caller had better words for: a full disk, no permission, or a bug of ours."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        path = error.filename or "the output"
+        return UsageError("output-unwritable", f"{path} cannot be written: {error.strerror}")
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return SourceError("file-unreadable", f"{error.filename} cannot be reached: {error.strerror}")
+    return InternalError("internal", f"{type(error).__name__}: {error}")
 
 
 def some(items: Iterable[object], shown: int = 5, between: str = ", ") -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from edgekit.converters import mixed
 from edgekit.converters.rules import Layer
 from edgekit.converters.stages import Graph, LoadedFacts, QuantizeOptions, Ranges
 from edgekit.converters.worker import Workshop
-from edgekit.errors import ConversionError, WorkerError
+from edgekit.errors import ConversionError, UsageError, WorkerError
 from edgekit.options import Options
 from edgekit.precision import precisions
 from edgekit.rules import LayerPrecision
@@ -27,13 +27,30 @@ if TYPE_CHECKING:
 
 
 class Memory:
-    """Results of a search by content, each a small file that appears whole; without a folder nothing is kept."""
+    """Results of a search by content, each a small file that appears whole; without a folder nothing is kept.
 
-    def __init__(self, folder: Path | None, *facts: Any) -> None:
-        self._folder = folder
+    Args:
+        folder: Made when it is not there.
+        facts: All that decides the results.
+        asked: Whether the user named it; a folder that nobody asked for and that cannot be written costs its use, not
+            the search.
+
+    Raises:
+        UsageError: `output-unwritable`: the user's folder cannot be made.
+    """
+
+    def __init__(self, folder: Path | None, *facts: Any, asked: bool = True) -> None:
+        self._folder, self._asked = folder, asked
         self._facts = [__version__, *facts]
-        if folder is not None:
+        if folder is None:
+            return
+        try:
             folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if asked:
+                reason = error.strerror or error
+                raise UsageError("output-unwritable", f"--lift-cache {folder} cannot be made: {reason}") from error
+            self._folder = None
 
     def recall(self, what: Any) -> Any:
         """What was kept; None when nothing was, or nothing that can be read."""
@@ -45,19 +62,20 @@ class Memory:
             return None
 
     def keep(self, what: Any, result: Any) -> None:
-        if self._folder is not None:
+        """Keep a result.
+
+        Raises:
+            UsageError: `output-unwritable`: the user's folder cannot be written.
+        """
+        if self._folder is None:
+            return
+        with contextlib.suppress(*() if self._asked else (UsageError,)):
             files.replace(self._path(what), json.dumps(result).encode())
 
     def _path(self, what: Any) -> Path:
         assert self._folder is not None  # noqa: S101 - asked for by both callers
         text = json.dumps(encode([*self._facts, what]), sort_keys=True, default=str)
         return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
-
-
-def default_folder() -> Path:
-    """Where searches are kept on this system."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "edgekit" / "mixed"
 
 
 def lift(
@@ -81,7 +99,7 @@ def lift(
     lifts = (said.lift,) if said.lift else precision.rules(graph.format).lifts
     content = [files.sha256(Path(path)) for path in (graph.path, unrounded.path, survey.proof.path)]
     what = (content, graph.tools, facts.tools, ranges, options, replace(survey.proof, path=""), said.max_drop)
-    memory = Memory(said.lift_cache or default_folder(), *what)
+    memory = Memory(said.lift_cache or files.cache("mixed"), *what, asked=said.lift_cache is not None)
     found, note = find(
         lambda: shop.probe(unrounded, facts, survey, ranges, options),
         options,

@@ -24,6 +24,18 @@ FORMATS = {".tflite": "tflite", ".onnx": "onnx"}
 LAYOUTS = ("keep", "nhwc", "nchw")
 
 
+def check_limits(seconds: float, memory_mb: int | None) -> None:
+    """Those of a child process, as the command line names them.
+
+    Raises:
+        UsageError: `option-value`.
+    """
+    if not seconds > 0:
+        raise UsageError("option-value", f"--time-limit is {seconds} s; it is positive")
+    if memory_mb is not None and memory_mb < 64:
+        raise UsageError("option-value", f"--memory-limit is {memory_mb} MiB; at least 64 start Python")
+
+
 @dataclass(frozen=True)
 class Options:
     """The options of a conversion; those of `edgekit convert`, one to one.
@@ -118,10 +130,7 @@ class Options:
     def __post_init__(self) -> None:
         if not self.max_drop >= 0:
             raise UsageError("option-value", f"--max-drop is {self.max_drop}; a drop is a number from 0 on")
-        if not self.time_limit > 0:
-            raise UsageError("option-value", f"--time-limit is {self.time_limit} s; it is positive")
-        if self.memory_limit is not None and self.memory_limit < 64:
-            raise UsageError("option-value", f"--memory-limit is {self.memory_limit} MiB; at least 64 start Python")
+        check_limits(self.time_limit, self.memory_limit)
         if not 50 < self.percentile <= 100:
             raise UsageError("option-value", f"--percentile is {self.percentile}; it lies between 50 and 100")
         if self.calibration_memory < 64:

@@ -6,7 +6,6 @@ is needed. This module is the only place where errors become messages and exit c
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import signal
@@ -20,7 +19,7 @@ import click
 
 from edgekit import __version__, parts
 from edgekit.cli import output
-from edgekit.errors import EdgeKitError, InternalError, UsageError
+from edgekit.errors import EdgeKitError, InternalError, UsageError, of_system
 
 _EPILOG = """\b
 Start here:
@@ -91,10 +90,7 @@ def run(args: Sequence[str]) -> int:
     except EdgeKitError as error:
         return _fail(error, as_json=as_json)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return _fail(InternalError("internal", f"{type(error).__name__}: {error}"), as_json=as_json)
-        full = UsageError("output-unwritable", f"{error.filename or 'the output'} cannot be written: {error.strerror}")
-        return _fail(full, as_json=as_json)
+        return _fail(of_system(error), as_json=as_json)
     except Exception as error:  # noqa: BLE001 - the last seam: a bug of ours must not look like a result
         return _fail(InternalError("internal", f"{type(error).__name__}: {error}"), as_json=as_json)
 

@@ -149,9 +149,9 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: `dataset-busy`, `dataset-other`: it holds something else; `output-unwritable`.
     """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / SEGMENTS).is_dir():
-        raise UsageError("dataset-other", f"{folder} holds something else than captures")
     try:
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / SEGMENTS).is_dir():
+            raise UsageError("dataset-other", f"{folder} holds something else than captures")
         (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:

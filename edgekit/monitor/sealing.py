@@ -68,6 +68,7 @@ def make(path: Path) -> str:
     Raises:
         UsageError: `key-exists`, `output-unwritable`. EngineMissingError: `seal-missing`.
     """
+    files.check_outputs((path,))
     if path.exists():
         raise UsageError("key-exists", f"{path} exists: a key is never overwritten")
     key = secrets.token_bytes(_BYTES)

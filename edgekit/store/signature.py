@@ -89,9 +89,10 @@ def make(path: Path, kind: Kind = "ed25519") -> str:
         Its id.
 
     Raises:
-        UsageError: `key-exists`.
+        UsageError: `key-exists`, `output-unwritable`.
     """
     found = library()
+    files.check_outputs((path, public_path(path)))
     if path.exists():
         raise UsageError("key-exists", f"{path} exists: a key is never overwritten")
     form = found.serialization

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from edgekit import __version__, files
 from edgekit.codec import CodecError, decode, encode
+from edgekit.errors import UsageError
 from edgekit.tune.trial import Cost, Made, Refused
 
 _KINDS: dict[str, type[Made | Cost | Refused]] = {"made": Made, "cost": Cost, "refused": Refused}
@@ -23,12 +23,6 @@ _TOOLS = (
     "ai-edge-litert", "ai-edge-quantizer", "keras", "numpy", "onnx", "onnxruntime", "onnxscript", "scikit-learn",
     "skl2onnx", "tensorflow", "tf2onnx", "tf-keras", "tflite-runtime", "torch",
 )  # fmt: skip
-
-
-def default_folder() -> Path:
-    """Where caches lie on this system, unless the user says otherwise."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "edgekit" / "tune"
 
 
 def tools() -> dict[str, str]:
@@ -49,11 +43,22 @@ def key(**facts: Any) -> str:
 
 
 class Cache:
-    """One folder; see the module header."""
+    """One folder; see the module header.
+
+    Raises:
+        UsageError: `output-unwritable`: it cannot be made.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                "output-unwritable",
+                f"the cache {folder} cannot be made: {error.strerror or error}",
+                next_step="Name a folder with --cache, or set EDGEKIT_CACHE.",
+            ) from error
 
     def get(self, key: str) -> Made | Cost | Refused | None:
         """The result under a key; None when there is none, or none that can be read and has its artifact."""

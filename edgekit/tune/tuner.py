@@ -120,7 +120,7 @@ def tune(source: str | Path, options: Options, plan: Plan, progress: Progress | 
     tried = _space(seen.kind, options, plan)
     place = Place(plan.target, options.device, plan.seconds)
     work = execute.work(path, seen.sha256, options, place)
-    cache = caches.Cache(plan.cache or caches.default_folder())
+    cache = caches.Cache(plan.cache or files.cache("tune"))
     executor = _executor(plan, work, cache, tell)
     try:
         evaluator = execute.Evaluator(work, cache, executor, _budget(plan))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,38 @@ def test_plain_int8_is_kept_where_it_passes():
     assert options.rules == ()
     assert "plain int8 passes" in note
     assert judge.asked == 1
+
+
+def test_a_cache_that_cannot_be_written_is_none_unless_it_was_asked_for(tmp_path, unprivileged):
+    (tmp_path / "file").write_bytes(b"")
+    closed = tmp_path / "closed"
+    closed.mkdir(0o500)
+    for folder in (tmp_path / "file" / "mixed", closed):
+        memory = lifting.Memory(folder, "facts", asked=False)
+        memory.keep("a", 1)
+        assert memory.recall("a") is None
+        with pytest.raises(UsageError) as caught:
+            lifting.Memory(folder, "facts").keep("a", 1)
+        assert caught.value.code == "output-unwritable"
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/proc/none")
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    for name in ("m.onnx", "proof.npz"):
+        (tmp_path / name).write_bytes(b"content")
+
+    def search(probe: Any, options: QuantizeOptions, lifts: Any, judge: Any, memory: Any, **_: Any) -> Any:
+        memory.keep("noise", 1)
+        return options, "found"
+
+    monkeypatch.setattr(lifting, "find", search)
+    graph = Graph("onnx", str(tmp_path / "m.onnx"), (), ())
+    survey, facts = SimpleNamespace(proof=DataRef(str(tmp_path / "proof.npz"))), SimpleNamespace(tools={})
+    shop = SimpleNamespace(tell=TOLD.append)
+    said = Options(to="onnx", precision="mixed")
+    lifting.lift(shop, graph, graph, {}, QuantizeOptions(), Judge(set()), said, survey, facts)  # type: ignore[arg-type]
+    assert len(list((tmp_path / "cache" / "mixed").iterdir())) == 1
 
 
 def test_the_forecast_is_said_before_and_holds():

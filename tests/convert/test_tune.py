@@ -141,6 +141,23 @@ def test_results_survive_and_torn_ones_do_not_count(tmp_path):
     assert cache.get("b") is None
 
 
+def test_a_cache_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match="cannot be made") as caught:
+        Cache(tmp_path / "file" / "tune")
+    assert caught.value.code == "output-unwritable"
+
+
+def test_the_cache_is_where_the_environment_says(job, tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("HOME", "/proc/none")
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UsageError) as caught:
+        tune(job["model"], Options(evaluation=job["data"], device=BOARD), Plan(budget=1))
+    assert caught.value.code == "output-unwritable"
+    assert str(tmp_path / "file" / "tune") in caught.value.message
+
+
 def test_keys_tell_what_decides_a_result(tmp_path):
     model, data = tmp_path / "m.onnx", tmp_path / "d.npz"
     model.write_bytes(b"m")

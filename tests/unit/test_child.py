@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,12 +14,12 @@ import pytest
 
 from edgekit import child as child_module
 from edgekit.child import Child, Limits
-from edgekit.errors import DataError, InternalError, WorkerError
+from edgekit.errors import DataError, InternalError, SourceError, UsageError, WorkerError
 
 # Jobs must be importable as edgekit.*: the child refuses anything else. This module is loaded into that name space.
 JOBS = textwrap.dedent("""
     from __future__ import annotations
-    import ctypes, os, signal, time
+    import ctypes, os, signal, tempfile, time
     from collections.abc import Generator
     from dataclasses import dataclass
     from typing import Any
@@ -68,6 +69,12 @@ JOBS = textwrap.dedent("""
 
     def pid(ask: Ask) -> Ask:
         return Ask(os.getpid())
+
+    def litter(ask: Ask) -> Ask:
+        return Ask(text=tempfile.mkstemp()[1])
+
+    def denied(ask: Ask) -> Ask:
+        raise PermissionError(ask.value, "Permission denied", ask.text or None)
 """)
 
 
@@ -189,6 +196,28 @@ def _alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+def test_what_a_child_leaves_in_its_temporary_folder_goes_with_it(jobs, tmp_path):
+    with Child(tmp_path / "log", Limits(30)) as running:
+        left = Path(running.call(jobs.litter, jobs.Ask(), stage="s").text)
+        assert left.is_file()
+        assert left.is_relative_to(tmp_path)
+        with Child(tmp_path / "log", Limits(30)) as other:
+            assert Path(other.call(jobs.litter, jobs.Ask(), stage="s").text).parent != left.parent
+        assert left.is_file()
+    assert os.listdir(tmp_path) == ["log"]
+
+
+def test_what_the_system_refuses_a_child_is_no_bug_of_ours(jobs, worker):
+    with pytest.raises(SourceError, match=r"/x/data\.npz cannot be reached: Permission denied") as caught:
+        worker.call(jobs.denied, jobs.Ask(errno.EACCES, "/x/data.npz"), stage="s")
+    assert caught.value.code == "file-unreadable"
+    with pytest.raises(UsageError) as full:
+        worker.call(jobs.denied, jobs.Ask(errno.ENOSPC, "/x/out"), stage="s")
+    assert full.value.code == "output-unwritable"
+    with pytest.raises(InternalError):
+        worker.call(jobs.denied, jobs.Ask(errno.EACCES), stage="s")
 
 
 def test_only_our_own_functions_are_jobs(jobs, worker):

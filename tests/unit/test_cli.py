@@ -235,3 +235,55 @@ def test_a_page_is_not_written_over_the_artifact(capsys, tmp_path, monkeypatch):
         assert (code, json.loads(out)["error"]["code"]) == (2, "output-is-source")
     code, out, _ = invoke(capsys, "devices", "probe", "-o", "nowhere/x.toml", "--json")
     assert (code, json.loads(out)["error"]["code"]) == (2, "output-unwritable")
+
+
+SHUT = [  # in a folder that may not be searched
+    (["inspect", "S/m.tflite"], 3),
+    (["convert", "S/m.onnx", "-o", "x.tflite"], 3),
+    (["convert", "M", "-o", "S/x.tflite"], 2),
+    (["convert", "M", "-o", "x.tflite", "--labels", "S/labels.txt"], 3),
+    (["convert", "M", "-o", "x.tflite", "--metadata", "S/about.toml"], 3),
+    (["tune", "S/m.onnx", "--eval", "d.npz", "--device", "raspberry-pi-4b"], 3),
+    (["serve", "S/models"], 3),
+    (["keys", "make", "S/key"], 2),
+    (["keys", "secret", "S/key"], 2),
+    (["collect", "captures", "-o", "S/dataset"], 2),
+    (["drift", "report", "S/dataset", "--json"], 3),
+]
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"), SHUT, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_what_may_not_be_reached_is_no_bug_of_ours(call, expected, capsys, tmp_path, monkeypatch, unprivileged):
+    monkeypatch.chdir(tmp_path)
+    Path("M").write_bytes(b"mine")
+    Path("captures").mkdir()
+    Path("S").mkdir(0o000)
+    code, out, _ = invoke(capsys, *call, "--json")
+    Path("S").chmod(0o700)
+    error = json.loads(out)["error"]
+    assert code == expected, error
+    assert "Permission denied" in error["message"]
+
+
+@pytest.mark.parametrize("call", [["inspect", "M"], ["verify", "M"], ["convert", "M", "-o", "x.tflite"], ["check", "M",
+                         "--device", "raspberry-pi-4b"], ["evaluate", "M", "d.npz"]])  # fmt: skip
+def test_a_file_that_may_not_be_read_is_an_input_error(call, capsys, tmp_path, monkeypatch, unprivileged):
+    monkeypatch.chdir(tmp_path)
+    Path("M").write_bytes(b"mine")
+    Path("M").chmod(0)
+    code, out, _ = invoke(capsys, *call, "--json")
+    # As root, the child process may read it after all.
+    expected = "artifact-unknown" if call[0] in ("verify", "evaluate") and os.geteuid() == 0 else "file-unreadable"
+    assert (code, json.loads(out)["error"]["code"]) == (3, expected)
+
+
+@pytest.mark.parametrize("option", [["--time-limit", "0"], ["--time-limit", "nan"], ["--memory-limit", "1"]])
+def test_limits_that_start_nothing_are_usage_errors(option, capsys):
+    for call in (
+        ["debug", "m.tflite", "--against", "m.keras", "--data", "d.npz"],
+        ["convert", "m.keras", "-o", "x.tflite"],
+    ):
+        code, out, _ = invoke(capsys, *call, *option, "--json")
+        assert (code, json.loads(out)["error"]["code"]) == (2, "option-value")
