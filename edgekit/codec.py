@@ -50,6 +50,15 @@ def decode(kind: type[T], data: Any, *, strict: bool = False, where: str = "") -
     return cast(T, _decode(kind, data, strict, where))
 
 
+def finite(data: Any) -> Any:
+    """The same without NaN and infinity, which JSON lacks: None in their place."""
+    if isinstance(data, float):
+        return data if abs(data) < float("inf") else None
+    if isinstance(data, Mapping):
+        return {key: finite(value) for key, value in data.items()}
+    return [finite(value) for value in data] if isinstance(data, (list, tuple)) else data
+
+
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
     return typing.get_type_hints(kind)

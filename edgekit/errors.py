@@ -209,6 +209,12 @@ def of_system(error: OSError) -> EdgeKitError:
     return InternalError("internal", f"{type(error).__name__}: {error}")
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's exception says, without the pages behind it; its type where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
 def some(items: Iterable[object], shown: int = 5, between: str = ", ") -> str:
     """A list for a message: the first `shown` items, and how many more there are."""
     listed = [str(item) for item in items]

@@ -15,7 +15,7 @@ from typing import Any
 from edgekit.converters.from_onnx import aged as onnx_aged
 from edgekit.converters.from_onnx import declared
 from edgekit.converters.from_onnx import sparse as onnx_sparse
-from edgekit.errors import SourceError, UsageError
+from edgekit.errors import SourceError, UsageError, first_line
 
 OLDEST, TARGET = 7, 13
 """Opset 7 is the oldest that onnxruntime guarantees to run."""
@@ -364,7 +364,7 @@ def _checked(model: Any, name: str, notes: list[str]) -> tuple[Any, tuple[str, .
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
-        raise SourceError("source-unreadable", f"{name} breaks ONNX' rules: {_line(error)}") from error
+        raise SourceError("source-unreadable", f"{name} breaks ONNX' rules: {first_line(error)}") from error
     for kind in shapeless:
         kind.ClearField("shape")
     try:
@@ -376,12 +376,7 @@ def _checked(model: Any, name: str, notes: list[str]) -> tuple[Any, tuple[str, .
     try:
         return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True), tuple(notes)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        return model, (*notes, f"not all shapes can be derived: {_line(error)}")
-
-
-def _line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
+        return model, (*notes, f"not all shapes can be derived: {first_line(error)}")
 
 
 def _shape(value: Any) -> tuple[int | None, ...]:

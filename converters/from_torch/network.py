@@ -19,7 +19,7 @@ from typing import Any
 
 from edgekit.converters.from_tensorflow.model import unique
 from edgekit.converters.from_torch.answers import check, leaves, names_of, numeric
-from edgekit.errors import SourceError, UsageError
+from edgekit.errors import SourceError, UsageError, first_line
 from edgekit.tensors import TensorSpec
 
 Shapes = Mapping[str, tuple[int | None, ...]]
@@ -399,5 +399,4 @@ def reason(error: BaseException) -> str:
     """The line that says what is wrong, without colors and stacks; of the first error in a chain of causes."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
+    return first_line(error)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.converters.from_torch import files as scan
-from edgekit.errors import SourceError, UnsafeSourceError, some
+from edgekit.errors import SourceError, UnsafeSourceError, first_line, some
 
 _HOLDERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 """Where checkpoints keep the weights, in the order of looking."""
@@ -103,7 +103,7 @@ def _pickled(path: Path) -> Any:
             next_step=_SAVE,
         ) from error
     except Exception as error:  # on a damaged file PyTorch raises anything from EOFError to RuntimeError
-        raise SourceError("source-unreadable", f"PyTorch cannot read {path.name}: {_line(error)}") from error
+        raise SourceError("source-unreadable", f"PyTorch cannot read {path.name}: {first_line(error)}") from error
 
 
 def _safetensors(path: Path) -> Any:
@@ -119,7 +119,7 @@ def _safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise SourceError("source-unreadable", f"safetensors cannot read {path.name}: {_line(error)}") from error
+        raise SourceError("source-unreadable", f"safetensors cannot read {path.name}: {first_line(error)}") from error
 
 
 def _is_weights(found: Mapping[Any, Any]) -> bool:
@@ -153,8 +153,3 @@ def _tie(weights: dict[str, Any], wanted: Mapping[str, Any]) -> None:
         if stored and wanted[stored[0]].numel():
             for key in keys:
                 weights.setdefault(key, weights[stored[0]])
-
-
-def _line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.codec import finite
+
 if TYPE_CHECKING:
     from edgekit.errors import EdgeKitError
 
@@ -22,7 +24,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 def document(data: Any) -> None:
     """Print the one JSON document. NaN and infinity, which JSON lacks, become null."""
-    click.echo(json.dumps(_finite(data), indent=2, ensure_ascii=False))
+    click.echo(json.dumps(finite(data), indent=2, ensure_ascii=False))
 
 
 def error(problem: EdgeKitError, *, as_json: bool) -> None:
@@ -119,13 +121,3 @@ def number(value: float | None, digits: int = 4) -> str:
     if value is None:
         return "-"
     return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
-
-
-def _finite(data: Any) -> Any:
-    if isinstance(data, float):
-        return data if data == data and abs(data) != float("inf") else None  # noqa: PLR0124 - NaN test
-    if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [_finite(value) for value in data]
-    return data

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import files
-from edgekit.codec import CodecError, decode, encode
+from edgekit.codec import CodecError, decode, encode, finite
 from edgekit.errors import ArtifactError, MissingFileError
 
 SCHEMA = "edgekit-bench"
@@ -222,12 +222,3 @@ def read(path: Path) -> Bench:
         return decode(Bench, fields)
     except CodecError as error:
         raise ArtifactError("result-unknown", f"{path} is a damaged result: {error}") from error
-
-
-def finite(data: Any) -> Any:
-    """The same without NaN and infinity, which JSON lacks: None in their place."""
-    if isinstance(data, float):
-        return data if abs(data) < float("inf") else None
-    if isinstance(data, Mapping):
-        return {key: finite(value) for key, value in data.items()}
-    return [finite(value) for value in data] if isinstance(data, (list, tuple)) else data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from edgekit.errors import MissingFileError, UsageError
 from edgekit.store import faults, shelf
-from edgekit.store.shelf import RECORD, Shelf
+from edgekit.store.shelf import Shelf
 
 _SUFFIXES = (".tflite", ".onnx")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
@@ -67,7 +66,7 @@ class StoreSource:
 
     def changed(self) -> bool:
         """Whether the record is another than at the last look; asks for nothing but the file's state."""
-        return self._marked() != self._mark
+        return self._shelf.mark() != self._mark
 
     def look(self) -> Seen:
         """What the record says now.
@@ -75,7 +74,7 @@ class StoreSource:
         Raises:
             MissingFileError: `model-unknown`. ArtifactError: `store-damaged`, `store-newer`.
         """
-        self._mark = self._marked()
+        self._mark = self._shelf.mark()
         record = self._shelf.settled()
         version = record.find(record.active) if record.active else None
         if version is None:
@@ -87,13 +86,6 @@ class StoreSource:
     def tell(self, sha256: str, fault: str) -> None:
         """Whoever supervises a trial hears of a fault."""
         faults.tell(self._shelf, sha256, fault)
-
-    def _marked(self) -> tuple[int, int, int]:
-        try:
-            seen = os.stat(self._shelf.folder / RECORD)  # noqa: PTH116 - asked for four times a second
-        except OSError:
-            return (0, 0, 0)
-        return seen.st_ino, seen.st_mtime_ns, seen.st_size
 
 
 Source = FileSource | StoreSource

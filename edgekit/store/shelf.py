@@ -79,6 +79,17 @@ class Shelf:
                 raise
             raise ArtifactError("store-damaged", f"{self.folder / RECORD}: {error}") from error
 
+    def mark(self) -> tuple[int, int, int]:
+        """The state of the record's file, which is another after every change; zeros where there is none.
+
+        Nothing is read.
+        """
+        try:
+            seen = os.stat(self.folder / RECORD)  # noqa: PTH116 - on the way of calls
+        except OSError:
+            return (0, 0, 0)
+        return seen.st_ino, seen.st_mtime_ns, seen.st_size
+
     def path(self, sha256: str) -> Path:
         """Where the file of a version lies."""
         return self.folder / VERSIONS / sha256

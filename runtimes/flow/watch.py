@@ -16,7 +16,6 @@ watches whichever version is active, and keeps samples of it (see `edgekit.monit
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +32,7 @@ from edgekit.runtimes.flow.shadow import difference
 from edgekit.runtimes.model import Model
 from edgekit.store import Record, Shadow, shadow
 from edgekit.store.faults import tell
-from edgekit.store.shelf import RECORD, Shelf
+from edgekit.store.shelf import Shelf
 
 if TYPE_CHECKING:
     from edgekit.monitor.capture import Capture
@@ -121,7 +120,7 @@ class Watched:
         self._back: _Held | None = None
         self._comparing: _Comparing | None = None
         self._broken: tuple[str, tuple[int, int, int]] | None = None
-        self._mark = self._marked()
+        self._mark = self._shelf.mark()
         self._active = self._begun()
         self._asked = time.monotonic()
         if monitor is not None or capture is not None:
@@ -243,7 +242,7 @@ class Watched:
             return
         try:
             self._asked = time.monotonic()
-            mark = self._marked()
+            mark = self._shelf.mark()
             if mark != self._mark or self._back is not None:
                 self._mark = mark
                 self._switch()
@@ -310,13 +309,6 @@ class Watched:
     def _opened(self, sha256: str, data: bytes) -> _Held:
         opened = artifacts.from_bytes(data, path=self._shelf.path(sha256))
         return _Held(sha256, Model.from_artifact(opened, **self._how))
-
-    def _marked(self) -> tuple[int, int, int]:
-        try:
-            seen = os.stat(self._shelf.folder / RECORD)  # noqa: PTH116 - on the way of calls
-        except OSError:
-            return (0, 0, 0)
-        return seen.st_ino, seen.st_mtime_ns, seen.st_size
 
 
 def watch(

@@ -99,6 +99,21 @@ def _imported(node: ast.AST) -> list[str]:
     return []
 
 
+def test_no_function_stands_twice():
+    """But for what a board runs by itself, before anything of ours is there (`edgekit.targets.ssh_wire.program`)."""
+    alone = {"ssh_board.py", "ssh_keeper.py"}
+    found: dict[str, list[str]] = {}
+    for folder in ("converters", "runtimes", "device_profiles", "edgekit"):
+        for file in sources(folder):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if file.name in alone or not isinstance(node, ast.FunctionDef):
+                    continue
+                body = [part for part in node.body if not isinstance(getattr(part, "value", None), ast.Constant)]
+                if len(code := ast.dump(ast.Module(body, []))) > 600:
+                    found.setdefault(code, []).append(f"{file.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert [places for places in found.values() if len(places) > 1] == []
+
+
 def test_every_module_imports_with_numpy_alone():
     """Engines, frameworks, Pillow, click and rich are hidden; the command line is exempt from the last two."""
     names = []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.codec import CodecError, decode, encode
+from edgekit.codec import CodecError, decode, encode, finite
 from edgekit.tensors import DTYPES, QuantParams, TensorSpec
 
 
@@ -130,3 +130,8 @@ def test_none_fields_are_left_out_and_whole_numbers_stand_for_floats():
     assert isinstance(value.pair[0], float)
     assert "maybe" not in encode(value)
     assert encode(Inner("x", (None, 2))) == {"name": "x", "sizes": [None, 2]}
+
+
+def test_numbers_that_json_lacks_are_none():
+    data = {"a": [1.5, float("nan"), (float("inf"), -float("inf"))], "b": {"c": "text", "d": 1, "e": None}}
+    assert finite(data) == {"a": [1.5, None, [None, None]], "b": {"c": "text", "d": 1, "e": None}}
