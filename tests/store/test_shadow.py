@@ -209,7 +209,7 @@ def test_deploy_with_shadow(nets, place, tmp_path):
     assert record.events[-1].detail == rolled_back.value.details["reason"]
 
 
-@given(st.integers(0, 99), st.floats(0, 0.5))
+@given(st.integers(0, 99), st.one_of(st.just(0.0), st.floats(1e-9, 0.5)))  # less is the rounding of the sums here
 def test_values_agree_within_the_tolerance_of_their_range(seed, tolerance):
     dice = np.random.default_rng(seed)
     old = {"y": dice.normal(size=(3, 4))}
