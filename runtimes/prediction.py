@@ -46,20 +46,14 @@ class Predictor:
         self._whole = whole and all(spec.shape and spec.shape[0] is None for spec in model.inputs)
 
     def __call__(self, thing: Any, colors: str | None) -> Any:
-        model = self._model
-        if model.metrics is not None:
-            return self._counted(model.metrics, thing, colors)
+        if self._model.metrics is not None:
+            return self._counted(self._model.metrics, thing, colors)
         quick = self._quick
         if quick is None or (prepared := quick(thing, colors)) is None:
             prepared = self._preparer.general(thing, colors)
         feeds, ready, placement, lent = prepared
         given = self._input(prepared) if self._given else None
-        if ready and self._exact and model.watch is None:  # two calls fewer, which tiny models notice
-            model.check_usable()
-            outputs = self._ready.exact(feeds)
-        else:
-            outputs = self._answers(feeds, ready)
-        answer = self._reader(outputs, 0, placement, given)
+        answer = self._reader(self._answers(feeds, ready), 0, placement, given)
         if lent is not None:
             self._preparer.take_back(prepared)
         return answer

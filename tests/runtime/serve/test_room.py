@@ -56,6 +56,17 @@ def gauge(server, name):
     return float(re.search(rf"^edgekit_{name} (\S+)$", server.ask("GET", "/metrics")[2].decode(), re.MULTILINE)[1])
 
 
+def senders(server, count, begin):
+    """So many links on which a large body began to come, once there is room for all of them."""
+    links = [connect(server) for _ in range(count)]
+    for link in links:
+        link.sendall(begin)
+    until = time.monotonic() + 10
+    while gauge(server, "body_bytes") < count * LARGE and time.monotonic() < until:
+        time.sleep(0.002)
+    return links
+
+
 @pytest.fixture(scope="module")
 def tight(serve, plain, slow_engine, tmp_path_factory):
     """Two may wait, and three large bodies are kept."""
@@ -107,12 +118,7 @@ def test_who_sends_all_before_reading_is_told_so(full):
 
 
 def test_places_are_promised_from_the_head_on(tight):
-    coming = [connect(tight) for _ in range(2)]
-    for link in coming:
-        link.sendall(head(LARGE))
-    until = time.monotonic() + 10
-    while gauge(tight, "body_bytes") < 2 * LARGE and time.monotonic() < until:
-        time.sleep(0.002)
+    coming = senders(tight, 2, head(LARGE))
     with connect(tight) as late:
         late.sendall(head(LARGE))
         told = answered(late)[:2]
@@ -173,12 +179,7 @@ def test_more_than_is_kept_waits_at_its_senders(narrow):
 
 
 def test_slow_senders_give_way_when_others_wait(narrow):
-    slow = [connect(narrow) for _ in range(3)]
-    for link in slow:
-        link.sendall(head(LARGE) + b" " * 40_000)
-    until = time.monotonic() + 10
-    while gauge(narrow, "body_bytes") < 3 * LARGE and time.monotonic() < until:
-        time.sleep(0.002)
+    slow = senders(narrow, 3, head(LARGE) + b" " * 40_000)
     begun = time.monotonic()
     assert all_at_once(narrow, 6, wish(0)) == [200] * 6
     assert time.monotonic() - begun < 30  # of 60 seconds for a body
@@ -188,12 +189,7 @@ def test_slow_senders_give_way_when_others_wait(narrow):
 
 
 def test_small_ones_are_answered_beside_large_ones_that_fill_the_room(narrow):
-    slow = [connect(narrow) for _ in range(3)]
-    for link in slow:
-        link.sendall(head(LARGE))
-    until = time.monotonic() + 10
-    while gauge(narrow, "body_bytes") < 3 * LARGE and time.monotonic() < until:
-        time.sleep(0.002)
+    slow = senders(narrow, 3, head(LARGE))
     small = wish(0, 8000)
     with connect(narrow) as link:
         for _ in range(5):
