@@ -10,7 +10,13 @@ streams drift by scipy's filters and by code of this file, in kinds and strength
     stream "judged": on the samples that were labelled at the desk, drifted, as an evaluation set would be,
     stream "unseen": on 2,048 others, or 256 where there are not as many: the truth of so few has its own luck.
 
-Prints a JSON line a drift, and at the end one for each of these four.
+Prints a JSON line a drift, and at the end one for each of these four: all cases, those that the estimate calls
+answered, and "ceiling": how often the share of right answers among the judged samples, drifted alike, is as near. No
+estimate can be expected to know more of a model than that.
+
+    python benchmarks/monitor_accuracy.py --table LINES ...
+
+prints the table of docs/monitor.md from what runs printed.
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -223,13 +230,17 @@ def measure(subject: Subject, samples: int, fits: tuple[str, ...]) -> list[dict[
     desk = Desk(subject, subject.field[parts["judged"]], subject.labels[parts["judged"]])
     found = []
     for name, drift in {"none": lambda x, _: x, **DRIFTS[subject.kind](subject.field)}.items():
+        labelled = np.nan
         for stream, part in parts.items():
             moved = drift(subject.field[part].copy(), np.random.default_rng(1)).astype(np.float32)
             answers = subject.answer(moved)
             # Samples that are known at the desk may come several times; others once, or their luck would be no chance.
             number = samples if stream == "judged" or len(answers) >= samples else 256
+            right = answers.argmax(1) == subject.labels[part]
+            if stream == "judged":
+                labelled = float(right.mean())
             chosen = np.random.default_rng(2).permutation(np.resize(np.arange(len(answers)), number))
-            truth = float((answers.argmax(1) == subject.labels[part])[chosen].mean())
+            truth = float(right[chosen].mean())
             for fit in fits:
                 without = frozenset() if fit == "all" or name == "none" else like(name) & desk.families
                 if fit == "others" and not without:
@@ -242,6 +253,7 @@ def measure(subject: Subject, samples: int, fits: tuple[str, ...]) -> list[dict[
                 found.append({
                     "subject": subject.name, "drift": name, "fit": fit, "stream": stream, "truth": round(truth, 4),
                     **figures, "confidence": round(float(answers[chosen].max(1).mean()), 4),
+                    "labelled": round(labelled, 4),
                     "error": round(figures["estimate"] - truth, 4), "held": figures["low"] <= truth <= figures["high"],
                 })  # fmt: skip
                 print(json.dumps(found[-1]), flush=True)
@@ -250,18 +262,57 @@ def measure(subject: Subject, samples: int, fits: tuple[str, ...]) -> list[dict[
     return found
 
 
-def told(rows: list[dict[str, Any]], **about: Any) -> None:
+def summed(rows: list[dict[str, Any]]) -> dict[str, Any]:
     errors = np.array([row["error"] for row in rows])
-    plain = np.array([row["confidence"] - row["truth"] for row in rows])
-    print(json.dumps({
-        **about, "cases": len(rows), "within_3_points": round(float((np.abs(errors) <= 0.03).mean()), 3),
+    plain, ceiling = (np.array([row[name] - row["truth"] for row in rows]) for name in ("confidence", "labelled"))
+    answered = np.array([row["answered"] for row in rows])
+    return {
+        "cases": len(rows), "within_3_points": round(float((np.abs(errors) <= 0.03).mean()), 3),
+        "answered": round(float(answered.mean()), 3),
+        "answered_within_3_points": round(float((np.abs(errors[answered]) <= 0.03).mean()), 3),
+        "ceiling_within_3_points": round(float((np.abs(ceiling) <= 0.03).mean()), 3),
         "within_5_points": round(float((np.abs(errors) <= 0.05).mean()), 3),
         "mean_error": round(float(np.abs(errors).mean()), 4),
         "p90_error": round(float(np.quantile(np.abs(errors), 0.9)), 4),
         "interval_holds": round(float(np.mean([row["held"] for row in rows])), 3),
         "mean_width": round(float(np.mean([row["high"] - row["low"] for row in rows])), 4),
         "confidence_alone_within_3_points": round(float((np.abs(plain) <= 0.03).mean()), 3),
-    }), flush=True)  # fmt: skip
+    }  # fmt: skip
+
+
+def told(rows: list[dict[str, Any]], **about: Any) -> None:
+    print(json.dumps({**about, **summed(rows)}), flush=True)
+
+
+TABLE = {
+    "all": "all kinds of copies", "others": "none like the drift",
+    "judged": "the labelled samples, drifted", "unseen": "other samples",
+}  # fmt: skip
+
+
+def table(files: list[str]) -> None:
+    """What runs printed as the table of docs/monitor.md."""
+    lines = [json.loads(line) for file in files for line in Path(file).read_text().splitlines() if line[:1] == "{"]
+    found = [line for line in lines if "drift" in line]
+    print(f"{len({row['subject'] for row in found})} models")
+    heads = (
+        "the estimate was fitted on", "streams drawn from", "cases", "within 3 points", "ceiling", "answered",
+        "of these within 3 points", "mean error", "interval holds the truth", "its mean width",
+    )  # fmt: skip
+    print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+    for fit in ("all", "others"):
+        for stream in ("judged", "unseen"):
+            rows = [row for row in found if row["fit"] == fit and row["stream"] == stream]
+            hard = [row for row in rows if row["reference"] - row["truth"] <= 0.1]
+            whole, mild = summed(rows), summed(hard)
+            cells = (
+                TABLE[fit], TABLE[stream], str(len(rows)),
+                f"{whole['within_3_points']:.0%} ({mild['within_3_points']:.0%} where at most 10 points are lost)",
+                f"{whole['ceiling_within_3_points']:.0%}", f"{whole['answered']:.0%}",
+                f"{whole['answered_within_3_points']:.0%}", f"{100 * whole['mean_error']:.1f} points",
+                f"{whole['interval_holds']:.0%}", f"{100 * whole['mean_width']:.0f} points",
+            )  # fmt: skip
+            print(f"| {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -269,7 +320,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2048)
     parser.add_argument("--subject", nargs="*")
     parser.add_argument("--known", action="store_true")
+    parser.add_argument("--table", nargs="+", metavar="LINES")
     options = parser.parse_args()
+    if options.table:
+        table(options.table)
+        return
     fits = ("all",) if options.known else ("all", "others")
     found: list[dict[str, Any]] = []
     for subject in more_subjects(options.subject):

@@ -280,7 +280,31 @@ def _more_tables(name: str) -> Subject | None:
     )  # fmt: skip
 
 
+def _made_tables(name: str) -> Subject | None:
+    """Clusters in many numbers; as many labels as one likes."""
+    from sklearn.datasets import make_classification
+    from sklearn.ensemble import GradientBoostingClassifier
+    from sklearn.neural_network import MLPClassifier
+
+    (numbers, telling, classes, apart), model = {
+        "made-net": ((20, 12, 4, 1.5), MLPClassifier((64, 32), max_iter=200, random_state=0)),
+        "made-boosted": ((12, 8, 3, 1.2), GradientBoostingClassifier(n_estimators=60, random_state=0)),
+    }[name]
+    x, y = make_classification(
+        8000, n_features=numbers, n_informative=telling, n_classes=classes, class_sep=apart, random_state=3
+    )
+    x = x.astype(np.float32)
+    net = model.fit(x[:3000], y[:3000])
+    outputs, how = _classes(classes)
+    inputs = (TensorSpec("x", (None, numbers), "float32"),)
+    return Subject(
+        name, "table", inputs, outputs, how, lambda rows: net.predict_proba(rows).astype(np.float32),
+        x[:3000], y[:3000], x[3000:], y[3000:],
+    )  # fmt: skip
+
+
 MORE: dict[str, Callable[[str], Subject | None]] = {
     "resnet20": _resnet20, "mnist-onnx": _digit_models, "mnist-lstm": _digit_models,
     "digits-forest": _more_tables, "digits-linear": _more_tables, "breast-linear": _more_tables,
+    "made-net": _made_tables, "made-boosted": _made_tables,
 }  # fmt: skip

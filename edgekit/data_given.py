@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,20 @@ def locate(given: Any, options: Options, facts: LoadedFacts, said: Metadata, fol
         preprocess=said.preprocess,
         classes=said.interpret.labels,
     )
+
+
+def watched(
+    given: tuple[Any, Any] | None, options: Options, facts: LoadedFacts, said: Metadata, scratch: Path
+) -> tuple[DataRef | None, DataRef | None] | None:
+    """Evaluation and calibration data that monitors go by, all of them; None where they are the conversion's own."""
+    if given is None:
+        return None
+    folder = scratch / "watched"
+    folder.mkdir()
+    names = ("evaluation", "calibration")
+    found = [locate(data, options, facts, said, folder / name) for data, name in zip(given, names, strict=True)]
+    evaluation, calibration = (None if one is None else replace(one, samples=None) for one in found)
+    return evaluation, calibration
 
 
 def require_calibration(calibration: DataRef | None, precision: Precision) -> None:

@@ -79,8 +79,16 @@ def convert(source: Any, *, to: str | None = None, output: str | Path | None = N
     return run(source, Options(to=to, output=Path(output) if output else None, **options)).artifact
 
 
-def run(model: Any, options: Options, progress: Progress | None = None, waiting: Waiting | None = None) -> Conversion:
-    """The spine; see the module header. `waiting` keeps the child processes for the next run of the same source."""
+def run(
+    model: Any,
+    options: Options,
+    progress: Progress | None = None,
+    waiting: Waiting | None = None,
+    watched: tuple[Any, Any] | None = None,
+) -> Conversion:
+    """The spine; see the module header. `waiting` keeps the child processes for the next run of the same source;
+    `watched`: evaluation and calibration data that monitors go by, where they are not the options'.
+    """
     precision = precisions.get(options.precision)
     rules = precision.rules(options.format)
     options, profile = _for_device(options, precision)
@@ -157,8 +165,10 @@ def run(model: Any, options: Options, progress: Progress | None = None, waiting:
             verification.enforce(survey.warnings)
         with shop.stage("assemble"):
             recording, described = _recorded(
-                shop, graph, facts, survey, (evaluation, given), said.preprocess, verification.interpret, options
-            )
+                shop, graph, facts, survey,
+                data_given.watched(watched, options, facts, said, shop.scratch) or (evaluation, given),
+                said.preprocess, verification.interpret, options,
+            )  # fmt: skip
             artifact = artifacts.assemble(
                 graph.format,
                 Path(graph.path).read_bytes(),

@@ -1,6 +1,6 @@
 """A deployed model taught what it met: your function trains, and its model replaces the old one, or nothing does.
 
-    divide > train (yours) > convert > judge beside the old artifact > describe > write > deploy, on trial
+    divide > train (yours) > convert > judge beside the old artifact > write > deploy, on trial
 
 Both data sets are divided first: your function sees one part, and the other judges. The new artifact must hold what
 the old one does on the old data (nothing is forgotten) and on the new data, each within `max_drop` points. The file
@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgekit import artifact as artifacts
 from edgekit import files, pipeline
 from edgekit.artifact import Artifact
@@ -26,7 +24,6 @@ from edgekit.data_ref import DataRef
 from edgekit.deploy import fleet
 from edgekit.errors import ArtifactError, DataError, UsageError, VerificationError
 from edgekit.monitor.build import LEAST as ENOUGH
-from edgekit.monitor.build import Builder
 from edgekit.options import Options
 from edgekit.store import reading
 from edgekit.targets import agent, tasks
@@ -160,15 +157,14 @@ def retrain(
         made,
         _options(old, about, old_train.joined(new_train), old_judge.joined(new_judge), max_drop, options),
         progress,
+        watched=_met(new_train, new_judge, seed),
     )
     judged = _judged(old, conversion.artifact, {"old": old_judge, "new": new_judge}, progress)
     for one in judged:
         _enforce(one, max_drop)
     fresh = conversion.artifact
-    if options.get("reference", True):
-        fresh = _described(fresh, new_train, new_judge, seed)
     fresh = fresh if output is None else fresh.write(Path(output))
-    conversion = replace(conversion, artifact=fresh)
+    conversion = replace(conversion, artifact=fresh, warnings=(*conversion.warnings, *_renamed(about, fresh)))
     return Retrained(fresh, judged, conversion, _deployed(fresh, deploy, targets, progress))
 
 
@@ -230,27 +226,26 @@ def _judged(old: Artifact, new: Artifact, sets: dict[str, Labelled], progress: P
     return tuple(found)
 
 
-def _described(artifact: Artifact, trained: Labelled, judged: Labelled, seed: int) -> Artifact:
-    """The same, with the reference of the new data; where that is too little, the conversion's own stays."""
-    about, selftest = artifact.manifest, artifact.selftest
-    assert about is not None and selftest is not None  # noqa: S101, PT018 - it was just converted
-    builder = Builder(about.inputs, about.outputs, about.preprocess, about.interpret)
-    parts = [(part.thinned(seed), part is judged) for part in (judged, trained)]
-    with files.scratch() as folder:
-        path = folder / f"model.{artifact.format}"
-        path.write_bytes(artifact.data)
-        for number, (part, proven) in enumerate(parts):
-            if not len(part):
-                continue
-            data, output = part.save(folder / f"{number}.npz"), folder / f"{number}-outputs.npz"
-            tasks.run(agent.Opening(str(path)), DataRef(str(data)), samples=len(part), output=output)
-            with np.load(output) as answers:
-                fed = dict(zip([spec.name for spec in about.inputs], part.feeds.values(), strict=True))
-                builder.add(fed, {name: answers[name] for name in answers.files}, proven=proven)
-    if builder.samples < ENOUGH:
-        return artifact
-    reference = builder.finish().to_bytes()
-    return artifacts.assemble(artifact.format, artifact.model, about, selftest, reference)
+def _met(trained: Labelled, judged: Labelled, seed: int) -> tuple[Any, Any] | None:
+    """What a monitor will go by: the new data as the stream is; None where that is too little, and all of the
+    conversion's data have to do.
+    """
+    judged, trained = judged.thinned(seed), trained.thinned(seed)
+    if len(judged) + len(trained) < ENOUGH:
+        return None
+    return judged.arrays() if len(judged) else None, trained.arrays(labels=False) if len(trained) else None
+
+
+def _renamed(about: Manifest, fresh: Artifact) -> list[str]:
+    """What apps that feed and read by name must know."""
+    assert fresh.manifest is not None  # noqa: S101 - it was just converted
+    found = []
+    for what in ("inputs", "outputs"):
+        before, after = ([spec.name for spec in getattr(one, what)] for one in (about, fresh.manifest))
+        if before != after:
+            names = f"{', '.join(after)}, and were {', '.join(before)}"
+            found.append(f"the {what} are called {names}: apps that name them must follow")
+    return found
 
 
 def _enforce(judged: Judged, max_drop: float) -> None:

@@ -13,14 +13,17 @@ _NAMED = 8
 
 _LONG = 300
 
+_RIGHT = ("estimate", "low", "high", "answered")
+"""Of the accuracy; boards of a version before do not know the last."""
+
 
 def digest(status: Mapping[str, Any]) -> dict[str, Any]:
     """Of what `Monitor.status` gives; what another watcher of the app's says goes along as it is.
 
     Returns:
         `samples`, `passed_over`; `alarms` that stand (`kind`, `where`, `message`, `since`); `over`: samples that the
-        rest is told over; `accuracy` (`estimate`, `low`, `high`; None without labels); `moved`: where -> mean shift in
-        deviations, of what moved most; `seconds` a call, usual and now.
+        rest is told over; `accuracy` (`estimate`, `low`, `high`, `answered`; None without labels); `moved`: where ->
+        mean shift in deviations, of what moved most; `seconds` a call, usual and now.
     """
     if "scales" not in status:
         return dict(status)
@@ -37,7 +40,7 @@ def digest(status: Mapping[str, Any]) -> dict[str, Any]:
              "since": alarm["since"]} for alarm in status["alarms"][:_NAMED]
         ],
         "over": over,
-        "accuracy": accuracy and {name: accuracy[name] for name in ("estimate", "low", "high")},
+        "accuracy": accuracy and {name: accuracy[name] for name in _RIGHT if name in accuracy},
         "moved": {where: round(shifts[where], 2) for where in most},
         "seconds": status["pace"]["seconds"],
     }  # fmt: skip

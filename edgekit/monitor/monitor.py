@@ -27,7 +27,7 @@ from edgekit.monitor.block import Block, Later, Span
 from edgekit.monitor.book import Book, Finding
 from edgekit.monitor.columns import Array
 from edgekit.monitor.detect import SHARES, Detectors
-from edgekit.monitor.estimate import LEVEL
+from edgekit.monitor.estimate import LEVEL, NARROW
 from edgekit.monitor.pace import Pace, thermometer
 from edgekit.monitor.reference import Reference
 from edgekit.monitor.rows import Rows, confidence, samples_of
@@ -41,6 +41,7 @@ RATE = 1e-6
 UNTRIED = (
     "The stream has drifted like no copy of the evaluation data that was tried: trust the interval, not the estimate."
 )
+WIDE = "The accuracy cannot be told to a few points here: trust the interval, not the estimate."
 SCALES = (32, 256, 2048, 16_384, 131_072)
 """Samples over which the status tells mean shifts and the accuracy."""
 
@@ -213,6 +214,9 @@ class Monitor:
         """Estimated share of right answers, 0..1, among the last `samples` (one of `SCALES`), with an interval that is
         to hold the truth in nine of ten cases; None before there were as many, and for references without labels.
 
+        `answered` is False where the middle of that interval is no answer: it is wider than 12 points, or the stream
+        has drifted like nothing that was tried. `note` then says which.
+
         Raises:
             UsageError: `option-value`: it is none of `SCALES`.
         """
@@ -228,7 +232,9 @@ class Monitor:
             return None
         figures = {"estimate": found.estimate, "low": found.low, "high": found.high, "reference": estimator.accuracy}
         told: dict[str, Any] = {name: round(value, 4) for name, value in figures.items()}
-        return {**told, "level": LEVEL, "note": None if found.tried else UNTRIED}
+        narrow = found.high - found.low <= 2 * NARROW
+        note = UNTRIED if not found.tried else None if narrow else WIDE
+        return {**told, "level": LEVEL, "answered": note is None, "note": note}
 
     def status(self) -> dict[str, Any]:
         """All of it, as JSON values."""

@@ -18,6 +18,9 @@ _CLASSES = 12
 _ALARMS = 200
 _MOVED = 0.3
 """Deviations from which on a shift is told."""
+_UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
+_WRONG = {"estimate": "estimate", "low": "high", "high": "low"}
+"""Of the share of wrong answers: which end of that of right ones it follows from."""
 
 
 def sections(document: dict[str, Any]) -> tuple[str, list[str]]:
@@ -60,31 +63,41 @@ def _over_time(boards: list[dict[str, Any]]) -> list[str]:
     for field, name, about in (
         ("ood", "Unlike the training data", "mean score; one in a hundred usual samples passes 1"),
         ("uncertainty", "Uncertainty", "mean; 0 is sure"),
-        ("wrong", "Wrong answers, estimated", "by the board's monitor, without labels; in percent"),
+        ("wrong", "Wrong answers, estimated", "by the board's monitor, without labels; in percent, with its band"),
     ):
         if not any(_value(point, field) for board in drawn for point in board["series"]):
             continue
         last = max(drawn, key=lambda board: _value(board["series"][-1], field) or 0.0)
-        caption = (
-            f"{name}, {about}. The highest at the end is {number(_value(last['series'][-1], field) or 0.0, 3)}, "
-            f"on {last['called']}."
-        )
+        caption = f"{name}, {about}. The highest at the end is {_at_last(last, field)}, on {last['called']}."
         drawing = plots.draw(f"drift-{field}", 3.0, _lines(drawn, field, name, start if timed else None), caption)
         found.append(section(name, plot(caption, drawing)))
     return found
 
 
+def _at_last(board: dict[str, Any], field: str) -> str:
+    """What is drawn, of a board's last moment, in words."""
+    point = board["series"][-1]
+    if field == "wrong" and (accuracy := (point["monitor"] or {}).get("accuracy")):
+        return _told({**accuracy, **{name: 1 - accuracy[end] for name, end in _WRONG.items()}})
+    return number(_value(point, field) or 0.0, 3)
+
+
 def _lines(boards: Sequence[dict[str, Any]], field: str, name: str, start: float | None) -> Any:
+    span = 0.0 if start is None else max(point["at"] for board in boards for point in board["series"]) - start
+    unit, seconds = next((one for one in _UNITS if span >= 2 * one[1]), _UNITS[-1])
+
     def paint(axes: Any) -> None:
         looks = cycle([(color, style) for style in _STYLES for color in _COLORS])
         for board, (color, style) in zip(boards, looks, strict=False):
             points = board["series"]
-            at = [point["until"] if start is None else (point["at"] - start) / 86400 for point in points]
+            at = [point["until"] if start is None else (point["at"] - start) / seconds for point in points]
             values = [float("nan") if (one := _value(point, field)) is None else one for point in points]
             axes.plot(at, values, style, color=color, linewidth=1.6, label=plots.short(board["called"], 28))
+            if field == "wrong":
+                axes.fill_between(at, *zip(*map(_band, points), strict=True), color=color, alpha=0.15, linewidth=0)
             told = [a for point, a in zip(points, at, strict=True) if _alarmed(board, point, points)]
             axes.plot(told, [axes.get_ylim()[0]] * len(told), "^", color=plots.BAD, markersize=5, clip_on=False)
-        axes.set_xlabel("samples seen" if start is None else f"days since {_when(start)}")
+        axes.set_xlabel("samples seen" if start is None else f"{unit} since {_when(start)}")
         axes.set_ylabel(name.lower())
         axes.grid(visible=True, axis="y")
         axes.legend(loc="best", labelcolor=plots.INK, fontsize=9)
@@ -99,6 +112,12 @@ def _value(point: dict[str, Any], field: str) -> float | None:
         return value
     accuracy = (point["monitor"] or {}).get("accuracy")
     return 100 * (1 - accuracy["estimate"]) if accuracy else None
+
+
+def _band(point: dict[str, Any]) -> tuple[float, float]:
+    """Between what the share of wrong answers lies, in percent."""
+    accuracy = (point["monitor"] or {}).get("accuracy")
+    return (100 * (1 - accuracy["high"]), 100 * (1 - accuracy["low"])) if accuracy else (float("nan"), float("nan"))
 
 
 def _alarmed(board: dict[str, Any], point: dict[str, Any], points: list[dict[str, Any]]) -> bool:
@@ -131,11 +150,7 @@ def _watched(boards: list[dict[str, Any]]) -> list[str]:
         told = board["monitor"]
         if told is None:
             continue
-        accuracy = told["accuracy"]
-        right = accuracy and " ".join(
-            (number(100 * accuracy["estimate"], 3), f"({number(100 * accuracy['low'], 3)} to",
-             f"{number(100 * accuracy['high'], 3)})")
-        )  # fmt: skip
+        right = told["accuracy"] and _told(told["accuracy"])
         moved = ", ".join(f"{where} {shift:+.2f}" for where, shift in told["moved"].items() if abs(shift) >= _MOVED)
         standing = ", ".join(alarm["kind"] for alarm in told["alarms"])
         rows.append(
@@ -143,6 +158,13 @@ def _watched(boards: list[dict[str, Any]]) -> list[str]:
         )
     heads = ("board", "told", "samples", "alarms that stand", "right, % (interval)", "moved, in deviations")
     return [section("What the monitors say", table(heads, rows))] if rows else []
+
+
+def _told(accuracy: dict[str, Any]) -> str:
+    """A share in percent; where a board cannot tell it, between what it lies."""
+    estimate, low, high = (number(100 * accuracy[name], 3) for name in ("estimate", "low", "high"))
+    # Boards of a version before do not say whether they can.
+    return f"{estimate} ({low} to {high})" if accuracy.get("answered", True) else f"{low} to {high}"
 
 
 def _classes(boards: list[dict[str, Any]]) -> list[str]:

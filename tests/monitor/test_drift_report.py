@@ -152,13 +152,17 @@ def test_what_the_monitors_say_comes_home_and_stands_on_the_page(tmp_path):
 
 def test_the_whole_status_of_a_board_of_a_version_before_is_read_as_well(tmp_path):
     from edgekit.collect.drift import _told
+    from edgekit.report.drift import _told as told_words
 
-    scale = {"shifts": {"a": 0.1, "b": -2.0}, "accuracy": None}
+    right = {"estimate": 0.9, "low": 0.8, "high": 0.95, "reference": 0.9, "level": 0.9, "note": None}
+    scale = {"shifts": {"a": 0.1, "b": -2.0}, "accuracy": right}
     status = {"samples": 300, "passed_over": 0, "alarms": [], "pace": {"seconds": {}},
               "scales": {"32": scale, "16384": {"shifts": {"a": 9.0}, "accuracy": None}}}  # fmt: skip
     told = _told({"monitor": status})
     assert told is not None
     assert (told["samples"], told["over"], list(told["moved"])) == (300, 32, ["b", "a"])
+    assert told_words(told["accuracy"]) == "90 (80 to 95)"
+    assert told_words({**told["accuracy"], "answered": False}) == "80 to 95"
     assert _told({"monitor": {}}) is None
 
 

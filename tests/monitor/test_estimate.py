@@ -85,10 +85,26 @@ def test_a_group_like_none_of_those_known_is_held_in_nine_of_ten_cases():
 
 def test_a_drift_like_nothing_that_was_tried_is_said_to_be(reference):
     x, _ = samples(2048, 2)
-    assert estimated(reference, x)["note"] is None
+    found = estimated(reference, x)
+    assert found["answered"]
+    assert found["note"] is None
     strange = x.copy()
     strange[:, ::2] = 40 * np.sign(strange[:, ::2])
-    assert "like no copy" in estimated(reference, strange)["note"]
+    found = estimated(reference, strange)
+    assert not found["answered"]
+    assert "like no copy" in found["note"]
+
+
+def test_a_wide_interval_has_no_middle_that_answers(reference):
+    """Few samples that the model is unsure of: luck alone is more than a few points."""
+    x, _ = samples(2048, 2)
+    x = (x + 1.5 * np.random.default_rng(3).normal(size=x.shape)).astype(np.float32)
+    monitor = Monitor(reference, ROWS, SCORES, None, HOW)
+    monitor.observe({"x": x}, {"scores": answer(x)})
+    few = monitor.accuracy(32)
+    assert few["high"] - few["low"] > 0.12
+    assert not few["answered"]
+    assert "cannot be told" in few["note"]
 
 
 def test_few_copies_tell_as_much_where_it_is_known_of_what(reference):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from edgekit.deploy import fleet
 from edgekit.deploy.fleet import Deployment
 from edgekit.deploy.trial import Bounds
 from edgekit.errors import ArtifactError, DataError, UsageError, VerificationError
-from edgekit.retraining import Judged, _enforce
+from edgekit.monitor.reference import Reference
+from edgekit.retraining import Judged, _enforce, _renamed
 from edgekit.store import Shelf
 from edgekit.teaching import Labelled, divided, given
 
@@ -73,9 +75,23 @@ def test_a_model_that_learned_replaces_the_old_one(digits, deployed, tmp_path, m
     assert Shelf("digits", tmp_path / "models").settled().active == done.artifact.sha256
     assert done.deployed[0].installed.number == 2
     assert {"train", "verify", "trial"} <= {event.get("stage") for event in seen}
+    assert done.conversion.warnings == ()
+    reference = Reference.from_bytes(done.artifact.reference)
+    assert reference.header.samples <= len(new[1]), "monitors go by the new data alone"
+    assert reference.header.estimator is not None, "the accuracy is estimated as it was"
     document = done.to_dict()
     assert document["judged"][1]["drop"] == fresh.drop
     assert document["artifact"]["sha256"] == done.artifact.sha256
+
+
+def test_other_names_of_inputs_and_outputs_are_told(deployed):
+    old = artifacts.read(deployed)
+    assert _renamed(old.manifest, old) == []
+    (spec,) = old.manifest.inputs
+    about = replace(old.manifest, inputs=(replace(spec, name="pixels"),))
+    assert _renamed(about, old) == [
+        f"the inputs are called {spec.name}, and were pixels: apps that name them must follow"
+    ]
 
 
 def test_a_model_that_forgot_does_not(digits, deployed, tmp_path):
