@@ -5,16 +5,13 @@
 
 Judged three ways: every (processor, network) pair is predicted from a fit without it (five folds, drawn three times),
 every processor from a fit without any of its figures, and every kind of network (all MobileNetV2, all feature pyramids)
-from a fit without any of that kind. The intervals of known processors are quantiles of the errors of pairs, and grow
-with a network's distance from the known kinds so far that they hold the kinds' errors; those of unknown processors are
-quantiles of the processors' errors.
+from a fit without any of that kind. `latency_intervals` makes intervals of the errors.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import zlib
 from collections import Counter
@@ -25,11 +22,12 @@ from typing import Any
 import numpy as np
 from latency_baselines import left_out as roofline
 from latency_figures import ALIASES, CORES, PRIORS, load, micro
+from latency_intervals import KNOWN, Errors, covered, spreads
 from latency_solver import Figure, Problem, scores
 
 from edgekit import files
 from edgekit.device_profiles.writing import toml
-from edgekit.predict.likeness import FAMILIAR, distance, factor
+from edgekit.predict.likeness import distance
 from edgekit.predict.work import UNITS
 
 FOLDS = 5
@@ -66,9 +64,6 @@ SOURCES = [
 """Of the rows that are used; each row of the table names its own."""
 PROBED = {precision: {"low": 0.9, "high": 1.22} for precision in ("fp32", "int8")}
 """Of prices that `devices probe` measured: benchmarks/predict_here.py."""
-OWN = 30
-"""Figures of one processor and precision from which an interval of its own follows."""
-HELD = 0.8
 SMALL = 0.005
 """Shares of the time below this are left out of a mix."""
 KEEP = 0.005
@@ -84,12 +79,6 @@ def left_out(problem: Problem, groups: list[Any]) -> Any:
         part = names == name
         found[part] = problem.predict(problem.solve(np.concatenate([~part, rest])))[0][: len(names)][part]
     return found
-
-
-def interval(off: Any) -> dict[str, float]:
-    """Truth over prediction: 10 % lie below, 10 % above."""
-    low, high = np.quantile(off, (0.1, 0.9))
-    return {"low": round(float(np.exp(low)), 3), "high": round(float(np.exp(high)), 3)}
 
 
 def folds(figures: list[Figure], drawn: int) -> list[int]:
@@ -124,11 +113,13 @@ def judge(figures: list[Figure], problem: Problem) -> tuple[list[dict[str, Any]]
             parts = {name: scores(truth[of], found[:, of]) for name, found in told[split].items()}
             lines.append({"split": split, "processor": soc, "figures": int(of.sum()), **parts["model"],
                           **{name: parts[name]["mape"] for name in ROOFLINES}})  # fmt: skip
-    off = {split: truth - found["model"] for split, found in told.items()}
-    off["far"] = np.array(distances(figures, problem))
-    precisions = np.array([figure.at.precision for figure in figures])
-    lines.append({"interval": 80, "covered": covered(figures, off, precisions)})
-    return lines, {**spreads(figures, off, precisions), "mixes": mixes(figures, problem)}
+    errors = Errors(
+        {split: truth - found["model"] for split, found in told.items()},
+        dict(zip(KNOWN, distances(figures, problem), strict=True)), socs,
+        *(np.array(column) for column in zip(*((f.at.core, f.key[1], f.at.precision) for f in figures), strict=True)),
+    )  # fmt: skip
+    lines.append({"interval": 80, "covered": covered(errors)})
+    return lines, {"probe": PROBED, **spreads(errors), "mixes": mixes(figures, problem)}
 
 
 def shares(figures: list[Figure], problem: Problem) -> Any:
@@ -162,70 +153,6 @@ def distances(figures: list[Figure], problem: Problem) -> list[list[float]]:
         near.append(distance(own, kinds.values()))
         other.append(distance(own, [mix for name, mix in kinds.items() if name != kind(figure.key[1])]))
     return [near, other]
-
-
-def spreads(figures: list[Figure], off: dict[str, Any], precisions: Any) -> dict[str, Any]:
-    """Intervals by basis and precision; "boards": those of processors with figures enough for their own."""
-    found: dict[str, Any] = {"probe": PROBED, "board": {}, "core": {}, "analogy": {}, "engine": {}, "boards": {}}
-    cores = {figure.key[0]: figure.at.core for figure in figures}
-    shared = np.array([Counter(cores.values())[cores[figure.key[0]]] > 1 for figure in figures])
-    socs = np.array([figure.key[0] for figure in figures])
-    every = np.ones(len(figures), bool)
-    found["widening"] = {}
-    for precision in ("fp32", "int8"):
-        of = precisions == precision
-        found["board"][precision] = interval(off["pairs"][:, of])
-        found["core"][precision] = interval(off["processors"][:, of & shared])
-        found["analogy"][precision] = wide = interval(off["processors"][:, of])
-        found["engine"][precision] = {"low": round(wide["low"] / 1.5, 3), "high": round(wide["high"] * 1.5, 3)}
-        for soc in sorted(set(socs)):
-            if (own := of & (socs == soc)).sum() >= OWN:
-                found["boards"].setdefault(soc, {})[precision] = interval(off["pairs"][:, own])
-        found["widening"][precision] = widening(off, of, socs, every)
-    return found
-
-
-def widening(off: dict[str, Any], of: Any, socs: Any, used: Any) -> float:
-    """How fast intervals have to grow with distance to hold 80 % of the figures of kinds that were left out."""
-    needed = [
-        (beyond(off["networks"][0, at], base) - 1) / max(1e-9, off["far"][1, at] - FAMILIAR)
-        for soc in sorted(set(socs))
-        for base in [_base(off, of, socs == soc, used)]
-        for at in np.flatnonzero(of & used & (socs == soc))
-    ]
-    return round(max(0.0, float(np.quantile(needed, HELD))), 3)
-
-
-def beyond(error: float, base: dict[str, float]) -> float:
-    """Where an error lies: 1 at the end of the interval."""
-    return float(error / math.log(base["high"] if error > 0 else base["low"]))
-
-
-def _base(off: dict[str, Any], of: Any, own: Any, used: Any) -> dict[str, float]:
-    """Interval of a processor, before it grows: its own, where it has figures enough."""
-    known = of & own if (of & own).sum() >= OWN else of
-    return interval(off["pairs"][:, known & used])
-
-
-def covered(figures: list[Figure], off: dict[str, Any], precisions: Any) -> dict[str, dict[str, float]]:
-    """Share of figures inside intervals that were found on the others, by split and precision; parts by chance."""
-    part = np.random.default_rng(0).integers(0, FOLDS, len(precisions))
-    socs = np.array([figure.key[0] for figure in figures])
-    found: dict[str, dict[str, float]] = {}
-    for place, split in enumerate(("pairs", "networks")):
-        for precision in ("fp32", "int8"):
-            inside: list[bool] = []
-            of = precisions == precision
-            for number in range(FOLDS):
-                wider = widening(off, of, socs, part != number)
-                for soc in sorted(set(socs)):
-                    base = _base(off, of, socs == soc, part != number)
-                    inside += [
-                        beyond(off[split][0, at], base) <= factor(off["far"][place, at], wider)
-                        for at in np.flatnonzero(of & (socs == soc) & (part == number))
-                    ]
-            found.setdefault(split, {})[precision] = round(float(np.mean(inside)), 3)
-    return found
 
 
 def write(figures: list[Figure], problem: Problem, spread: dict[str, Any], source: Path) -> None:
@@ -265,13 +192,14 @@ def describe(lines: list[dict[str, Any]]) -> None:
             name = f"**{title}**" if line["predictor"] == "model" else f"{line['predictor']} roofline"
             rows.append(f"| {name} | {' | '.join(f'{line[column]:.1f} %' for column in COLUMNS)} |")
     held = next(line for line in lines if "covered" in line)["covered"]
-    pairs, kinds = (
+    pairs, kinds, processors = (
         " and ".join(f"{100 * share:.0f} % ({name})" for name, share in held[split].items())
-        for split in ("pairs", "networks")
+        for split in ("pairs", "networks", "processors")
     )
     said = (
-        f"The 80 % interval of known processors, found on other figures, held the truth in {pairs} of the figures of "
-        f"known kinds of networks, and in {kinds} of those of new kinds."
+        f"The 80 % interval, found without the network that it is for, held the truth in {pairs} of the figures of "
+        f"known kinds of networks on known processors and in {kinds} of those of new kinds; found without the "
+        f"processor, in {processors} of its figures (`benchmarks/latency_intervals.py`: cross-conformal prediction)."
     )
     rows += ["", said, ""]
     rows += ["Mean error by processor:", ""]

@@ -80,6 +80,8 @@ the RK3399, whose rows are as fast as later ones with all cores."""
 _REALLY = {"AM62x": 1}
 """Threads where a source says otherwise: the logs on TI's page lack the line that benchmark_model prints when it is
 given a number of threads, and the same net takes 0.26 s on the same cores of the AM62D there, a third of these."""
+_RELEASES = {"2.18/2.20": "2.18.0"}
+"""Where a page names two releases that its figures may be of: the one that others were measured with."""
 _ORDERED_SHARE = 0.75
 _MANY = 60
 """Figures of a processor beyond this many weigh less each, lest one processor decide what all have in common."""
@@ -102,11 +104,12 @@ def setting(row: dict[str, str]) -> Setting:
         for _ in range(number)
     ]
     speeds = [min(1.0, rate / rates[0]) for rate in rates][:threads]
+    release = row["runtime_version"].split("-")[0].split(" ")[0]
     return Setting(
         board=soc, core=name, kind=CORES[name], ghz=ghz, threads=len(speeds), ideal=sum(speeds),
         slowest=len(speeds) * min(speeds), mixed=threads > count and len(clusters) > 1, memcpy=memcpy, cache=last,
         precision=row["precision"], library=FAMILY[row["runtime"]],
-        release=row["runtime_version"].split("-")[0].split(" ")[0], bits=int(row["os_bits"] or 64),
+        release=_RELEASES.get(release, release), bits=int(row["os_bits"] or 64),
     )  # fmt: skip
 
 

@@ -24,7 +24,13 @@ _SCALAR_BYTES = 4
 """kScalarTensorBytes: results this small never share a place."""
 
 _STEPS = 8_000_000
-"""Comparisons before the plan is given up: some thousand tensors."""
+"""Comparisons before the plan is given up: some thousand tensors that are all alive at once."""
+
+_SPAN = 32
+"""Steps that tensors are looked up by."""
+
+_MANY = 64
+"""A tensor that lives through more such spans is kept apart."""
 
 _FOREVER = 1 << 62
 
@@ -203,22 +209,51 @@ def _lifetimes(
 
 def _place(tensors: Sequence[tuple[int, int, int]]) -> tuple[int, list[int]] | None:
     """High-water mark and offsets of (bytes, first, last) placed in this order; best fit among the gaps."""
-    active: list[tuple[int, int, int, int]] = []
+    active = _Active()
     offsets = []
     high, left = 0, _STEPS
     for size, first, last in tensors:
-        left -= len(active)
+        met = active.meets(first, last) if size else ()
+        left -= len(met)
         if left < 0:
             return None
-        at = _gap(active, size, first, last) if size else 0
+        at = _gap(met, size, first, last) if size else 0
         offsets.append(at)
         if size:
             high = max(high, at + size)
-            bisect.insort(active, (at, size, first, last))
+            active.add((at, size, first, last))
     return high, offsets
 
 
-def _gap(active: Sequence[tuple[int, int, int, int]], size: int, first: int, last: int) -> int:
+_Placed = tuple[int, int, int, int]
+"""Offset, bytes, first and last step."""
+
+
+class _Active:
+    """Tensors that have their place, sorted by it; by spans of steps, so that each looks at those near it in time."""
+
+    def __init__(self) -> None:
+        self._all: list[_Placed] = []
+        self._spans: dict[int, list[_Placed]] = {}
+        self._long: list[_Placed] = []
+
+    def add(self, placed: _Placed) -> None:
+        bisect.insort(self._all, placed)
+        spans = range(placed[2] // _SPAN, placed[3] // _SPAN + 1)
+        for part in [self._long] if len(spans) > _MANY else [self._spans.setdefault(span, []) for span in spans]:
+            bisect.insort(part, placed)
+
+    def meets(self, first: int, last: int) -> Sequence[_Placed]:
+        """All that may be alive between two steps, and perhaps some more."""
+        spans = range(first // _SPAN, last // _SPAN + 1)
+        if len(spans) > _MANY:
+            return self._all
+        parts = [part for span in spans if (part := self._spans.get(span))]
+        parts += [self._long] if self._long else []
+        return parts[0] if len(parts) == 1 else sorted({placed for part in parts for placed in part})
+
+
+def _gap(active: Sequence[_Placed], size: int, first: int, last: int) -> int:
     best, tightest, current = -1, _FOREVER, 0
     for at, taken, begin, end in active:
         if end < first or begin > last:

@@ -14,6 +14,7 @@ from edgekit.formats.facts import Budget
 
 SIZES = {"b": 1, "B": 1, "h": 2, "H": 2, "i": 4, "I": 4, "q": 8, "Q": 8, "f": 4}
 """Bytes of the scalars, by their `struct` letter."""
+_READERS = {kind: (size, struct.Struct(f"<{kind}").unpack_from) for kind, size in SIZES.items()}
 
 
 class Table:
@@ -22,17 +23,16 @@ class Table:
     Every method raises ValueError when the bytes would lead outside the file.
     """
 
-    __slots__ = ("_at", "_budget", "_data", "_fields", "_size", "_vtable")
+    __slots__ = ("_at", "_budget", "_data", "_offsets", "_size")
 
     def __init__(self, data: bytes, at: int, budget: Budget) -> None:
         budget.spend(Budget.OBJECT)
         self._data, self._at, self._budget = data, at, budget
-        self._vtable = at - _read("i", data, at)
-        length = _read("H", data, self._vtable)
-        self._size = _read("H", data, self._vtable + 2)
-        if length < 4 or length % 2 or self._vtable + length > len(data) or at + self._size > len(data):
+        vtable = at - _read("i", data, at)
+        length, self._size = _read("H", data, vtable), _read("H", data, vtable + 2)
+        if length < 4 or length % 2 or vtable + length > len(data) or at + self._size > len(data):
             raise ValueError(f"the table at byte {at} runs outside the file")
-        self._fields = (length - 4) // 2
+        self._offsets = struct.unpack_from(f"<{length // 2 - 2}H", data, vtable + 4)
 
     @classmethod
     def root(cls, data: bytes, budget: Budget) -> Table:
@@ -40,8 +40,12 @@ class Table:
 
     def scalar(self, slot: int, kind: str, default: int = 0) -> int:
         """An integer field."""
-        at = self._field(slot, SIZES[kind])
-        return _read(kind, self._data, at) if at else default
+        size, read = _READERS[kind]
+        at = self._field(slot, size)
+        if not at:
+            return default
+        value: int = read(self._data, at)[0]  # it lies in the table, which lies in the file
+        return value
 
     def table(self, slot: int) -> Table | None:
         at = self._target(slot)
@@ -56,9 +60,9 @@ class Table:
 
     def scalars(self, slot: int, kind: str) -> tuple[int, ...] | None:
         """A vector of integers (or of floats, for "f"); None when absent."""
-        if not self._target(slot):
-            return None
         start, count = self._vector(slot, SIZES[kind])
+        if not start:
+            return None
         self._budget.spend(count)
         return struct.unpack_from(f"<{count}{kind}", self._data, start)
 
@@ -85,9 +89,7 @@ class Table:
     def _field(self, slot: int, size: int) -> int:
         """Where a field stands; 0 when it is absent."""
         self._budget.spend()
-        if slot >= self._fields:
-            return 0
-        offset = _read("H", self._data, self._vtable + 4 + 2 * slot)
+        offset = self._offsets[slot] if slot < len(self._offsets) else 0
         if not offset:
             return 0
         if offset < 4 or offset + size > self._size:
@@ -96,7 +98,10 @@ class Table:
 
     def _target(self, slot: int) -> int:
         at = self._field(slot, 4)
-        return at + _read("I", self._data, at) if at else 0
+        if not at:
+            return 0
+        place: int = _READERS["I"][1](self._data, at)[0]
+        return at + place
 
     def _vector(self, slot: int, size: int) -> tuple[int, int]:
         at = self._target(slot)
@@ -109,7 +114,8 @@ class Table:
 
 
 def _read(kind: str, data: bytes, at: int) -> int:
-    if at < 0 or at + SIZES[kind] > len(data):
+    size, read = _READERS[kind]
+    if at < 0 or at + size > len(data):
         raise ValueError(f"an offset leads to byte {at} of {len(data)}: the file is cut short or damaged")
-    value: int = struct.unpack_from(f"<{kind}", data, at)[0]
+    value: int = read(data, at)[0]
     return value

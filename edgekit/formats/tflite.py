@@ -144,17 +144,14 @@ def _tensor(table: Table, weights: list[int]) -> Part:
     if buffer >= max(len(weights), 1):
         raise ValueError(f"tensor {name!r} names buffer {buffer} of {len(weights)}")
     held = bool(weights) and weights[buffer] > 0
-    constant = (held and not _is_variable(table)) or table.scalar(Slot.TENSOR_EXTERNAL, "I") != 0
+    variable = table.scalar(Slot.TENSOR_VARIABLE, "B") != 0
+    constant = (held and not variable) or table.scalar(Slot.TENSOR_EXTERNAL, "I") != 0
     quantization = table.table(Slot.TENSOR_QUANTIZATION)
     scaled = quantization is not None and (
         quantization.length(Slot.QUANT_SCALE, "f") > 0 or quantization.scalar(Slot.QUANT_DETAILS_TYPE, "B") > 0
     )
     operand = Operand(shape, dtype, constant)
-    return Part(name, shape, free, dtype, bits, buffer, constant, _is_variable(table), scaled, table, operand)
-
-
-def _is_variable(table: Table) -> bool:
-    return table.scalar(Slot.TENSOR_VARIABLE, "B") != 0
+    return Part(name, shape, free, dtype, bits, buffer, constant, variable, scaled, table, operand)
 
 
 def _indices(numbers: tuple[int, ...] | None, tensors: list[Part], *, optional: bool = False) -> tuple[int, ...]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgekit.device_profiles.software import ENGINES
+from edgekit.formats.facts import Operand, OpFacts
 from edgekit.gate.case import Case
 from edgekit.gate.verdict import Choice, figure
 from edgekit.gate.verdict import threads as counted
 from edgekit.predict import Prediction, predict
 
 if TYPE_CHECKING:
-    from edgekit.formats.facts import ModelFacts, Operand, OpFacts
+    from edgekit.formats.facts import ModelFacts
 
 _WORTH = 1.15
 """Gains below this are within the predictor's own error between two settings of one board."""
@@ -73,17 +74,27 @@ def _variants(case: Case) -> Iterator[tuple[str, ModelFacts]]:
     yield case.precision, case.facts
     if case.precision in _SWAPS and not (case.facts.format == "onnx" and case.precision != "fp32"):
         precision, types = _SWAPS[case.precision]
-        ops = tuple(_retyped(op, types) for op in case.facts.ops if op.kind not in ("QUANTIZE", "DEQUANTIZE"))
+        ops = tuple(_retyped(case.facts.ops, types))
         yield precision, replace(case.facts, ops=ops, precision=precision)
 
 
-def _retyped(op: OpFacts, types: dict[str, str]) -> OpFacts:
-    def other(operand: Operand | None) -> Operand | None:
-        return replace(operand, dtype=types.get(operand.dtype, operand.dtype)) if operand else None
+def _retyped(ops: Sequence[OpFacts], types: dict[str, str]) -> Iterator[OpFacts]:
+    """The ops between tensors of the other types; a tensor that several ops meet stays one."""
+    made: dict[int, Operand] = {}
 
-    return replace(
-        op, dtype=types.get(op.dtype, op.dtype), reads=tuple(map(other, op.reads)), writes=tuple(map(other, op.writes))
-    )
+    def other(operand: Operand | None) -> Operand | None:
+        if operand is None or operand.dtype not in types:
+            return operand
+        if id(operand) not in made:
+            made[id(operand)] = Operand(operand.shape, types[operand.dtype], operand.constant)
+        return made[id(operand)]
+
+    for op in ops:
+        if op.kind not in ("QUANTIZE", "DEQUANTIZE"):
+            yield OpFacts(
+                op.kind, op.name, op.version, op.inputs, op.outputs, op.macs, types.get(op.dtype, op.dtype),
+                tuple(map(other, op.reads)), tuple(map(other, op.writes)), op.window, op.groups, op.blends,
+            )  # fmt: skip
 
 
 def _engines(case: Case) -> list[str]:

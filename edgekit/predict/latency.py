@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypedDict
 
 from edgekit.predict.likeness import distance, factor
@@ -14,7 +14,7 @@ from edgekit.predict.parameters import Parameters, Spread, parameters
 from edgekit.predict.plan import Plan, kernels
 from edgekit.predict.prices import GROUPS, price
 from edgekit.predict.settings import cache_bytes, default_threads, library, near_bytes, setting
-from edgekit.predict.work import UNITS, Kernel, away, counted, shared
+from edgekit.predict.work import UNITS, Kernel, counted, held, merged, shared
 
 if TYPE_CHECKING:
     from edgekit.device_profiles.schema import Profile
@@ -61,7 +61,6 @@ class Prediction:
 
     Attributes:
         latency: The contract's figures.
-        ops: Every kernel in order.
         engine: Which one.
         threads: How many.
         basis: "probe", "board", "core", "analogy", "engine" or "none".
@@ -69,11 +68,16 @@ class Prediction:
     """
 
     latency: Latency
-    ops: tuple[OpTime, ...]
     engine: str
     threads: int
     basis: str
     notes: tuple[str, ...] = ()
+    _apart: Callable[[], tuple[OpTime, ...]] = field(default=tuple, repr=False, compare=False)
+
+    @functools.cached_property
+    def ops(self) -> tuple[OpTime, ...]:
+        """Every kernel in order; worked out when somebody asks, which few do of the many settings that are compared."""
+        return self._apart()
 
     def slowest(self, count: int = 10) -> tuple[OpTime, ...]:
         """The kernels that take longest."""
@@ -107,7 +111,7 @@ _STRANGE = 0.1
 """Share of the time in such units that makes a network one of a new kind, with the interval of a new processor."""
 _ENOUGH = 10
 """With fewer figures than this a processor is as good as unknown."""
-_RECENT: deque[tuple[ModelFacts, Plan]] = deque(maxlen=4)
+_RECENT: deque[tuple[ModelFacts, _Work]] = deque(maxlen=4)
 LIKE = {"fp32": "fp32", "int8": "int8", "uint8": "int8", "dynamic": "int8", "int16x8": "int8", "fp16": "fp32"}
 """Arithmetic -> whose prices it pays."""
 
@@ -131,12 +135,14 @@ def predict(
     chosen = engine or _engine(facts.format, profile)
     if chosen is None:
         nothing = f"{profile.name} has no engine for .{facts.format} files"
-        return Prediction(Latency(estimate=None, low=None, high=None, basis=nothing), (), "", threads or 1, "none")
+        return Prediction(Latency(estimate=None, low=None, high=None, basis=nothing), "", threads or 1, "none")
     count = min(threads or default_threads(chosen, profile), profile.cpu.cores)
-    plan = _planned(facts)
-    known = parameters()
-    times, total = _summed(plan, _Costs(profile, chosen, count, known))
-    ops = tuple(_op(entry, parts, total) for entry, parts in zip(plan.kernels, times, strict=True))
+    work = _work(facts)
+    plan, known = work.plan, parameters()
+    cost = _Costs(profile, chosen, count, known)
+    share = work.away(cost.near)
+    times = [cost.of(entry, share) for entry in work.merged(profile)]
+    total = cost.run + sum(sum(parts.values()) for parts in times)
     measured = _own(profile, chosen, _main_precision(plan), count) is not None
     level, said = ("probe", _PROBED) if measured else _basis(profile, chosen, known)
     spread = _spread(known, level, _main_precision(plan), profile)
@@ -150,7 +156,10 @@ def predict(
     said = f"lower bound; {said}" if notes else said
     ms = total / 1e6
     latency = Latency(estimate=_round(ms), low=_round(ms * spread.low), high=_round(ms * spread.high), basis=said)
-    return Prediction(latency, ops, chosen, count, level, notes)
+    return Prediction(
+        latency, chosen, count, level, notes,
+        lambda: tuple(_op(entry, cost.of(entry, share), total) for entry in plan.kernels),
+    )  # fmt: skip
 
 
 def _unlike(times: Sequence[Mapping[str, float]], total: float, known: Parameters, precision: str) -> float:
@@ -163,21 +172,34 @@ def _unlike(times: Sequence[Mapping[str, float]], total: float, known: Parameter
     return factor(distance(shares, known.mixes[precision].values()), known.widening[precision])
 
 
-def _summed(plan: Plan, cost: _Costs) -> tuple[list[dict[str, float]], float]:
-    """Nanoseconds by unit of each kernel, and of the run."""
-    share = away(plan.kernels, cost.near)
-    times = [cost.of(entry, share) for entry in plan.kernels]
-    return times, cost.run + sum(sum(parts.values()) for parts in times)
+class _Work:
+    """What a model's kernels come to, worked out once for all settings that it is asked about."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._held = held(plan.kernels)
+        self._merged: dict[tuple[float, float, int], tuple[Kernel, ...]] = {}
+
+    def away(self, near: float) -> float:
+        """As `edgekit.predict.work.away`."""
+        return max(0.0, 1.0 - near / self._held) if self._held else 0.0
+
+    def merged(self, profile: Profile) -> tuple[Kernel, ...]:
+        """Few kernels that cost the same there."""
+        key = cache_bytes(profile), near_bytes(profile), profile.cpu.cores
+        if key not in self._merged:
+            self._merged[key] = merged(self.plan.kernels, *key)
+        return self._merged[key]
 
 
-def _planned(facts: ModelFacts) -> Plan:
-    """The kernels; those of the last few models are kept, because one is asked about for many boards and settings."""
-    for seen, plan in tuple(_RECENT):
+def _work(facts: ModelFacts) -> _Work:
+    """Of the last few models, because one is asked about for many boards and settings."""
+    for seen, work in tuple(_RECENT):
         if seen is facts:
-            return plan
-    plan = kernels(facts)
-    _RECENT.append((facts, plan))
-    return plan
+            return work
+    work = _Work(kernels(facts))
+    _RECENT.append((facts, work))
+    return work
 
 
 class _Costs:

@@ -240,8 +240,28 @@ def total(
 
 def away(kernels: Sequence[Kernel], near: float) -> float:
     """Share of what belongs to the kernels of a run that is no longer near when its turn comes again."""
-    whole_run = sum(kernel.bytes + kernel.units.get("state", 0.0) for kernel in kernels)
+    whole_run = held(kernels)
     return max(0.0, 1.0 - near / whole_run) if whole_run else 0.0
+
+
+def held(kernels: Sequence[Kernel]) -> float:
+    """Bytes of everything that the kernels of a run touch."""
+    return sum(kernel.bytes + kernel.units.get("state", 0.0) for kernel in kernels)
+
+
+def merged(kernels: Sequence[Kernel], cache: float, near: float, threads: int) -> tuple[Kernel, ...]:
+    """Few kernels that cost together what these do: those of one arithmetic, as large beside the levels of memory,
+    and divided into as many pieces, as far as so many threads tell the difference.
+    """
+    sums: dict[tuple[str, float, int], dict[str, float]] = {}
+    for kernel in kernels:
+        size = math.inf if kernel.bytes > cache else cache if kernel.bytes > near else 0.0
+        units = sums.setdefault((kernel.precision, size, min(kernel.pieces, threads)), {})
+        for unit, count in kernel.units.items():
+            units[unit] = units.get(unit, 0.0) + count
+    return tuple(
+        Kernel("", "", precision, units, size, pieces=pieces) for (precision, size, pieces), units in sums.items()
+    )
 
 
 def counted(unit: str, count: float, size: float, cache: float, near: float, share: float) -> float:

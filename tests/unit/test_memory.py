@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from memory_engines import engine, script
 
 from edgekit import artifact
 from edgekit.device_profiles import all_profiles
 from edgekit.device_profiles.software import MACHINES
-from edgekit.formats import read_facts, ties
+from edgekit.formats import arena, read_facts, ties
 from edgekit.formats.graph import GraphFacts, Node, Tensor
 from edgekit.memory import delegate, footprint, onnx, predict, tflite, xnnpack
 from edgekit.memory.timeline import timeline
@@ -261,13 +263,55 @@ def test_a_cycle_of_ops_ends():
     assert [(part.delegated, len(part.nodes)) for part in found] == [(False, 2)]
 
 
-def test_thousands_of_ops_are_planned_in_time():
+def test_thousands_of_ops_are_planned_in_time(monkeypatch):
     count = 5_000
     tensors = {"x": real("x", 4), "y": real("y", 4)} | {f"t{n}": real(f"t{n}", 4) for n in range(count)}
     nodes = [Node("RELU" if n % 2 else "SIGN", f"t{n}", (f"t{n - 1}" if n else "x",), (f"t{n}",)) for n in range(count)]
     g = GraphFacts(tensors, tuple(nodes), ("x",), ("y",))
     assert len(xnnpack.parts(g)) == count
-    assert onnx.running(g, footprint.machine("aarch64")) is None  # too many to plan, which is said
+    found = onnx.running(g, footprint.machine("aarch64"))
+    assert found is not None, "a chain, however long, has a few tensors alive at a time"
+    assert found.block == 64 + 16
+    monkeypatch.setattr(arena, "_STEPS", 100_000)
+    assert onnx.running(g, footprint.machine("aarch64")) is not None
+    nodes.append(Node("SUM", "all", tuple(f"t{n}" for n in range(count)), ("y",)))
+    g = GraphFacts(tensors, tuple(nodes), ("x",), ("y",))
+    assert onnx.running(g, footprint.machine("aarch64")) is None  # all alive at once: too many to plan, which is said
+
+
+def first_fit(tensors):
+    """Offsets as the planner's own code finds them, looking at every tensor that is placed already."""
+    placed, offsets = [], []
+    for size, first, last in tensors:
+        best, tightest, end = -1, arena._FOREVER, 0
+        for at, taken, begin, until in sorted(placed):
+            if until < first or begin > last:
+                continue
+            aligned = -(-end // 64) * 64
+            if aligned + size <= at and at - aligned < tightest:
+                best, tightest = aligned, at - end
+            end = max(end, at + taken)
+        offsets.append((best if best >= 0 else -(-end // 64) * 64) if size else 0)
+        if size:
+            placed.append((offsets[-1], size, first, last))
+    return offsets
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from((0, 1, 64, 100, 640, 1000, 4096)),
+            st.integers(0, 5000),
+            st.sampled_from((0, 1, 40, 3000, arena._FOREVER)),
+        ),
+        max_size=40,
+    )
+)
+def test_tensors_are_placed_as_if_all_were_looked_at(drawn):
+    tensors = [(size, first, first + more) for size, first, more in drawn]
+    found = arena._place(tensors)
+    assert found is not None
+    assert found[1] == first_fit(tensors)
 
 
 def test_sizes_that_only_a_run_tells_make_a_lower_bound(make_tflite):

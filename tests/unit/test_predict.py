@@ -217,3 +217,16 @@ def test_kernels_of_real_files_hold_all_their_work(shared: Path):
         plan = kernels(facts)
         assert plan.unknown == (), file
         assert sum(entry.macs for entry in plan.kernels) == facts.macs, file
+
+
+@pytest.mark.parametrize("name", ["raspberry-pi-4b", "intel-n100"])
+def test_the_time_of_a_run_is_that_of_its_kernels(name):
+    """The sum is worked out over merged kernels, the kernels' own times when somebody asks: both say the same."""
+    layers = [conv(side, 64, 96 + 8 * n) for n, side in enumerate((4, 8, 56, 112, 8))]
+    mixed = [conv(dtype="int8"), *layers, conv(side=300, inner=8, outer=8), *layers]
+    for threads in (1, 4):
+        found = predict(model(*mixed), load_profile(name), threads=threads)
+        assert sum(op.share for op in found.ops) <= 1
+        run = found.latency["estimate"] - sum(op.ms for op in found.ops)
+        alone = predict(model(), load_profile(name), threads=threads).latency["estimate"]
+        assert run == pytest.approx(alone, rel=0.01, abs=1e-3 * found.latency["estimate"])
