@@ -33,6 +33,8 @@ _GAUGES: dict[str, Callable[[Lane], int]] = {
     "restarts": lambda lane: lane.restarts,
 }
 """What is true of a model now."""
+_OPEN = {"connections": "open_connections"}
+"""By another name than the counter of all that there were: the ending `_total` is no part of a name to some readers."""
 
 
 class Pages:
@@ -94,7 +96,7 @@ class Pages:
         door = self._door
         lanes = door.lanes.values()
         texts = [door.traffic.text(), *(lane.metrics.text() for lane in lanes)]
-        texts += [gauge(name, {"": value}) for name, value in door.load.items()]
+        texts += [gauge(_OPEN.get(name, name), {"": value}) for name, value in door.load.items()]
         texts += [gauge(name, {lane.name: read(lane) for lane in lanes}) for name, read in _GAUGES.items()]
         watched = {lane.name: drift for lane in lanes if (drift := lane.versions.drift)}
         if watched:

@@ -15,7 +15,9 @@ from edgekit.serve.bodies import Data, parsed
 from edgekit.serve.payload import listed, present
 from edgekit.serve.settings import Bounds
 from edgekit.serve.wire import Kind
+from edgekit.tensors import TensorSpec
 
+_ONE = "predict answers one thing, and these are {}: ask once for each, or infer for all"
 _PICTURES = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 """Formats of Pillow's that are decoded; its others read fonts, run Ghostscript, or are rare."""
 
@@ -46,19 +48,37 @@ def told(answer: Any) -> Any:
 
 def _row(found: Any, model: Model) -> Any:
     """A row of named values, a text, numbers for the only input, or numbers by input name."""
-    names = {spec.name for spec in model.inputs}
+    specs = {spec.name: spec for spec in model.inputs}
     gaps = any(spec.missing for spec in model.inputs)
-    if isinstance(found, dict) and names and names == set(found):
-        return {name: _array(value, gaps=gaps) for name, value in found.items()}
+    if isinstance(found, dict) and specs and specs.keys() == found.keys():
+        return {name: _single(_array(value, gaps=gaps), specs[name], model) for name, value in found.items()}
     if isinstance(found, str):
         if model.preprocess.kind != "text":
             raise FeedError("body-thing", "the model takes no text")
         return found.encode()  # never taken for a path
     if isinstance(found, dict):
         return found
-    if isinstance(found, list):
-        return found if model.preprocess.kind == "table" else _array(found, gaps=gaps)
+    if isinstance(found, list) and model.preprocess.kind == "table":
+        if len(found) == 1:
+            return found
+        raise FeedError("body-thing", _ONE.format(len(found)))
+    if isinstance(found, (list, int, float)):
+        array = _array(found, gaps=gaps)
+        return _single(array, model.inputs[0], model) if len(model.inputs) == 1 else array
     raise FeedError("body-thing", "the model takes no such value: a row of named values, a text or numbers")
+
+
+def _single(array: Any, spec: TensorSpec, model: Model) -> Any:
+    """An array that is one thing: of several samples, only the first would be read."""
+    batch = spec.shape[:1] in ((None,), (1,)) and array.ndim == len(spec.shape)
+    if batch and len(array) != 1 and model.interpret.task != "other" and _each(model, spec):
+        raise FeedError("body-thing", _ONE.format(len(array)))
+    return array
+
+
+def _each(model: Model, spec: TensorSpec) -> bool:
+    """Whether there is an answer for each entry of the first axis: it is no sequence that makes one answer."""
+    return spec.shape[0] == 1 or all(output.shape[:1] == (None,) for output in model.outputs)
 
 
 def _array(value: Any, *, gaps: bool) -> Any:
@@ -69,7 +89,7 @@ def _array(value: Any, *, gaps: bool) -> Any:
         raise FeedError("body-thing", "the lists are of unequal length") from error
     if gaps and array.dtype.kind == "O":
         array = present(array)
-    if array.dtype.kind not in "biufU" or not array.ndim:
+    if array.dtype.kind not in "biufU":
         raise FeedError("body-thing", "the lists hold something that is neither number nor text")
     return array
 

@@ -22,6 +22,36 @@ from edgekit.errors import EdgeKitError
 
 BOUNDS = tuple(round(base * 10.0**power, 9) for power in range(-5, 2) for base in (1.0, 1.8, 3.2, 5.6))
 """Upper ends of the histograms' buckets in seconds: 10 us to 56 s, four to each power of ten."""
+_HELP = {
+    "batched": "Answers, by how many requests their call of the engine answered.",
+    "body_bytes": "Bytes of request bodies that are held.",
+    "clients": "Clients, by address or key, with requests under way.",
+    "connections": "Connections, by what became of them.",
+    "drift_alarms": "Alarms of drift that are on.",
+    "errors": "Errors, by their code.",
+    "frame_age_seconds": "From when a frame came to its answer.",
+    "frames": "Frames of streams, by what became of them.",
+    "load": "Processes that run or wait, of the last minute.",
+    "monitored_samples": "Samples that were held beside what the model was proved on.",
+    "open_connections": "Connections that are open.",
+    "parse_seconds": "Reading a request, in a worker.",
+    "predict_seconds": "Preparing, running and reading one thing.",
+    "queue": "Requests that wait.",
+    "queue_seconds": "From when a request was whole to when a worker had it.",
+    "ready": "Whether the model can be asked.",
+    "refusals": "Refusals, by status.",
+    "request_seconds": "From when a request arrived to its answer.",
+    "requests": "Requests, by what became of them.",
+    "restarts": "Workers that were started again.",
+    "run_seconds": "Calls of the engine.",
+    "running": "Requests that workers have.",
+    "temperature_c": "Of the processor, in degrees Celsius.",
+    "throttled": "Whether the board is slowed down now.",
+    "under_voltage": "Whether its supply is too weak now.",
+    "wait_seconds": "From when a request came to when a worker was free.",
+    "write_seconds": "Writing an answer, in a worker.",
+}
+"""What EdgeKit itself measures."""
 
 
 class Metrics:
@@ -103,18 +133,18 @@ class Metrics:
         for (name, what), value in sorted(counters.items()):
             full = f"edgekit_{name}_total"
             if full != said:
-                yield f"# TYPE {full} counter"
+                yield from _head(full, "counter", name)
                 said = full
             kind = f',kind="{_escaped(what)}"' if what else ""
-            yield f"{full}{{{model}{kind}}} {value:g}"
+            yield f"{full}{{{model}{kind}}} {_number(value)}"
         for name, buckets in sorted(histograms.items()):
             full = f"edgekit_{name}"
-            yield f"# TYPE {full} histogram"
+            yield from _head(full, "histogram", name)
             total = 0
             for bound, count in zip((*(f"{bound:g}" for bound in BOUNDS), "+Inf"), buckets, strict=True):
                 total += count
                 yield f'{full}_bucket{{{model},le="{bound}"}} {total}'
-            yield f"{full}_sum{{{model}}} {sums[name]:g}"
+            yield f"{full}_sum{{{model}}} {_number(sums[name])}"
             yield f"{full}_count{{{model}}} {total}"
 
     def _copied(self) -> tuple[dict[tuple[str, str], float], dict[str, list[int]], dict[str, float]]:
@@ -124,10 +154,10 @@ class Metrics:
 
 def gauge(name: str, values: Mapping[str, float]) -> str:
     """What is true now, in Prometheus' text format: a value a model, or under "" one of no model."""
-    lines = [f"# TYPE edgekit_{name} gauge"]
+    lines = [*_head(f"edgekit_{name}", "gauge", name)]
     for model, value in values.items():
         label = f'{{model="{_escaped(model)}"}}' if model else ""
-        lines.append(f"edgekit_{name}{label} {value:g}")
+        lines.append(f"edgekit_{name}{label} {_number(value)}")
     return "\n".join([*lines, ""])
 
 
@@ -135,14 +165,27 @@ def together(texts: Iterable[str]) -> str:
     """Several texts as one: the format wants all lines of a metric in one group, under one head."""
     groups: dict[str, list[str]] = {}
     for text in texts:
-        head = ""
+        head = told = ""
         for line in text.splitlines():
-            if line.startswith("# TYPE "):
-                head = line
-            groups.setdefault(head, [])
-            if line is not head:
-                groups[head].append(line)
+            if line.startswith("# HELP "):
+                told = f"{line}\n"
+            elif line.startswith("# TYPE "):
+                head, told = told + line, ""
+                groups.setdefault(head, [])
+            else:
+                groups.setdefault(head, []).append(line)
     return "".join(f"{line}\n" for head, lines in groups.items() for line in (head, *lines))
+
+
+def _head(full: str, kind: str, name: str) -> Iterator[str]:
+    if name in _HELP:
+        yield f"# HELP {full} {_HELP[name]}"
+    yield f"# TYPE {full} {kind}"
+
+
+def _number(value: float) -> str:
+    """All digits: rates are differences of large totals."""
+    return f"{value:.0f}" if float(value).is_integer() else repr(float(value))
 
 
 def _percentile(buckets: list[int], share: float) -> float:

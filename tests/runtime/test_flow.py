@@ -316,6 +316,17 @@ def test_metrics_count_what_models_do(artifacts, samples):
     assert text.count("# TYPE edgekit_run_seconds histogram") == 1
 
 
+def test_totals_keep_all_their_digits():
+    metrics = Metrics("m")
+    metrics.count("requests", "answered", by=123_456_789)
+    metrics.count("frames", by=0.1)
+    metrics.observe("run_seconds", 1_234_567.875)
+    lines = metrics.text().splitlines()
+    assert 'edgekit_requests_total{model="m",kind="answered"} 123456789' in lines
+    assert 'edgekit_frames_total{model="m"} 0.1' in lines
+    assert 'edgekit_run_seconds_sum{model="m"} 1234567.875' in lines
+
+
 def test_histograms_by_known_values():
     metrics = Metrics()
     for value in [0.001] * 90 + [0.5] * 9 + [1000.0]:

@@ -143,7 +143,13 @@ def test_each_metric_stands_once_in_one_group(server, tensor, image):
         assert line.startswith("#") or name in {group, *(f"{group}_{end}" for end in ("bucket", "sum", "count"))}
     assert 'edgekit_ready{model="int8"} 1' in text
     assert 'edgekit_run_seconds_count{model="many"}' in text
-    assert gauge("queue", {'a"b': 2}) == '# TYPE edgekit_queue gauge\nedgekit_queue{model="a\\"b"} 2\n'
+    assert gauge("own", {'a"b': 2}) == '# TYPE edgekit_own gauge\nedgekit_own{model="a\\"b"} 2\n'
+    # Readers of the format (prometheus_client is one) take the ending off: names must differ without it.
+    families = [head.split()[2].removesuffix("_total") for head in heads]
+    assert len(families) == len(set(families))
+    lines = text.splitlines()
+    for head in heads:
+        assert lines[lines.index(head) - 1].startswith(f"# HELP {head.split()[2]} "), head
 
 
 def test_buckets_are_what_was_observed():

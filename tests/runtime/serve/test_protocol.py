@@ -123,6 +123,34 @@ def test_predict_takes_a_picture_and_numbers(server, image):
     assert (status, json.loads(said)["code"]) == (415, "http-media")
 
 
+def test_predict_answers_one_thing_and_refuses_several(server, image):
+    both = [image(seed)[0].tolist() for seed in (0, 1)]
+    for name in ("int8", "many"):
+        alone = server.json("POST", f"/v2/models/{name}/predict", both[:1])
+        assert alone == server.json("POST", f"/v2/models/{name}/predict", both[0])
+        assert alone[0] == 200
+        for several in (both, {"image": both}):
+            status, answer = server.json("POST", f"/v2/models/{name}/predict", several)
+            assert (status, answer["code"]) == (400, "body-thing")
+
+
+def test_predict_takes_single_numbers_and_sequences_of_any_length(serve, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    make, number = onnx.helper, onnx.TensorProto.FLOAT
+    for name, shape, op in (("number", [], "Identity"), ("sequence", ["T", 2], "ReduceMax")):
+        graph = make.make_graph(
+            [make.make_node(op, ["x"], ["y"], **({"keepdims": 0} if op == "ReduceMax" else {}))], name,
+            [make.make_tensor_value_info("x", number, shape)], [make.make_tensor_value_info("y", number, [])],
+        )  # fmt: skip
+        model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=9)
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    one = serve(tmp_path, "--threads", 1)
+    for name, thing in (("number", 3.5), ("number", {"x": 3.5}), ("sequence", [[1, 2], [3, 3.5], [0, 1]])):
+        status, answer = one.json("POST", f"/v2/models/{name}/predict", thing)
+        assert status == 200, answer
+        assert answer["answer"]["y"]["first"] == [3.5]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
