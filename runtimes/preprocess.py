@@ -163,6 +163,11 @@ class Preparer:
     def _sound(self, thing: Any, spec: TensorSpec) -> Array:
         if isinstance(self.quick, Waves):
             return self.quick.tensor(thing)
+        if self._how.kind != "waveform" and sum(size != 1 for size in spec.shape[1:]) > 1:
+            raise FeedError(
+                "feed-shape", f"{spec.describe()} is no wave, and nothing says how one becomes it",
+                next_step="Convert with --metadata that says so: kind = 'waveform', and [preprocess.audio].",
+            )  # fmt: skip
         return normalize(audio.sound_array(sounds.as_sound(thing, spec), spec, self._how), self._how, spec)
 
     def _text(self, thing: str | bytes, spec: TensorSpec) -> Array:

@@ -101,7 +101,8 @@ class _Measure:
     def _flat(self, text: bytes) -> bool:
         """Whether it is within the bounds even if nothing in it were closed and no comma stood in a string."""
         bounds = self._bounds
-        return text.count(b"[") + text.count(b"{") <= bounds.depth and text.count(b",") <= bounds.numbers
+        few = len(text) <= bounds.numbers or text.count(b",") <= bounds.numbers
+        return few and text.count(b"[") + text.count(b"{") <= bounds.depth
 
     def _between(self, text: memoryview) -> None:
         """A stretch without strings."""

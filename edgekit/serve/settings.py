@@ -154,7 +154,8 @@ class Settings:
 
 
 def read(path: str | Path) -> Settings:
-    """A TOML file with the fields of `Settings`; a model's table starts from [serving].
+    """A TOML file with the fields of `Settings`; a model's table starts from [serving], and a larger `body` raises
+    `buffered` where the file does not set that.
 
     Raises:
         MissingFileError: `file-missing`. UsageError: `serve-config`.
@@ -169,6 +170,9 @@ def read(path: str | Path) -> Settings:
     models = data.get("models", {})
     if isinstance(common, dict) and isinstance(models, dict):
         data["models"] = {n: {**common, **own} if isinstance(own, dict) else own for n, own in models.items()}
+    bounds = data.get("bounds")
+    if isinstance(bounds, dict) and isinstance(bounds.get("body"), int):
+        bounds.setdefault("buffered", max(Bounds.buffered, bounds["body"]))
     try:
         return decode(Settings, data, strict=True)
     except CodecError as error:

@@ -165,3 +165,13 @@ def test_normalize_keeps_what_needs_nothing():
     raw = np.arange(6, dtype=np.uint8)
     assert normalize(raw, Preprocess("waveform"), SOUND) is raw
     np.testing.assert_allclose(normalize(raw, Preprocess("waveform", scale=2), SOUND), raw * 2.0)
+
+
+def test_a_sound_is_no_table_of_features(tmp_path):
+    write_wav(tmp_path / "a.wav", 2, 1, [0.5] * 40)
+    table = TensorSpec("input", (None, 49, 10, 1), "float32")
+    with pytest.raises(FeedError, match="no wave") as caught:
+        prepare(tmp_path / "a.wav", (table,), Preprocess())
+    assert caught.value.code == "feed-shape"
+    flat = TensorSpec("input", (1, 1, 8), "float32")
+    assert prepare(tmp_path / "a.wav", (flat,), Preprocess())["input"].shape == (1, 8)

@@ -15,6 +15,8 @@ import httptools
 import numpy as np
 import pytest
 
+from edgekit.errors import UsageError
+from edgekit.serve import settings
 from edgekit.serve.arrival import Arrival
 from edgekit.serve.jobs import Queue
 from edgekit.serve.settings import Bounds
@@ -258,3 +260,18 @@ def test_a_request_came_when_the_kernel_had_it(milliseconds, came):
 
     arrival.on_message_begin()
     assert arrival.request.arrived == pytest.approx(came)
+
+
+def test_a_larger_body_makes_room_for_itself(tmp_path):
+    file = tmp_path / "serve.toml"
+    for said, wanted in (
+        ("body = 67_108_864", (64 << 20, 64 << 20)),
+        ("body = 1024", (1024, Bounds.buffered)),
+        ("body = 67_108_864\nbuffered = 134_217_728", (64 << 20, 128 << 20)),
+    ):
+        file.write_text(f"[bounds]\n{said}\n")
+        bounds = settings.read(file).bounds
+        assert (bounds.body, bounds.buffered) == wanted
+    file.write_text("[bounds]\nbody = 67_108_864\nbuffered = 1_000_000\n")
+    with pytest.raises(UsageError):
+        settings.read(file)
