@@ -30,7 +30,7 @@ _TRAINED = 7000
 
 
 @cache
-def _digits() -> tuple[Any, Any]:
+def mnist() -> tuple[Any, Any]:
     """[10000, 1, 28, 28] in 0..1, and their classes, shuffled."""
     raw = gzip.decompress((DIGITS / "t10k-images-idx3-ubyte.gz").read_bytes())
     labels = gzip.decompress((DIGITS / "t10k-labels-idx1-ubyte.gz").read_bytes())
@@ -40,14 +40,14 @@ def _digits() -> tuple[Any, Any]:
     return x[order], y[order]
 
 
-def _classifier(net: nn.Module, steps: int = 220) -> Hard:
-    x, y = _digits()
+def classifier(net: nn.Module, steps: int = 220) -> Hard:
+    x, y = mnist()
     images, classes = torch.from_numpy(x[:_TRAINED]), torch.from_numpy(y[:_TRAINED])
     hard_nets.train(net, lambda pick: F.cross_entropy(net(images[pick]), classes[pick]), len(images), steps)
     return Hard(net, x[:100], x[_TRAINED : _TRAINED + 1000], y[_TRAINED : _TRAINED + 1000], y[:100])
 
 
-def _normed(conv: nn.Conv2d, *rest: nn.Module) -> nn.Sequential:
+def normed(conv: nn.Conv2d, *rest: nn.Module) -> nn.Sequential:
     return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), *rest)
 
 
@@ -72,44 +72,44 @@ class _Inverted(nn.Module):
         super().__init__()
         wide = 3 * width
         self.way = nn.Sequential(
-            _normed(nn.Conv2d(width, wide, 1, bias=False), act()),
-            _normed(nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False), act()),
+            normed(nn.Conv2d(width, wide, 1, bias=False), act()),
+            normed(nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False), act()),
             _Gate(wide, inner, gate),
-            _normed(nn.Conv2d(wide, width, 1, bias=False)),
+            normed(nn.Conv2d(wide, width, 1, bias=False)),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.way(x)
 
 
-def _gated(act: Callable[[], nn.Module], inner: Callable[[], nn.Module], gate: Callable[[], nn.Module]) -> Hard:
+def gated(act: Callable[[], nn.Module], inner: Callable[[], nn.Module], gate: Callable[[], nn.Module]) -> Hard:
     width = 16
-    return _classifier(nn.Sequential(
-        _normed(nn.Conv2d(1, width, 3, 2, 1, bias=False), act()),
+    return classifier(nn.Sequential(
+        normed(nn.Conv2d(1, width, 3, 2, 1, bias=False), act()),
         _Inverted(width, act, inner, gate),
-        _normed(nn.Conv2d(width, width, 3, 2, 1, groups=width, bias=False), act()),
+        normed(nn.Conv2d(width, width, 3, 2, 1, groups=width, bias=False), act()),
         _Inverted(width, act, inner, gate),
-        _normed(nn.Conv2d(width, 48, 1, bias=False), act()),
+        normed(nn.Conv2d(width, 48, 1, bias=False), act()),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10),
     ))  # fmt: skip
 
 
 def gated_hardswish() -> Hard:
     """As MobileNetV3: HardSwish, gates of HardSigmoid."""
-    return _gated(nn.Hardswish, nn.ReLU, nn.Hardsigmoid)
+    return gated(nn.Hardswish, nn.ReLU, nn.Hardsigmoid)
 
 
 def gated_silu() -> Hard:
     """As EfficientNet: SiLU, gates of a sigmoid."""
-    return _gated(nn.SiLU, nn.SiLU, nn.Sigmoid)
+    return gated(nn.SiLU, nn.SiLU, nn.Sigmoid)
 
 
 def prelu() -> Hard:
     """A slope a channel below zero."""
     parts: list[nn.Module] = []
     for before, after, stride in ((1, 16, 2), (16, 32, 1), (32, 32, 2), (32, 48, 1)):
-        parts.append(_normed(nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.PReLU(after)))
-    return _classifier(nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10)))
+        parts.append(normed(nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.PReLU(after)))
+    return classifier(nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10)))
 
 
 class _Mix(nn.Module):
@@ -139,7 +139,7 @@ class Mixer(nn.Module):
 
 def mixer() -> Hard:
     """An MLP mixer with GELU."""
-    return _classifier(Mixer(), 350)
+    return classifier(Mixer(), 350)
 
 
 class _Residual(nn.Module):
@@ -162,7 +162,7 @@ def norm_behind() -> Hard:
         return _Residual(_conv(width, width), nn.ReLU(), nn.BatchNorm2d(width), _conv(width, width), nn.ReLU(),
                          nn.BatchNorm2d(width))  # fmt: skip
 
-    return _classifier(nn.Sequential(
+    return classifier(nn.Sequential(
         _conv(1, 16, 2), nn.ReLU(), nn.BatchNorm2d(16), block(16), _conv(16, 32, 2), nn.ReLU(), nn.BatchNorm2d(32),
         block(32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
     ))  # fmt: skip
@@ -175,7 +175,7 @@ def norm_first() -> Hard:
         return _Residual(nn.BatchNorm2d(width), nn.ReLU(), _conv(width, width), nn.BatchNorm2d(width), nn.ReLU(),
                          _conv(width, width))  # fmt: skip
 
-    return _classifier(nn.Sequential(
+    return classifier(nn.Sequential(
         _conv(1, 16, 2), block(16), block(16), nn.BatchNorm2d(16), nn.ReLU(), _conv(16, 32, 2), block(32), block(32),
         nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
     ))  # fmt: skip
@@ -194,7 +194,7 @@ class Rows(nn.Module):
 
 def gru() -> Hard:
     """A recurrent layer, which no quantizer here makes integers of, between layers that they do."""
-    return _classifier(Rows(), 500)
+    return classifier(Rows(), 500)
 
 
 class UNet(nn.Module):
@@ -202,13 +202,13 @@ class UNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Sequential(_normed(_conv(1, 8), nn.ReLU()), _normed(_conv(8, 8), nn.ReLU()))
-        self.second = nn.Sequential(_normed(_conv(8, 16), nn.ReLU()), _normed(_conv(16, 16), nn.ReLU()))
-        self.bottom = nn.Sequential(_normed(_conv(16, 32), nn.ReLU()), _normed(_conv(32, 32), nn.ReLU()))
+        self.first = nn.Sequential(normed(_conv(1, 8), nn.ReLU()), normed(_conv(8, 8), nn.ReLU()))
+        self.second = nn.Sequential(normed(_conv(8, 16), nn.ReLU()), normed(_conv(16, 16), nn.ReLU()))
+        self.bottom = nn.Sequential(normed(_conv(16, 32), nn.ReLU()), normed(_conv(32, 32), nn.ReLU()))
         self.up = nn.ConvTranspose2d(32, 16, 2, 2)
-        self.third = _normed(_conv(32, 16), nn.ReLU())
+        self.third = normed(_conv(32, 16), nn.ReLU())
         self.wider = nn.Upsample(scale_factor=2, mode="nearest")
-        self.fourth, self.head = _normed(_conv(24, 8), nn.ReLU()), nn.Conv2d(8, 1, 1)
+        self.fourth, self.head = normed(_conv(24, 8), nn.ReLU()), nn.Conv2d(8, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         first = self.first(x)
@@ -220,14 +220,14 @@ class UNet(nn.Module):
 def u_net() -> Hard:
     """Segmentation of the detector's squares."""
     net, (x, boxes) = UNet(), hard_nets.squares(800, 0)
-    images, masks = torch.from_numpy(x), torch.from_numpy(_masks(boxes))
+    images, inside = torch.from_numpy(x), torch.from_numpy(masks(boxes))
     hard_nets.train(
-        net, lambda pick: F.binary_cross_entropy_with_logits(net(images[pick]), masks[pick]), len(images), 220
+        net, lambda pick: F.binary_cross_entropy_with_logits(net(images[pick]), inside[pick]), len(images), 220
     )
     return Hard(net, hard_nets.squares(100, 1)[0], hard_nets.squares(200, 2)[0])
 
 
-def _masks(boxes: Any) -> Any:
+def masks(boxes: Any) -> Any:
     made = np.zeros((len(boxes), 1, 24, 24), np.float32)
     for mask, truth in zip(made, boxes, strict=True):
         for left, top, right, bottom, _ in truth[truth[:, 4] > 0]:

@@ -78,6 +78,14 @@ FURTHER = tuple(
     )
 )  # fmt: skip
 """Other kinds of networks, trained here: `further_nets.py`."""
+UNSEEN = tuple(
+    Case(f"unseen_{name}", "", f"unseen_{name}")
+    for name in (
+        "table_mlp", "table_regression", "convnext", "mobile_vit", "relu6_gated", "dilated", "hearer",
+        "picture_autoencoder", "frame_autoencoder", "segmenter", "embedder",
+    )
+)  # fmt: skip
+"""And more: `unseen_nets.py`."""
 
 
 @cache
@@ -88,13 +96,16 @@ def _trained(name: str) -> Any:
     if name.startswith("hard_"):
         return hard_nets.make(name.removeprefix("hard_"))
     import further_nets
+    import unseen_nets
 
+    if name.startswith("unseen_"):
+        return unseen_nets.make(name.removeprefix("unseen_"))
     return further_nets.make(name.removeprefix("further_"))
 
 
 def file(case: Case, folder: Path) -> Path:
     """The model's file; one that is trained here is made in `folder`."""
-    if case not in (*HARD, *FURTHER):
+    if case not in (*HARD, *FURTHER, *UNSEEN):
         return SHARED / "models" / case.path
     made = _trained(case.data)
     import hard_nets
@@ -106,7 +117,7 @@ def file(case: Case, folder: Path) -> Path:
 def arrays(data: str) -> tuple[Any, Any]:
     """Samples and labels (or None) as the model wants them."""
     folder = SHARED / "data"
-    if data.startswith(("hard_", "further_")):
+    if data.startswith(("hard_", "further_", "unseen_")):
         made = _trained(data)
         x = np.concatenate([made.calibration, made.evaluation])
         return x, None if made.labels is None else np.concatenate([made.calibration_labels, made.labels])

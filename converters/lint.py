@@ -222,7 +222,8 @@ def _scales(calibration: _Survey) -> list[Finding]:
                 f"reaches from {seen.low:.4g} to {seen.high:.4g}: int8 takes them for constants."
             )
             fix = (
-                "Normalize before the model and not in it, or use --precision dynamic, which keeps floats at the input."
+                "Normalize before the model and not in it, or use --precision dynamic, which keeps floats at the "
+                "input, or mixed, which lifts the normalization."
             )
             findings.append(Finding("warning", "data-scales", message, fix))
     return findings

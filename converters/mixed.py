@@ -189,11 +189,14 @@ def forecast(count: int) -> int:
     return 2 * math.ceil(math.log2(count + 1)) + PRUNING
 
 
-def search(order: Sequence[str]) -> Generator[tuple[str, ...], bool, tuple[str, ...] | None]:
+def search(
+    order: Sequence[str], *, whole_first: bool = False
+) -> Generator[tuple[str, ...], bool, tuple[str, ...] | None]:
     """Find a small set of layers to lift.
 
     Args:
         order: The noisiest first; none at all is known not to be enough.
+        whole_first: Ask for all of them before any: where another way was not enough, that may well not be either.
 
     Yields:
         Sets to lift; sent whether they pass.
@@ -201,8 +204,10 @@ def search(order: Sequence[str]) -> Generator[tuple[str, ...], bool, tuple[str, 
     Returns:
         The set; None when even all are not enough.
     """
+    if whole_first and not (yield tuple(order)):
+        return None
     low, high = 0, 1
-    while not (yield tuple(order[:high])):
+    while not ((whole_first and high >= len(order)) or (yield tuple(order[:high]))):
         if high >= len(order):
             return None
         low, high = high, min(2 * high, len(order))

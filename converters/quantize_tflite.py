@@ -159,7 +159,7 @@ def _static(model: ModelT, ranges: Ranges, plan: Plan, options: QuantizeOptions)
     if unknown and ranges.observer != FROM_SOURCE:
         raise ConversionError("range-missing", f"calibration did not observe {', '.join(unknown[:8])}", tensors=unknown)
     rewrites.matmul_to_fully_connected(model)
-    tflite_folding.columns_into_dense(model)
+    tflite_folding.columns_into_dense(model, plan.width)
     rewrites.to_multiplication(model)
     rewrites.whole_pools_to_means(model)
     bits = plan.settle(model)

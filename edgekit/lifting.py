@@ -6,9 +6,9 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit import __version__, files
 from edgekit.codec import decode, encode
@@ -18,12 +18,35 @@ from edgekit.converters.stages import Graph, LoadedFacts, QuantizeOptions, Range
 from edgekit.converters.worker import Workshop
 from edgekit.errors import ConversionError, UsageError, WorkerError
 from edgekit.options import Options
-from edgekit.precision import precisions
-from edgekit.rules import LayerPrecision
+from edgekit.precision import FormatRules, precisions
+from edgekit.rules import LayerPrecision, Rule
 
 if TYPE_CHECKING:
     from edgekit.converters.jobs import Survey
     from edgekit.converters.verify import Verification
+
+
+@dataclass(frozen=True)
+class Way:
+    """How layers are lifted.
+
+    Attributes:
+        to: Their precision.
+        interface: Of the artifact. What a lifted layer reads of an input in integers is rounded before it computes.
+    """
+
+    to: LayerPrecision
+    interface: Literal["int8", "float"]
+
+    def __str__(self) -> str:
+        return f"{self.to}, {'floats' if self.interface == 'float' else 'integers'} at the ends"
+
+
+def ways(said: Options, rules: FormatRules) -> tuple[Way, ...]:
+    """What to try, in order: the interface that was asked for or is the format's own, then floats at the ends."""
+    lifts = (said.lift,) if said.lift else rules.lifts
+    ends = (said.interface,) if said.interface else dict.fromkeys((rules.interface, "float"))
+    return tuple(Way(to, one) for one in ends if one in rules.interfaces for to in lifts)
 
 
 class Memory:
@@ -93,17 +116,16 @@ def lift(
 
     Without a lifted layer it is `graph`, else `unrounded`: weights that were rounded for integers gain nothing in a
     wider layer. When nothing passes or the budget ends first, the rules are the best guess, which the verification
-    behind this stage then refuses.
+    behind this stage judges.
     """
     precision = precisions.get(said.precision)
-    lifts = (said.lift,) if said.lift else precision.rules(graph.format).lifts
     content = [files.sha256(Path(path)) for path in (graph.path, unrounded.path, survey.proof.path)]
     what = (content, graph.tools, facts.tools, ranges, options, replace(survey.proof, path=""), said.max_drop)
     memory = Memory(said.lift_cache or files.cache("mixed"), *what, asked=said.lift_cache is not None)
     found, note = find(
         lambda: shop.probe(unrounded, facts, survey, ranges, options),
         options,
-        lifts,
+        ways(said, precision.rules(graph.format)),
         lambda tried: judge(shop.quantize(graph if tried == options else unrounded, ranges, precision.name, tried)),
         memory,
         budget=said.lift_budget,
@@ -116,7 +138,7 @@ def lift(
 def find(
     probe: Callable[[], mixed.Noise],
     options: QuantizeOptions,
-    lifts: Sequence[LayerPrecision],
+    tried: Sequence[Way],
     judge: Callable[[QuantizeOptions], Verification],
     memory: Memory,
     *,
@@ -128,32 +150,46 @@ def find(
     Args:
         probe: Gives the noise of each layer; asked only when plain int8 does not pass.
         options: Of the user, with rules of his own that come first.
-        lifts: Precisions to lift to, tried in order.
+        tried: Ways to lift, in order. Where none has a set that passes and the last is to float, the result is that
+            every operator computes in float, those that only move values included.
         judge: Quantizes and verifies.
         memory: Of searches before.
-        budget: Verifications at most; None for the forecast.
+        budget: Verifications at most, for each way; None for the forecast.
         tell: Told the forecast and each step.
 
     Returns:
         Options with the rules, and one line for the user.
     """
     search = _Search(options, judge, memory, tell)
-    if search.passes((), lifts[0]):
+    if search.passes((), tried[0]):
         return options, "mixed: plain int8 passes, no layer was lifted"
     kept = memory.recall("noise")
     found = probe() if kept is None else decode(mixed.Noise, kept)
     memory.keep("noise", encode(found))
     search.known, order = found.known, mixed.ranked(found)
     most = mixed.forecast(len(order)) if budget is None else budget
-    tell({"note": f"mixed: {len(order)} layers, at most {most} verifications for each of {', '.join(lifts)}"})
-    for to in lifts:
-        chosen, complete = search.run(order, to, most)
+    each = "; ".join(dict.fromkeys(str(way) for way in tried))
+    tell({"note": f"mixed: {len(order)} layers, at most {most} verifications for each of: {each}"})
+    for way in tried:
+        chosen, complete = search.run(order, way, most, whole_first=way != tried[0])
         if chosen is not None:
-            note = f"mixed: {len(chosen)} of {len(order)} layers lifted to {to} after {search.spent} verifications"
+            note = f"mixed: {len(chosen)} of {len(order)} layers lifted to {way.to} after {search.spent} verifications"
+            if way.interface != options.interface:
+                note += "; floats at the ends, since with integers there no set of layers is enough"
             more = "" if complete else "; the budget ended before it was known whether fewer are enough"
-            return search.options(chosen, to), note + more
-    guess = search.options(order, lifts[-1])
-    return guess, f"mixed: no set of the {len(order)} layers was found that passes when lifted to {' or '.join(lifts)}"
+            return search.options(chosen, way), note + more
+    last = tried[-1]
+    if last.interface != "float":
+        tell({"note": "mixed: what is lost may be lost in rounding the inputs, which --io float leaves as they are"})
+    nothing = f"mixed: no set of the {len(order)} layers was found that passes when lifted to {_lifts(tried)}"
+    if last.to != "float":
+        return search.options(order, last), nothing
+    whole = replace(options, interface=last.interface, rules=(*options.rules, Rule("float")))
+    return whole, f"{nothing}; so every operator computes in float, which --precision fp16 has at half the size"
+
+
+def _lifts(tried: Sequence[Way]) -> str:
+    return " or ".join(dict.fromkeys(way.to for way in tried))
 
 
 class _Search:
@@ -168,15 +204,17 @@ class _Search:
         self.known: tuple[Layer, ...] = ()
         self.spent = 0
 
-    def run(self, order: Sequence[str], to: LayerPrecision, most: int) -> tuple[tuple[str, ...] | None, bool]:
+    def run(
+        self, order: Sequence[str], way: Way, most: int, *, whole_first: bool
+    ) -> tuple[tuple[str, ...] | None, bool]:
         """The set, None if there is none; and whether the search came to its end."""
-        steps = mixed.search(order)
+        steps = mixed.search(order, whole_first=whole_first)
         best: tuple[str, ...] | None = None
         wanted, started = next(steps), self.spent
         while True:
             if self.spent - started >= most:
                 return best, False
-            passed = self.passes(wanted, to)
+            passed = self.passes(wanted, way)
             if passed and (best is None or len(wanted) < len(best)):
                 best = wanted
             try:
@@ -184,13 +222,13 @@ class _Search:
             except StopIteration as end:
                 return end.value, True
 
-    def passes(self, lifted: Sequence[str], to: LayerPrecision) -> bool:
-        what = [sorted(lifted), to if lifted else ""]
+    def passes(self, lifted: Sequence[str], way: Way) -> bool:
+        what = [sorted(lifted), encode(way) if lifted else ""]
         known = self._memory.recall(what)
         if known is None:
             self.spent += 1
             self._tell({"stage": f"lift {len(lifted)} layers", "done": self.spent})
-            known = self._judged(self.options(lifted, to))
+            known = self._judged(self.options(lifted, way))
             self._memory.keep(what, known)
         return bool(known)
 
@@ -204,6 +242,9 @@ class _Search:
                 raise
             return False  # this precision does not exist for one of the layers
 
-    def options(self, lifted: Sequence[str], to: LayerPrecision) -> QuantizeOptions:
+    def options(self, lifted: Sequence[str], way: Way) -> QuantizeOptions:
         """The user's, and rules for these layers."""
-        return replace(self._options, rules=(*self._options.rules, *mixed.rules(self.known, lifted, to)))
+        if not lifted:
+            return self._options
+        rules = (*self._options.rules, *mixed.rules(self.known, lifted, way.to))
+        return replace(self._options, interface=way.interface, rules=rules)

@@ -8,6 +8,7 @@ the answer better, taking scaled columns to vary alike, which is what they were 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,19 @@ from edgekit.converters.tflite_graphs.graph import ModelT, OperatorT, SubGraphT
 _KINDS = ("ADD", "SUB", "MUL", "DIV")
 
 
-def columns_into_dense(model: ModelT) -> None:
-    """Take every ADD, SUB, MUL and DIV by constants that only one FULLY_CONNECTED reads into its weights and bias."""
+def columns_into_dense(model: ModelT, width: Callable[[str], int]) -> None:
+    """Take every ADD, SUB, MUL and DIV by constants that only one FULLY_CONNECTED reads into its weights and bias.
+
+    Args:
+        model: Float; changed in place.
+        width: Bits of what makes a tensor, 0 for float. Operators of another width than the matrix stay apart from it.
+    """
     for graph in model.subgraphs:
         for dense in [op for op in graph.operators or () if files.op_name(model, op) == "FULLY_CONNECTED"]:
-            _fold(model, graph, dense)
+            _fold(model, graph, dense, width)
 
 
-def _fold(model: ModelT, graph: SubGraphT, dense: OperatorT) -> None:
+def _fold(model: ModelT, graph: SubGraphT, dense: OperatorT, width: Callable[[str], int]) -> None:
     weights = _floats(model, graph, int(dense.inputs[1]))
     bias_at = int(dense.inputs[2]) if len(dense.inputs) > 2 else -1
     if weights is None:
@@ -35,8 +41,11 @@ def _fold(model: ModelT, graph: SubGraphT, dense: OperatorT) -> None:
     if bias is None:
         return
     source, taken, weights = int(dense.inputs[0]), False, weights.astype(np.float64)
+    name = files.name_of(graph.tensors[int(dense.outputs[0])])
     deviation: NDArray[Any] = np.ones(weights.shape[1])
     while (before := _only_maker(graph, source)) is not None:
+        if width(files.name_of(graph.tensors[source])) != width(name):
+            break
         found = _column(model, graph, before, weights.shape[1])
         if found is None:
             break
@@ -51,8 +60,8 @@ def _fold(model: ModelT, graph: SubGraphT, dense: OperatorT) -> None:
         graph.operators.remove(before)
         dense.inputs = np.array([source, *dense.inputs[1:]], np.int32)
     if taken:
-        name = files.name_of(graph.tensors[int(dense.outputs[0])])
-        constants = [(_clipped(weights, deviation), f"{name}_folded"), (bias, f"{name}_folded_bias")]
+        stored = _clipped(weights, deviation) if width(name) else weights
+        constants = [(stored, f"{name}_folded"), (bias, f"{name}_folded_bias")]
         added = [files.add_constant(model, graph, values.astype(np.float32), named) for values, named in constants]
         dense.inputs = np.array([source, *added], np.int32)
 

@@ -63,6 +63,10 @@ class Plan:
     in_float: tuple[str, ...] = ()
     _half: set[str] = field(default_factory=set)
 
+    def width(self, tensor: str) -> int:
+        """Bits of the operator of the float graph that makes a tensor, before any were folded."""
+        return BITS[self._rules[self._marked[tensor]].precision] if tensor in self._marked else self.base
+
     def settle(self, model: ModelT) -> dict[str, int]:
         """Bits by each tensor that an operator makes, once operators were folded: names of the float graph hold."""
         main = model.subgraphs[0]

@@ -128,7 +128,7 @@ class _Attention(nn.Module):
         return self.out((weights @ v).transpose(1, 2).reshape(count, tokens, size))
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     def __init__(self, size: int, heads: int) -> None:
         super().__init__()
         self.first, self.second = nn.LayerNorm(size), nn.LayerNorm(size)
@@ -147,7 +147,7 @@ class ViT(nn.Module):
         super().__init__()
         self.patches = nn.Conv2d(1, size, 2, 2)
         self.places = nn.Parameter(0.1 * torch.randn(1, 16, size))
-        self.blocks = nn.Sequential(_Block(size, 4), _Block(size, 4))
+        self.blocks = nn.Sequential(Block(size, 4), Block(size, 4))
         self.norm = nn.LayerNorm(size)
         self.head = nn.Linear(size, 10)
 

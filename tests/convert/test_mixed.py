@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from edgekit.data_ref import DataRef
 from edgekit.errors import ConversionError, UsageError, VerificationError
 from edgekit.options import Options
 from edgekit.pipeline import run
+from edgekit.precision import precisions
 from edgekit.rules import Rule
 
 pytest.importorskip("ai_edge_quantizer", reason="comes with the convert extra")
@@ -34,15 +36,22 @@ TOLD: list[dict[str, Any]] = []
 # -- The search ----------------------------------------------------------------------------------------------------
 
 
-def searched(order: list[str], needed: set[str]) -> tuple[tuple[str, ...] | None, int]:
-    steps, count = mixed.search(order), 0
-    wanted = next(steps)
+Steps = Generator[tuple[str, ...], bool, tuple[str, ...] | None]
+
+
+def walked(steps: Steps, needed: set[str]) -> tuple[tuple[str, ...] | None, list[tuple[str, ...]]]:
+    """What a search finds, and what it asked for."""
+    asked = [next(steps)]
     while True:
-        count += 1
         try:
-            wanted = steps.send(needed <= set(wanted))
+            asked.append(steps.send(needed <= set(asked[-1])))
         except StopIteration as end:
-            return end.value, count
+            return end.value, asked
+
+
+def searched(order: list[str], needed: set[str]) -> tuple[tuple[str, ...] | None, int]:
+    chosen, asked = walked(mixed.search(order), needed)
+    return chosen, len(asked)
 
 
 @settings(max_examples=200, deadline=None, phases=(Phase.explicit, Phase.generate))
@@ -105,9 +114,9 @@ def found(judge: Any, folder: Path | None = None, budget: int | None = None, **s
     TOLD.clear()
     options = said.get("options", QuantizeOptions())
     memory = lifting.Memory(folder, "search")
-    return lifting.find(
-        lambda: noise, options, said.get("lifts", ("fp16", "float")), judge, memory, budget=budget, tell=TOLD.append
-    )
+    ends = said.get("ends", ("float",))
+    tried = [lifting.Way(to, one) for one in ends for to in said.get("lifts", ("fp16", "float"))]
+    return lifting.find(lambda: noise, options, tried, judge, memory, budget=budget, tell=TOLD.append)
 
 
 def lifted(options: QuantizeOptions) -> set[str]:
@@ -141,7 +150,7 @@ def test_the_cache_is_where_the_environment_says(tmp_path, monkeypatch):
     for name in ("m.onnx", "proof.npz"):
         (tmp_path / name).write_bytes(b"content")
 
-    def search(probe: Any, options: QuantizeOptions, lifts: Any, judge: Any, memory: Any, **_: Any) -> Any:
+    def search(probe: Any, options: QuantizeOptions, tried: Any, judge: Any, memory: Any, **_: Any) -> Any:
         memory.keep("noise", 1)
         return options, "found"
 
@@ -164,6 +173,57 @@ def test_the_forecast_is_said_before_and_holds():
     assert judge.asked <= 1 + mixed.forecast(12)
 
 
+class RoundedInput(Judge):
+    """What is read of an input in integers is lost, whatever is lifted."""
+
+    def __call__(self, options: QuantizeOptions) -> Any:
+        found = super().__call__(options)
+        return found if options.interface == "float" else type("Verification", (), {"failures": ("failed",)})()
+
+
+def test_floats_are_taken_in_where_rounded_inputs_are_to_blame():
+    judge = RoundedInput({"l0", "l2"})
+    integers = QuantizeOptions("int8")
+    options, note = found(judge, options=integers, ends=("int8", "float"))
+    assert options.interface == "float"
+    assert lifted(options) == {"l0", "l2"}
+    assert "2 of 12 layers" in note
+    assert "floats at the ends" in note
+    # Of the second way that fails, only the whole is tried.
+    assert judge.asked <= 1 + 5 + 1 + mixed.forecast(12)
+    alone, _ = found(RoundedInput({"l0"}), options=integers, ends=("int8",))
+    assert alone.interface == "int8"
+    assert any("--io float" in event.get("note", "") for event in TOLD)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 12])
+def test_the_whole_is_tried_first_where_another_way_was_not_enough(count):
+    order = [f"l{number}" for number in range(count)]
+    chosen, asked = walked(mixed.search(order, whole_first=True), {order[-1]})
+    assert asked[0] == tuple(order)
+    assert chosen is not None
+    assert order[-1] in chosen
+    assert len(asked) == len(set(asked)) <= mixed.forecast(count)
+
+
+def test_every_operator_computes_in_float_where_nothing_less_is_enough():
+    options, note = found(Judge({"none of them"}), options=QuantizeOptions("int8"), ends=("int8", "float"))
+    assert options.interface == "float"
+    assert options.rules == (Rule("float"),)
+    assert "every operator computes in float" in note
+    options, note = found(Judge({"none of them"}), lifts=("int16x8",))
+    assert {rule.precision for rule in options.rules} == {"int16x8"}
+    assert len(options.rules) == 12
+
+
+def test_ways_are_those_of_the_format_unless_they_were_asked_for():
+    rules = precisions.get("mixed").rules("tflite")
+    order = [("fp16", "int8"), ("float", "int8"), ("fp16", "float"), ("float", "float")]
+    assert [(way.to, way.interface) for way in lifting.ways(Options(to="tflite", precision="mixed"), rules)] == order
+    said = Options(to="tflite", precision="mixed", lift="int16x8", interface="int8")
+    assert lifting.ways(said, rules) == (lifting.Way("int16x8", "int8"),)
+
+
 def test_the_next_precision_is_tried_where_the_first_is_not_enough():
     options, _ = found(Judge({"l1"}, good=("float",)))
     assert {rule.precision for rule in options.rules} == {"float"}
@@ -183,6 +243,9 @@ def test_a_budget_that_ends_early_says_so():
     assert "budget ended" in note
     assert {"l0", "l6"} <= lifted(options)
     options, note = found(Judge({"l11"}), budget=1)
+    assert "budget ended" in note
+    assert "l11" in lifted(options)
+    _, note = found(Judge({"none of them"}), budget=1)
     assert "no set" in note
 
 
@@ -303,3 +366,47 @@ def test_lifting_to_something_else_is_refused():
         Options(to="onnx", lift="int4")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="lift-budget"):
         Options(to="onnx", lift_budget=0)
+
+
+def normalizing(folder: Path) -> tuple[Path, Path]:
+    """A network that standardizes columns a thousand times apart itself, and rows with its answers' signs."""
+    onnx = pytest.importorskip("onnx")
+    random = np.random.default_rng(0)
+    make, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    spread = np.logspace(-1, 3, 12).astype("f4")
+    stored = {"mean": 2 * spread, "deviation": spread}
+    stored |= {"w": random.normal(0, 1, (12, 16)), "v": random.normal(0, 1, (16, 2))}
+    nodes = [
+        make("Sub", ["x", "mean"], ["shifted"]),
+        make("Div", ["shifted", "deviation"], ["even"]),
+        make("MatMul", ["even", "w"], ["wide"]),
+        make("Relu", ["wide"], ["hidden"]),
+        make("MatMul", ["hidden", "v"], ["y"]),
+    ]
+    kept = [onnx.numpy_helper.from_array(array.astype("f4"), name) for name, array in stored.items()]
+    graph = onnx.helper.make_graph(nodes, "net", [value("x", 1, ["n", 12])], [value("y", 1, ["n", 2])], kept)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "net.onnx")
+    even = random.normal(0, 1, (300, 12)).astype("f4")
+    labels = (np.maximum(even @ stored["w"], 0) @ stored["v"]).argmax(1)
+    np.savez(folder / "data.npz", x=even * spread + 2 * spread, y=labels)
+    return folder / "net.onnx", folder / "data.npz"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_network_that_normalizes_inside_is_rescued(format, tmp_path):
+    source, data = normalizing(tmp_path)
+    said: dict[str, Any] = {
+        "to": format, "calibration": data, "evaluation": data, "max_drop": 1.0, "task": "classification",
+        "repairs": "none",
+    }  # fmt: skip
+    with pytest.raises(VerificationError):
+        run(source, Options(precision="int8", **said))
+    done = run(source, Options(precision="mixed", lift_cache=tmp_path / "kept", **said))
+    metric = done.verification.proof.metric
+    assert metric is not None
+    assert metric.drop <= 1.0
+    assert done.graph.inputs[0].dtype == "float32"
+    assert done.graph.lifted
+    # The dense layers stay in integers.
+    assert len(done.graph.lifted) <= 2

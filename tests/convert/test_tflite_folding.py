@@ -50,7 +50,7 @@ def answers(data: bytes, x: np.ndarray) -> np.ndarray:
 def test_arithmetic_a_column_goes_into_the_matrix(kinds, left, size):
     data = chain(kinds, size)
     model = files.read(data)
-    tflite_folding.columns_into_dense(model)
+    tflite_folding.columns_into_dense(model, lambda _: 8)
     folded = files.dump(model)
     names = [files.op_name(files.read(folded), op) for op in files.read(folded).subgraphs[0].operators]
     assert len(names) == left + 1
@@ -62,7 +62,7 @@ def test_arithmetic_a_column_goes_into_the_matrix(kinds, left, size):
 def test_shifts_go_into_the_bias_exactly():
     data = chain([("ADD", False), ("SUB", False), ("SUB", True)], (4,))
     model = files.read(data)
-    tflite_folding.columns_into_dense(model)
+    tflite_folding.columns_into_dense(model, lambda _: 8)
     x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     np.testing.assert_allclose(answers(files.dump(model), x), answers(data, x), rtol=1e-5, atol=1e-5)
 
@@ -75,6 +75,25 @@ def test_a_column_that_hardly_varies_does_not_take_the_steps_of_the_others():
     np.testing.assert_array_equal(tflite_folding._clipped(weights / 1000, np.ones(4)), weights / 1000)
 
 
+def test_what_computes_in_another_width_stays_apart():
+    data = chain([("SUB", False), ("DIV", False)], (4,))
+    model = files.read(data)
+    kinds = [files.op_name(model, op) for op in model.subgraphs[0].operators]
+    matrix = model.subgraphs[0].operators[-1]
+    last = files.name_of(model.subgraphs[0].tensors[int(matrix.outputs[0])])
+    tflite_folding.columns_into_dense(model, lambda name: 8 if name == last else 0)
+    assert [files.op_name(model, op) for op in model.subgraphs[0].operators] == kinds
+
+
+def test_a_matrix_in_float_keeps_its_weights_whole():
+    data = chain([("SUB", False), ("DIV", False)], (4,))
+    model = files.read(data)
+    tflite_folding.columns_into_dense(model, lambda _: 0)
+    assert len(model.subgraphs[0].operators) == 1
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    np.testing.assert_allclose(answers(files.dump(model), x), answers(data, x), rtol=1e-5, atol=1e-5)
+
+
 def test_a_division_by_zero_stays_where_it_is():
     graph = Builder()
     x = graph.input("x", (-1, 2))
@@ -82,7 +101,7 @@ def test_a_division_by_zero_stays_where_it_is():
     parts = [made, graph.constant("w", np.eye(2, dtype=np.float32)), graph.constant("b", np.zeros(2, np.float32))]
     made = graph.op("FULLY_CONNECTED", parts, (-1, 2), "y", "FullyConnectedOptions")
     model = files.read(graph.finish([made], signature="serving_default"))
-    tflite_folding.columns_into_dense(model)
+    tflite_folding.columns_into_dense(model, lambda _: 8)
     assert len(model.subgraphs[0].operators) == 2
 
 
