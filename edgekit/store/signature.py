@@ -93,8 +93,9 @@ def make(path: Path, kind: Kind = "ed25519") -> str:
     """
     found = library()
     files.check_outputs((path, public_path(path)))
-    if path.exists():
-        raise UsageError("key-exists", f"{path} exists: a key is never overwritten")
+    for each in (path, public_path(path)):
+        if each.exists():
+            raise UsageError("key-exists", f"{each} exists: a key is never overwritten")
     form = found.serialization
     if kind == "p256":
         private = found.ec.generate_private_key(found.ec.SECP256R1())

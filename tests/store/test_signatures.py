@@ -57,6 +57,16 @@ def test_a_key_is_its_owners_alone_and_never_overwritten(key):
     assert again.value.code == "key-exists"
 
 
+def test_a_public_key_that_stands_alone_is_not_overwritten(tmp_path):
+    public = tmp_path / "release.key.pub"
+    public.write_bytes(b"whose private key is on another machine")
+    with pytest.raises(UsageError) as again:
+        signature.make(tmp_path / "release.key")
+    assert again.value.code == "key-exists"
+    assert public.read_bytes() == b"whose private key is on another machine"
+    assert not (tmp_path / "release.key").exists()
+
+
 def test_a_trusted_signature_is_admitted(trusting, key):
     assert admit(trusting, signed(key)).release == 3
     assert admit(policy.Policy(), None) == policy.Admission()
