@@ -9,7 +9,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test dev check wheel device-wheel bench peers int8-peers serve-peers serve-schema runtime-peers monitor-peers stress clean help
+.PHONY: demo test dev check wheel device-wheel bench peers int8-peers serve-peers serve-schema runtime-peers monitor-peers stress lowest clean help
 
 help:            ## this list
 	@grep -E '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -114,6 +114,13 @@ monitor-peers: $(READY)  ## the monitor beside other drift detectors, each in an
 stress: $(READY) ## the long runs, about an hour: mutated files, killed conversions and deployments, threads
 	$(BIN)/python -m pytest -n 2 --dist load -q tests/stress tests/store tests/runtime/test_threads.py tests/runtime/ssh tests/runtime/serve/test_siege.py \
 	    tests/runtime/serve/test_life.py --run-stress
+
+# What pip would never choose by itself, and boards have: numpy 1 and the first release of everything that is allowed.
+lowest: wheel    ## the runtime, the monitor and the server with the lowest versions that pyproject.toml allows
+	rm -rf build/lowest && $(PYTHON) -m venv build/lowest && build/lowest/bin/python -m pip install --quiet uv
+	build/lowest/bin/uv pip install --quiet --resolution lowest-direct --python build/lowest/bin/python \
+	    "$$(ls dist/edgekit_sdk-*.whl)[onnx,tflite,convert,sklearn,serve,sign,report]" 'pytest>=9' 'hypothesis>=6.100'
+	build/lowest/bin/pytest -q -W default tests/unit/test_npz.py tests/runtime tests/monitor --ignore tests/runtime/ssh
 
 clean:           ## remove what was made here
 	rm -rf build dist demo $(VENV) edgekit/converters edgekit/runtimes edgekit/device_profiles

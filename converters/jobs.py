@@ -110,8 +110,6 @@ class AnswerRequest:
 
 def answer(request: AnswerRequest) -> Generator[Event, None, Answers]:
     """Run the source over the data; the answers go to files, so that any number of samples fits."""
-    import numpy as np
-
     from edgekit.converters.verification import probes
     from edgekit.data import open_data
 
@@ -125,7 +123,7 @@ def answer(request: AnswerRequest) -> Generator[Event, None, Answers]:
     free = all(spec.shape and spec.shape[0] is None for spec in model.facts.inputs)
     for number, batch in enumerate(data.batches(batch_size(request.inputs, request.ragged))):
         said = run(batch.feeds)
-        np.savez(folder / f"{number:06}.npz", allow_pickle=False, **said)
+        keep(folder / f"{number:06}.npz", said)
         if free and number == 0 and not request.ragged and _length(batch.feeds) > 1:
             found = mixed(said, run({name: array[:1] for name, array in batch.feeds.items()}))
         done += _length(batch.feeds)

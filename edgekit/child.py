@@ -382,8 +382,8 @@ def _perform(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) 
         traceback.print_exc()
         return {"error": of_system(error).to_dict()}
     except Exception as error:  # noqa: BLE001 - the one seam where a bug of ours, or of a framework, becomes an error
-        traceback.print_exc()
-        return {"error": InternalError("internal", f"{type(error).__name__}: {error}").to_dict()}
+        text = f"{type(error).__name__}: {error}"
+        return {"error": InternalError("internal", text, traceback=traceback.format_exc()).to_dict()}
 
 
 def _drain(steps: Generator[Any, None, Any], answer: Callable[[dict[str, Any]], None]) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from edgekit import npz
 from edgekit.data_ref import LABEL_NAMES, DataRef
 from edgekit.errors import DataError
 from edgekit.tensors import TensorSpec
@@ -54,11 +55,9 @@ def spill(data: Any, inputs: tuple[TensorSpec, ...], folder: Path) -> DataRef:
 
 
 def _save(target: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    import numpy as np
-
     if arrays and all(array.ndim and not len(array) for array in arrays.values()):
         raise DataError("data-empty", f"there are no samples in the arrays {', '.join(arrays)}")
-    np.savez(target, allow_pickle=False, **arrays)
+    npz.write(target, arrays)
 
 
 def label_name(inputs: tuple[TensorSpec, ...]) -> str:

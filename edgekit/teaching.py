@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit import files
+from edgekit import files, npz
 from edgekit.collect import dataset
 from edgekit.data import open_data
 from edgekit.data_objects import spill
@@ -86,9 +86,7 @@ class Labelled:
 
     def save(self, path: Path) -> Path:
         """As an `.npz`."""
-        import numpy as np
-
-        np.savez(path, allow_pickle=False, **self.arrays())
+        npz.write(path, self.arrays())
         return path
 
 

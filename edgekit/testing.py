@@ -255,18 +255,17 @@ class Remote:
         """Real values in, real values out; arrays [n, ...] by name."""
         import numpy as np
 
-        from edgekit import files
+        from edgekit import files, npz
         from edgekit.data_ref import DataRef
         from edgekit.targets import tasks
 
         arrays = {name: np.asarray(value) for name, value in feeds.items()}
         with files.scratch() as folder:
-            np.savez(folder / "feeds.npz", allow_pickle=False, **arrays)
+            npz.write(folder / "feeds.npz", arrays)
             data, output = DataRef(str(folder / "feeds.npz")), folder / "outputs.npz"
             samples = len(next(iter(arrays.values())))
             tasks.run(self._opening, data, samples=samples, output=output, target=self._target)
-            with np.load(output, allow_pickle=False) as stored:
-                return {name: stored[name] for name in stored.files}
+            return npz.read(output)
 
 
 def untimed(target: str) -> str | None:

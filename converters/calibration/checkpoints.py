@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import time
 import zipfile
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit import files
+from edgekit import files, npz
 from edgekit.converters.stages import CalibrationOptions, Graph
 from edgekit.errors import UsageError
 
@@ -62,14 +61,14 @@ class Checkpoint:
     def load(self) -> Saved | None:
         """What an earlier run left; None when there is nothing, or nothing whole."""
         try:
-            with np.load(io.BytesIO(self._path.read_bytes()), allow_pickle=False) as stored:
-                about = json.loads(str(stored["about"]))
-                observers: dict[str, State] = {name: {} for name in about["tensors"]}
-                for key in stored.files:
-                    number, _, part = key.partition(".")
-                    if part:
-                        observers[about["tensors"][int(number)]][part] = stored[key]
-                return Saved(int(about["runs"]), int(about["samples"]), observers)
+            stored = npz.read(self._path)
+            about = json.loads(str(stored["about"]))
+            observers: dict[str, State] = {name: {} for name in about["tensors"]}
+            for key, array in stored.items():
+                number, _, part = key.partition(".")
+                if part:
+                    observers[about["tensors"][int(number)]][part] = array
+            return Saved(int(about["runs"]), int(about["samples"]), observers)
         except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
             return None
 
@@ -82,13 +81,12 @@ class Checkpoint:
         arrays = {f"{number}.{part}": array for number, state in enumerate(observers.values())
                   for part, array in state.items()}  # fmt: skip
         about = {"runs": runs, "samples": samples, "tensors": list(observers)}
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
-        if buffer.tell() <= _LARGEST:
+        content = npz.pack({"about": np.array(json.dumps(about)), **arrays})
+        if len(content) <= _LARGEST:
             with contextlib.suppress(OSError, UsageError):
                 self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 self._make_room()
-                files.replace(self._path, buffer.getvalue())
+                files.replace(self._path, content)
         self._last = time.monotonic()
 
     def clear(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit import npz
 from edgekit.converters.debugging import pairing
 from edgekit.converters.debugging.figures import decibels
 from edgekit.converters.debugging.layers import unpaired
@@ -275,8 +276,7 @@ def _rows(folder: Path) -> Any:
 
     def stored() -> Iterator[dict[str, Array]]:
         for file in sorted(folder.glob("[0-9]*.npz")):
-            with np.load(file, allow_pickle=False) as arrays:
-                held = {name: arrays[name] for name in arrays.files}
+            held = npz.read(file)
             for row in range(len(next(iter(held.values())))):
                 yield {name: array[row : row + 1] for name, array in held.items()}
 

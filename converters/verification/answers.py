@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit import npz
 from edgekit.converters.stages import Feeds
 
 
@@ -43,18 +44,13 @@ def mixed(together: Feeds, alone: Feeds) -> tuple[str, ...]:
 
 def keep(path: Path, answers: Feeds) -> str:
     """Write a file; its path."""
-    import numpy as np
-
-    np.savez(path, allow_pickle=False, **answers)
+    npz.write(path, answers)
     return str(path)
 
 
 def read(path: str) -> Feeds:
     """The answers of a file."""
-    import numpy as np
-
-    with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    return npz.read(path)
 
 
 def batches(answers: Answers) -> Iterator[Feeds]:

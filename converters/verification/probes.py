@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit import npz
 from edgekit.converters.stages import Array, Feeds
 from edgekit.data_ref import DataRef
 from edgekit.runtimes.base import absent
@@ -61,7 +62,7 @@ def write_random(inputs: tuple[TensorSpec, ...], ranges: Bounds, seed: int, path
     for stream, spec in enumerate(inputs):
         half = count // 2
         arrays[spec.name][half:] = gapped(arrays[spec.name][half:], spec, stream)
-    np.savez(path, allow_pickle=False, **arrays)
+    npz.write(path, arrays)
     return DataRef(str(path))
 
 
@@ -84,7 +85,7 @@ def write_edges(inputs: tuple[TensorSpec, ...], ranges: Bounds, path: Path) -> N
         if gaps:
             made[4:] = gapped(made[4:], spec, stream)
             made[-1:] = gapped(made[-1:], spec, stream, 1.0)
-    np.savez(path, allow_pickle=False, **arrays)
+    npz.write(path, arrays)
 
 
 def gapped(samples: Array, spec: TensorSpec, stream: int, share: float = 0.5) -> Array:

@@ -98,6 +98,8 @@ def run(args: Sequence[str]) -> int:
 def _fail(error: EdgeKitError, *, as_json: bool) -> int:
     if os.environ.get("EDGEKIT_DEBUG"):
         traceback.print_exc()
+        if "traceback" in error.details:
+            click.echo(f"in a child process:\n{error.details['traceback']}", err=True)
     try:
         output.error(error, as_json=as_json)
     except OSError:  # stdout is full or gone: stderr is left

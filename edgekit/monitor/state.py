@@ -5,7 +5,6 @@ A state belongs to a reference. That of another one (a new version of the model 
 
 from __future__ import annotations
 
-import io
 import json
 import time
 import zipfile
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import files
+from edgekit import files, npz
 from edgekit.errors import UsageError
 from edgekit.monitor.columns import Array
 
@@ -35,9 +34,7 @@ _HEADER = "about"
 def pack(about: dict[str, Any], arrays: dict[str, Array]) -> bytes:
     """A header and arrays as one file's content."""
     text = json.dumps({"version": VERSION, **about}, sort_keys=True)
-    made = io.BytesIO()
-    np.savez_compressed(made, allow_pickle=False, **{_HEADER: np.frombuffer(text.encode(), np.uint8), **arrays})
-    return made.getvalue()
+    return npz.pack({_HEADER: np.frombuffer(text.encode(), np.uint8), **arrays}, compressed=True)
 
 
 def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -47,8 +44,7 @@ def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
         ValueError: It is not such a content, or of another version.
     """
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        arrays = npz.read(content)
         about = json.loads(arrays.pop(_HEADER).tobytes())
     except (OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"no state of a monitor: {error}") from error

@@ -6,7 +6,6 @@ Each job is a function from one dataclass to another, run in a child process on 
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekit import files
+from edgekit import files, npz
 from edgekit.data_ref import DataRef
 from edgekit.errors import ArtifactError, DataError, VerificationError
 from edgekit.measure.compare import ComparePlan, Comparison, Contender
@@ -95,9 +94,8 @@ def run(request: RunRequest) -> RunResult:
                 for name, value in made.items():
                     kept[name].append(value)
         if request.output is not None:
-            stored = io.BytesIO()
-            np.savez(stored, allow_pickle=False, **{k: np.concatenate(v) for k, v in kept.items()})
-            files.replace(Path(request.output), stored.getvalue())
+            whole = {name: np.concatenate(parts) for name, parts in kept.items()}
+            files.replace(Path(request.output), npz.pack(whole))
         return RunResult(tuple(answers), model.outputs, model.engine, seconds, request.output)
 
 

@@ -386,6 +386,7 @@ def test_an_engine_that_lacks_something_is_not_called_missing(artifacts, tmp_pat
     assert needs in message
 
 
+@pytest.mark.skipif(np.__version__ < "2", reason="said of numpy 2")
 @pytest.mark.parametrize("kind", ["SystemError", "ImportError", "AttributeError", "RuntimeError"])
 def test_however_tflite_runtime_fails_with_numpy_2(artifacts, tmp_path, kind):
     (tmp_path / "tflite_runtime").mkdir()
@@ -405,7 +406,7 @@ def test_only_our_own_errors_come_out(model, samples):
     shape = samples(model).shape
     things = [None, 3, "photo.jpg", b"", [], [[]], {}, {"image": None}, {"image": {}}, {"image": [[1], [2, 3]]},
               {"image": np.empty(shape, object)}, {"image": np.ma.masked_all(shape)}, {"image": np.zeros(shape, "V4")},
-              {3: np.zeros(shape)}, {"image": np.zeros(shape, np.complex64)}, {"image": np.zeros((1,) * 40)}, object(),
+              {3: np.zeros(shape)}, {"image": np.zeros(shape, np.complex64)}, {"image": np.zeros((1,) * 32)}, object(),
               {"image": np.zeros(shape, "longdouble")}, {"image": memoryview(np.zeros(shape))}]  # fmt: skip
     refusals = 0
     for thing in things:

@@ -69,6 +69,7 @@ TFLITE_RUNTIME = {
 }
 
 
+@pytest.mark.skipif(np.__version__ < "2", reason="said of numpy 2")
 @pytest.mark.parametrize("when", TFLITE_RUNTIME)
 def test_tflite_runtime_with_numpy_2(artifacts, tmp_path, when):
     package = tmp_path / "tflite_runtime"

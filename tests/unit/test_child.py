@@ -122,8 +122,9 @@ def test_result_and_errors_come_back_typed(jobs, worker):
     with pytest.raises(DataError) as caught:
         worker.call(jobs.refuse, jobs.Ask(7), stage="s")
     assert (caught.value.code, caught.value.next_step, caught.value.details) == ("data-lint", "look", {"sample": 7})
-    with pytest.raises(InternalError, match="KeyError"):
+    with pytest.raises(InternalError, match="KeyError") as caught:
         worker.call(jobs.bug, jobs.Ask(), stage="s")
+    assert 'raise KeyError("oops")' in caught.value.details["traceback"], "where the bug is, as --debug shows it"
     assert worker.call(jobs.double, jobs.Ask(1), stage="s").value == 2, "an error does not end the child"
 
 

@@ -86,6 +86,18 @@ def test_every_class_has_its_exit_code(kind, code, capsys, monkeypatch):
     assert "Traceback" not in err
 
 
+def test_a_bug_in_a_child_process_is_shown_when_debugging(capsys, monkeypatch):
+    def bug() -> None:
+        raise errors.InternalError("internal", "KeyError: 'x'", traceback="where the child was")
+
+    monkeypatch.setattr("edgekit.cli.cmd_explain.explanations", bug)
+    assert "where the child was" not in invoke(capsys, "explain")[2]
+    monkeypatch.setenv("EDGEKIT_DEBUG", "1")
+    code, _, err = invoke(capsys, "explain")
+    assert code == 70
+    assert "where the child was" in err
+
+
 def test_a_bug_is_70_without_a_traceback_unless_debugging(capsys, monkeypatch):
     def bug() -> None:
         raise ZeroDivisionError("oops")
