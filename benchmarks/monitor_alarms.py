@@ -1,6 +1,7 @@
 """False alarms on streams like the reference, and delays after drifts of stated severity.
 
     python benchmarks/monitor_alarms.py false [--samples 100000] [--seeds 10] [--subject mnist ...]
+    python benchmarks/monitor_alarms.py fresh [--samples 100000] [--seeds 10]       # no sample comes twice
     python benchmarks/monitor_alarms.py memory [--samples 100000] [--seeds 10]      # video, sensors read fast
     python benchmarks/monitor_alarms.py shift [--runs 100]      # 0.5 sigma in one of 30 numbers
     python benchmarks/monitor_alarms.py pictures [--runs 40]    # brightness, blur, noise, rotation
@@ -77,6 +78,61 @@ def false_alarms(subject: Subject, samples: int, seeds: int, streams: list[str])
             microseconds=round((time.perf_counter() - begun) / samples / seeds * 1e6, 1),
             first=alarms[:4],
         )
+
+
+def _rows(dice: np.random.Generator, number: int) -> Array:
+    """Sensors, two of which tell a sum and a share of others; skewed, rare and rounded ones."""
+    parts = dice.gamma(2.0, size=(number, 8)) + 1.5 * (dice.random((number, 1)) < 0.5)
+    total = parts.sum(axis=1, keepdims=True)
+    rare = np.where(dice.random((number, 2)) < 0.02, dice.normal(5, 1, (number, 2)), 0.0)
+    rounded = np.round(dice.normal(size=(number, 3)), 1)
+    return np.concatenate([parts, total, parts[:, :1] / total, np.exp(dice.normal(size=(number, 2))), rare, rounded], 1)
+
+
+def _scenes(dice: np.random.Generator, number: int) -> Array:
+    """A bright square of any size and place before noise."""
+    x = 0.3 * dice.random((number, 12, 12, 3)) * dice.uniform(0.6, 1.0, (number, 1, 1, 1))
+    grid = np.arange(12)
+    middle, size = dice.uniform(3, 9, (2, number, 1)), dice.uniform(1, 4, (number, 1))
+    down, across = (np.abs(grid - one) < size for one in middle)
+    return x + 0.5 * (down[:, :, None] & across[:, None])[..., None] * dice.uniform(0.5, 1.0, (number, 1, 1, 3))
+
+
+def _tones(dice: np.random.Generator, number: int) -> Array:
+    """Two tones and a little noise."""
+    time_, pitch = np.arange(800) / 8000, dice.uniform(100, 1500, (2, number, 1))
+    loud = np.exp(dice.normal(-2, 0.5, (2, number, 1)))
+    return (loud * np.sin(2 * np.pi * pitch * time_)).sum(axis=0) + 0.01 * dice.normal(size=(number, 800))
+
+
+FRESH = {
+    "table": ((None, 17), _rows), "picture": ((None, 12, 12, 3), _scenes), "sound": ((None, 800), _tones),
+}  # fmt: skip
+
+
+def fresh(samples: int, seeds: int) -> None:
+    """False alarms on streams in which no sample comes twice; each seed has a reference of 2,000 of its own."""
+    outputs, how = (TensorSpec("y", (None, 1), "float32"),), Interpret(task="regression")
+    for name, (shape, draw) in FRESH.items():
+        layout = "NHWC" if len(shape) == 4 else None
+        inputs = (TensorSpec("x", shape, "float32", layout=layout),)
+        found: list[str] = []
+        for seed in range(seeds):
+            dice = np.random.default_rng(seed)
+
+            def feeds(number: int, dice: Any = dice, draw: Any = draw) -> tuple[dict[str, Array], dict[str, Array]]:
+                x = draw(dice, number).astype(np.float32)
+                return {"x": x}, {"y": x.reshape(number, -1)[:, :3].sum(axis=1, keepdims=True)}
+
+            builder = Builder(inputs, outputs, None, how)
+            builder.add(*feeds(2000))
+            monitor = Monitor(builder.finish(), inputs, outputs, None, how)
+            for _ in range(samples // CHUNK):
+                found += [f"{seed}: {a.raised}: {a.message}" for a in monitor.observe(*feeds(CHUNK)).alarms]
+        say(
+            "false alarms", subject=name, stream="fresh", samples=samples * seeds, alarms=len(found),
+            per_100000=round(len(found) * 1e5 / samples / seeds, 3), first=found[:3],
+        )  # fmt: skip
 
 
 def remembering(samples: int, seeds: int) -> None:
@@ -252,7 +308,9 @@ def stuck(runs: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", default="shift", choices=["false", "memory", "shift", "pictures", "stuck"])
+    parser.add_argument(
+        "what", nargs="?", default="shift", choices=["false", "fresh", "memory", "shift", "pictures", "stuck"]
+    )
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--runs", type=int, default=40)
@@ -262,6 +320,8 @@ def main() -> None:
     if options.what == "false":
         for subject in subjects(options.subject):
             false_alarms(subject, options.samples, options.seeds, options.stream)
+    elif options.what == "fresh":
+        fresh(options.samples, options.seeds)
     elif options.what == "memory":
         remembering(options.samples, options.seeds)
     elif options.what == "shift":

@@ -16,6 +16,7 @@ onnx.proto (ModelProto.metadata_props = 14, StringStringEntryProto.key = 1, .val
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import stat
 import struct
@@ -67,9 +68,9 @@ class Artifact:
     """
 
     format: Format
-    data: bytes
+    data: bytes = dataclasses.field(repr=False)
     model_bytes: int
-    members: dict[str, bytes]
+    members: dict[str, bytes] = dataclasses.field(repr=False)
     path: Path | None = None
 
     @cached_property

@@ -153,7 +153,8 @@ class Builder:
         correlation = partial.correlations(steps, z.shape[1], len(z))
         relations = z.shape[1] > 1 and len(z) >= _EACH * z.shape[1]
         shrink = shrinkage(correlation, len(z))
-        residuals, whole = _crossed(z, shrink if relations else 1.0)
+        towards = shrink if relations else 1.0
+        residuals, whole = _crossed(z, towards, inverse(correlation, towards))
         proven = np.array(self._proven) if sum(self._proven) >= PROVEN else np.ones(len(z), bool)
         parts = [table, np.stack(self._outputs)[proven]]
         frequencies = np.zeros(self.rows.classes)
@@ -286,15 +287,20 @@ def shrinkage(correlation: Array, samples: int) -> float:
     return float(min(1.0, max(0.002, noise / power)))
 
 
-def _crossed(z: Array, shrink: float) -> tuple[Array, Array]:
-    """Residuals and distances of samples by correlations of the others: of its own, a sample is never far."""
+def _crossed(z: Array, shrink: float, kept: Array) -> tuple[Array, Array]:
+    """Residuals and distances of samples by correlations of the others: of its own, a sample is never far.
+
+    Of numbers that are nearly the sum of others hardly anything is left but the rounding of `kept`, the inverse that a
+    device goes by: where it makes residuals wider than correlations of others do, they are taken by it.
+    """
     residuals, whole = np.zeros_like(z), np.zeros(len(z))
     fold = np.arange(len(z)) % _FOLDS
     for number in range(_FOLDS):
         inside = fold == number
         precision = inverse(_correlation(z[~inside]), shrink)
         residuals[inside], whole[inside] = distances(z[inside], precision)
-    return residuals, whole
+    own, _ = distances(z, kept)
+    return np.where(own.std(axis=0) > residuals.std(axis=0), own, residuals), whole
 
 
 def _landmarks(whole: Array) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from edgekit.errors import ArtifactError, DataError, UsageError
 from edgekit.monitor.alarm import Verdict
 from edgekit.monitor.build import Builder
 from edgekit.monitor.monitor import Monitor
-from edgekit.monitor.reference import Reference
+from edgekit.monitor.reference import Reference, distances
 from edgekit.reading import Interpret
 from edgekit.tensors import TensorSpec
 
@@ -128,6 +128,28 @@ def test_a_sensor_that_no_longer_follows_another_is_noticed_at_once(reference):
     first = next(alarm for alarm in alarms if alarm.raised >= 1000)
     assert first.kind == "input-relation"
     assert first.raised < 1060
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_left_of_a_sum_given_its_parts_spreads_as_the_reference_says(seed):
+    """A picture's brightness is the mean of its parts': nothing but rounding is left of it, the device's own."""
+    inputs, outputs = (TensorSpec("x", (None, 17), "float32"),), (TensorSpec("y", (None, 1), "float32"),)
+    builder = Builder(inputs, outputs, None, Interpret(task="regression"))
+    dice = np.random.default_rng(seed)
+
+    def drawn(number: int):
+        parts = dice.random((number, 16)) + 1.5 * (dice.random((number, 1)) < 0.5)
+        return np.concatenate([parts, parts.mean(axis=1, keepdims=True)], axis=1).astype(np.float32)
+
+    x = drawn(2000)
+    builder.add({"x": x}, {"y": x[:, :1]})
+    made = builder.finish()
+    z = (drawn(8000) - made.mean[:17]) / made.deviation[:17]
+    residuals, _ = distances(z, made.precision)
+    relations = [place for place, column in enumerate(made.columns) if column.role == "relation"][:17]
+    apart = (residuals - made.mean[relations]) / made.deviation[relations]
+    assert apart.std(axis=0).max() < 1.08
+    assert np.abs(apart.mean(axis=0)).max() < 0.15
 
 
 def test_classes_that_are_answered_more_often(reference):

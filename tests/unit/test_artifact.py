@@ -43,6 +43,10 @@ def test_round_trip(sample, tmp_path, tiny, describe_tiny):
     assert back.sha256 == hashlib.sha256((tmp_path / "model.bin").read_bytes()).hexdigest()
 
 
+def test_what_is_printed_of_one_is_short(sample):
+    assert len(repr(sample)) < 200
+
+
 def test_equal_arguments_give_equal_bytes(sample, tiny, describe_tiny):
     model = tiny[sample.format]
     again = artifact.assemble(sample.format, bytes(bytearray(model)), *describe_tiny(sample.format, model))
