@@ -104,7 +104,7 @@ _SLOW_INT16 = 30.0
 """TFLite runs int16 activations on reference kernels: 31 times as long as int8 on MobileNetV1 0.25 and 57 times on
 ResNet8, on x86-64 with VNNI (LiteRT 2.3, one thread). Boards without int8 dot products have less to lose."""
 
-_PROBED = "measured on this machine: prices fitted to tiny networks by `devices probe`"
+_PROBED = "measured on {}: prices fitted to tiny networks by `devices probe`"
 _UNPUBLISHED = frozenset({"batch", "blend", "grouped", "matrix", "recurrent", "scaled", "soft", "spread", "step"})
 """Units that none of the networks with published figures has, or hardly any of."""
 _STRANGE = 0.1
@@ -143,8 +143,8 @@ def predict(
     share = work.away(cost.near)
     times = [cost.of(entry, share) for entry in work.merged(profile)]
     total = cost.run + sum(sum(parts.values()) for parts in times)
-    measured = _own(profile, chosen, _main_precision(plan), count) is not None
-    level, said = ("probe", _PROBED) if measured else _basis(profile, chosen, known)
+    measured = _own_key(profile, chosen, _main_precision(plan), count)
+    level, said = ("probe", _probed(profile, measured)) if measured else _basis(profile, chosen, known)
     spread = _spread(known, level, _main_precision(plan), profile)
     if level == "board":
         spread = spread.grown(_unlike(times, total, known, _main_precision(plan)))
@@ -253,11 +253,21 @@ class _Costs:
 
 
 def _own(profile: Profile, engine: str, precision: str, threads: int) -> Mapping[str, float] | None:
-    """Prices that were measured on this machine: for as many threads, else for the next fewer that were tried."""
-    for count in range(threads, 0, -1):
-        if (found := profile.costs.get(cost_key(engine, precision, count))) is not None:
-            return found
-    return None
+    """Prices that were measured on this machine."""
+    key = _own_key(profile, engine, precision, threads)
+    return None if key is None else profile.costs[key]
+
+
+def _own_key(profile: Profile, engine: str, precision: str, threads: int) -> str | None:
+    """Of the prices for as many threads, else for the next fewer that were tried."""
+    keys = (cost_key(engine, precision, count) for count in range(threads, 0, -1))
+    return next((key for key in keys if key in profile.costs), None)
+
+
+def _probed(profile: Profile, key: str) -> str:
+    """Which machine it was: the probe writes "measured on ssh://pi@kitchen on 2026-01-31"."""
+    head, _, rest = profile.source(f"costs.{key}").partition(" on ")
+    return _PROBED.format(rest.partition(" on ")[0] if head == "measured" and rest else "this machine")
 
 
 def _op(kernel: Kernel, parts: Mapping[str, float], total: float) -> OpTime:

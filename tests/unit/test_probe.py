@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from edgekit import cli
 from edgekit.device_profiles import load_profile
 from edgekit.device_profiles.reading import parse, resolve
 from edgekit.device_profiles.writing import toml
-from edgekit.errors import TargetError
+from edgekit.errors import TargetError, UsageError
 from edgekit.measure.machine import Caches, Cores, Machine, machine, userland
 from edgekit.targets import boards
 from edgekit.targets.probe import Probed, ProbeRequest, probe
@@ -262,3 +264,15 @@ def test_the_commands(tmp_path, capsys):
     (row,) = json.loads(capsys.readouterr().out)["profiles"]
     assert (row["valid"], row["code"]) == (False, "profile-invalid")
     assert "kernel_bits" in row["message"]
+
+
+def test_an_emulated_board_has_no_speed_of_its_own(monkeypatch):
+    @contextlib.contextmanager
+    def opened(target, progress):
+        yield SimpleNamespace(timed=False, name=target)
+
+    monkeypatch.setattr(boards, "open_target", opened)
+    with pytest.raises(UsageError) as caught:
+        boards.probe("emulator:raspberry-pi-4b")
+    assert caught.value.code == "probe-emulated"
+    assert "emulator:raspberry-pi-4b" in caught.value.message
