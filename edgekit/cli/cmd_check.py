@@ -57,13 +57,14 @@ def command(
         raise UsageError("device-missing", "--explain and --report are of one --device")
     from edgekit import artifact, files, gate
     from edgekit.device_profiles import all_profiles, load_profile
-    from edgekit.formats import read_facts
+    from edgekit.formats import read_facts, require_external
 
     files.check_outputs((report,), (file, device))
     profiles = all_profiles() if all_devices else [load_profile(device or "")]
     with _uncollected():
         opened = artifact.read(file)
         facts, manifest = read_facts(opened), opened.manifest
+        require_external(facts, file)
         if all_devices:
             _matrix(file, gate.matrix(facts, manifest, profiles, threads=threads, engine=engine), as_json=as_json)
             return 0

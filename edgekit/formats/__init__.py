@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgekit.errors import ArtifactError
+from edgekit.errors import ArtifactError, MissingFileError
 from edgekit.formats.facts import ModelFacts as ModelFacts
 from edgekit.formats.facts import OpFacts as OpFacts
 from edgekit.formats.facts import SignatureFacts as SignatureFacts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edgekit.artifact import Artifact
 
-__all__ = ["ModelFacts", "OpFacts", "SignatureFacts", "read_facts"]
+__all__ = ["ModelFacts", "OpFacts", "SignatureFacts", "read_facts", "require_external"]
 
 
 def read_facts(artifact: Artifact) -> ModelFacts:
@@ -43,3 +45,17 @@ def read_facts(artifact: Artifact) -> ModelFacts:
         # number that no machine could hold overflows.
         where = artifact.path or f"the {artifact.format} model"
         raise ArtifactError("model-unreadable", f"{where} cannot be read: {error}") from error
+
+
+def require_external(facts: ModelFacts, path: Path) -> None:
+    """See to it that a model's weights are there which lie in files of their own.
+
+    Raises:
+        MissingFileError: `file-missing`: one is not beside the model, so that no engine could open it.
+    """
+    for name in facts.external:
+        if facts.format == "onnx" and not (path.parent / name).is_file():
+            raise MissingFileError(
+                "file-missing", f"{path} keeps weights in {name}, which is not beside it",
+                next_step="Copy that file into the model's folder, or save the model with its weights inside.",
+            )  # fmt: skip

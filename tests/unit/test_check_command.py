@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgekit import cli
@@ -113,3 +114,19 @@ def test_files_of_any_kind_give_an_error_of_ours(tmp_path, capsys):
             (3, "model-unreadable"),
             (3, "artifact-damaged"),
         }
+
+
+def test_weights_that_are_not_beside_the_model_are_missed(tmp_path, capsys):
+    onnx = pytest.importorskip("onnx")
+    weights = onnx.numpy_helper.from_array(np.ones((256, 64), np.float32), "w")
+    spec = [onnx.helper.make_tensor_value_info(n, 1, (1, size)) for n, size in (("x", 256), ("y", 64))]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "g", spec[:1], spec[1:], [weights]
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(onnx.helper.make_model(graph), path, save_as_external_data=True, location="weights.bin")
+    assert run(capsys, "check", path, "--device", "raspberry-pi-4b")[0] == 0
+    (tmp_path / "weights.bin").rename(tmp_path / "elsewhere.bin")
+    code, found = run(capsys, "check", path, "--device", "raspberry-pi-4b")
+    assert (code, found["error"]["code"]) == (3, "file-missing")
+    assert "weights.bin" in found["error"]["message"]
