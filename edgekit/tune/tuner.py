@@ -103,7 +103,8 @@ def tune(source: str | Path, options: Options, plan: Plan, progress: Progress | 
         progress: Told what goes on.
 
     Raises:
-        UsageError: `tune-nothing`, `tune-place`, `latency-unpredicted`, `target-untimed`.
+        UsageError: `tune-nothing`, `tune-place`, `latency-unpredicted`, `target-untimed`; `embedding-unknown` and
+            others of `options.embedding`, before anything is tried.
         LimitError: `tune-no-fit`: nothing holds the limits; says what came nearest.
         EdgeKitError: What is wrong with the source, the data or the target.
     """
@@ -124,6 +125,8 @@ def tune(source: str | Path, options: Options, plan: Plan, progress: Progress | 
     executor = _executor(plan, work, cache, tell)
     try:
         evaluator = execute.Evaluator(work, cache, executor, _budget(plan))
+        if options.embedding is not None:
+            evaluator.described(tried.recipes[0])  # a layer that is not there ends it now, not after the search
         found = _searched(tried, plan.wanted, evaluator)
         chosen = front.choose(found.trials(), plan.wanted)
         described = _described(chosen, plan.wanted, evaluator)

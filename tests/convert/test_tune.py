@@ -299,6 +299,28 @@ def test_only_what_is_kept_is_described(job, monkeypatch):
         tune(job["model"], options, between)
 
 
+def test_a_layer_to_watch_is_in_what_is_kept_and_an_unknown_one_ends_it_at_once(job, monkeypatch, capsys):
+    asked_for = []
+    real = evaluate.run
+
+    def run(source, options, *more):
+        asked_for.append((options.reference, options.embedding))
+        return real(source, options, *more)
+
+    monkeypatch.setattr(evaluate, "run", run)
+    layer = "b2/conv"
+    options = Options(evaluation=job["data"], calibration=job["data"], device=BOARD, max_drop=5, embedding=layer)
+    one = Plan(formats=("onnx",), precisions=("fp32", "int8"), observers=("minmax",), threads=(1,),
+               wanted=Wanted("size"), cache=job["folder"] / "watched")  # fmt: skip
+    tuned = tune(job["model"], options, one)
+    assert tuned.artifact.manifest.interpret.embedding
+    assert set(asked_for) == {(True, layer), (False, None)}
+    asked_for.clear()
+    assert cli(asked(job, "--cache", str(job["folder"] / "unknown"), "--embedding", "nowhere", "--json")) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "embedding-unknown"
+    assert len(asked_for) == 1
+
+
 def test_a_budget_stops_and_the_next_run_goes_on(job, capsys):
     more = ["--cache", str(job["folder"] / "budget"), "--formats", "onnx", "--json"]
     # The first run may convert twice, which is not enough to measure anything.

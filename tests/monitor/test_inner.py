@@ -124,6 +124,29 @@ def test_a_real_model_in_int8_answers_as_it_does_without(shared, to):
     assert {"embedding-shift", "embedding-relation"} & {alarm.kind for alarm in monitor.alarms}
 
 
+def test_a_server_does_not_show_it(detector):
+    from edgekit.serve.answering import Desk, Request, begun_at
+    from edgekit.serve.settings import Bounds
+    from edgekit.serve.wire import Opening
+
+    artifact = edgekit.convert(detector, to="onnx", evaluation=waves(60, 1), embedding="fast", task="other")
+    x = waves(1, 2)
+    with edgekit.load(artifact, threads=1) as model:
+        (name,) = (spec.name for spec in model.inputs)
+        desk = Desk(model, Opening("model.onnx", "waves", "1", 1, None, 30.0, Bounds()))
+        assert [one["name"] for one in desk.about()["outputs"]] == [model.interpret.output or model.outputs[0].name]
+        tensor = {"name": name, "shape": [1, *x.shape[1:]], "datatype": "FP32", "data": x.reshape(-1).tolist()}
+        bodies = [{"inputs": [tensor]}, {"inputs": [tensor], "outputs": [{"name": "fast"}]}]
+        asked = [
+            Request(n, begun_at() + 60, "infer", 0, -1, json.dumps(body).encode()) for n, body in enumerate(bodies)
+        ]
+        answers = dict(desk.answers(asked))
+        assert (answers[0].status, answers[1].status) == (200, 400)
+        told = json.loads(answers[0].body)["outputs"]
+        assert [one["name"] for one in told] == [one["name"] for one in desk.about()["outputs"]]
+        assert "fast" in model.run({name: x}), "whoever calls the engine sees it"
+
+
 def test_an_unknown_layer_lists_close_names_before_any_work(detector, tmp_path, capsys):
     np.save(tmp_path / "waves.npy", waves(60, 1))
     out = tmp_path / "made.onnx"
