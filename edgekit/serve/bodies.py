@@ -14,10 +14,9 @@ from edgekit.serve.settings import Bounds
 _FREE = 1 << 16
 """Decompressed bytes that may come of any number of compressed ones: a small tensor of zeros shrinks a hundredfold."""
 _PIECE = 1 << 16
-_SHORT = 64
 _SIMPLE = 1 << 20
-_COMMA = ord(",")
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_COMMA, _QUOTE = b',"'
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _STEP = np.zeros(256, np.int8)
 _STEP[list(b"[{")] = 1
 _STEP[list(b"]}")] = -1
@@ -92,11 +91,20 @@ class _Measure:
     def whole(self, text: memoryview) -> None:
         if len(text) <= _SIMPLE and self._flat(bytes(text)):
             return
-        start = 0
-        for found in _STRING.finditer(text):
-            self._between(text[start : found.start()])
-            start = found.end()
-        self._between(text[start:])
+        within, escaped = 0, False  # a string; behind a backslash, the last of the piece before
+        for start in range(0, len(text), _PIECE):
+            piece = bytes(text[start : start + _PIECE])
+            if escaped or b"\\" in piece:  # what has one before it ends no string; outside of strings it is no JSON
+                piece = _ESCAPE.sub(b"__", b"_" + piece[1:] if escaped else piece)
+                escaped = piece.endswith(b"\\")
+            codes = np.frombuffer(piece, np.uint8)
+            if b'"' in piece:
+                quotes = np.cumsum(codes == _QUOTE, dtype=np.int32) + within
+                codes = np.where(quotes & 1, np.uint8(0), codes)
+                within = int(quotes[-1]) & 1
+            elif within:
+                continue
+            self._piece(codes)
 
     def _flat(self, text: bytes) -> bool:
         """Whether it is within the bounds even if nothing in it were closed and no comma stood in a string."""
@@ -104,24 +112,12 @@ class _Measure:
         few = len(text) <= bounds.numbers or text.count(b",") <= bounds.numbers
         return few and text.count(b"[") + text.count(b"{") <= bounds.depth
 
-    def _between(self, text: memoryview) -> None:
-        """A stretch without strings."""
-        if len(text) < _SHORT:
-            few = bytes(text)
-            opened = few.count(b"[") + few.count(b"{")
-            if self._depth + opened <= self._bounds.depth:  # however they are mixed with closing ones
-                self._depth += opened - few.count(b"]") - few.count(b"}")
-                self._count(few.count(b","))
-                return
-        for start in range(0, len(text), _PIECE):
-            codes = np.frombuffer(text[start : start + _PIECE], np.uint8)
-            levels = np.cumsum(_STEP[codes], dtype=np.int32)
-            if self._depth + int(levels.max()) > self._bounds.depth:
-                raise FeedError("body-depth", f"the JSON is nested more than {self._bounds.depth} deep")
-            self._depth += int(levels[-1])
-            self._count(int(np.count_nonzero(codes == _COMMA)))
-
-    def _count(self, commas: int) -> None:
-        self._commas += commas
+    def _piece(self, codes: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        """A stretch in which what is in strings was blotted out."""
+        levels = np.cumsum(_STEP[codes], dtype=np.int32)
+        if self._depth + int(levels.max()) > self._bounds.depth:
+            raise FeedError("body-depth", f"the JSON is nested more than {self._bounds.depth} deep")
+        self._depth += int(levels[-1])
+        self._commas += int(np.count_nonzero(codes == _COMMA))
         if self._commas > self._bounds.numbers:
             raise LimitError("body-numbers", f"the JSON has more than {self._bounds.numbers} values: send bytes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import random
 import shutil
 import struct
 import zlib
@@ -237,6 +238,43 @@ def test_compression_beyond_its_bound(server):
     body = gzip.compress(b"[" + b" " * (12 << 20) + b"]", 9)
     status, _, said = server.ask("POST", "/v2/models/int8/infer", body, {"Content-Encoding": "gzip"})
     assert (status, json.loads(said)["code"]) == (413, "body-ratio")
+
+
+@pytest.mark.parametrize("piece", [1, 2, 7, 1 << 16])
+def test_depth_and_values_are_counted_whatever_strings_hold(piece, monkeypatch):
+    from edgekit.errors import EdgeKitError
+    from edgekit.serve import bodies
+    from edgekit.serve.settings import Bounds
+
+    monkeypatch.setattr(bodies, "_PIECE", piece)
+    monkeypatch.setattr(bodies, "_SIMPLE", 0)
+    dice = random.Random(piece)
+
+    def made(depth):
+        """A value, how deep it is, and how many commas it has."""
+        kind = dice.random()
+        if not depth or kind < 0.4:
+            return "".join(dice.choice('[]{},"\\a\u00fc\n') for _ in range(dice.randrange(9))), 0, 0
+        inner = [made(depth - 1) for _ in range(dice.randrange(4))]
+        deep = 1 + max((one[1] for one in inner), default=0)
+        commas = max(len(inner) - 1, 0) + sum(one[2] for one in inner)
+        if kind < 0.7:
+            return [one[0] for one in inner], deep, commas
+        return {f'"[{n}\\': one[0] for n, one in enumerate(inner)}, deep, commas
+
+    for _ in range(150):
+        value, deep, commas = made(5)
+        text = json.dumps(value, ensure_ascii=dice.random() < 0.5, separators=dice.choice([(",", ":"), None])).encode()
+        depth, numbers = dice.randrange(1, 6), dice.randrange(1, 12)
+        try:
+            found = bodies.parsed(text, Bounds(depth=depth, numbers=numbers))
+        except EdgeKitError as error:
+            assert error.code == "body-depth" if commas <= numbers else error.code in ("body-depth", "body-numbers")
+            assert deep > depth or commas > numbers
+        else:
+            assert deep <= depth
+            assert commas <= numbers
+            assert found == value
 
 
 def test_texts_in_bytes():

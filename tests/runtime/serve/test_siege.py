@@ -112,7 +112,7 @@ def held(server):
     pid = server.process.pid
     text = server.ask("GET", "/metrics")[2].decode()
     gauges = re.findall(
-        r"^edgekit_(connections|body_bytes|clients|queue|running)(?:\{[^}]*\})? (\d+)$", text, re.MULTILINE
+        r"^edgekit_(open_connections|body_bytes|clients|queue|running)(?:\{[^}]*\})? (\d+)$", text, re.MULTILINE
     )
     return len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir(f"/proc/{pid}/task")), sorted(gauges)
 
@@ -148,6 +148,23 @@ def _shaped(shape, size=None):
     about = {"name": "image", "datatype": "FP32", "shape": shape}
     about |= {"data": [0.0]} if size is None else {"parameters": {"binary_data_size": size}}
     return json.dumps({"inputs": [about]}).encode()
+
+
+LONG = {
+    "a long string": b'"' + b"a" * (15 * MIB) + b'"',
+    "escapes": b'"' + b"\\n" * (7 * MIB) + b'"',
+    "a string that never ends": b'"' + b'\\"' * (7 * MIB),
+    "very many strings": b"[" + b",".join([b'"a"'] * 999_000) + b"]",
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_texts_take_memory_by_their_length(server, name):
+    """Before, 1.7 GB, or all the time there is."""
+    before = peak(server)
+    status, _, said = server.ask("POST", "/v2/models/int8/infer", LONG[name], {"Edgekit-Deadline-Ms": "120000"})
+    assert (status, json.loads(said)["code"]) in ((400, "body-field"), (400, "body-json"))
+    assert peak(server) - before <= 8 * len(LONG[name]) / MIB + 64
 
 
 @pytest.mark.parametrize("name", ATTACKS)
