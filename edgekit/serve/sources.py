@@ -98,7 +98,7 @@ def find(
 
     Args:
         given: Paths of artifacts, folders of them (`NAME.tflite`, or `NAME/VERSION/FILE`, of which the highest numbers
-            count), and names of deployed models; empty for all that are deployed.
+            count), such a `NAME` itself, and names of deployed models; empty for all that are deployed.
         root: Folder of the deployed models; None for this device's.
         versions: How many of a model's folder are served.
 
@@ -131,16 +131,24 @@ def find(
 
 
 def _folder(folder: Path, most: Callable[[str], int]) -> list[Source]:
+    """Its models; or the one whose versions lie in it."""
     found: list[Source] = []
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.suffix in _SUFFIXES:
             found.append(FileSource(path.stem, path))
         elif path.is_dir():
-            versions = [p for p in path.iterdir() if p.is_dir() and _VERSION.match(p.name)]
-            newest = sorted(versions, key=lambda p: -int(p.name))[: most(path.name)]
-            for version in newest:
-                files = [p for p in sorted(version.iterdir()) if p.suffix in _SUFFIXES]
-                if len(files) != 1:
-                    raise UsageError("serve-name", f"{version} holds {len(files)} models; one is a version")
-                found.append(FileSource(path.name, files[0], version.name, older=version is not newest[0]))
+            found += _versions(path, most)
+    return found or _versions(folder.resolve(), most)
+
+
+def _versions(folder: Path, most: Callable[[str], int]) -> list[Source]:
+    """The newest of a model's folder, by their numbers."""
+    found: list[Source] = []
+    versions = [path for path in folder.iterdir() if path.is_dir() and _VERSION.match(path.name)]
+    newest = sorted(versions, key=lambda path: -int(path.name))[: most(folder.name)]
+    for version in newest:
+        files = [path for path in sorted(version.iterdir()) if path.suffix in _SUFFIXES]
+        if len(files) != 1:
+            raise UsageError("serve-name", f"{version} holds {len(files)} models; one is a version")
+        found.append(FileSource(folder.name, files[0], version.name, older=version is not newest[0]))
     return found

@@ -21,6 +21,7 @@ import pytest
 
 import edgekit
 from edgekit.errors import EngineError
+from edgekit.serve import sources
 from edgekit.serve.server import Server
 from edgekit.serve.settings import Bounds
 from edgekit.store import Shelf
@@ -271,6 +272,18 @@ def test_what_a_version_on_trial_cannot_answer_the_one_before_does(serve, plain,
     until("1")
     status, answer = server.json("POST", "/v2/models/people/infer", wish(-1))
     assert (status, answer["model_version"]) == (200, "1")
+
+
+def test_the_folder_of_one_models_versions_is_that_model(tmp_path, monkeypatch):
+    for version in ("2", "10"):
+        (tmp_path / "people" / version).mkdir(parents=True)
+        (tmp_path / "people" / version / "model.onnx").touch()
+    named = [(one.name, one.label) for one in sources.find((str(tmp_path),), versions=lambda _: 2)]
+    assert named == [("people", "people"), ("people", "people/versions/2")]
+    monkeypatch.chdir(tmp_path / "people")
+    for same in (str(tmp_path / "people"), "."):
+        (newest,) = sources.find((same,))
+        assert (newest.name, newest.look().version) == ("people", "10")
 
 
 def test_an_engine_error_is_an_engine_error():
