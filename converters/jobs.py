@@ -60,13 +60,22 @@ def load(source: Source) -> LoadedFacts:
 
 @dataclass(frozen=True)
 class LowerRequest:
-    """Make the float graph of one format; `exact` is for a file that stays float32, see `Loaded.exact`."""
+    """Make the float graph of one format.
+
+    Attributes:
+        lowering, path: By whom, and where to.
+        layout: Of images.
+        fold: What goes into the graph of what comes before it.
+        exact: For a file that stays float32, see `Loaded.exact`.
+        floats: Its numbers stay real ones: nothing in it will be quantized.
+    """
 
     lowering: str
     path: str
     layout: str = "keep"
     fold: Preprocess | None = None
     exact: bool = False
+    floats: bool = False
 
 
 def lower(request: LowerRequest) -> Graph:
@@ -79,10 +88,10 @@ def lower(request: LowerRequest) -> Graph:
     lowering: Any = lowerings.get(request.lowering)
     if request.exact and lowering.FORMAT in getattr(source, "exact", {}):
         source = replace(source, handle=source.exact[lowering.FORMAT])
-    if request.layout == "keep":
-        graph: Graph = lowering.lower(source, Path(request.path))
-    elif getattr(lowering, "TURNS", False):
-        graph = lowering.lower(source, Path(request.path), layout=request.layout)
+    if getattr(lowering, "TURNS", False):
+        graph: Graph = lowering.lower(source, Path(request.path), layout=request.layout, floats=request.floats)
+    elif request.layout == "keep":
+        graph = lowering.lower(source, Path(request.path))
     else:
         raise UsageError(
             "layout-fixed",
@@ -156,13 +165,14 @@ def loaded() -> LoadedModel:
 
 @dataclass(frozen=True)
 class SurveyRequest:
-    """Look at the data before any work."""
+    """Look at the data before any work; `ranges` are the source's own, see `LoadedFacts`."""
 
     inputs: tuple[TensorSpec, ...]
     calibration: DataRef | None
     evaluation: DataRef | None
     scratch: str
     seed: int = 0
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -209,7 +219,7 @@ def survey(request: SurveyRequest) -> Survey:
     if evaluation is not None:
         evaluation.require_classes()
     report = lint.lint(calibration, evaluation, request.inputs)
-    ranges = probes.input_ranges(request.inputs, report.ranges)
+    ranges = probes.input_ranges(request.inputs, {**request.ranges, **report.ranges})
     kind: ProofKind = "evaluation" if request.evaluation else "calibration" if request.calibration else "random"
     proof = request.evaluation or request.calibration
     if proof is None:

@@ -15,12 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgekit.converters.from_onnx import current
 from edgekit.converters.from_sklearn import files
 from edgekit.converters.loaded import Loaded
 from edgekit.converters.stages import LoadedFacts, LoadedModel, Source
 from edgekit.converters.verification.answering import Answering
-from edgekit.errors import SourceError
+from edgekit.errors import FeedError, SourceError
 from edgekit.tensors import TensorSpec
 
 NAME = "sklearn"
@@ -32,6 +34,8 @@ TAKES_SIGNATURE = False
 
 _SHOWN_COLUMNS = 40
 _DTYPES = {"label": "int64"}
+_DOMAINS = ((-1.0, 1.0), (0.0, 1.0), (0.5, 2.0))
+"""Ranges of rows that an estimator is tried with, until it answers."""
 
 demands_digest = files.demands_digest
 
@@ -108,8 +112,23 @@ def loaded(model: Any, name: str, notes: tuple[str, ...] = (), shapes: dict[str,
         classes=answers.class_names(asked) if "label" in outputs else (),
         answer=next(iter(outputs)) if len(outputs) > 1 else None,
         task=answers.task(outputs, predicts=predicts),
+        ranges=_domain(ask, width),
     )
     return Loaded(facts, modern, Answering(inputs, ask), exact=exact)
+
+
+def _domain(ask: Any, width: int) -> dict[str, tuple[float, float]]:
+    """Where it answers at all: logarithms, roots and counts want numbers that are positive, or not negative."""
+    from edgekit.converters.from_sklearn.answers import INPUT
+
+    unit = np.linspace(0, 1, 4 * width, dtype=np.float32).reshape(4, width)
+    for low, high in _DOMAINS:
+        try:
+            ask({INPUT: low + (high - low) * unit})
+        except FeedError:
+            continue
+        return {} if low < 0 else {INPUT: (low, high)}
+    return {}
 
 
 def _missing(ask: Any, proto: Any, width: int, *, apart: bool) -> tuple[bool | tuple[int, ...] | None, list[str]]:

@@ -27,20 +27,21 @@ FRAMEWORKS = ("onnx", "torch", "sklearn")
 FORMAT: Literal["tflite", "onnx"] = "tflite"
 EXTRA = "convert"
 TURNS = True
-"""It takes a layout."""
+"""It takes a layout, and whether numbers stay real ones."""
 
 _BATCHES = (7, 11)
 """Two batches by which a free one is found out; see `onnx_to_tflite.batches`."""
 _SHOWN = 12
 
 
-def lower(model: LoadedModel, path: Path, layout: str = "keep") -> Graph:
+def lower(model: LoadedModel, path: Path, layout: str = "keep", *, floats: bool = False) -> Graph:
     """Write the graph to `path`.
 
     Args:
         model: Of the ONNX loader, or of one whose handle and precision are the same.
         path: Where the file goes.
         layout: Of images that go in and come out: "keep", "nhwc" or "nchw".
+        floats: Nothing of it will be quantized, so tensors need no ranges of their own.
 
     Returns:
         Inputs and outputs under the source's names; the same model gives the same bytes.
@@ -59,7 +60,7 @@ def lower(model: LoadedModel, path: Path, layout: str = "keep") -> Graph:
             "the source computes with integers that it scales while it runs, which TFLite's kernels do in another way",
             next_step="Convert the float model it was made from, with --precision dynamic.",
         )
-    way = _Way(facts.quantized, _orders(facts.inputs, layout), layout == "nhwc")
+    way = _Way(facts.quantized, _orders(facts.inputs, layout), layout == "nhwc", floats and not facts.quantized)
     draft, free, notes, turned = _drafted(source.handle, facts.inputs, way)
     path.write_bytes(writing.write(draft))
     inputs, outputs = facts.inputs, facts.outputs
@@ -101,11 +102,13 @@ class _Way:
         ranges: The source is quantized, see `Lowering.ranges`.
         orders: Of inputs that are turned.
         outputs_last: See `Lowering.run`.
+        floats: See `lower`.
     """
 
     ranges: bool
     orders: dict[str, Order]
     outputs_last: bool
+    floats: bool
 
 
 _LAST: dict[str, Layout] = {"NCW": "NWC", "NCHW": "NHWC", "NCDHW": "NDHWC"}
@@ -210,7 +213,7 @@ def _walked(model: Any, inputs: tuple[TensorSpec, ...], batch: int, way: _Way, g
     Raises:
         ConversionError: See `lower`.
     """
-    from edgekit.converters.onnx_to_tflite import patterns
+    from edgekit.converters.onnx_to_tflite import absorbing, joining, patterns
     from edgekit.converters.onnx_to_tflite.lowering import Lowering
     from edgekit.converters.onnx_to_tflite.tidy import tidy
 
@@ -224,6 +227,9 @@ def _walked(model: Any, inputs: tuple[TensorSpec, ...], batch: int, way: _Way, g
     if lowering.gaps:
         raise _refused(lowering.gaps)
     tidy(lowering.draft)
+    if way.floats:
+        absorbing.absorb(lowering.draft)
+        joining.join(lowering.draft)
     return lowering
 
 

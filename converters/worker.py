@@ -121,17 +121,23 @@ class Workshop:
     def survey(
         self, facts: LoadedFacts, calibration: DataRef | None, evaluation: DataRef | None, seed: int
     ) -> jobs.Survey:
-        request = jobs.SurveyRequest(facts.samples, calibration, evaluation, str(self.scratch), seed)
+        request = jobs.SurveyRequest(facts.samples, calibration, evaluation, str(self.scratch), seed, facts.ranges)
         return self.engine.call(jobs.survey, request, stage="survey")
 
     def lower(
-        self, lowering: str, format: str, layout: str = "keep", fold: Preprocess | None = None, exact: bool = False
+        self,
+        lowering: str,
+        format: str,
+        layout: str = "keep",
+        fold: Preprocess | None = None,
+        exact: bool = False,
+        floats: bool = False,
     ) -> Graph:
-        asked = ("lower", lowering, format, layout, fold, exact)
+        asked = ("lower", lowering, format, layout, fold, exact, floats)
         known: Graph | None = self._recalled(*asked)
         if known is not None:
             return known
-        request = jobs.LowerRequest(lowering, str(self._place(f"float.{format}")), layout, fold, exact)
+        request = jobs.LowerRequest(lowering, str(self._place(f"float.{format}")), layout, fold, exact, floats)
         graph = self.framework.call(jobs.lower, request, stage="lower")
         self._keep(graph, *asked)
         return graph

@@ -178,7 +178,8 @@ def debug(
             samples = _data(data, options, facts, read, shop.scratch / "data")
         with shop.stage("lower"):
             exact = conversion.exact_labels and precision == "fp32"
-            lowered = shop.lower(lowering, read.format, conversion.layout, _folded(read, options), exact)
+            real = precision in precisions and precisions.get(precision).real
+            lowered = shop.lower(lowering, read.format, conversion.layout, _folded(read, options), exact, real)
             described = shop.describe()
         with shop.stage("answer"):
             answers = shop.answer(facts, samples)

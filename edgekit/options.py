@@ -182,9 +182,13 @@ class Options:
         """What goes into the graph of what comes before it."""
         return how if self.fold_preprocess else None
 
-    def lowering(self, how: Preprocess, precision: Precision) -> tuple[str, str, Preprocess | None, bool]:
-        """What a float graph depends on: its format, its layout, what is folded in, whether it decides exactly."""
-        return self.format, self.layout, self.folded(how), self.exact_labels and precision.name == "fp32"
+    def lowering(self, how: Preprocess, precision: Precision) -> tuple[str, str, Preprocess | None, bool, bool]:
+        """What a float graph depends on: its format and layout, what is folded in, and two questions.
+
+        Whether it decides exactly, and whether its numbers stay real ones.
+        """
+        exact = self.exact_labels and precision.name == "fp32"
+        return self.format, self.layout, self.folded(how), exact, precision.real
 
     def recorded(self) -> dict[str, Any]:
         """What the manifest keeps of them: the options that change bytes, and no paths."""

@@ -75,6 +75,11 @@ class Precision:
         """Whether it needs ranges observed on data."""
         return self.kind == "static"
 
+    @property
+    def real(self) -> bool:
+        """Whether weights and activations stay real numbers."""
+        return self.weights in ("float32", "float16")
+
     def rules(self, format: str) -> FormatRules:
         """What this precision means in `format`.
 

@@ -11,7 +11,7 @@ from edgekit.converters.from_sklearn.draft import ML_OPSET, OPSET, Draft
 from edgekit.converters.from_sklearn.refusal import unsupported
 from edgekit.errors import SourceError
 
-TRANSFORMERS = frozenset({"KernelPCA", "QuantileTransformer"})
+TRANSFORMERS = frozenset({"KernelPCA"})
 PREDICTORS = frozenset({"AdaBoostRegressor"})
 """Regressors: labels of skl2onnx's classifiers are decided in float32."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.converters.from_sklearn import quantiles
 from edgekit.converters.from_sklearn.draft import FLOAT, Draft
 from edgekit.converters.from_sklearn.refusal import unsupported
 from edgekit.converters.from_sklearn.trees import floor32
@@ -282,5 +283,6 @@ TRANSFORMERS: dict[str, Writer] = {
     "SparseRandomProjection": _projected, "NeighborhoodComponentsAnalysis": _projected,
     "PolynomialFeatures": _polynomial, "KBinsDiscretizer": _bins, "OneHotEncoder": _one_hot,
     "OrdinalEncoder": _ordinal, "PowerTransformer": _power, "FunctionTransformer": _identity,
-    "LinearDiscriminantAnalysis": _discriminants, **dict.fromkeys(CHOOSERS, _chosen),
+    "LinearDiscriminantAnalysis": _discriminants, "QuantileTransformer": quantiles.transform,
+    **dict.fromkeys(CHOOSERS, _chosen),
 }  # fmt: skip

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgekit.converters.onnx_to_tflite import permuting, sinking, splitting, striding
+from edgekit.converters.onnx_to_tflite import permuting, picking, sinking, splitting, striding
 from edgekit.converters.onnx_to_tflite.convolutions import SAME, VALID, same_pads
 from edgekit.converters.onnx_to_tflite.draft import Array, Draft, Op, Tensor, kernels
 
@@ -52,7 +52,7 @@ def tidy(draft: Draft) -> None:
     _drop_dead(draft)
     rules: tuple[Callable[[_View, Op], bool], ...] = (
         _reshapes, _kept, _transposes, _sinking, _rows, _splitting, _affine, _hard_swish, _activation, _padding,
-        _channels, _features, _strided,
+        _channels, _features, _strided, _picked,
     )  # fmt: skip
     changed = True
     while changed:
@@ -205,6 +205,11 @@ def _strided(view: _View, op: Op) -> bool:
     """Steps along one axis after steps along another; see `striding`."""
     before = view.private(op.inputs[0]) if op.kind == "STRIDED_SLICE" else None
     return before is not None and before.kind == "STRIDED_SLICE" and striding.join(view.draft, before, op)
+
+
+def _picked(view: _View, op: Op) -> bool:
+    """See `picking`."""
+    return op.kind == "SLICE" and picking.pick(view.draft, view.makers, op)
 
 
 def _channels(view: _View, op: Op) -> bool:

@@ -7,7 +7,7 @@ data: all that rounding and bias correction need are these moments, from a few t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,9 @@ Doubles = NDArray[np.float64]
 _PATCHES = 8
 """Patches an element of the kernel's patch; so many give second moments to a few per cent."""
 _FEWEST, _MOST = 2048, 8192
+_AT_ONCE = 256
+"""Patches whose products are added up together: of so many 8-bit numbers float32 holds every sum, and the square of all
+features is gone through once for all of them."""
 _DOUBT = 1e-9
 """Of the mean square: some hundred times what sums in float64 are off by."""
 LARGEST = 4608
@@ -36,12 +39,25 @@ class Moments:
         total: [groups, n], sums. rounded: The same of the patches as 8 or 16 bits will hold them.
         products: [groups, n, n], sums of products of the rounded patches; None where n is over `LARGEST`.
         count: Patches.
+        waiting: Patches whose products are not in there yet, as integers, [groups, patches, n] each; and their step.
     """
 
     total: Doubles
     rounded: Doubles
     products: Doubles | None
     count: int = 0
+    waiting: list[Array] = field(default_factory=list)
+    step: float = 1.0
+
+    def multiply(self, at_least: int = 1) -> None:
+        """Add the products of those that wait, where there are so many."""
+        if self.products is None or sum(part.shape[1] for part in self.waiting) < at_least:
+            return
+        every = np.concatenate(self.waiting, axis=1)
+        self.waiting.clear()
+        for start in range(0, every.shape[1], _AT_ONCE):
+            some = every[:, start : start + _AT_ONCE]
+            self.products += np.multiply(some.transpose(0, 2, 1) @ some, self.step**2, dtype=np.float64)
 
     @property
     def mean(self) -> Doubles:
@@ -88,6 +104,8 @@ def collect(
             _add(found[layer.name], layer, values, number, len(samples), ranges[name], bits)
 
     look(graph, samples, list(wanted), show, threads)
+    for moments in found.values():
+        moments.multiply()
     return found
 
 
@@ -102,17 +120,17 @@ def _add(moments: Moments, layer: Layer, values: Array, number: int, runs: int, 
     features = moments.total.shape[1]
     most = int(np.clip(_PATCHES * features, _FEWEST, _MOST)) // max(1, runs) + 1
     real = patches(values, layer, most, number)
-    rounded = _rounded(real, seen, bits)
+    rounded, moments.step = _rounded(real, seen, bits)
     moments.count += real.shape[1]
     moments.total += real.sum(axis=1, dtype=np.float64)
-    moments.rounded += rounded.sum(axis=1, dtype=np.float64)
+    moments.rounded += rounded.sum(axis=1, dtype=np.float64) * moments.step
     if moments.products is not None:
-        precise = rounded.astype(np.float64)
-        moments.products += precise.transpose(0, 2, 1) @ precise
+        moments.waiting.append(rounded if bits == 8 else rounded.astype(np.float64))
+        moments.multiply(_AT_ONCE)
 
 
-def _rounded(values: Array, seen: Range, bits: int) -> Array:
-    """As the quantized graph holds them: asymmetric in 8 bits, symmetric in 16."""
+def _rounded(values: Array, seen: Range, bits: int) -> tuple[Array, float]:
+    """As the quantized graph holds them, and the step of these integers: asymmetric in 8 bits, symmetric in 16."""
     if bits == 8:
         low, high = min(seen.min, 0.0), max(seen.max, 0.0)
     else:
@@ -120,10 +138,10 @@ def _rounded(values: Array, seen: Range, bits: int) -> Array:
         low = -high
     step = (high - low) / (2**bits - 1)
     if not step > 0:
-        return values
+        return values, 1.0
     zero = np.rint(low / step)
     clipped = np.clip(np.rint(values / step), zero, zero + 2**bits - 1)
-    return np.asarray(clipped * step, np.float32)
+    return np.asarray(clipped, np.float32), float(step)
 
 
 def patches(values: Array, layer: Layer, most: int, number: int) -> Array:

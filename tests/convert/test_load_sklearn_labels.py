@@ -229,3 +229,25 @@ def test_isolation_forests_decide_their_own_training_rows(cancer):
             wanted, found = both(model, rows)
             assert (wanted["label"] == found["label"]).all()
             np.testing.assert_allclose(found["score"], wanted["score"], atol=1e-6)
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "normal"])
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+def test_shares_below_a_number_are_exact_where_it_stands_for_several_quantiles(distribution, format, wine):
+    """Numbers that the training data holds several times, and float32's next ones, lie on a jump of the share."""
+    x, _ = wine
+    model = preprocessing.QuantileTransformer(n_quantiles=len(x), output_distribution=distribution).fit(
+        np.asarray(x, np.float64)
+    )
+    rows = np.concatenate([x, np.nextafter(x, np.float32(1e9)), np.nextafter(x, np.float32(-1e9)), 2 * x, x / 2])
+    made = edgekit.load(edgekit.convert(model, to=format)).run({"input": rows})["output"]
+    np.testing.assert_allclose(made, model.transform(rows), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+def test_what_wants_positive_numbers_is_tried_with_such(format, cancer):
+    x, y = cancer
+    model = pipeline.make_pipeline(preprocessing.PowerTransformer(method="box-cox"), linear_model.LogisticRegression())
+    artifact = edgekit.convert(fitted(model, x[:, :5] + 1, y), to=format)
+    rows = x[:, :5] + 1
+    np.testing.assert_array_equal(edgekit.load(artifact).run({"input": rows})["label"], model.predict(rows))

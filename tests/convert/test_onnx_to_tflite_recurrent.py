@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekit import errors
 from edgekit.converters import load_onnx, lower_onnx_tflite
 from edgekit.converters.sources import identify
+from edgekit.converters.tflite_graphs import graph as tflite_graph
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 STEPS, WIDTH, HIDDEN = 4, 5, 6
@@ -276,3 +278,17 @@ def test_torch(tmp_path):
         dynamic_axes={"x": {0: "N"}, "y": {0: "N"}},
     )  # fmt: skip
     agrees(onnx.load(str(path)), tmp_path, shape=(9, WIDTH))
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+def test_a_step_that_is_picked_is_read_where_it_is_made(direction, tmp_path):
+    """The usual way to go on: the last step alone. Of the other direction that is the first one made."""
+    model = recurrent("LSTM", direction=direction, directions=1 + (direction == "bidirectional"), outputs=["Y"])
+    for name, value in (("start", [-1]), ("end", [2**31]), ("axis", [1])):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+    model.graph.node.append(helper.make_node("Slice", ["Y", "start", "end", "axis"], ["last"]))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("last", TensorProto.FLOAT, None))
+    read = tflite_graph.read(agrees(model, tmp_path))
+    kinds = collections.Counter(tflite_graph.op_name(read, op) for op in tflite_graph.operators(read))
+    assert not kinds["PACK"] + kinds["SLICE"]
+    assert kinds["TANH"] == {"forward": 2 * STEPS, "reverse": 2, "bidirectional": 2 * STEPS + 2}[direction]

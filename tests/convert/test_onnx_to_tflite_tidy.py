@@ -18,7 +18,7 @@ node = helper.make_node
 DICE = np.random.default_rng(0)
 
 
-def converted(folder, nodes, shape, outputs, constants, *, opset=17, rtol=1e-4, atol=1e-5):
+def converted(folder, nodes, shape, outputs, constants, *, opset=17, rtol=1e-4, atol=1e-5, floats=False):
     """Operators of the lowered file, after its answers were compared with onnxruntime's."""
     from edgekit.runtimes.engine_litert import interpreter
 
@@ -32,7 +32,7 @@ def converted(folder, nodes, shape, outputs, constants, *, opset=17, rtol=1e-4, 
     path, made = folder / "m.onnx", folder / "m.tflite"
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     path.write_bytes(model.SerializeToString())
-    lower_onnx_tflite.lower(load_onnx.load(identify(path)), made)
+    lower_onnx_tflite.lower(load_onnx.load(identify(path)), made, floats=floats)
     data = made.read_bytes()
     session, engine = ort.InferenceSession(path), interpreter(data, 1)
     for batch in (1, 3):
@@ -66,6 +66,65 @@ def test_queries_keys_and_values_are_products_of_their_own_with_their_factors_in
     ops = converted(tmp_path, nodes, (5, 8), ["y"], constants)
     assert ops["FULLY_CONNECTED"] == 3
     assert not ops["SLICE"] + ops["SPLIT"] + ops["MUL"]
+
+
+def attention(bias):
+    """Nodes and constants of attention with a layer for each of queries, keys and values, and two heads of four."""
+    nodes, constants = [], {"heads": np.array([0, 5, 2, 4]), "rows": np.array([0, 5, 8]), "w": weights(8, 8)}
+    for name, order in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
+        constants |= {f"{name}w": weights(8, 8)} | ({f"{name}b": weights(8)} if bias else {})
+        nodes += [
+            node("MatMul", ["x", f"{name}w"], [f"{name}m"]),
+            *([node("Add", [f"{name}m", f"{name}b"], [f"{name}a"])] if bias else []),
+            node("Reshape", [f"{name}{'a' if bias else 'm'}", "heads"], [f"{name}h"]),
+            node("Transpose", [f"{name}h"], [name], perm=order),
+        ]  # fmt: skip
+    nodes += [
+        node("MatMul", ["q", "k"], ["s"]), node("Softmax", ["s"], ["p"], axis=-1), node("MatMul", ["p", "v"], ["o"]),
+        node("Transpose", ["o"], ["t"], perm=[0, 2, 1, 3]), node("Reshape", ["t", "rows"], ["r"]),
+        node("MatMul", ["r", "w"], ["y"]),
+    ]  # fmt: skip
+    return nodes, constants
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_attention_that_stays_in_real_numbers_is_turned_once_and_back(tmp_path, bias):
+    nodes, constants = attention(bias)
+    ops = converted(tmp_path, nodes, (5, 8), ["y"], constants, floats=True)
+    assert (ops["TRANSPOSE"], ops["FULLY_CONNECTED"], ops["BATCH_MATMUL"]) == (2, 2, 2)
+    ops = converted(tmp_path, nodes, (5, 8), ["y"], constants)
+    assert ops["FULLY_CONNECTED"] == 4, "each has a range of its own where it is quantized"
+
+
+def test_only_layers_that_are_turned_alike_and_read_by_nobody_else_become_one(tmp_path):
+    nodes, constants = attention(bias=True)
+    ops = converted(tmp_path, [*nodes, node("Relu", ["kh"], ["z"])], (5, 8), ["y", "z"], constants, floats=True)
+    assert (ops["TRANSPOSE"], ops["FULLY_CONNECTED"]) == (3, 3), "queries and values"
+
+
+def test_factors_and_offsets_of_rows_go_into_the_weights_that_take_them(tmp_path):
+    nodes = [
+        node("LayerNormalization", ["x", "g", "b"], ["n"], epsilon=1e-5), node("MatMul", ["n", "w"], ["m"]),
+        node("Add", ["m", "c"], ["y"]), node("Slice", ["n", "one", "two", "one"], ["s"]),
+        node("MatMul", ["s", "w2"], ["z"]),
+    ]  # fmt: skip
+    constants = {
+        "g": weights(8) + 1, "b": weights(8), "w": weights(8, 6), "c": weights(6), "w2": weights(8, 4),
+        "one": np.array([1]), "two": np.array([2]),
+    }  # fmt: skip
+    kept = converted(tmp_path, nodes, (5, 8), ["y", "z"], constants)
+    ops = converted(tmp_path, nodes, (5, 8), ["y", "z"], constants, floats=True)
+    assert (kept["MUL"] - ops["MUL"], kept["ADD"] - ops["ADD"]) == (1, 1)
+
+    read = converted(tmp_path, [*nodes, node("Relu", ["n"], ["r"])], (5, 8), ["y", "z", "r"], constants, floats=True)
+    assert read - kept == {"RELU": 1}, "somebody else wants the rows themselves"
+    gated = [
+        node("Mul", ["x", "g"], ["a"]),
+        node("Transpose", ["a"], ["t"], perm=[0, 2, 1]),
+        node("MatMul", ["t", "w5"], ["y"]),
+    ]
+    ops = converted(tmp_path, gated, (5, 8), ["y"], {"g": weights(8), "w5": weights(5, 4)}, floats=True)
+    assert ops["MUL"] == 1, "the features are no features of the weights"
 
 
 @pytest.mark.parametrize("sizes", [[0, 5, 3, 8], [-1, 1, 3, 8]])

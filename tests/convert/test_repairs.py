@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from functools import cache
@@ -292,6 +293,23 @@ def test_inputs_that_never_vary_can_be_adapted_to():
     step = steps(kernel[0], per_channel=True)[None]
     made = rounding.adapt(kernel, step, seen.covariance())
     assert np.abs(made - kernel).max() <= step.max()
+
+
+def test_products_of_patches_are_added_up_many_at_a_time_and_exactly():
+    """The square of all features is large: going through it for each sample took most of the time of deep nets."""
+    whole = np.random.default_rng(6).integers(-128, 128, (2, 1000, 30)).astype(np.float32)
+    seen, cuts = (
+        Moments(np.zeros((2, 30)), np.zeros((2, 30)), np.zeros((2, 30, 30)), step=0.037),
+        (0, 90, 700, 990, 1000),
+    )
+    for start, end in itertools.pairwise(cuts):
+        seen.waiting.append(whole[:, start:end])
+        seen.multiply(256)
+    assert sum(part.shape[1] for part in seen.waiting) == 10
+    seen.multiply()
+    assert not seen.waiting
+    precise = whole.astype(np.int64)
+    np.testing.assert_allclose(seen.products, (precise.transpose(0, 2, 1) @ precise) * 0.037**2, rtol=1e-12, atol=1e-9)
 
 
 def test_without_correlation_nearest_is_best():
