@@ -57,11 +57,10 @@ def project(pytester, model):
     for name in ("model.tflite", "data.npz", "source.tflite"):
         (pytester.path / name).write_bytes((model / name).read_bytes())
 
-    def run(source, *options, valid=True, notes=(), fresh=False):
+    def run(source, *options, valid=True, notes=()):
         pytester.makeconftest(VALID.replace("VALID", str(valid)).replace("NOTES", repr(notes)))
         pytester.makepyfile(test_edge="import pytest\n\n" + source)
-        how = pytester.runpytest_subprocess if fresh else pytester.runpytest_inprocess
-        return how("-p", "no:xdist", "-p", "no:cacheprovider", *options)
+        return pytester.runpytest_inprocess("-p", "no:xdist", "-p", "no:cacheprovider", *options)
 
     run.path = pytester.path
     return run
@@ -285,8 +284,7 @@ def test_it_can_be_turned_off(pytester):
 def test_the_guides_example(project):
     text = (Path(__file__).resolve().parents[2] / "docs" / "latency-tests.md").read_text(encoding="utf-8")
     (source,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    # a process of its own, as a user's: this one holds what thousands of tests left in memory
-    project(source, fresh=True).assert_outcomes(passed=2)
+    project(source).assert_outcomes(passed=2)
     from edgekit.testing import ALLOWED
 
     cells = re.findall(r"^\| (.*?) \|", text, re.MULTILINE)

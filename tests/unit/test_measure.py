@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -161,3 +163,18 @@ def test_the_environment_tells_what_it_knows():
     assert seen["memory_mb"] > 100
     assert seen["numpy"] == np.__version__
     assert peak_rss_mb() > 10
+
+
+def test_the_peak_is_not_that_of_the_process_that_started_it():
+    child = "from edgekit.measure.environment import peak_rss_mb; print(peak_rss_mb(), flush=True)"
+    parent = f"""
+import subprocess, sys
+ballast = bytearray(400_000_000)
+ballast[::4096] = b"x" * len(ballast[::4096])
+{child}
+subprocess.run([sys.executable, "-c", {child!r}], check=True)
+"""
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
+    above, below = map(float, done.stdout.split())
+    assert above > 400
+    assert below < 200
