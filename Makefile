@@ -120,7 +120,8 @@ lowest: wheel    ## the runtime, the monitor and the server with the lowest vers
 	rm -rf build/lowest && $(PYTHON) -m venv build/lowest && build/lowest/bin/python -m pip install --quiet uv
 	build/lowest/bin/uv pip install --quiet --resolution lowest-direct --python build/lowest/bin/python \
 	    "$$(ls dist/edgekit_sdk-*.whl)[onnx,tflite,convert,sklearn,serve,sign,report]" 'pytest>=9' 'hypothesis>=6.100'
-	build/lowest/bin/pytest -q -W default tests/unit/test_npz.py tests/runtime tests/monitor --ignore tests/runtime/ssh
+	cd build/lowest && bin/pytest -q -W default -c ../../pyproject.toml $(addprefix ../../tests/,unit/test_npz.py runtime monitor) \
+	    --ignore ../../tests/runtime/ssh
 
 clean:           ## remove what was made here
 	rm -rf build dist demo $(VENV) edgekit/converters edgekit/runtimes edgekit/device_profiles

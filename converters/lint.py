@@ -14,6 +14,7 @@ import numpy as np
 
 from edgekit.converters.stages import Array
 from edgekit.data import GUESS_FIX, Dataset
+from edgekit.metrics import PLACES_FIX
 from edgekit.runtimes.base import absent
 from edgekit.tensors import TensorSpec
 
@@ -131,8 +132,10 @@ def lint(calibration: Dataset | None, evaluation: Dataset | None, inputs: tuple[
         if data is not None:
             surveys[name] = _survey(data, inputs)
             findings += [*_alone(name, surveys[name]), *_left_out(name, data)]
-    if evaluation is not None and evaluation.guess:
-        findings.append(Finding("warning", "data-labels", f"evaluation data: {evaluation.guess}", GUESS_FIX))
+    if evaluation is not None:
+        for doubt, fix in ((evaluation.guess, GUESS_FIX), (evaluation.places, PLACES_FIX)):
+            if doubt:
+                findings.append(Finding("warning", "data-labels", f"evaluation data: {doubt}", fix))
     if calibration is not None:
         findings += [*_enough(calibration), *_scales(surveys["calibration"])]
     if calibration is not None and evaluation is not None:

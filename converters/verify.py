@@ -16,7 +16,7 @@ import numpy as np
 from edgekit.converters.policy import Policy, policy
 from edgekit.converters.stages import Array, Feeds
 from edgekit.converters.verification.agreement import ENOUGH, Classes, one_sided
-from edgekit.converters.verification.output_errors import OutputErrors, apart, span
+from edgekit.converters.verification.output_errors import OutputErrors, apart, senseless, span, unfinite
 from edgekit.converters.verification.thinned import Outputs, Thinner
 from edgekit.errors import VerificationError
 from edgekit.manifest import Interpret, Metric, Proof, Task
@@ -185,7 +185,8 @@ class Comparison:
         proof = self._proof(data)
         parity = _parity(bounds, self._error(bounds), proof.cosine, self._edge_error())
         failures = [*self._finite(), *parity, *self._same_class(bounds)]
-        warnings = [*self._chance(), *self._first_output(), *self._one_sided(data), *self._rounding(bounds)]
+        warnings = [*self._chance(), *senseless(self._outputs), *self._first_output(), *self._one_sided(data)]
+        warnings += self._rounding(bounds)
         if bounds.metric:
             failures += self._quantized(bounds, proof, warnings)
         some = self._thinner.finish(self._chosen or "")
@@ -230,6 +231,8 @@ class Comparison:
         if self._metrics is None or self._samples < ENOUGH or self._metrics[0].value > self._metrics[0].baseline:
             return []
         metric = self._metrics[0]
+        if metric.baseline == metric.value:
+            return ["all samples of the evaluation data have one label: a model that always answers it would pass"]
         message = (
             f"the source itself reaches {metric.name} {metric.value:.2f} on the evaluation data, a constant answer "
             f"{metric.baseline:.2f}: check that it is prepared as in training and that the labels belong to it"
@@ -253,17 +256,11 @@ class Comparison:
         return [f"the labels are compared with {where}: `output` under [interpret] in --metadata names another"]
 
     def _finite(self) -> list[Failure]:
-        failures = []
-        for where, outputs in (("", self._outputs), (" on edge cases (zeros, extremes)", self._edges)):
-            for name, output in outputs.items():
-                if output.broken:
-                    message = f"{output.broken} values of {name} are NaN or infinite{where} where the source's are not"
-                    step = "Look for ops that overflow (exp, divisions, float16); try --precision fp32."
-                    failures.append(Failure("verify-nonfinite", message, step))
-                elif output.lost and self.gaps:
-                    message = f"{output.lost} values of {name} are NaN in the source{where} and are not here"
-                    failures.append(Failure("verify-nonfinite", message, "Fill in missing values before the model."))
-        return failures
+        kinds = (("", self._outputs), (" on edge cases (zeros, extremes)", self._edges))
+        return [
+            Failure("verify-nonfinite", message, step)
+            for where, outputs in kinds for message, step in unfinite(outputs, where, gaps=self.gaps)
+        ]  # fmt: skip
 
     def _excused(self, bounds: Policy) -> list[str]:
         """Outputs on which the source's own sigmoid errs by more than is allowed, and the artifact by no more."""
@@ -417,13 +414,16 @@ def _like(answer: Feeds, name: str, expected: Array) -> Array:
     found = answer.get(name)
     if found is None or found.shape != expected.shape:
         shape = None if found is None else list(found.shape)
+        step = (
+            "Where the shape says how much was found, more or less was found here: convert the model without its "
+            "last selection (NonMaxSuppression), or with --precision fp32."
+            if expected.ndim
+            else "One number for a whole batch, such as a loss, is no answer to a sample: convert the model without it."
+        )
         raise VerificationError(
             "verify-outputs",
             f"output {name} has shape {shape} in the artifact and {list(expected.shape)} in the source",
-            next_step=(
-                "Where the shape says how much was found, more or less was found here: convert the model without its "
-                "last selection (NonMaxSuppression), or with --precision fp32."
-            ),
+            next_step=step,
         )
     return found
 

@@ -114,6 +114,16 @@ class Dataset:
             f"{_few(self.class_names)}. If the model has another order, all that was measured is wrong."
         )
 
+    @property
+    def places(self) -> str | None:
+        """For the user, where classes are called by numbers and the labels are numbers, but of the classes' places."""
+        names = self.ref.classes
+        if self.labels is None or self.class_names or not names or names == tuple(map(str, range(len(names)))):
+            return None
+        if not all(name.removeprefix("-").isdecimal() for name in names):
+            return None
+        return f"the model's classes are called {_few(names)}; labels that are numbers are places among them, from 0"
+
     def require_classes(self) -> None:
         """The labels must mean the model's classes.
 

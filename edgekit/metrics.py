@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgekit.errors import DataError
 
+PLACES_FIX = "Store labels as text to name classes, or as their places: numpy.searchsorted(estimator.classes_, y)."
+"""What to do about numbers that name classes."""
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -104,7 +107,8 @@ def _check_classes(labels: NDArray[Any], classes: int | None) -> None:
     if low < 0:
         raise DataError("labels-task", f"there is a label {low}; class indices start at 0")
     if classes is not None and high >= classes:
-        raise DataError("labels-task", f"there is a label {high}; the output has {classes} classes, 0 to {classes - 1}")
+        message = f"there is a label {high}; the output has {classes} classes, 0 to {classes - 1}"
+        raise DataError("labels-task", message, next_step=PLACES_FIX)
 
 
 class _Scores:

@@ -34,8 +34,10 @@ def mixed(together: Feeds, alone: Feeds) -> tuple[str, ...]:
     """Outputs whose first sample, [n, ...] and [1, ...], is answered otherwise in company."""
     found = []
     for name, answer in together.items():
+        if not answer.ndim or len(answer) < 2:
+            continue
         one, other = answer[:1].astype(float), alone[name].astype(float)
-        if answer.ndim and len(answer) > 1 and one.shape == other.shape and one.size:
+        if one.shape == other.shape and one.size:
             width = float(answer.max()) - float(answer.min())
             if abs(one - other).max() > ALONE * width:
                 found.append(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ class OutputErrors:
         low, high: Range of the source's values.
         broken: Values that are NaN or infinite in the artifact only.
         lost: Values that are NaN in the source only.
+        nan: Values that are NaN in the source.
     """
 
     count: int = 0
@@ -38,12 +40,14 @@ class OutputErrors:
     high: float = -math.inf
     broken: int = 0
     lost: int = 0
+    nan: int = 0
 
     def add(self, reference: Array, found: Array) -> None:
         s, a = reference.astype(np.float64).reshape(-1), found.astype(np.float64).reshape(-1)
         # Where the source itself is not finite there is nothing to compare; the artifact must be finite elsewhere.
         sane = np.isfinite(s)
         self.broken += int((sane & ~np.isfinite(a)).sum())
+        self.nan += int(np.isnan(s).sum())
         self.lost += int((np.isnan(s) & ~np.isnan(a)).sum())
         sane &= np.isfinite(a)
         s, a = s[sane], a[sane]
@@ -87,6 +91,28 @@ class OutputErrors:
         if self.signal == 0 or self.answer == 0:
             return 1.0 if self.signal == self.answer else 0.0
         return self.product / math.sqrt(self.signal * self.answer)
+
+
+def unfinite(outputs: Mapping[str, OutputErrors], where: str, *, gaps: bool) -> Iterator[tuple[str, str]]:
+    """What is wrong with values that are no numbers, and what to do about it; `gaps`: inputs had missing values."""
+    if not where and any(s.nan for s in outputs.values()) and not any(s.count for s in outputs.values()):
+        message = "the source answers NaN to every sample: there is nothing to compare its artifact with"
+        yield message, "Look for NaN among the weights of the source."
+    for name, seen in outputs.items():
+        if seen.broken:
+            message = f"{seen.broken} values of {name} are NaN or infinite{where} where the source's are not"
+            yield message, "Look for ops that overflow (exp, divisions, float16); try --precision fp32."
+        elif seen.lost and gaps:
+            message = f"{seen.lost} values of {name} are NaN in the source{where} and are not here"
+            yield message, "Fill in missing values before the model."
+
+
+def senseless(outputs: Mapping[str, OutputErrors]) -> list[str]:
+    """For the user: the source itself answers NaN, now and then."""
+    return [
+        f"the source itself answers NaN in {seen.nan} values of {name}: is a weight NaN, or does it divide by zero?"
+        for name, seen in outputs.items() if seen.nan and seen.count
+    ]  # fmt: skip
 
 
 def span(values: Array) -> float:

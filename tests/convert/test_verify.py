@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.converters.policy import policies, policy
+from edgekit.converters.verification.answers import mixed
 from edgekit.converters.verify import Comparison
 from edgekit.errors import DataError, UsageError, VerificationError
 from edgekit.manifest import Interpret
@@ -66,6 +67,19 @@ def test_edge_cases_count_for_parity_and_must_be_finite_always():
     for name in policies():
         assert "verify-nonfinite" in codes(verdict(name, x, x, edges=(x[:4], broken)))
         assert "verify-nonfinite" not in codes(verdict(name, x, x, edges=(broken, x[:4])))
+
+
+def test_a_source_that_answers_nan_is_told_and_proves_nothing():
+    x = logits()
+    some = x.copy()
+    some[:3, 0] = np.nan
+    seen = verdict("fp32", some, some)
+    assert seen.passed
+    assert any("answers NaN in 3 values of out" in warning for warning in seen.warnings)
+    nothing = np.full_like(x, np.nan)
+    for name in policies():
+        assert "verify-nonfinite" in codes(verdict(name, nothing, nothing))
+    assert not verdict("fp32", x, x).warnings
 
 
 def test_edge_cases_on_which_rounding_decides_are_checked_for_nan_only():
@@ -250,6 +264,9 @@ def test_a_source_that_knows_nothing_is_told():
     assert guesses.passed
     assert any("constant answer 100.00" in warning for warning in guesses.warnings)
     assert verdict("quantized", x, x, x.argmax(axis=1)).warnings == ()
+    same = x[x.argmax(axis=1) == x[0].argmax()].repeat(20, axis=0)
+    (right,) = verdict("quantized", same, same, same.argmax(axis=1)).warnings
+    assert "have one label" in right
 
 
 def test_calibrating_on_one_class_is_noticed_by_the_answers():
@@ -332,3 +349,12 @@ def test_streaming_equals_whole(samples, size):
     assert (a.samples, a.agreement, a.metric, a.max_abs_error) == (b.samples, b.agreement, b.metric, b.max_abs_error)
     assert a.sqnr_db == pytest.approx(b.sqnr_db)
     assert a.cosine == pytest.approx(b.cosine)
+
+
+def test_one_number_for_a_whole_batch_is_no_answer_to_a_sample():
+    together = {"y": np.float32(3), "z": np.zeros((4, 2), np.float32)}
+    assert mixed(together, {"y": np.float32(1), "z": np.ones((1, 2), np.float32)}) == ("z",)
+    comparison = Comparison("fp32", Interpret())
+    with pytest.raises(VerificationError, match=r"shape \[16\] in the artifact and \[\] in the source") as caught:
+        comparison.add({"y": np.float32(3)}, {"y": np.zeros(16, np.float32)})
+    assert "loss" in caught.value.next_step

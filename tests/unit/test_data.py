@@ -319,6 +319,22 @@ def test_an_order_of_classes_that_was_guessed_is_told(tmp_path, kind):
     assert open_data(DataRef(str(tmp_path / "n.npz")), ROWS).guess is None
 
 
+def test_numbers_that_name_classes_and_labels_that_are_places_are_told_apart(tmp_path):
+    path = tmp_path / "d.npz"
+    np.savez(path, x=np.zeros((3, 3), np.float32), y=np.array([1, 1, 0]))
+
+    def places(*classes):
+        return open_data(DataRef(str(path), classes=classes), ROWS).places
+
+    assert "called 1, 2; labels that are numbers are places" in (places("1", "2") or "")
+    assert places("-1", "1")
+    assert places("0", "1") is None
+    assert places("cat", "dog") is None
+    assert places() is None
+    np.savez(path, x=np.zeros((3, 3), np.float32), y=np.array(["1", "2", "1"]))
+    assert places("1", "2") is None, "text names classes"
+
+
 def test_calibration_does_without_the_labels_that_evaluation_has(tmp_path):
     np.savez(tmp_path / "d.npz", x=np.zeros((2, 3), np.float32))
     (tmp_path / "d.csv").write_text("a,b,c\n1,2,3\n")
