@@ -41,7 +41,7 @@ def watched(shape: tuple[int, ...], classes: int, **options: Any) -> tuple[Monit
     p = dice.dirichlet(np.ones(classes), 400).astype(np.float32)
     builder = Builder(inputs, outputs, None, how)
     builder.add({"x": x}, {"p": p})
-    builder.judge({"x": x}, {"p": p}, dice.integers(0, classes, 400), 0)
+    builder.judge({"x": x}, {"p": p}, dice.integers(0, classes, 400))
     reference = builder.finish()
     monitor = Monitor(reference, inputs, outputs, None, how, **options)
     feeds = [({"x": x[at : at + 1]}, {"p": p[at : at + 1]}) for at in range(400)]

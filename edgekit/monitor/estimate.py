@@ -26,8 +26,8 @@ LEVEL = 0.9
 """Share of the intervals that are to hold the truth."""
 
 NARROW = 0.06
-"""Half an interval up to which its middle counts as an answer. Of drifts like those that were tried, 94 % of such
-estimates are within 3 points of the truth, of others 91 % (benchmarks/monitor_accuracy.py); of wider ones 58 and 35 %.
+"""Half an interval up to which its middle counts as an answer. Of drifts like those that were tried, 95 % of such
+estimates are within 3 points of the truth, of others 92 % (benchmarks/monitor_accuracy.py); of wider ones 58 and 32 %.
 """
 
 GENERAL = 7
