@@ -76,7 +76,9 @@ def reader(how: Interpret, size: tuple[int, int] | None = None) -> Reader:
 def _vector(how: Interpret) -> Callable[[Array], Answer] | None:
     """What reads the values [n] of one sample; None where that takes more."""
     if how.task == "regression":
-        return lambda values: Regression(tuple(values.tolist()))
+        from edgekit.runtimes.interpretation.vectors import regression
+
+        return regression
     if how.task == "embedding":
         from edgekit.runtimes.interpretation.vectors import embedding
 
@@ -139,7 +141,7 @@ def interpret(
 
     Raises:
         UsageError: `output-unknown`: `how` names an output that is not there; `output-unreadable`: there is none, or it
-            does not hold such an answer.
+            does not hold such an answer, or one that is not finite (NaN, infinite).
     """
     if how.task == "classification":
         return reader(how)(outputs, sample, placement, given)
@@ -164,7 +166,9 @@ def _plain(values: Array, how: Interpret) -> Answer:
     if how.task == "multi-label":
         return multi_label(flat, how)
     if how.task == "regression":
-        return Regression(tuple(flat.tolist()))
+        from edgekit.runtimes.interpretation.vectors import regression
+
+        return regression(flat)
     if how.task == "embedding":
         from edgekit.runtimes.interpretation.vectors import embedding
 
@@ -181,7 +185,7 @@ def _shaped(
     if how.task == "segmentation":
         from edgekit.runtimes.interpretation.points import segmentation
 
-        return segmentation(values, how, placement)
+        return segmentation(values, how, size, placement)
     if how.task == "keypoints":
         from edgekit.runtimes.interpretation.points import keypoints
 

@@ -41,6 +41,7 @@ class Predictor:
         self._quick, self._exact = self._preparer.quick, self._preparer.exact
         self._how = model.interpret
         self._reader = reader(self._how, picture_size(model.inputs))
+        self._shown = self._how.task == "other" or (self._how.task == "detection" and self._how.detection is None)
         about = self._how.anomaly
         self._given = self._how.task == "anomaly" and about is not None and about.score != "output"
         self._whole = whole and all(spec.shape and spec.shape[0] is None for spec in model.inputs)
@@ -51,6 +52,7 @@ class Predictor:
         quick = self._quick
         if quick is None or (prepared := quick(thing, colors)) is None:
             prepared = self._preparer.general(thing, colors)
+            return self._read(self._answers(prepared.feeds, prepared.ready), prepared)
         feeds, ready, placement, lent = prepared
         given = self._input(prepared) if self._given else None
         answer = self._reader(self._answers(feeds, ready), 0, placement, given)
@@ -92,11 +94,31 @@ class Predictor:
         outputs = self.run(together)
         if any(array.shape[:1] != (len(prepared),) for array in outputs.values()):
             return [self._read(self.run(one), one) for one in prepared]  # an output that is not one a sample
-        return [self._read(outputs, one, place) for place, one in enumerate(prepared)]
+        one_by_one = ({name: array[n : n + 1] for name, array in outputs.items()} for n in range(len(prepared)))
+        return [self._read(each, one) for each, one in zip(one_by_one, prepared, strict=True)]
 
-    def _read(self, outputs: Mapping[str, Array], prepared: Prepared, sample: int = 0) -> Any:
+    def _read(self, outputs: Mapping[str, Array], prepared: Prepared) -> Any:
+        self._check_single(outputs, prepared)
         given = self._input(prepared) if self._given else None
-        return self._reader(outputs, sample, prepared.placement, given)
+        return self._reader(outputs, 0, prepared.placement, given)
+
+    def _check_single(self, outputs: Mapping[str, Array], prepared: Prepared) -> None:
+        """One answer is read, and those to further samples would be lost without a word. Where the outputs are not as
+        many as the samples, the first axis counts something else (points, words); what is shown as it is loses nothing.
+
+        Raises:
+            FeedError: `feed-shape`.
+        """
+        if prepared.ready or self._shown:
+            return
+        for spec in self._model.inputs:
+            shape = np.shape(prepared.feeds[spec.name])
+            number = shape[0] if len(shape) == len(spec.shape) and shape and spec.shape[0] in (None, 1) else 1
+            if number > 1 and any(array.shape[:1] == (number,) for array in outputs.values()):
+                raise FeedError(
+                    "feed-shape", f"predict answers one sample, and {spec.name} holds {number}",
+                    next_step="Pass several to predict_batch, as a list. A sound of several channels is [n, channels].",
+                )  # fmt: skip
 
     def _input(self, prepared: Prepared) -> Array | None:
         """In real values, for reconstructions."""

@@ -9,7 +9,7 @@ import numpy as np
 from edgekit.errors import UsageError
 from edgekit.reading import DetectionReading
 from edgekit.runtimes.base import Array
-from edgekit.runtimes.interpretation.classes import sigmoid, softmax
+from edgekit.runtimes.interpretation.classes import check_greatest, sigmoid, softmax
 
 Size = tuple[int, int]
 
@@ -26,10 +26,17 @@ def one(outputs: Mapping[str, Array], key: str) -> Array:
 
 
 def activated(scores: Array, about: DetectionReading) -> Array:
-    """Probabilities, float32."""
+    """Probabilities, float32.
+
+    Raises:
+        UsageError: `output-unreadable`: a softmax of what is not finite.
+    """
     if about.activation == "none":
         return scores
-    return np.asarray(sigmoid(scores) if about.activation == "sigmoid" else softmax(scores), np.float32)
+    if about.activation == "sigmoid":
+        return np.asarray(sigmoid(scores), np.float32)
+    check_greatest(scores.reshape(-1))
+    return np.asarray(softmax(scores), np.float32)
 
 
 def corners(boxes: Array, order: str) -> Array:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from edgekit.errors import UsageError
 from edgekit.reading import Interpret
 from edgekit.runtimes.base import Array
 from edgekit.runtimes.interpretation.results import Classification, MultiLabel, Score
@@ -17,7 +18,12 @@ FEW = 16
 
 
 def classification(sample: Array, how: Interpret) -> Classification:
-    """The best `top_k` of scores [C]; ties go to the first."""
+    """The best `top_k` of scores [C]; ties go to the first.
+
+    Raises:
+        UsageError: `output-unreadable`: the greatest score is no finite number.
+    """
+    check_greatest(sample)
     scores = probabilities(sample, how)
     count = min(max(how.top_k, 0), scores.size)
     order = best(scores, count)
@@ -58,8 +64,47 @@ def few(how: Interpret) -> Callable[[list[float]], Classification | None]:
     return read
 
 
+def check_greatest(scores: Array) -> None:
+    """Of scores [n], which must be a finite number: NaN anywhere is the greatest, and -inf is a class that cannot be.
+
+    Raises:
+        UsageError: `output-unreadable`.
+    """
+    if not scores.size:
+        return
+    found = float(scores[scores.argmax()])  # half of what max() takes
+    if found - found != 0.0:
+        raise no_number(found)
+
+
+def check_numbers(values: Array) -> None:
+    """All must be finite numbers.
+
+    Raises:
+        UsageError: `output-unreadable`.
+    """
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise no_number(float(np.asarray(values)[~finite][0]))
+
+
+def no_number(found: float) -> UsageError:
+    """What is raised for an answer that is not finite: compared with anything it would read as "nothing there"."""
+    return UsageError(
+        "output-unreadable",
+        f"the model answers {found}, which is no answer",
+        cause="Its arithmetic overflowed, or its weights hold what is no number.",
+        next_step="Ask the source the same: if it answers a number, `edgekit debug` names the layer that does not.",
+    )
+
+
 def multi_label(sample: Array, how: Interpret) -> MultiLabel:
-    """All at or above the threshold."""
+    """All at or above the threshold.
+
+    Raises:
+        UsageError: `output-unreadable`: the greatest score is no finite number.
+    """
+    check_greatest(sample)
     scores = sample if how.scores == "probabilities" else sigmoid(sample)
     order = np.argsort(-scores, kind="stable")
     return MultiLabel(_scores(scores, order.tolist(), how, LABEL_THRESHOLD if how.threshold is None else how.threshold))

@@ -14,6 +14,7 @@ from edgekit.reading import DetectionReading, Interpret
 from edgekit.runtimes.base import Array
 from edgekit.runtimes.interpretation import anchors as anchoring
 from edgekit.runtimes.interpretation.boxes import Size, activated, corners, known, one, unreadable
+from edgekit.runtimes.interpretation.classes import check_greatest, check_numbers
 from edgekit.runtimes.interpretation.results import Detection, Detections, name
 from edgekit.runtimes.interpretation.suppression import suppress, suppress_classes
 from edgekit.runtimes.interpretation.yolo import yolo
@@ -35,13 +36,13 @@ def detections(
         sample: Which of the batch.
 
     Raises:
-        UsageError: `output-unknown`, `output-unreadable`.
+        UsageError: `output-unknown`; `output-unreadable`: there are none, or a box or the greatest score is not finite.
     """
     about = how.detection or DetectionReading()
     least = BOX_THRESHOLD if how.threshold is None else how.threshold
     if about.family == "finished":
-        boxes, scores, classes = _finished(outputs, about, sample)
-        places = np.flatnonzero(scores >= least)[: about.limit]
+        boxes, scores, classes = _finished(outputs, about, sample, least)
+        places = np.argsort(-scores, kind="stable")[: about.limit]
     else:
         if about.family == "yolo":
             decoded = yolo(outputs, how, about, size, sample, least)
@@ -52,6 +53,7 @@ def detections(
             places = suppress(boxes, scores, about.iou, about.limit)
         else:
             places = suppress_classes(boxes, scores, classes, about.iou, about.limit)
+    check_numbers(boxes[places])
     found = _placed(boxes[places], about, size, placement)
     listed = zip(classes[places].tolist(), scores[places].tolist(), found.tolist(), strict=True)
     return Detections(
@@ -75,7 +77,10 @@ def _candidates(boxes: Array, scores: Array, least: float, about: DetectionReadi
     return boxes[rows], np.asarray(scores[rows, columns], np.float32), columns
 
 
-def _finished(outputs: Mapping[str, Array], about: DetectionReading, sample: int) -> tuple[Array, Array, Array]:
+def _finished(
+    outputs: Mapping[str, Array], about: DetectionReading, sample: int, least: float
+) -> tuple[Array, Array, Array]:
+    """Boxes [K,4] in corners, scores [K], classes [K], of those that reach the threshold."""
     taken = _named(outputs, (about.boxes, about.classes, about.scores, about.count))
     rows = taken[0][sample]
     if len(taken) == 1:
@@ -86,9 +91,17 @@ def _finished(outputs: Mapping[str, Array], about: DetectionReading, sample: int
         if len(taken) < 3:
             raise unreadable(taken[0], "boxes, classes and scores")
         boxes, classes, scores = rows, taken[1][sample], taken[2][sample]
-    count = int(np.ravel(taken[3])[min(sample, taken[3].size - 1)]) if len(taken) > 3 else len(boxes)
-    boxes = corners(np.asarray(boxes[:count], np.float32), about.corners)
-    return boxes, np.asarray(scores[:count], np.float32), np.rint(classes[:count]).astype(np.int64)
+    if len(taken) > 3:
+        check_numbers(told := np.ravel(taken[3])[min(sample, taken[3].size - 1)])
+        boxes, scores, classes = (array[: int(told)] for array in (boxes, scores, classes))
+    scores = np.asarray(scores, np.float32)
+    check_greatest(scores)
+    kept = np.flatnonzero(scores >= least)
+    check_numbers(classes[kept])
+    numbers = np.rint(classes[kept]).astype(np.int64)
+    if about.background:
+        kept, numbers = kept[numbers != 0], numbers[numbers != 0] - 1
+    return corners(np.asarray(boxes[kept], np.float32), about.corners), scores[kept], numbers
 
 
 def _boxes(
@@ -126,6 +139,7 @@ def _pair(outputs: Mapping[str, Array], about: DetectionReading, sample: int) ->
         raise unreadable(boxes, "boxes of four numbers")
     if scores.size % max(len(boxes), 1):
         raise unreadable(scores, f"scores of {len(boxes)} boxes")
+    check_greatest(scores.reshape(-1))
     return boxes, scores.reshape(len(boxes), -1)
 
 

@@ -7,40 +7,74 @@ import numpy as np
 from edgekit.errors import UsageError
 from edgekit.reading import Interpret, KeypointReading
 from edgekit.runtimes.base import Array
-from edgekit.runtimes.interpretation.classes import LABEL_THRESHOLD, sigmoid
+from edgekit.runtimes.interpretation.classes import LABEL_THRESHOLD, check_greatest, check_numbers, sigmoid
 from edgekit.runtimes.interpretation.results import Keypoint, Keypoints, Segmentation, name
 from edgekit.runtimes.preparation.pictures import Placement
 
 
-def segmentation(sample: Array, how: Interpret, placement: Placement | None) -> Segmentation:
-    """Of scores [H,W,C] or [C,H,W], or classes [H,W]; in the size of the picture that was given.
+def segmentation(
+    sample: Array, how: Interpret, size: tuple[int, int] | None, placement: Placement | None
+) -> Segmentation:
+    """Of scores [H,W,C] or [C,H,W], or classes (integers) [H,W], [H,W,1] or [1,H,W]; in the size of the picture that
+    was given.
+
+    Args:
+        sample: Of one picture.
+        how: The manifest's.
+        size: Height and width of the input; None where it is not known.
+        placement: Where the picture lies in the input; None for the output's own size.
 
     Raises:
-        UsageError: `output-unreadable`.
+        UsageError: `output-unreadable`: it holds no such thing, or what is no number, or nothing says which axis
+            counts the classes.
     """
+    if sample.ndim == 3:
+        axis = _class_axis(sample.shape, len(how.labels), size)
+        if sample.shape[axis] == 1:
+            sample = sample.squeeze(axis)
     if sample.ndim == 2:
         classes = sample if sample.dtype.kind in "iub" else _one(sample, how)
     elif sample.ndim == 3:
-        axis = _class_axis(sample.shape, len(how.labels))
-        single = sample.shape[axis] == 1
-        classes = _one(sample.squeeze(axis), how) if single else sample.argmax(axis=axis)
+        classes = sample.argmax(axis=axis)
+        check_numbers(np.take_along_axis(sample, np.expand_dims(classes, axis), axis))  # what is none is the greatest
     else:
         raise UsageError("output-unreadable", f"{list(sample.shape)} holds no picture of scores or classes")
     made = np.asarray(classes, np.uint8 if int(classes.max(initial=0)) < 256 else np.int32)
     return Segmentation(made if placement is None else _back(made, placement), how.labels)
 
 
-def _class_axis(shape: tuple[int, ...], labels: int) -> int:
-    """Where the classes are counted: where there is a single score, or one a label; else along the shorter end."""
+def _class_axis(shape: tuple[int, ...], labels: int, size: tuple[int, int] | None) -> int:
+    """Where the classes are counted: where there is a single score, or one a label; else beside the two axes that have
+    the input's proportions, or that are as long as each other, or twice as long as the third at least.
+
+    Raises:
+        UsageError: `output-unreadable`: none of it tells the one end from the other.
+    """
     for wanted in (1, labels):
         for axis in (2, 0):
             if shape[axis] == wanted:
                 return axis
-    return 0 if shape[0] < shape[2] else 2
+    planes = {2: shape[:2], 0: shape[1:]}
+    alike = [axis for axis, plane in planes.items() if size is not None and _alike(plane, size)]
+    square = [axis for axis, (height, width) in planes.items() if height == width]
+    short = [axis for axis, plane in planes.items() if 2 * shape[axis] <= min(plane)]
+    for found in (alike, square, short):
+        if len(found) == 1:
+            return found[0]
+    raise UsageError(
+        "output-unreadable", f"nothing says which axis of {list(shape)} counts the classes",
+        next_step="Convert with as many --labels as there are classes.",
+    )  # fmt: skip
+
+
+def _alike(plane: tuple[int, ...], size: tuple[int, int]) -> bool:
+    """Whether a picture was made smaller or larger to this, within a pixel."""
+    return abs(plane[0] * size[1] - plane[1] * size[0]) < max(size)
 
 
 def _one(sample: Array, how: Interpret) -> Array:
     """A single score a pixel: class 1 at the threshold, else class 0."""
+    check_greatest(sample.reshape(-1))
     scores = sample if how.scores == "probabilities" else sigmoid(sample)
     return scores >= (LABEL_THRESHOLD if how.threshold is None else how.threshold)
 
@@ -61,7 +95,7 @@ def keypoints(sample: Array, how: Interpret, size: tuple[int, int] | None, place
     """Of coordinates [...,K,2 or 3] or heatmaps.
 
     Raises:
-        UsageError: `output-unreadable`.
+        UsageError: `output-unreadable`: it holds none, or what is no finite number.
     """
     about = how.keypoints or KeypointReading()
     size = placement.target if placement is not None else size
@@ -72,6 +106,7 @@ def keypoints(sample: Array, how: Interpret, size: tuple[int, int] | None, place
         rows = np.asarray(sample, np.float64).reshape(-1, sample.shape[-1])
         if rows.shape[1] not in (2, 3):
             raise UsageError("output-unreadable", f"{list(sample.shape)} holds no points of two coordinates")
+        check_numbers(rows)
         places = rows[:, :2] if about.order == "xy" else rows[:, 1::-1]
         scores = rows[:, 2] if rows.shape[1] == 3 else np.ones(len(rows))
         relative = about.relative
@@ -94,9 +129,10 @@ def _peaks(sample: Array, about: KeypointReading) -> tuple[Array, Array]:
     flat = maps.reshape(count, -1).argmax(axis=1)
     y, x = np.divmod(flat, width)
     every = np.arange(count)
+    check_numbers(heights := maps[every, y, x])
     across = maps[every, y, np.minimum(x + 1, width - 1)] - maps[every, y, np.maximum(x - 1, 0)]
     down = maps[every, np.minimum(y + 1, height - 1), x] - maps[every, np.maximum(y - 1, 0), x]
     across = np.where((x > 0) & (x < width - 1), np.sign(across) / 4, 0.0)
     down = np.where((y > 0) & (y < height - 1), np.sign(down) / 4, 0.0)
     places = np.stack([(x + 0.5 + across) / width, (y + 0.5 + down) / height], axis=1)
-    return places, maps[every, y, x]
+    return places, heights

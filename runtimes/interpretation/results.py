@@ -106,7 +106,11 @@ class Segmentation:
     def shares(self) -> dict[str, float]:
         """Label -> share of the picture (0..1), of the classes that are there."""
         found, counts = np.unique(self.classes, return_counts=True)
-        return {name(int(i), self.labels): float(n) / self.classes.size for i, n in zip(found, counts, strict=True)}
+        pixels: dict[str, int] = {}
+        for index, count in zip(found.tolist(), counts.tolist(), strict=True):
+            label = name(index, self.labels)
+            pixels[label] = pixels.get(label, 0) + count  # several classes may have one name
+        return {label: count / self.classes.size for label, count in pixels.items()}
 
     def to_dict(self) -> dict[str, Any]:
         return {"task": "segmentation", "size": list(self.classes.shape), "shares": self.shares()}

@@ -10,7 +10,7 @@ import numpy as np
 from edgekit.errors import UsageError
 from edgekit.reading import Interpret, SequenceReading
 from edgekit.runtimes.base import Array
-from edgekit.runtimes.interpretation.classes import probabilities
+from edgekit.runtimes.interpretation.classes import check_numbers, probabilities
 from edgekit.runtimes.interpretation.results import Sequence, Tag, name
 
 
@@ -18,10 +18,11 @@ def sequence(sample: Array, how: Interpret) -> Sequence:
     """Of scores [T,C].
 
     Raises:
-        UsageError: `output-unreadable`.
+        UsageError: `output-unreadable`: it holds none, or the greatest of a step is no finite number.
     """
     if sample.ndim != 2 or not sample.shape[1]:
         raise UsageError("output-unreadable", f"{list(sample.shape)} holds no scores of classes along a sequence")
+    check_numbers(sample.max(axis=1))
     about = how.sequence or SequenceReading()
     scores = probabilities(sample, how)
     classes = scores.argmax(axis=1)

@@ -10,13 +10,18 @@ from collections.abc import Mapping
 
 from edgekit.reading import Interpret, WakeReading
 from edgekit.runtimes.base import Array
-from edgekit.runtimes.interpretation.classes import LABEL_THRESHOLD, probabilities
+from edgekit.runtimes.interpretation.classes import LABEL_THRESHOLD, check_greatest, probabilities
 from edgekit.runtimes.interpretation.results import WakeWord, name
 
 
 def window(sample: Array, how: Interpret) -> WakeWord:
-    """One window by itself, of scores [C]."""
-    scores = probabilities(sample.reshape(-1), how).tolist()
+    """One window by itself, of scores [C].
+
+    Raises:
+        UsageError: `output-unreadable`: the greatest is no finite number.
+    """
+    check_greatest(flat := sample.reshape(-1))
+    scores = probabilities(flat, how).tolist()
     words = (how.wake.words if how.wake else ()) or [name(index, how.labels) for index in range(len(scores))]
     named = {name(index, how.labels): score for index, score in enumerate(scores)}
     return _best({word: named[word] for word in words if word in named}, how, quiet=False)

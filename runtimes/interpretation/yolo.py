@@ -17,7 +17,7 @@ from edgekit.reading import DetectionReading, Interpret
 from edgekit.runtimes.base import Array
 from edgekit.runtimes.interpretation import anchors as anchoring
 from edgekit.runtimes.interpretation.boxes import Size, activated, corners, known, one, unreadable
-from edgekit.runtimes.interpretation.classes import sigmoid
+from edgekit.runtimes.interpretation.classes import check_greatest, sigmoid
 
 _NEARLY = 1e-6
 """Rows are left aside by their best score, which is rounded otherwise than the one that is compared at last."""
@@ -29,7 +29,7 @@ def yolo(
     """Boxes [K,4] in corners and scores [K,C], of those rows at least whose best score reaches `least`.
 
     Raises:
-        UsageError: `output-unknown`, `output-unreadable`.
+        UsageError: `output-unknown`; `output-unreadable`: there are none, or the greatest score is not finite.
     """
     heads, there, scores = (_levels if about.decode == "dfl" else _joint)(outputs, how, about, size, sample)
     raw = about.decode in ("v5", "v3")
@@ -38,8 +38,11 @@ def yolo(
     if there is not None:
         there = sigmoid(there) if raw or about.activation != "none" else there
     best = scores[:, 1 if about.background and scores.shape[1] > 1 else 0 :].max(axis=1)
+    check_greatest(best)
     best = best if likely is None else likely(best)
-    kept = np.flatnonzero((best if there is None else best * there[:, 0]) >= least - _NEARLY)
+    sure = best if there is None else best * there[:, 0]
+    check_greatest(sure)
+    kept = np.flatnonzero(sure >= least - _NEARLY)
     scores = scores[kept] if likely is None else np.asarray(likely(scores[kept]), np.float32)
     if there is not None:
         scores = scores * there[kept]

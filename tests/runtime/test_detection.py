@@ -175,6 +175,42 @@ def test_finished_detections():
     check({key: outputs[key] for key in ("scores", "boxes", "classes")}, named)
 
 
+def test_finished_detections_are_cut_at_the_least_sure():
+    count = 300
+    scores = np.linspace(0.3, 0.9, count, dtype=np.float32)[None]
+    outputs = {"b": np.zeros((1, count, 4), np.float32), "c": np.zeros((1, count), np.float32), "s": scores}
+    found = [item.score for item in detections(outputs, reading("finished"), SIZE, None)]
+    assert found == sorted(scores[0].tolist(), reverse=True)[:100]
+
+
+def test_finished_detections_of_nothing_are_left_out():
+    outputs = {"b": RELATIVE[None].astype(np.float32), "c": np.array([[0, 1]]), "s": np.array([[0.9, 0.8]])}
+    for background, labels in ((False, ["cat", "dog"]), (True, ["cat"])):
+        found = detections(outputs, reading("finished", background=background), SIZE, None)
+        assert [item.label for item in found] == labels
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_boxes_that_are_no_numbers(wrong):
+    """Neither kept nor left out: the model is broken."""
+    pair = {"b": RELATIVE[None].astype(np.float32), "s": scores(2, (0, 1))[None]}
+    rows = {"y": np.concatenate([pair["b"], pair["s"]], axis=2)}
+    there = {"y": np.concatenate([pair["b"], np.ones((1, 2, 1), np.float32), pair["s"]], axis=2)}
+    finished = {"b": pair["b"], "c": np.array([[2, 0]], np.float32), "s": np.array([[0.9, 0.8]], np.float32),
+                "n": np.array([2], np.float32)}  # fmt: skip
+    cases = [(finished, key, reading("finished")) for key in finished] + [(pair, "b", reading())]
+    for activation in ("none", "softmax", "sigmoid"):
+        cases += [(pair, "s", reading(activation=activation)), (rows, "y", reading("yolo", activation=activation))]
+        cases += [(there, "y", reading("yolo", objectness=True, activation=activation))]
+    for outputs, key, how in cases:
+        detections(outputs, how, SIZE, None)
+        broken = outputs[key].copy()
+        broken[..., -1] = wrong
+        with pytest.raises(UsageError) as caught:
+            detections(outputs | {key: broken}, how, SIZE, None)
+        assert caught.value.code == "output-unreadable"
+
+
 def test_overlapping_boxes_of_two_classes():
     boxes = np.array([RELATIVE[0], RELATIVE[0]], np.float32)
     outputs = {"boxes": boxes[None], "scores": np.array([[[0.9, 0, 0], [0, 0.8, 0]]], np.float32)}

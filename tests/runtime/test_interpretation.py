@@ -22,13 +22,51 @@ def test_the_best_of_many_classes_is_what_sorting_gives():
         answer = interpret({"y": scores}, Interpret("classification", scores="probabilities", top_k=count))
         expected = np.argsort(-scores[0].astype(np.float64), kind="stable")[:count]
         assert [score.index for score in answer.classes] == expected.tolist()
-    holes = np.where(dice.random(1000) < 0.5, np.nan, dice.random(1000))
-    for row in (np.zeros(1000), dice.integers(0, 3, 1000) / 256, holes, np.full(1000, np.nan)):
+    for row in (np.zeros(1000), dice.integers(0, 3, 1000) / 256, np.where(dice.random(1000) < 0.5, -np.inf, 0.5)):
         for count in (0, 1, 5, 600, 1000):
             answer = interpret({"y": row[None]}, Interpret("classification", scores="probabilities", top_k=count))
             expected = np.argsort(-row, kind="stable")[:count]
-            expected = expected[row[expected] >= 0]  # what is no number reaches no threshold
+            expected = expected[row[expected] >= 0]  # what cannot be reaches no threshold
             assert [score.index for score in answer.classes] == expected.tolist()
+
+
+VECTOR, STEPS, PICTURE = np.full((1, 3), 0.2), np.full((1, 4, 3), 0.2), np.full((1, 6, 6, 3), 0.2)
+READINGS = [
+    (Interpret("classification", scores="probabilities"), VECTOR),
+    (Interpret("classification", scores="probabilities"), np.full((1, 40), 0.01)),
+    (Interpret("classification"), VECTOR),
+    (Interpret("multi-label"), VECTOR),
+    (Interpret("regression"), VECTOR),
+    (Interpret("regression"), VECTOR[:, :1].astype(np.float32)),
+    (Interpret("embedding"), VECTOR),
+    (Interpret("anomaly", threshold=0.5), VECTOR[:, :1]),
+    (Interpret("anomaly", threshold=0.5, anomaly=AnomalyReading(below=True)), VECTOR[:, :1]),
+    (Interpret("anomaly", threshold=0.5, anomaly=AnomalyReading("reconstruction")), VECTOR),
+    (Interpret("wake-word", labels=("a", "b", "c")), VECTOR),
+    (Interpret("sequence"), STEPS),
+    (Interpret("segmentation", labels=("a", "b", "c")), PICTURE),
+    (Interpret("segmentation"), PICTURE[..., :1]),
+    (Interpret("keypoints"), STEPS),
+    (Interpret("keypoints", keypoints=KeypointReading("heatmaps")), PICTURE),
+]
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize(("how", "outputs"), READINGS)
+def test_what_is_no_number_is_no_answer(how, outputs, wrong):
+    """Compared with a threshold it would read as "nothing there"."""
+    given = np.zeros_like(outputs[0])
+    interpret({"y": outputs}, how, given=given)
+    broken = outputs.copy()
+    broken[(0,) * outputs.ndim] = wrong
+    with pytest.raises(UsageError, match=r"nan|inf") as caught:
+        interpret({"y": broken}, how, given=given)
+    assert caught.value.code == "output-unreadable"
+
+
+def test_numbers_whose_sum_is_none_are_an_answer():
+    most = float(np.finfo(np.float64).max)
+    assert interpret({"y": np.array([[most, most]])}, Interpret("regression")).values == (most, most)
 
 
 def test_a_threshold_leaves_out_what_is_unsure():
@@ -58,6 +96,39 @@ def test_segmentation(form):
     np.testing.assert_array_equal(answer.classes, truth)
     assert answer.classes.dtype == np.uint8
     assert answer.to_dict()["shares"] == {"none": 32 / 48, "cat": 8 / 48, "dog": 8 / 48}
+    again = interpret({"y": given}, Interpret("segmentation", labels=("none", "cat", "cat")))
+    assert again.shares() == {"none": 32 / 48, "cat": 16 / 48}
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_classes_of_an_arg_max_that_keeps_its_axis(axis):
+    truth = np.arange(12).reshape(3, 4) % 5
+    answer = interpret({"y": np.expand_dims(truth, axis)[None]}, Interpret("segmentation"))
+    np.testing.assert_array_equal(answer.classes, truth)
+
+
+@pytest.mark.parametrize(
+    ("plane", "classes", "size"),
+    [((16, 16), 21, None), ((8, 8), 9, (64, 64)), ((16, 20), 21, (32, 40)), ((9, 17), 13, (33, 65)),
+     ((48, 64), 21, None), ((30, 20), 24, (300, 200))],
+)  # fmt: skip
+def test_the_axis_that_counts_the_classes(plane, classes, size):
+    """However many there are: beside what has the input's proportions, or is square, or far longer."""
+    scores = np.zeros((*plane, classes), np.float32)
+    scores[..., classes - 1] = 1
+    for turned in (scores, scores.transpose(2, 0, 1)):
+        answer = interpret({"y": turned[None]}, Interpret("segmentation"), size=size)
+        assert answer.classes.shape == plane
+        assert (answer.classes == classes - 1).all()
+
+
+def test_an_axis_that_nothing_tells_is_refused():
+    for shape, size in (((16, 20, 24), None), ((8, 8, 8), (8, 8)), ((16, 24, 16), (20, 20))):
+        with pytest.raises(UsageError, match="counts the classes") as caught:
+            interpret({"y": np.zeros((1, *shape))}, Interpret("segmentation"), size=size)
+        assert caught.value.code == "output-unreadable"
+        labels = tuple(map(str, range(shape[2])))
+        assert interpret({"y": np.zeros((1, *shape))}, Interpret("segmentation", labels=labels)).classes.size
 
 
 def test_a_mask_of_one_score():

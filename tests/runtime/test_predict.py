@@ -131,3 +131,39 @@ def test_pools_and_streams_of_the_other_color_order(picture_models):
         assert [future.result() for future in [pool.submit(turned) for _ in range(3)]] == [expected] * 3
         seen = edgekit.Stream(model, [turned, turned], policy="block", colors="BGR")
         assert [one.answer for one in seen] == [expected] * 2
+
+
+def reader_of(task):
+    """Rows [N,2] as they are, read so; opened."""
+    from onnx import TensorProto, helper
+
+    names = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 2]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", names[:1], names[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    table = {"kind": "table", "table": {"columns": ["a", "b"]}}
+    about = {"preprocess": table, "interpret": {"task": task}}
+    return edgekit.load(edgekit.convert(model, to="onnx", metadata=about, reference=False), threads=1)
+
+
+def test_several_samples_are_not_one():
+    """Of several answers one would be read, and the others lost."""
+    rows, array = [{"a": 1, "b": 2}, {"a": 3, "b": 4}], np.array([[1, 2], [3, 4]], np.float32)
+    with reader_of("regression") as model:
+        for thing in (rows, array, {"x": array}, array.astype(np.float64)):
+            with pytest.raises(FeedError, match="x holds 2") as caught:
+                model.predict(thing)
+            assert caught.value.code == "feed-shape"
+            assert "predict_batch" in caught.value.next_step
+        for thing in (rows[:1], rows[0], array[:1], array[0]):
+            assert model.predict(thing).values == (1.0, 2.0)
+        assert [answer.values for answer in model.predict_batch(rows)] == [(1.0, 2.0), (3.0, 4.0)]
+
+
+def test_a_batch_that_nobody_reads_has_one_sample_each():
+    array = np.array([[1, 2], [3, 4]], np.float32)
+    with reader_of("other") as model:
+        answers = model.predict_batch(list(array))
+        for answer, sample in zip(answers, array, strict=True):
+            np.testing.assert_array_equal(answer.outputs["y"], sample[None])
+            np.testing.assert_array_equal(model.predict(sample).outputs["y"], sample[None])
+        np.testing.assert_array_equal(model.predict(array).outputs["y"], array)  # nothing is lost
