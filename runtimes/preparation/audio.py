@@ -47,7 +47,7 @@ class SoundPlan:
         """
         steps, samples = self._steps, sound.samples
         if steps.rate is not None and sound.rate is not None:
-            samples = resample(samples, sound.rate, steps.rate)
+            samples = resample(samples, sound.rate, steps.rate, self._length)
         if self._length is not None:
             samples = fit_length(samples, self._length)
         if self._features is None:

@@ -15,6 +15,10 @@ from edgekit.errors import DataError
 from edgekit.runtimes.base import Array
 
 
+_MOST = 1 << 24
+"""Samples that a shorter sound may become: a file that says one sample a second is no sound."""
+
+
 class Resampler:
     """From one rate to another, chunk by chunk.
 
@@ -32,6 +36,10 @@ class Resampler:
         self._begun = 0  # where `kept` begins, counted in the sound padded in front by `half`
         self._made = 0
         self._taken = 0
+
+    def needed(self, made: int) -> int:
+        """How many samples tell the first so many that come out."""
+        return made * self._down // self._up + self._phases.shape[1]
 
     def push(self, samples: Array) -> Array:
         """What can be said after these samples: float32 [m]."""
@@ -65,8 +73,14 @@ class Resampler:
         return made
 
 
-def resample(samples: Array, rate: int, wanted: int) -> Array:
-    """A whole sound at another rate: float32 [ceil(n * wanted / rate)].
+def resample(samples: Array, rate: int, wanted: int, most: int | None = None) -> Array:
+    """A sound at another rate: float32 [ceil(n * wanted / rate)].
+
+    Args:
+        samples: float32 [n].
+        rate: Theirs.
+        wanted: The other.
+        most: So many of the result are needed; more may come, but not all are computed.
 
     Raises:
         DataError: `data-unreadable`: the rate is none.
@@ -74,6 +88,11 @@ def resample(samples: Array, rate: int, wanted: int) -> Array:
     if rate == wanted:
         return samples
     resampler = Resampler(rate, wanted)
+    if most is not None:
+        samples = samples[: resampler.needed(most)]
+    made = -(-len(samples) * wanted // rate)
+    if made > max(_MOST, len(samples)):
+        raise DataError("data-unreadable", f"{len(samples)} samples at {rate} a second would become {made}")
     return np.concatenate([resampler.push(samples), resampler.finish()])
 
 

@@ -142,6 +142,26 @@ def tensorflow_features(samples, steps):
     return tf.signal.mfccs_from_log_mel_spectrograms(logarithms)[..., : steps.coefficients].numpy()
 
 
+@pytest.mark.parametrize("rate", [1, 7, 8000, 11025, 44100, 96000])
+def test_of_a_long_sound_only_what_is_needed_is_resampled(rate):
+    sound = np.random.default_rng(rate).standard_normal(3000).astype(np.float32)
+    whole = resample(sound, rate, 160 if rate < 100 else RATE)
+    for most in (1, 5, 400, len(whole)):
+        found = resample(sound, rate, 160 if rate < 100 else RATE, most)
+        np.testing.assert_array_equal(found[:most], whole[:most])
+        assert len(found) <= len(whole)
+
+
+def test_a_sound_does_not_grow_without_end():
+    """A file says its rate itself: 119 GiB before."""
+    endless = Sound(np.zeros(1_000_000, np.float32), 1)
+    cut = Preprocess("waveform", audio=AudioSteps(rate=RATE, samples=RATE))
+    assert prepare(endless, (TensorSpec("x", (None, RATE), "float32"),), cut)["x"].shape == (RATE,)
+    free = Preprocess("waveform", audio=AudioSteps(rate=RATE))
+    with pytest.raises(DataError, match="would become"):
+        prepare(endless, (TensorSpec("x", (None, None), "float32"),), free)
+
+
 @pytest.mark.parametrize(
     "steps",
     [
