@@ -236,8 +236,8 @@ class Lane:
         elif not job.done:
             headers = b"inference-header-content-length: %d\r\n" % told.json if told.json else b""
             kind = _BINARY if told.json else b"application/json"
-            self._observe(job, told, now)
             self._settle(job, Reply(told.status, told.body, kind, headers))
+            self._observe(job, told, now)  # behind the answer: nobody waits for it
         if took is not None:
             self._pump()
 
