@@ -60,9 +60,13 @@ def asking(headers: Mapping[bytes, bytes], verb: str, version: str | None, deadl
     )  # fmt: skip
 
 
+_UNSAID = ("application/json", "application/octet-stream", "application/x-www-form-urlencoded")
+"""Types of bodies of which the first bytes tell what they are; the last is what curl says of all."""
+
+
 def _kind(headers: Mapping[bytes, bytes]) -> Kind:
     media = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
-    if media == b"application/json":
+    if media.decode("latin1") in _UNSAID:
         return "row"
     if media.startswith(b"image/"):
         return "image"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ from edgekit.tensors import TensorSpec
 _ONE = "predict answers one thing, and these are {}: ask once for each, or infer for all"
 _PICTURES = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 """Formats of Pillow's that are decoded; its others read fonts, run Ghostscript, or are rare."""
+_BEGINS: tuple[tuple[bytes, Kind], ...] = (
+    (rb"\x89PNG|\xff\xd8\xff|GIF8|BM|II\*\0|MM\0\*|RIFF.{4}WEBP", "image"), (rb"RIFF.{4}WAVE", "sound"),
+)  # fmt: skip
+"""Files are known by their first bytes: no JSON begins like this."""
 
 
 def thing(body: Data, kind: Kind, model: Model, bounds: Bounds) -> Any:
@@ -29,6 +34,9 @@ def thing(body: Data, kind: Kind, model: Model, bounds: Bounds) -> Any:
         FeedError: `body-thing`, `body-json`, `body-depth`. LimitError: `body-pixels`, `body-numbers`.
         EngineMissingError: `pillow-missing`.
     """
+    if kind == "row":
+        begins = bytes(body[:12])
+        kind = next((known for pattern, known in _BEGINS if re.match(pattern, begins, re.DOTALL)), kind)
     if kind == "row":
         return _row(parsed(body, bounds), model)
     if kind == "sound":

@@ -124,6 +124,27 @@ def test_predict_takes_a_picture_and_numbers(server, image):
     assert (status, json.loads(said)["code"]) == (415, "http-media")
 
 
+def test_predict_knows_files_whose_type_nobody_says(server, image):
+    """As requests sends bytes (no type), and curl (as those of a form)."""
+    pillow = pytest.importorskip("PIL.Image")
+    files = [struct.pack("<4sI4s", b"RIFF", 4, b"WAVE")]
+    for form in ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"):
+        made = io.BytesIO()
+        pillow.new("RGB", (8, 8)).save(made, form)
+        files.append(made.getvalue())
+    for said in (
+        {},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "application/octet-stream"},
+    ):
+        for place, file in enumerate(files):
+            status, _, answer = server.ask("POST", "/v2/models/int8/predict", file, said)
+            # It has no sound in it; and the model takes pictures of two channels, which there are not.
+            assert (status, json.loads(answer)["code"]) == (400, "feed-shape" if place else "body-thing")
+        status, _, _ = server.ask("POST", "/v2/models/int8/predict", json.dumps(image()[0].tolist()), said)
+        assert status == 200
+
+
 def test_predict_answers_one_thing_and_refuses_several(server, image):
     both = [image(seed)[0].tolist() for seed in (0, 1)]
     for name in ("int8", "many"):
