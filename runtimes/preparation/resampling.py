@@ -14,7 +14,6 @@ import numpy as np
 from edgekit.errors import DataError
 from edgekit.runtimes.base import Array
 
-
 _MOST = 1 << 24
 """Samples that a shorter sound may become: a file that says one sample a second is no sound."""
 
@@ -39,7 +38,7 @@ class Resampler:
 
     def needed(self, made: int) -> int:
         """How many samples tell the first so many that come out."""
-        return made * self._down // self._up + self._phases.shape[1]
+        return made * self._down // self._up + len(self._phases[0])
 
     def push(self, samples: Array) -> Array:
         """What can be said after these samples: float32 [m]."""
