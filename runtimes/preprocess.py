@@ -141,6 +141,7 @@ class Preparer:
         kind = self._how.kind
         if kind == "image" and array.dtype.kind in "fiub":
             _check_picture(array, spec)
+            _check_bytes(array, spec, self._how)
         finished = kind == "array" or (array.dtype.kind == "f" and kind == "image")
         return array if finished else normalize(array, self._how, spec)
 
@@ -228,6 +229,22 @@ def _check_picture(array: Array, spec: TensorSpec) -> None:
             f"{spec.describe()}; not {array.dtype} [{sizes}]",
             next_step="Pass one picture as uint8, several to predict_batch, or resize it yourself.",
         ) from error
+
+
+def _check_bytes(array: Array, spec: TensorSpec, how: Preprocess) -> None:
+    """Scale, mean and std are those of bytes: of 16 bits a pixel they make numbers that the model never saw.
+
+    Raises:
+        FeedError: `feed-dtype`.
+    """
+    if how.identity or array.dtype.kind not in "iu" or array.dtype.itemsize == 1 or not array.size:
+        return
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > 255:
+        raise FeedError(
+            "feed-dtype", f"{spec.name} is prepared from bytes (0 to 255), and this {array.dtype} has {low} to {high}",
+            next_step="Make them bytes (of 16 bits: array // 257, as uint8), or pass the finished tensor as floats.",
+        )  # fmt: skip
 
 
 def _read_array(path: Path) -> Array:

@@ -7,6 +7,7 @@ for tensor in listener.push(chunk): ...
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,7 +17,7 @@ from edgekit.feeding import AudioSteps, Preprocess
 from edgekit.runtimes.base import Array
 from edgekit.runtimes.preparation.numbers import normalize
 from edgekit.runtimes.preparation.resampling import Resampler, resample
-from edgekit.runtimes.preparation.sounds import Sound, as_real, fit_length, fit_wave
+from edgekit.runtimes.preparation.sounds import Sound, fit_length, fit_wave, mixed
 from edgekit.runtimes.preparation.spectra import Spectrum, features_of, frames_of, samples_of
 from edgekit.tensors import TensorSpec
 
@@ -107,14 +108,16 @@ class Listener:
     Args:
         how: The manifest's.
         spec: The model's input.
-        every: Seconds from one window to the next; a whole number of hops, rounded up.
+        every: Seconds from one window to the next, positive; a whole number of hops, rounded up.
         rate: Of the chunks; None for the model's.
 
     Raises:
-        UsageError: `stream-whole`: the features need the whole sound.
+        UsageError: `stream-whole`: the features need the whole sound; `option-value`.
     """
 
     def __init__(self, how: Preprocess, spec: TensorSpec, *, every: float = 0.25, rate: int | None = None) -> None:
+        if not (0 < every < math.inf) or (rate is not None and not rate >= 1):
+            raise UsageError("option-value", f"every {every} s is positive and finite; rate {rate} is at least 1")
         steps = how.audio or AudioSteps()
         self._how, self._spec, self._steps = how, spec, steps
         if steps.center and steps.features != "wave":
@@ -134,12 +137,24 @@ class Listener:
         )
 
     def push(self, chunk: Array) -> Iterator[Array]:
-        """The tensors, with a batch axis, that these samples complete: float32 of the input's shape."""
-        samples = as_real(np.asarray(chunk), self._spec).reshape(-1)
+        """The tensors, with a batch axis, that these samples complete: float32 of the input's shape. The samples are
+        taken at once; tensors that nobody iterates over come with the next ones.
+
+        Args:
+            chunk: Samples [n] as `Sound` has them, or [n, channels], which are mixed.
+
+        Raises:
+            FeedError: `feed-dtype`, `feed-shape`.
+        """
+        array = np.asarray(chunk)
+        samples = mixed(array[0] if array.ndim == 2 and len(array) == 1 < array.shape[1] else array, self._spec.name)
         if self._resampler is not None:
             samples = self._resampler.push(samples)
         rows = samples if self._spectrum is None else self._spectrum.push(samples)
         self._rows = np.concatenate([self._rows, rows])
+        return self._windows()
+
+    def _windows(self) -> Iterator[Array]:
         while len(self._rows) >= self._size:
             window = self._rows[: self._size]
             self._rows = self._rows[self._step :]

@@ -37,7 +37,8 @@ def normalize(raw: Array, how: Preprocess, spec: TensorSpec) -> Array:
     if raw.dtype.kind not in "fiub":
         raise FeedError("feed-dtype", f"{spec.name} takes real values, got {raw.dtype}")
     mean, std = (_channels(values, spec, raw) for values in (how.mean, how.std))
-    return np.asarray((raw.astype(np.float32) * np.float32(how.scale) - mean) / std, np.float32)
+    with np.errstate(over="ignore"):  # what becomes infinite is refused, with its place
+        return np.asarray((raw.astype(np.float32) * np.float32(how.scale) - mean) / std, np.float32)
 
 
 def fast(how: Preprocess, spec: TensorSpec) -> Fast | None:

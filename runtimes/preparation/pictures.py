@@ -6,6 +6,7 @@ Arrays are taken as height, width, channels, in the color order that the model t
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +20,9 @@ from edgekit.runtimes.preparation.resizing import Window, resize
 from edgekit.tensors import TensorSpec
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+_ORIENTATION = 0x0112
+"""EXIF's tag."""
 
 # ITU-R 601-2 luma in 16 bits, as Pillow converts to "L" (src/libImaging/ConvertYCbCr.c, `L24`).
 _LUMA = (19595, 38470, 7471)
@@ -96,9 +100,8 @@ def read_image(thing: Any, name: str) -> Any:
     try:
         return open_image(opened(thing))
     except DataError as error:
-        raise FeedError(
-            "feed-dtype", f"{name} takes a picture, and {type(thing).__name__} holds none: {error.message}"
-        ) from error
+        said = f"{name} takes a picture, and {type(thing).__name__} holds none: {error.message}"
+        raise FeedError("feed-dtype", said, next_step="Pass the whole file, a PNG or JPEG.") from error
 
 
 def open_image(path: Path | BinaryIO) -> Any:
@@ -131,20 +134,24 @@ def open_image(path: Path | BinaryIO) -> Any:
     except FileNotFoundError as error:
         raise MissingFileError("file-missing", f"there is no file {path}") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        # Of what it does not know, Pillow says the path again, or where in memory it lies.
+        why = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
         raise DataError(
             "data-unreadable",
-            f"{said} is no image that Pillow reads: {error}",
+            f"{said} is no image that Pillow reads{why}",
             next_step="Leave the file out, or save it again as PNG or JPEG.",
         ) from error
     return image
 
 
 def pixels(image: Any, how: Preprocess, channels: int) -> Array:
-    """uint8 [H,W,C] of a Pillow image, in the model's colors."""
-    gray = how.colors == "gray" or channels == 1
+    """uint8 [H,W,C] of a Pillow image, in the model's colors; gray ones three times where the model takes three
+    channels. What Pillow has opened and nobody has changed since is turned as its EXIF data says, like the file.
+    """
+    image, gray = _upright(image), how.colors == "gray" or channels == 1
     array = np.asarray(_eight_bits(image).convert("L" if gray else "RGB"))
     if array.ndim == 2:
-        return array[..., None]
+        return array[..., None] if channels == 1 else np.repeat(array[..., None], channels, axis=2)
     return array[..., ::-1] if how.colors == "BGR" else array
 
 
@@ -232,7 +239,7 @@ def _shorter(height: int, width: int, short: int) -> tuple[int, int]:
 
 def recolor(picture: Array, given: str | None, how: Preprocess, channels: int) -> Array:
     """uint8 [H,W,C] in the model's colors, from an array [H,W,C], or [H,W] of grays. Colors become gray where the model
-    takes gray; nothing else is added or left out.
+    takes gray, three times where it takes three channels of it; nothing else is added or left out.
 
     Args:
         picture: What was given.
@@ -247,13 +254,26 @@ def recolor(picture: Array, given: str | None, how: Preprocess, channels: int) -
         raise UsageError("option-value", f"colors is {given!r}; it is 'RGB' or 'BGR'")
     if picture.ndim == 2:
         picture = picture[..., None]
-    if channels == 1 and picture.shape[2] == 3:
+    gray = how.colors == "gray" or channels == 1
+    if gray and picture.shape[2] == 3:
         weights = np.asarray(_LUMA if given != "BGR" else _LUMA[::-1], np.uint32)
-        return np.asarray((picture @ weights + 0x8000 >> 16).astype(np.uint8)[..., None])
+        picture = (picture @ weights + 0x8000 >> 16).astype(np.uint8)[..., None]
+    if gray and picture.shape[2] == 1:
+        return picture if channels == 1 else np.repeat(picture, channels, axis=2)
     if picture.shape[2] != channels:
         raise FeedError("feed-shape", f"the picture has {picture.shape[2]} channels, the model takes {channels}")
     turned = given is not None and how.colors in ("RGB", "BGR") and given != how.colors
     return picture[..., ::-1] if turned and channels == 3 else picture
+
+
+def _upright(image: Any) -> Any:
+    """A copy's orientation may be stale: what turns a picture by hand leaves it in."""
+    files = sys.modules.get("PIL.ImageFile")  # what was not opened by it, says nothing
+    if files is None or not isinstance(image, files.ImageFile) or image.getexif().get(_ORIENTATION, 1) == 1:
+        return image
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
 
 
 def _eight_bits(image: Any) -> Any:

@@ -7,7 +7,7 @@ says what is wrong with it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,20 +56,12 @@ _new = tuple.__new__
 """Half of what the call of a named tuple takes."""
 
 
-class Quick(Protocol):
-    """One way.
+class Arrays:
+    """Arrays that are the tensor, finite, with its batch axis or without.
 
     Attributes:
-        exact: What is ready also has the very shape that the input takes.
+        exact: Of this way and the others: what is ready also has the very shape that the input takes.
     """
-
-    exact: bool
-
-    def __call__(self, thing: Any, colors: str | None) -> Prepared | None: ...
-
-
-class Arrays:
-    """Arrays that are the tensor, finite, with its batch axis or without."""
 
     exact = True
 
@@ -203,7 +195,8 @@ class Pictures:
             own = (wanted.channels, wanted.height, wanted.width)
             if thing.dtype != np.uint8 or (wanted.first and thing.shape == own) or not thing.size:
                 return None
-            if (thing.ndim == 2 and wanted.channels == 1) or (thing.ndim == 3 and thing.shape[2] in (1, 3, 4)):
+            gray = wanted.channels == 1 or self._how.colors == "gray"
+            if (thing.ndim == 2 and gray) or (thing.ndim == 3 and thing.shape[2] in (1, 3, 4)):
                 return pictures.recolor(thing, colors, self._how, wanted.channels)
             return None
         if isinstance(thing, (str, Path)) and Path(thing).suffix.lower() in pictures.SUFFIXES:

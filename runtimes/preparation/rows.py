@@ -16,6 +16,8 @@ from edgekit.feeding import Preprocess, TableSteps
 from edgekit.runtimes.base import Array
 from edgekit.tensors import TensorSpec
 
+_MOST = float(np.finfo(np.float32).max)
+
 
 def row_plan(how: Preprocess) -> Callable[[Mapping[str, Any]], Array | None] | None:
     """From a row in which nothing is missing or strange straight to float32 [1, width], scale, mean and std applied; it
@@ -104,14 +106,19 @@ def _picker(columns: tuple[str, ...]) -> Callable[[Mapping[str, Any]], tuple[Any
 def _absent(value: Any) -> bool:
     if isinstance(value, str):
         return not value.strip()
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    return value is None or (isinstance(value, (float, np.floating)) and math.isnan(value))
 
 
 def _number(value: Any, column: str, spec: TensorSpec) -> float:
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError) as error:
         raise FeedError("feed-dtype", f"{spec.name}: {column} is {value!r}, which is no number") from error
+    except OverflowError:  # of an integer
+        number = _MOST * 2
+    if abs(number) > _MOST and not math.isinf(number):
+        raise FeedError("feed-dtype", f"{spec.name}: {column} is {str(value)[:24]}, too large for float32")
+    return number
 
 
 def _category(value: Any, column: str, known: tuple[str, ...], steps: TableSteps) -> list[float]:

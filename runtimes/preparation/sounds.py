@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from edgekit.errors import DataError, FeedError, MissingFileError
+from edgekit.errors import DataError, FeedError, MissingFileError, UsageError
 from edgekit.runtimes.base import Array
 from edgekit.tensors import TensorSpec
 
@@ -20,6 +20,8 @@ SUFFIXES = (".wav",)
 
 CONVERT = "Write it as PCM, for example by `ffmpeg -i IN -c:a pcm_s16le OUT.wav`."
 """What helps against a sound that is not read."""
+_CHANNELS = 8
+"""More of them than this are taken for something else."""
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 
 
@@ -27,13 +29,27 @@ _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 class Sound:
     """A waveform.
 
+    Args:
+        samples: Floats in -1..1, or integers over their whole range; [n], or [n, channels], which are mixed.
+        rate: Samples a second; None where nobody said it: taken as the model's.
+
     Attributes:
         samples: float32 [n], -1..1.
-        rate: Samples a second; None where nobody said it: taken as the model's.
+        rate: As given.
+
+    Raises:
+        FeedError: `feed-dtype`, `feed-shape`. UsageError: `option-value`: the rate is no whole number of at least 1.
     """
 
     samples: Array
     rate: int | None
+
+    def __post_init__(self) -> None:
+        samples, rate = self.samples, self.rate
+        if type(samples) is not np.ndarray or samples.dtype != np.float32 or samples.ndim != 1:
+            object.__setattr__(self, "samples", mixed(samples, "Sound"))
+        if rate is not None and (type(rate) is not int or rate < 1):
+            object.__setattr__(self, "rate", _whole(rate))
 
 
 def read_sound(path: Path) -> Sound:
@@ -98,32 +114,51 @@ def as_sound(thing: object, spec: TensorSpec) -> Sound:
     Raises:
         FeedError: `feed-dtype`, `feed-shape`.
     """
-    if isinstance(thing, Sound):
-        return thing
-    array = np.asarray(thing)
-    if has_channels(array.shape):
-        return Sound(as_real(array, spec).mean(axis=1, dtype=np.float32), None)
-    if array.ndim != 1:
-        sizes = ",".join(map(str, array.shape))
-        raise FeedError("feed-shape", f"{spec.name} is fed with a sound [n] or [n, channels], not [{sizes}]")
-    return Sound(as_real(array, spec), None)
+    return thing if isinstance(thing, Sound) else Sound(mixed(thing, spec.name), None)
 
 
 def has_channels(shape: tuple[int, ...]) -> bool:
     """Whether an array looks like a sound of several channels, a sample a row."""
-    return len(shape) == 2 and shape[1] <= 8 < shape[0]
+    return len(shape) == 2 and shape[1] <= _CHANNELS < shape[0]
 
 
-def as_real(array: Array, spec: TensorSpec) -> Array:
-    """Samples as float32 in -1..1.
+def mixed(thing: object, name: str) -> Array:
+    """Samples as float32 [n] in -1..1, of [n] or [n, channels].
+
+    Args:
+        thing: They; an array, or what becomes one.
+        name: Of what is fed with it.
 
     Raises:
-        FeedError: `feed-dtype`.
+        FeedError: `feed-dtype`, `feed-shape`.
     """
+    try:
+        array = np.asarray(thing)
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of unequal length; a tensor on another device
+        raise FeedError("feed-dtype", f"{name} is fed with an array, and this makes none: {error}") from error
+    if array.ndim == 1:
+        return _as_real(array, name)
+    if array.ndim != 2 or not 1 <= array.shape[1] <= _CHANNELS:
+        sizes = ",".join(map(str, array.shape))
+        raise FeedError("feed-shape", f"{name} is fed with a sound [n] or [n, channels], not [{sizes}]")
+    return np.asarray(_as_real(array, name).mean(axis=1, dtype=np.float32))
+
+
+def _whole(rate: object) -> int:
+    try:
+        number = float(rate)  # type: ignore[arg-type]  # or the error that is caught
+    except (TypeError, ValueError):
+        number = 0.0
+    if number < 1 or not number.is_integer():
+        raise UsageError("option-value", f"the rate of a sound is {rate!r}; it is a whole number, at least 1")
+    return int(number)
+
+
+def _as_real(array: Array, name: str) -> Array:
     if array.dtype.kind == "f":
         return np.asarray(array, np.float32)
     if array.dtype.kind not in "iu" or array.dtype.itemsize > 4:
-        raise FeedError("feed-dtype", f"{spec.name} is fed with floats, or integers of 8 to 32 bits, not {array.dtype}")
+        raise FeedError("feed-dtype", f"{name} is fed with floats, or integers of 8 to 32 bits, not {array.dtype}")
     half = float(1 << (8 * array.dtype.itemsize - 1))
     real = array.astype(np.float32)
     if array.dtype.kind == "u":

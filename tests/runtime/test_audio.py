@@ -352,3 +352,54 @@ def test_sound_array_of_a_raw_wave_is_cut():
     spec = TensorSpec("x", (1, 6), "float32")
     steps = Preprocess("waveform", audio=AudioSteps(rate=8000, samples=4))
     np.testing.assert_array_equal(sound_array(Sound(np.ones(9, np.float32), 8000), spec, steps), [1, 1, 1, 1, 0, 0])
+
+
+def test_a_sound_is_made_of_whatever_holds_one():
+    shorts = np.array([-32768, 0, 16384], np.int16)
+    stereo = np.array([[0.5, -0.5], [1, 0]], np.float32)
+    cases = ((shorts, [-1, 0, 0.5]), (stereo, [0, 0.5]), ([0.25, 1], [0.25, 1]), (stereo[:, :1], [0.5, 1]))
+    for heard, expected in cases:
+        sound = Sound(heard, np.int64(RATE))
+        np.testing.assert_array_equal(sound.samples, np.array(expected, np.float32))
+        assert (sound.samples.dtype, sound.rate) == (np.float32, RATE)
+    assert Sound(SPEECH, 16000.0).rate == RATE
+    assert Sound(SPEECH, None).samples is SPEECH
+    for samples in (np.zeros((2, 500)), np.zeros(()), np.zeros((9, 2, 1)), [[1, 2], [3]], ["a"]):
+        with pytest.raises(FeedError, match="Sound is fed") as refused:
+            Sound(samples, RATE)
+        assert refused.value.code in ("feed-shape", "feed-dtype")
+    for rate in (0, -1, 44100.5, float("nan"), float("inf"), "fast"):
+        with pytest.raises(UsageError, match="rate of a sound") as caught:
+            Sound(SPEECH, rate)
+        assert caught.value.code == "option-value"
+
+
+WAVE = TensorSpec("sound", (None, 1600), "float32")
+AS_IT_IS = Preprocess("waveform", audio=AudioSteps(rate=RATE, samples=1600))
+
+
+def test_a_listener_mixes_channels_as_predict_does():
+    stereo = np.stack([SPEECH, np.zeros_like(SPEECH)], axis=1)
+    expected = prepare(stereo[:1600], (WAVE,), AS_IT_IS)["sound"]
+    for heard in (stereo, np.rint(stereo * 32767).astype(np.int16)):
+        listener = Listener(AS_IT_IS, WAVE, every=0.1)
+        found = [tensor[0] for chunk in np.split(heard[:4800], [0, 5, 7, 1000]) for tensor in listener.push(chunk)]
+        assert len(found) == 3
+        np.testing.assert_allclose(found[0], expected, atol=1e-4)
+    with pytest.raises(FeedError) as caught:
+        Listener(AS_IT_IS, WAVE).push(np.zeros((9, 9, 1)))
+    assert caught.value.code == "feed-shape"
+
+
+def test_a_listener_takes_what_nobody_iterates_over():
+    listener = Listener(AS_IT_IS, WAVE, every=0.1)
+    listener.push(SPEECH[:1600])
+    (found,) = listener.push(SPEECH[:0])
+    np.testing.assert_array_equal(found[0], SPEECH[:1600])
+
+
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"every": -1}, {"every": float("nan")}, {"rate": 0}])
+def test_a_listener_that_makes_no_sense(wrong):
+    with pytest.raises(UsageError) as caught:
+        Listener(AS_IT_IS, WAVE, **wrong)
+    assert caught.value.code == "option-value"

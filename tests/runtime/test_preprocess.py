@@ -13,7 +13,7 @@ import pytest
 
 from edgekit.errors import DataError, FeedError, MissingFileError
 from edgekit.manifest import Preprocess
-from edgekit.runtimes.preprocess import fit_wave, normalize, open_image, prepare, read_wav
+from edgekit.runtimes.preprocess import Preparer, fit_wave, normalize, open_image, prepare, read_wav
 from edgekit.tensors import TensorSpec
 
 NHWC = TensorSpec("image", (None, 4, 6, 3), "float32", "NHWC")
@@ -175,3 +175,65 @@ def test_a_sound_is_no_table_of_features(tmp_path):
     assert caught.value.code == "feed-shape"
     flat = TensorSpec("input", (1, 1, 8), "float32")
     assert prepare(tmp_path / "a.wav", (flat,), Preprocess())["input"].shape == (1, 8)
+
+
+def test_gray_is_gray_however_the_picture_comes(picture):
+    from PIL import Image
+
+    path, pixels = picture
+    gray = np.asarray(Image.fromarray(pixels).convert("L"))
+    how = Preprocess("image", colors="gray")
+    for spec, size in ((NHWC, (4, 6)), (NCHW, (4, 6)), (TensorSpec("image", (None, 8, 8, 3), "float32", "NHWC"), None)):
+        seen = [Preparer((spec,), how)(thing).feeds["image"][0] for thing in (path, pixels, Image.open(path), gray)]
+        for made in seen[1:]:
+            np.testing.assert_array_equal(made, seen[0])
+        last = seen[0] if spec.layout == "NHWC" else seen[0].transpose(1, 2, 0)
+        assert last.shape[2] == 3
+        assert (last == last[..., :1]).all()
+        if size is not None:
+            np.testing.assert_array_equal(last[..., 0], gray)
+            np.testing.assert_array_equal(prepare(path, (spec,), how)["image"], seen[0])
+    bgr = Preparer((NHWC,), how)(pixels[..., ::-1], "BGR").feeds["image"][0]
+    np.testing.assert_array_equal(bgr[..., 1], gray)
+
+
+def test_pictures_of_sixteen_bits_are_no_bytes():
+    how, bytes_ = Preprocess("image", 1 / 255), np.arange(72, dtype=np.uint8).reshape(4, 6, 3) * 3
+    for dtype in (np.uint16, np.int32, np.int64):
+        same = Preparer((NHWC,), how)(bytes_.astype(dtype)).feeds["image"]
+        np.testing.assert_allclose(same, Preparer((NHWC,), how)(bytes_).feeds["image"], atol=1e-6)
+        with pytest.raises(FeedError, match="prepared from bytes") as caught:
+            Preparer((NHWC,), how)(bytes_.astype(dtype) * 257)
+        assert caught.value.code == "feed-dtype"
+    twelve = bytes_.astype(np.uint16) * 16  # the tensor itself, where nothing is done to it
+    np.testing.assert_array_equal(Preparer((NHWC,), Preprocess("image"))(twelve).feeds["image"][0], twelve)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_picture_that_pillow_opened_is_turned_as_the_file(tmp_path, suffix):
+    from PIL import Image, ImageOps
+
+    path, how = tmp_path / f"turned{suffix}", Preprocess("image")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(path, exif=exif)
+    upright = prepare(path, (NHWC,), how)["image"]
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(prepare(opened, (NHWC,), how)["image"], upright)
+        by_hand = ImageOps.exif_transpose(opened)
+    np.testing.assert_array_equal(prepare(by_hand, (NHWC,), how)["image"], upright)
+    with Image.open(path) as opened:
+        rotated = opened.rotate(-90, expand=True)  # which keeps the EXIF data
+    np.testing.assert_array_equal(prepare(rotated, (NHWC,), how)["image"], upright)
+
+
+def test_bytes_that_are_no_picture_are_told_alike_each_time():
+    said = set()
+    for _ in range(2):
+        with pytest.raises(FeedError, match="holds none") as caught:
+            Preparer((NHWC,), Preprocess("image"))(b"garbage" * 3)
+        said.add((caught.value.message, caught.value.next_step))
+    ((message, step),) = said
+    assert "0x" not in message
+    assert "PNG" in step

@@ -20,8 +20,13 @@ HOW = Preprocess("table", mean=(40.0, 0, 0, 0, 170.0), std=(10.0, 1, 1, 1, 5.0),
 def test_columns_in_order_filled_and_scaled():
     row = {"height": 175, "color": "green", "age": "50", "name": "ignored"}
     np.testing.assert_allclose(prepare(row, (ROW,), HOW)["row"], [[1, 0, 1, 0, 1]])
-    for missing in (None, float("nan"), "", np.float64("nan")):
+    for missing in (None, float("nan"), "", np.float64("nan"), np.float32("nan"), np.float16("nan")):
         np.testing.assert_allclose(prepare({**row, "height": missing}, (ROW,), HOW)["row"], [[1, 0, 1, 0, 0]])
+        either = Preprocess(
+            "table", table=TableSteps(("color",), {"color": "red"}, {"color": ("red", "blue")}, "index")
+        )
+        filled = prepare({"color": missing}, (TensorSpec("row", (None, 1), "float32"),), either)
+        np.testing.assert_array_equal(filled["row"], [[0]])
     both = prepare([row, {"age": 30, "color": "red"}], (ROW,), HOW)["row"]
     np.testing.assert_allclose(both, [[1, 0, 1, 0, 1], [-1, 1, 0, 0, 0]])
     assert both.dtype == np.float32
@@ -112,3 +117,28 @@ def test_metadata_that_makes_no_sense(tables):
     with pytest.raises(UsageError) as caught:
         metadata.read({"preprocess": tables}, None, None)
     assert caught.value.code == "metadata-invalid"
+
+
+@pytest.mark.parametrize("value", [1e300, -1e300, 10**400])
+def test_a_value_that_is_too_large_is_said(value):
+    for prepared in (Preparer((ROW,), HOW), lambda thing: prepare(thing, (ROW,), HOW)):
+        with pytest.raises(FeedError, match=r"age is .* too large for float32") as caught:
+            prepared({"age": value, "color": "red"})
+        assert caught.value.code == "feed-dtype"
+
+
+def test_a_text_that_is_no_text():
+    with pytest.raises(FeedError, match="holds what is none") as caught:
+        prepare("name\udc80", (TEXT,), Preprocess("text"))
+    assert caught.value.code == "feed-dtype"
+
+
+def test_bytes_that_the_input_cannot_hold_do_not_become_others():
+    small = TensorSpec("text", (1, 6), "int8")
+    np.testing.assert_array_equal(prepare("ab", (small,), Preprocess("text"))["text"], [97, 98, 0, 0, 0, 0])
+    moved = Preprocess("text", text=TextSteps(shift=-128, pad=-128))
+    np.testing.assert_array_equal(prepare("\xff".encode("latin1"), (small,), moved)["text"][:2], [127, -128])
+    for text, how in (("\u00e9", TextSteps()), ("a", TextSteps(shift=100)), ("a", TextSteps(pad=-129))):
+        with pytest.raises(FeedError, match="takes int8") as caught:
+            prepare(text, (small,), Preprocess("text", text=how))
+        assert caught.value.code == "feed-dtype"
