@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -66,8 +66,11 @@ class Verdict:
         ood_score: How far from the reference: 1 is passed by one in a hundred of its samples, 0 is its middle.
         uncertainty: From 0, sure, to 1: one minus the top class's probability; 0 for models without classes.
         alarms: Raised by this call; those of before stand in the monitor's `status`.
+        doubt: The chance that the answer is wrong, as labelled evaluation data tell it from how sure the model is,
+            which class it answered and how far the sample lies; None without any.
     """
 
     ood_score: float
     uncertainty: float
     alarms: tuple[Alarm, ...] = ()
+    doubt: float | None = field(default_factory=lambda: None)  # no attribute of the class: `Later` makes its own

@@ -14,7 +14,8 @@ import numpy as np
 from edgekit.monitor.alarm import Alarm, Verdict
 from edgekit.monitor.columns import Array
 from edgekit.monitor.reference import CLIP, Reference
-from edgekit.monitor.rows import Rows
+from edgekit.monitor.rightness import Rightness
+from edgekit.monitor.rows import Rows, confidence
 from edgekit.monitor.scan import BLOCK
 
 WAIT = 8
@@ -22,12 +23,14 @@ WAIT = 8
 
 
 class Told:
-    """Scores of a block's samples: how far they lie [BLOCK], how unsure their answers are [BLOCK]."""
+    """Scores of a block's samples: how far they lie, how unsure their answers are, the chance that these are wrong; all
+    [BLOCK].
+    """
 
-    __slots__ = ("far", "unsure")
+    __slots__ = ("doubt", "far", "unsure")
 
     def __init__(self) -> None:
-        self.far, self.unsure = np.zeros(BLOCK), np.zeros(BLOCK)
+        self.far, self.unsure, self.doubt = np.zeros(BLOCK), np.zeros(BLOCK), np.zeros(BLOCK)
 
 
 Span = tuple[Told, int, int]
@@ -39,19 +42,28 @@ class Later(Verdict):
 
     Args:
         ask: Samples to their largest score and uncertainty.
+        doubted: Samples to their largest doubt.
         spans: Of the call.
         alarms: That it raised.
     """
 
     _ask: Callable[[list[Span]], tuple[float, float]]
+    _doubted: Callable[[list[Span]], float | None]
     _spans: list[Span]
 
     def __init__(
-        self, ask: Callable[[list[Span]], tuple[float, float]], spans: list[Span], alarms: list[Alarm]
+        self,
+        ask: Callable[[list[Span]], tuple[float, float]],
+        doubted: Callable[[list[Span]], float | None],
+        spans: list[Span],
+        alarms: list[Alarm],
     ) -> None:
-        self.__dict__.update(_ask=ask, _spans=spans, alarms=tuple(alarms))
+        self.__dict__.update(_ask=ask, _doubted=doubted, _spans=spans, alarms=tuple(alarms))
 
-    def __getattr__(self, name: str) -> float:
+    def __getattr__(self, name: str) -> float | None:
+        if name == "doubt":
+            doubt = self.__dict__["doubt"] = self._doubted(self._spans)
+            return doubt
         if name not in ("ood_score", "uncertainty"):
             raise AttributeError(name)
         score, uncertainty = self._ask(self._spans)
@@ -59,7 +71,7 @@ class Later(Verdict):
         return score if name == "ood_score" else uncertainty
 
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
-        return Verdict, (self.ood_score, self.uncertainty, self.alarms)
+        return Verdict, (self.ood_score, self.uncertainty, self.alarms, self.doubt)
 
 
 class Block:
@@ -74,7 +86,8 @@ class Block:
     Attributes:
         rows: [BLOCK, columns] as the reference has them; those of `read` samples hold the features.
         scores: [BLOCK, classes]: probabilities.
-        filled, read, judged: Samples that are there; whose features are; whose distance and probabilities are.
+        filled, read, judged, doubted: Samples that are there; whose features are; whose distance and probabilities
+            are; the chance that whose answers are wrong is.
         due: How many there may be before the next look.
         told: Their scores.
     """
@@ -96,7 +109,7 @@ class Block:
         self._raw = np.zeros((BLOCK, 0))
         self.rows = np.zeros((BLOCK, columns))
         self.scores = np.zeros((BLOCK, header.classes))
-        self.filled = self.read = self.judged = 0
+        self.filled = self.read = self.judged = self.doubted = 0
         self.due = WAIT
         self.told = Told()
 
@@ -177,14 +190,25 @@ class Block:
             told.unsure[begin:end] = 1.0 - scores.max(axis=1)
         self.judged = end
 
+    def doubt(self, right: Rightness) -> None:
+        """Work out the chance that answers to what was put are wrong."""
+        self.judge()
+        begin, end = self.doubted, self.judged
+        if begin < end:
+            rows, scores = self.rows[begin:end], self.scores[begin:end]
+            rows[:, -3:] = confidence(scores)
+            self.told.doubt[begin:end] = 1.0 - right.each(rows, scores.argmax(axis=1))[:, 0]
+            self.doubted = end
+
     def clear(self, slack: int) -> None:
         """Begin the next one; `slack` as `seen` tells it."""
         self.due = max(1, min(WAIT, slack))
-        self.filled = self.read = self.judged = 0
+        self.filled = self.read = self.judged = self.doubted = 0
         self.told = Told()
 
     def restore(self, rows: Array, scores: Array, slack: int) -> None:
         """Go on with samples that a state held; `slack` as `seen` tells it."""
+        self.doubted = 0
         self.filled = self.read = self.judged = count = min(len(rows), BLOCK - 1)
         self.rows[:count], self.scores[:count] = rows[:count], scores[:count]
         self.due = min(BLOCK, count + max(1, min(WAIT, slack)))

@@ -224,7 +224,8 @@ class Capture:
         ood = None if verdict is None else float(verdict.ood_score)
         uncertainty = answer.uncertainty if verdict is None else float(verdict.uncertainty)
         other, examined = self._other(row, rows, inputs, shadow)
-        belongs = self._belongs(ood, uncertainty, answer, other, examined)
+        doubt = None if verdict is None else verdict.doubt
+        belongs = self._belongs(ood, uncertainty, answer, other, examined, doubt)
         self._count(belongs, ood, uncertainty, answer, verdict)
         wanted = self._window.wants(belongs)
         if wanted:

@@ -35,6 +35,8 @@ class Detectors:
 
     Attributes:
         samples: Rows that were taken in, the block that is open aside.
+        right: The estimate of the accuracy; None for references without labels.
+        chance: [BLOCK]: that answers to the last block are right; None before there is one, and without labels.
     """
 
     def __init__(self, reference: Reference, rate: float) -> None:
@@ -58,7 +60,8 @@ class Detectors:
             reference.inner, reference.mass, reference.sizes, block=BLOCK, rate=rate * SHARES["sketches"]
         )
         self._nothing = np.zeros((BLOCK, EXTRAS))
-        self._right = Rightness(reference, made) if reference.header.estimator is not None else None
+        self.right = Rightness(reference, made) if reference.header.estimator is not None else None
+        self.chance: Array | None = None
         self._shape = np.array([column.role in _SHAPE for column in self._columns], bool)
         self._tables = np.ascontiguousarray(made.tables)
         self._offsets = np.arange(len(made.kinds)) * made.tables.shape[1]
@@ -103,7 +106,8 @@ class Detectors:
         if answered is not None:
             all_bins = np.concatenate([index, self._streams.heaps[answered][:, None]], axis=1)
         table = self._tables.take(all_bins.take(self._streams.column, axis=1) + self._offsets)
-        extras = self._nothing if self._right is None or answered is None else self._right.each(rows, answered)
+        extras = self._nothing if self.right is None or answered is None else self.right.each(rows, answered)
+        self.chance = None if self.right is None else extras[:, 0]
         self._scan.add(table, np.concatenate([np.minimum(np.maximum(z, -CLIP), CLIP), extras], axis=1))
         excess = self._scan.look()
         found: list[Finding] = []
@@ -224,11 +228,11 @@ class Detectors:
 
     def rightness(self, length: int) -> Told | None:
         """Of the accuracy over the last `length` samples; None before there are as many, and without labels."""
-        if length > self.samples or self._right is None:
+        if length > self.samples or self.right is None:
             return None
         means = self._scan.mean(length)
         number = len(self._streams.kinds)
-        return self._right.interval(means[:number], means[number:-EXTRAS], means[-EXTRAS:], length)
+        return self.right.interval(means[:number], means[number:-EXTRAS], means[-EXTRAS:], length)
 
     def distances(self) -> dict[str, dict[str, dict[str, float]]]:
         """Span -> column -> its distances from the reference."""

@@ -138,7 +138,7 @@ class Monitor:
                     self._enter(slow, alarms)
             if alarms and self._keeper is not None:
                 self._keeper.offer(self._packed())
-        return Later(self._judged, spans, alarms)
+        return Later(self._judged, self._doubted, spans, alarms)
 
     def pass_over(self) -> None:
         """Count a call that cannot be judged."""
@@ -159,6 +159,15 @@ class Monitor:
             far = max((float(told.far[first:last].max()) for told, first, last in spans), default=-np.inf)
             unsure = max((float(told.unsure[first:last].max()) for told, first, last in spans), default=-np.inf)
         return far, unsure
+
+    def _doubted(self, spans: list[Span]) -> float | None:
+        """Largest chance that an answer is wrong; None where no labels tell it."""
+        if self._detectors.right is None or not spans:
+            return None
+        with self._lock:
+            if spans[-1][0] is self._block.told:
+                self._block.doubt(self._detectors.right)
+        return max(float(told.doubt[first:last].max()) for told, first, last in spans)
 
     def _seen(self, own: Array, missing: Array, place: int) -> int:
         """Numbers of samples, the first at this place of the block; how many more may wait."""
@@ -185,6 +194,8 @@ class Monitor:
         if self._rows.classes:
             block.rows[:, -3:] = confidence(block.scores)
         found = self._detectors.block(block.rows, block.scores, self._book)
+        if self._detectors.chance is not None:
+            block.told.doubt[:] = 1.0 - self._detectors.chance
         block.clear(self._detectors.runs.slack)
         for finding in found:
             self._enter(finding, alarms)

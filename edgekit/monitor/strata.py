@@ -6,9 +6,10 @@ evenly (reservoir sampling, Vitter 1985, algorithm R): that is the rate limit, a
 score decides what belongs, its bound is the upper share of the latest scores, fixed before a sample is looked at, so
 that the draw depends on nothing but the past.
 
-What is worth a label is what is answered wrongly. How far a sample lies from the training data tells little of that by
-itself, least of all where the whole stream has moved; that it lies far and the model is not sure of it, much. Two
-models that disagree are told apart by how much surer the other one is.
+What is worth a label is what is answered wrongly. Where the reference had labels, it tells the chance of that better
+than the model's own confidence, which is often as high where the model is lost. How far a sample lies from the training
+data tells little by itself, least of all where the whole stream has moved; that it lies far and its answer is in doubt,
+much. Two models that disagree are told apart by how much surer the other one is.
 """
 
 from __future__ import annotations
@@ -97,7 +98,13 @@ class Belonging:
         self._surer = High(Draw(share=_SURER), first=-math.inf)
 
     def __call__(
-        self, ood: float | None, uncertainty: float | None, answer: Answer, other: Answer | None, examined: float
+        self,
+        ood: float | None,
+        uncertainty: float | None,
+        answer: Answer,
+        other: Answer | None,
+        examined: float,
+        doubt: float | None = None,
     ) -> dict[Stratum, float]:
         """Stratum -> the probability that it was found out that the sample belongs to it.
 
@@ -107,22 +114,24 @@ class Belonging:
             answer: The model's.
             other: The second model's, if it was asked.
             examined: The probability that it was.
+            doubt: The monitor's, that the answer is wrong; None where nobody knows.
         """
         found: dict[Stratum, float] = {"random": 1.0}
-        if self._high["uncertain"](uncertainty):
+        doubt = uncertainty if doubt is None else doubt
+        if self._high["uncertain"](doubt if self._draws["uncertain"].at is None else uncertainty):
             found["uncertain"] = 1.0
-        if self._high["out-of-distribution"](self._strange(ood, uncertainty, answer)):
+        if self._high["out-of-distribution"](self._strange(ood, doubt, answer)):
             found["out-of-distribution"] = 1.0
         if other is not None and self._disagree(answer, other):
             found["disagreeing"] = examined
         return found
 
-    def _strange(self, ood: float | None, uncertainty: float | None, answer: Answer) -> float | None:
-        """The monitor's score where a bound on it was named; else, of classes, how far times how unsure."""
+    def _strange(self, ood: float | None, doubt: float | None, answer: Answer) -> float | None:
+        """The monitor's score where a bound on it was named; else, of classes, how far times how doubtful."""
         bound = self._draws["out-of-distribution"].at
-        if ood is None or uncertainty is None or bound is not None or not answer.is_class:
+        if ood is None or doubt is None or bound is not None or not answer.is_class:
             return ood
-        return ood if math.isnan(ood) else math.sqrt(1 + max(ood, 0.0)) * uncertainty
+        return ood if math.isnan(ood) else math.sqrt(1 + max(ood, 0.0)) * doubt
 
     def _disagree(self, answer: Answer, other: Answer) -> bool:
         if answer.value is None or other.value is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -155,6 +157,24 @@ def test_a_class_that_is_answered_when_the_model_is_lost_counts_less():
     assert abs(monitor.accuracy(2048)["estimate"] - (lost(moved).argmax(1) == labels).mean()) < 0.05
 
 
+def test_the_doubt_of_an_answer_is_the_same_whenever_it_is_asked_for(reference):
+    x, y = samples(600, 5)
+    x = (x * np.linspace(0.5, 4, 600)[:, None]).astype(np.float32)
+    scores = answer(x)
+    at_once, late = (Monitor(reference, ROWS, SCORES, None, HOW) for _ in range(2))
+    expected, waiting = [], []
+    for at in range(len(x)):
+        feeds = {"x": x[at : at + 1]}, {"scores": scores[at : at + 1]}
+        expected.append(at_once.observe(*feeds).doubt)
+        waiting.append(late.observe(*feeds))
+    np.testing.assert_allclose([verdict.doubt for verdict in waiting], expected, rtol=1e-9)
+    assert pickle.loads(pickle.dumps(waiting[3])).doubt == waiting[3].doubt
+    whole = Monitor(reference, ROWS, SCORES, None, HOW).observe({"x": x}, {"scores": scores})
+    assert whole.doubt == pytest.approx(max(expected))
+    wrong, doubts = scores.argmax(1) != y, np.array(expected)
+    assert doubts[wrong].mean() > doubts[~wrong].mean() + 0.15
+
+
 def test_without_labels_nothing_is_claimed():
     x, y = samples(500, 1)
     builder = Builder(ROWS, SCORES, None, HOW)
@@ -164,6 +184,7 @@ def test_without_labels_nothing_is_claimed():
     monitor = Monitor(builder.finish(), ROWS, SCORES, None, HOW)
     monitor.observe({"x": x}, {"scores": answer(x)})
     assert monitor.accuracy(256) is None
+    assert monitor.observe({"x": x[:1]}, {"scores": answer(x[:1])}).doubt is None
     assert monitor.status()["scales"]["256"]["accuracy"] is None
     with pytest.raises(UsageError, match="over 32, 256"):
         monitor.accuracy(100)

@@ -27,6 +27,19 @@ def test_strange_samples_are_those_that_a_model_is_unsure_of_wherever_the_stream
     assert share > 3 * np.mean(wrong)
 
 
+def test_what_the_monitor_doubts_counts_before_what_the_model_does():
+    """A model that is as sure where it is lost; a bound that was named stays one on its own confidence."""
+    dice, belongs = np.random.default_rng(1), Belonging(Plan().draws)
+    bounded = Belonging(Plan(uncertain=Draw(at=0.5)).draws)
+    wrong, drawn = [], []
+    for _ in range(2000):
+        doubt, unsure = 0.6 * dice.random() ** 4, 0.2 * dice.random()
+        wrong.append(bool(dice.random() < doubt))
+        drawn.append("uncertain" in belongs(0.5, unsure, answered(1 - unsure), None, 1.0, doubt))
+        assert "uncertain" not in bounded(0.5, unsure, answered(1 - unsure), None, 1.0, doubt)
+    assert np.mean(np.array(wrong)[np.array(drawn)]) > 3 * np.mean(wrong)
+
+
 def test_a_bound_is_one_on_the_score_alone_and_values_have_no_doubt():
     bounded = Belonging(Plan(strange=Draw(at=1.0)).draws)
     assert "out-of-distribution" in bounded(1.0, 0.0, answered(1.0), None, 1.0)
