@@ -27,6 +27,7 @@ class Tensor:
         variable: It outlives a run.
         scale: Of one step of integers, where the whole tensor has one; else None.
         zero: The integer that stands for 0.
+        free: Some of its sizes are left open.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Tensor:
     variable: bool = False
     scale: float | None = None
     zero: int = 0
+    free: bool = False
 
 
 @dataclass(frozen=True, slots=True)

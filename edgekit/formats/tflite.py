@@ -258,7 +258,7 @@ def _quant(tensor: Part) -> QuantParams | None:
 
 def _facts(graph: Subgraph, buffers: list[Table]) -> GraphFacts:
     tensors = [
-        Tensor(t.name, t.shape, t.dtype, t.bytes, t.constant or not t.bits, t.variable, *_steps(t))
+        Tensor(t.name, t.shape, t.dtype, t.bytes, t.constant or not t.bits, t.variable, *_steps(t), any(t.free))
         for t in graph.tensors
     ]
     nodes = [

@@ -97,7 +97,8 @@ def arena_of(graph: GraphFacts, *, delegate: bool = True, threads: int | None = 
         steps.append(Step(step.inputs, step.outputs, step.inplace, step.unmodified, tuple(added)))
         nodes.append(node)
     layout = None if sizes is None else arena.layout(sizes, steps, graph.inputs, graph.outputs, kept)
-    return TFLitePlan(layout, tuple(found), tuple(nodes), layout is not None and not late(graph), frozenset(idle))
+    late_ones = late(graph) or any(node is not None and _postponed(node, graph) for node in nodes)
+    return TFLitePlan(layout, tuple(found), tuple(nodes), layout is not None and not late_ones, frozenset(idle))
 
 
 def _with_kept(graph: GraphFacts, parts: Iterable[xnnpack.Part]) -> GraphFacts:
@@ -120,6 +121,12 @@ def late(graph: GraphFacts) -> bool:
         node.kind in _SIZED_BY_DATA or ((key := _sized_by(node)) is not None and not graph.tensors[key].constant)
         for node in graph.nodes
     )
+
+
+def _postponed(node: Node, graph: GraphFacts) -> bool:
+    """The interpreter's own SLICE of a tensor with free sizes gets its place when it runs (slice.cc, Prepare)."""
+    source = graph.tensors.get(node.inputs[0]) if node.kind == "SLICE" else None
+    return source is not None and source.free
 
 
 def open_ended(graph: GraphFacts) -> bool:

@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -395,3 +396,11 @@ def test_no_time_line_without_sizes():
 
     assert timeline(SimpleNamespace(format="onnx", graphs=(unknown,))) is None
     assert timeline(SimpleNamespace(format="onnx", graphs=())) is None
+
+
+@pytest.mark.parametrize(("free", "exact"), [(False, True), (True, False)])
+def test_a_slice_of_litert_s_own_of_free_sizes_is_planned_late(free: bool, exact: bool):
+    cut = Node("SLICE", "s", ("x", "b", "n"), ("y",), {"least": -1, "most": 4})
+    setting = {"b": real("b", 2, constant=True), "n": real("n", 2, constant=True)}
+    g = graph(cut, x=replace(real("x", 1, 8), free=free), y=real("y", 1, 4), **setting)
+    assert tflite.arena_of(g).exact == exact
