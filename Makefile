@@ -59,7 +59,7 @@ peers: $(READY)  ## float conversion beside onnx2tf and litert-torch, each in an
 	@for tool in onnx2tf litert-torch; do \
 	    test -d build/peers/$$tool || { $(PEERS) -m venv build/peers/$$tool && build/peers/$$tool/bin/python -m pip install --quiet $$tool; } || exit 1; \
 	done
-	$(BIN)/python benchmarks/tflite_peers.py build/peers --rows build/peers/float.jsonl --only "$(ONLY)" --write $(wildcard ../shared/models/*/*.onnx) \
+	$(BIN)/python benchmarks/tflite_peers.py build/peers --rows build/peers/float.jsonl --keep build/peers/float --only "$(ONLY)" --write $(wildcard ../shared/models/*/*.onnx) \
 	    $(addprefix resnet20=,$(wildcard ../shared/models/cifar_resnet20/*.th))
 
 # onnx2tf quantizes by TensorFlow, which it does not ask for; an environment that was left half made is made again.

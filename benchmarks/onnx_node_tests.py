@@ -69,11 +69,11 @@ def lowered(model: Any, shapes: list[tuple[int, ...]]) -> tuple[Any, Any]:
     draft = first.run()
     if first.gaps:
         return draft, first.gaps
-    tidy(draft)
+    tidy(draft, floats=True)  # as float32 files are
     if first.sizes.count:
         other = Lowering(modern, guess=1)
         other.run()
-        tidy(other.draft)
+        tidy(other.draft, floats=True)
         try:
             release(draft, other.draft, *first.sizes.pairs)
             readable(draft)

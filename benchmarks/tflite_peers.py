@@ -2,17 +2,19 @@
 
     make peers                                      # installs both, each in an environment of its own, and runs this
     python benchmarks/tflite_peers.py [ENVIRONMENTS] [MODEL.onnx ...] [NETWORK=WEIGHTS ...]
-                                      [--only MODEL,...] [--rows ROWS.jsonl] [--write]
+                                      [--only MODEL,...] [--rows ROWS.jsonl] [--keep FOLDER] [--write]
+    python benchmarks/tflite_peers.py --again --rows ROWS.jsonl --keep FOLDER [--write]     # latencies alone
 
 Sources are the networks of tests/convert/torch_nets.py (weights files for litert-torch and EdgeKit, ONNX files for
 onnx2tf and EdgeKit), ONNX files that are named, and weights of one of those networks. All have a batch of one, as
-litert-torch makes it, but for a row "free batch" of ours. onnx2tf turns images to channels last, and a row of ours,
-too. Times are those of whole commands, ours with its
+litert-torch makes it. onnx2tf has images turned by the caller, and a row of ours, too; latencies are compared with the
+best of those that take the same. Times are those of whole commands, ours with its
 verification; bytes of ours are given with and without manifest and self-test. onnx2tf works on a copy, since it writes
 into the file that it reads. Latencies are taken in one process on LiteRT with one thread, the artifacts in turn, and
 are the median over rounds of each round's median. One JSON line an artifact; --write puts the table into
 docs/benchmarks.md. With --rows they are kept in a file as well, and the table is that of all in there, so that models
-can be measured in several runs (`make peers ONLY=yolo,vit`).
+can be measured in several runs (`make peers ONLY=yolo,vit`). --again takes the latencies of all artifacts that were
+kept anew, in one run of a minute, for which the machine should be idle.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,8 @@ class Row:
         transposes, ops: Operators of the artifact.
         microseconds: Median latency, interleaved with the others of the same model; None where it does not run.
         failed: Last line of what the tool said, where it gave no file.
+        takes: Sizes of its inputs.
+        file: Its name in the folder of artifacts.
     """
 
     model: str
@@ -70,6 +74,8 @@ class Row:
     ops: int = 0
     microseconds: float | None = None
     failed: str = ""
+    takes: str = ""
+    file: str = ""
 
 
 def main(arguments: list[str]) -> None:
@@ -78,8 +84,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("sources", nargs="*")
     parser.add_argument("--only", default="")
     parser.add_argument("--rows", type=Path)
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--again", action="store_true")
     parser.add_argument("--write", action="store_true")
-    asked = parser.parse_args(arguments)
+    asked = parser.parse_intermixed_args(arguments)
+    if asked.again:
+        rows = _again(asked.rows, asked.keep)
+        if asked.write:
+            pages.put("float", page(rows))
+        return
     only = set(filter(None, asked.only.split(",")))
     weights = dict(argument.split("=", 1) for argument in asked.sources if "=" in argument)
     paths = [Path(argument).resolve() for argument in asked.sources if "=" not in argument]
@@ -93,12 +106,14 @@ def main(arguments: list[str]) -> None:
     import torch
     import torch_nets
 
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as held:
+        scratch = held if asked.keep is None else asked.keep.resolve()
+        Path(scratch).mkdir(parents=True, exist_ok=True)
         for name, (factory, inputs) in _wanted(torch_nets.NETS, only):
             rows += _torch(Net(name, factory().state_dict(), inputs), folder, Path(scratch))
         for name, path in _wanted(weights, only):
-            held = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
-            state = {key.removeprefix("module."): value for key, value in held.items()}
+            weighed = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
+            state = {key.removeprefix("module."): value for key, value in weighed.items()}
             rows += _torch(Net(name, state, torch_nets.NETS["resnet"][1]), folder, Path(scratch))
         for name, path in _wanted({path.stem: path for path in files}, only):
             rows += _measured([*_from_onnx(name, path, folder, Path(scratch))])
@@ -145,12 +160,10 @@ def _torch(net: Net, folder: Path, scratch: Path) -> list[Row]:
     weights, graph = scratch / f"{name}.pth", scratch / f"{name}.onnx"
     torch.save(net.state, weights)
     _timed([_edgekit(), "convert", weights, "-o", graph, *net.about("1")])
-    found = []
-    for batch, tool in (("1", "edgekit"), ("N", "edgekit, free batch")):
-        made = scratch / f"{name}.{batch}.tflite"
-        found.append(
-            (Row(name, "torch", tool, *_timed([_edgekit(), "convert", weights, "-o", made, *net.about(batch)])), made)
-        )
+    made = scratch / f"{name}.torch.tflite"
+    found = [
+        (Row(name, "torch", "edgekit", *_timed([_edgekit(), "convert", weights, "-o", made, *net.about("1")])), made)
+    ]
     peer = folder / "litert-torch" / "bin" / "python"
     if peer.exists():
         made = scratch / f"{name}.litert.tflite"
@@ -208,11 +221,35 @@ def _measured(found: list[tuple[Row, Path]]) -> list[Row]:
             kinds, data = _kinds(path.read_bytes()), artifact.read(path)
             made = Row(
                 row.model, row.source, row.tool, round(row.seconds, 2), len(data.data), len(data.model),
-                kinds["TRANSPOSE"], sum(kinds.values()), times.get(at),
+                kinds["TRANSPOSE"], sum(kinds.values()), times.get(at), "", _takes(engines.get(at)),
+                str(path.relative_to(_folder(path))),
             )  # fmt: skip
         print(json.dumps(asdict(made)), flush=True)
         rows.append(made)
     return rows
+
+
+def _folder(path: Path) -> Path:
+    """Where all artifacts are; some tools make a folder of their own in it."""
+    return path.parent.parent if path.parent.suffix == ".onnx2tf" else path.parent
+
+
+def _takes(engine: Any | None) -> str:
+    details = [] if engine is None else engine.get_input_details()
+    return " ".join("x".join(map(str, detail["shape"])) for detail in details)
+
+
+def _again(path: Path, folder: Path) -> list[Row]:
+    """Rows of earlier runs, the latencies measured anew."""
+    rows = [Row(**json.loads(line)) for line in path.read_text().splitlines()]
+    done: list[Row] = []
+    for model in dict.fromkeys(row.model for row in rows):
+        some = [row for row in rows if row.model == model]
+        engines = {at: _opened(folder / row.file) for at, row in enumerate(some) if row.file}
+        times = _latencies({at: engine for at, engine in engines.items() if engine is not None})
+        done += [replace(row, microseconds=times.get(at)) for at, row in enumerate(some)]
+    path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in done))
+    return done
 
 
 def _kinds(data: bytes) -> collections.Counter[str]:
@@ -259,7 +296,9 @@ def page(rows: list[Row]) -> str:
     said = (
         "Float conversion to TFLite, batch of one: seconds of the whole command (ours verifies the artifact, too),\n"
         "bytes with and without our manifest and self-test, TRANSPOSE operators of all, and microseconds of an\n"
-        "inference on one thread, interleaved within a model. The last column is our time beside the best other tool's."
+        "inference on one thread, interleaved within a model. The last column is our time beside that\n"
+        "of the best other tool whose file takes the same: litert-torch turns images itself, as we do unless asked\n"
+        "for `--layout nhwc`, onnx2tf leaves that to the caller."
     )
     lines = ["## Float to TFLite", "", "Generated by `make peers`.", "", said, ""]
     lines += ["| model | from | tool | s | bytes | model alone | TRANSPOSE | us | beside |"]
@@ -276,7 +315,8 @@ def _beside(row: Row, rows: list[Row]) -> str:
         other.microseconds
         for other in rows
         if other.model == row.model and not other.tool.startswith("edgekit") and other.microseconds
-    ]
+        and other.takes == row.takes
+    ]  # fmt: skip
     if not row.tool.startswith("edgekit") or not others or not row.microseconds:
         return ""
     return f"{row.microseconds / min(others):.2f}"

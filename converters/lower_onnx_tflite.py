@@ -213,7 +213,7 @@ def _walked(model: Any, inputs: tuple[TensorSpec, ...], batch: int, way: _Way, g
     Raises:
         ConversionError: See `lower`.
     """
-    from edgekit.converters.onnx_to_tflite import absorbing, joining, patterns
+    from edgekit.converters.onnx_to_tflite import patterns
     from edgekit.converters.onnx_to_tflite.lowering import Lowering
     from edgekit.converters.onnx_to_tflite.tidy import tidy
 
@@ -226,10 +226,7 @@ def _walked(model: Any, inputs: tuple[TensorSpec, ...], batch: int, way: _Way, g
     lowering.run(way.orders, outputs_last=way.outputs_last)
     if lowering.gaps:
         raise _refused(lowering.gaps)
-    tidy(lowering.draft)
-    if way.floats:
-        absorbing.absorb(lowering.draft)
-        joining.join(lowering.draft)
+    tidy(lowering.draft, floats=way.floats)
     return lowering
 
 

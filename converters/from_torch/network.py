@@ -201,12 +201,14 @@ def _bound(module: Any, shapes: Shapes) -> list[str]:
     missing = [name for name, needed in taken.items() if needed and name not in named]
     if missing or not shapes:
         wanted = missing or list(taken)[:1] or ["input"]
-        example = " ".join(f"--input {name}={_hint(module)}" for name in wanted)
+        first, several = next(iter(taken), wanted[0]), len(taken) > 1
+        example = " ".join(f"--input {name}={_hint(module) if name == first else 'N,SIZE,...'}" for name in wanted)
+        integers = f"; integers say so: {wanted[-1]}=N,SIZE:int64" if several else ""
         raise UsageError(
             "torch-input-shapes",
             f"the shapes of the inputs are unknown: forward takes {', '.join(taken) or '*args'}, "
             f"and nothing was said of {', '.join(wanted)}",
-            next_step=f"Give {example} with your sizes; N leaves the batch free. In Python: "
+            next_step=f"Give {example} with your sizes; N leaves the batch free{integers}. In Python: "
             f"shapes={{{', '.join(f'{name!r}: (None, ...)' for name in wanted)}}}.",
             inputs=list(taken),
         )
@@ -302,7 +304,7 @@ def _answers(flat: Any, inputs: tuple[TensorSpec, ...], sample: tuple[Any, ...])
         shapes = ", ".join(spec.describe() for spec in inputs)
         said = reason(error)
         integers = any(word in said for word in ("Long", "Int", "indices", "integer"))
-        step = f"For integers say so: --input {inputs[0].name}=SIZES:int64." if inputs and integers else None
+        step = _as_integers(inputs) if integers else None
         if isinstance(error, (IndexError, TypeError, KeyError)) and inputs and "." not in inputs[0].name:
             keyed = f"If forward takes a dict, name what it holds: --input {inputs[0].name}.KEY=SIZES for each key."
             step = keyed if step is None else f"{step} {keyed}"
@@ -361,6 +363,14 @@ def fixed(size: Any) -> int | None:
         return size
     expression = size.node.expr
     return int(expression) if expression.is_number else None
+
+
+def _as_integers(inputs: tuple[TensorSpec, ...]) -> str | None:
+    """How to say that what was given as real numbers is integers."""
+    names = [spec.name for spec in inputs if spec.dtype.startswith("float")]
+    if len(names) < 2:
+        return f"For integers say so: --input {names[0]}=SIZES:int64." if names else None
+    return f"Say so of integers: --input NAME=SIZES:int64 for those of {', '.join(names)} that are."
 
 
 def _hint(module: Any) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgekit.converters.onnx_to_tflite import permuting, picking, sinking, splitting, striding
+from edgekit.converters.onnx_to_tflite import absorbing, joining, permuting, picking, sinking, splitting, striding
 from edgekit.converters.onnx_to_tflite.convolutions import SAME, VALID, same_pads
 from edgekit.converters.onnx_to_tflite.draft import Array, Draft, Op, Tensor, kernels
 
@@ -47,8 +47,8 @@ class _View:
         return self.makers[tensor]
 
 
-def tidy(draft: Draft) -> None:
-    """Do all of it, until nothing more changes."""
+def tidy(draft: Draft, *, floats: bool = False) -> None:
+    """Do all of it, until nothing more changes; of numbers that stay real ones, see `absorbing` and `joining`, too."""
     _drop_dead(draft)
     rules: tuple[Callable[[_View, Op], bool], ...] = (
         _reshapes, _kept, _transposes, _sinking, _rows, _splitting, _affine, _hard_swish, _activation, _padding,
@@ -64,6 +64,9 @@ def tidy(draft: Draft) -> None:
                     changed = True
                     _drop_dead(draft)
                     view = _View(draft)
+    if floats:
+        absorbing.absorb(draft)
+        joining.join(draft)
 
 
 def _drop_dead(draft: Draft) -> None:

@@ -18,6 +18,7 @@ import torch_nets  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+import edgekit  # noqa: E402
 from edgekit import errors  # noqa: E402
 from edgekit.converters import load_torch, lower_onnx_onnx, lower_onnx_tflite  # noqa: E402
 from edgekit.converters.stages import Source  # noqa: E402
@@ -489,6 +490,25 @@ def test_shapes_are_asked_for_by_name(tmp_path):
     torch.save(torch_nets.text_encoder().state_dict(), path)
     refused(lambda: load(path, shapes={}, model="torch_nets:text_encoder"), "torch-input-shapes", "ids=N,LENGTH:int64")
     refused(lambda: load(path, shapes={"ids": (None, 16)}, model="torch_nets:text_encoder"), "shape-conflict", ":int64")
+
+
+class Chosen(torch.nn.Module):
+    """A picture, and a number that says which kind it is of."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.kinds = torch.nn.Conv2d(3, 4, 3), torch.nn.Embedding(5, 4)
+
+    def forward(self, image, kind):
+        return self.conv(image).mean((2, 3)) + self.kinds(kind)
+
+
+def test_inputs_of_several_kinds_are_not_all_taken_for_what_the_first_layer_takes(tmp_path):
+    call = lambda **shapes: lambda: edgekit.convert(Chosen(), to="onnx", shapes=shapes)  # noqa: E731
+    hint = "--input image=N,3,HEIGHT,WIDTH --input kind=N,SIZE,... with your sizes"
+    refused(call(), "torch-input-shapes", hint, "integers say so: kind=N,SIZE:int64")
+    image = (None, 3, 8, 8)
+    refused(call(image=image, kind=(None,)), "shape-conflict", "--input NAME=SIZES:int64 for those of image, kind that")
 
 
 @pytest.mark.parametrize(
