@@ -208,7 +208,11 @@ def _chances(model: Any, place: Place, draft: Draft, notes: list[str]) -> str:
     """
     outputs = predicted(model, place, draft, notes)
     if "probabilities" not in outputs:
-        raise unsupported(name_of(model), "it has no probabilities, and what holds it needs them")
+        raise unsupported(
+            name_of(model),
+            "it has no probabilities, and what holds it needs them",
+            "Let it have some: SVC(probability=True), or a CalibratedClassifierCV around it.",
+        )
     return outputs["probabilities"]
 
 
