@@ -311,6 +311,7 @@ def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
         ragged=frozenset(request.ragged),
         squashed=frozenset(request.squashed),
         gaps=any(spec.missing for spec in request.inputs),
+        fed=frozenset(spec.shape[1:] for spec in request.inputs),
     )
     graph = request.graph
     turn = sampling.each(graph.turn, request.inputs, graph.inputs)

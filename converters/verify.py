@@ -96,6 +96,8 @@ class Comparison:
         ragged: Outputs that have another size for each sample; they come one sample at a time.
         squashed: Outputs whose reference is off by up to `SIGMOID`.
         gaps: Inputs take NaN, so that NaN is an answer.
+        fed: Shapes of a sample of each input: an answer of such a shape is no vector of class scores, but what an
+            autoencoder makes of its input.
     """
 
     policy: str
@@ -106,6 +108,7 @@ class Comparison:
     ragged: frozenset[str] = frozenset()
     squashed: frozenset[str] = frozenset()
     gaps: bool = False
+    fed: frozenset[tuple[int | None, ...]] = frozenset()
     _outputs: dict[str, OutputErrors] = field(default_factory=dict)
     _edges: dict[str, OutputErrors] = field(default_factory=dict)
     _classes: Classes = field(default_factory=Classes)
@@ -113,6 +116,7 @@ class Comparison:
     _samples: int = 0
     _unsteady: int = 0
     _chosen: str | None = None
+    _echoes: bool = False
     _calibrated: Counter[int] = field(default_factory=Counter)
     _thinner: Thinner = field(default_factory=Thinner)
 
@@ -126,6 +130,7 @@ class Comparison:
         """
         bounds = policy(self.policy)
         self._chosen = self.interpret.output or self._chosen or next(iter(reference))
+        self._echoes |= reference[self._chosen].shape[1:] in self.fed
         for name, expected in reference.items():
             self._outputs.setdefault(name, OutputErrors()).add(expected, _like(answer, name, expected))
         expected, found = reference[self._chosen], answer[self._chosen]
@@ -339,7 +344,7 @@ class Comparison:
                 failures.append(Failure("verify-agreement", message, _TRY))
         if decided < FEW:
             failures += self._noise(bounds, {self._chosen or ""})
-        if not self._is_classifier and self._classes.vector and self.interpret.task == "other":
+        if not self._is_classifier and self._classes.vector and self.interpret.task == "other" and not self._echoes:
             warnings.append(
                 "the output looks like class scores without a softmax: add labels to --eval, or --task classification, "
                 "so that agreement on the class is judged and not only noise"

@@ -5,15 +5,22 @@ It runs in the engine child, as those of `jobs` do.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekit.converters import sampling
 from edgekit.converters.jobs import Event, QuantizeRequest, batch_size, quantize_to_compare
 from edgekit.converters.stages import CalibrationOptions, Feeds, Graph, QuantizeOptions, Ranges
 from edgekit.data_ref import DataRef
-from edgekit.tensors import TensorSpec
+from edgekit.tensors import TensorSpec, fixed_batch
+
+if TYPE_CHECKING:
+    from edgekit.converters.calibration import range_choice
+
+FORESEEING = ("auto", "room")
+"""Observers that conclude from how often values come: a sample that comes again counts once."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,9 @@ def observe(request: ObserveRequest) -> Generator[Event, None, Ranges]:
     graph, data = request.graph, open_data(request.data, request.inputs, Path(request.scratch))
 
     def feeds() -> Iterator[Feeds]:
-        for batch in data.batches(batch_size(request.inputs)):
-            yield from map(graph.turn, sampling.taken(batch.feeds, request.inputs, graph.inputs))
+        batches = (batch.feeds for batch in data.batches(batch_size(request.inputs)))
+        for batch in sampling.distinct(batches) if request.options.observer in FORESEEING else batches:
+            yield from map(graph.turn, sampling.taken(batch, request.inputs, graph.inputs))
 
     resumed = None
     if request.data_sha256 is not None:
@@ -60,10 +68,31 @@ def observe(request: ObserveRequest) -> Generator[Event, None, Ranges]:
         tried = replace(candidate, rules=request.quantizing.rules)
         return quantize_to_compare(QuantizeRequest(graph, tried, request.precision, request.quantizing, str(path)))
 
+    trial = (yield from _trial(request, feeds)) if len(ranges.alternatives) > 1 else None
     steps = range_choice.choose(
-        graph, ranges, quantized, feeds, Path(request.scratch), request.options.threads, even=request.even
+        graph, ranges, quantized, feeds, Path(request.scratch), request.options.threads, even=request.even, trial=trial
     )
     return replace((yield from steps).ranges, rules=request.quantizing.rules)
+
+
+def _trial(
+    request: ObserveRequest, feeds: Callable[[], Iterator[Feeds]]
+) -> Generator[Event, None, range_choice.Trial | None]:
+    """Ranges of some samples, and others to measure them by; None where there are too few for both."""
+    from edgekit.converters.calibrate import calibrate
+    from edgekit.converters.calibration import range_choice
+    from edgekit.converters.repairs.samples import Samples
+
+    graph = request.graph
+    if sampling.whole(graph.inputs) or range_choice.too_large(graph):
+        return None
+    some = list(Samples(feeds(), range_choice.TRIED, fixed_batch(graph.inputs)))
+    asked = some[range_choice.EVERY - 1 :: range_choice.EVERY]
+    if not asked:
+        return None
+    rest = [feed for number, feed in enumerate(some) if (number + 1) % range_choice.EVERY]
+    found = yield from _counted(calibrate(graph, iter(rest), request.options), len(rest))
+    return range_choice.Trial(found.alternatives, lambda: iter(asked))
 
 
 def _counted(steps: Generator[Event, None, Ranges], total: int) -> Generator[Event, None, Ranges]:

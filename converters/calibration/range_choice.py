@@ -31,17 +31,34 @@ SAMPLES = 64
 """Enough: the figures of 64 and of 1,000 samples differed by 0.3 dB, those of sets by 1 to 3."""
 
 _MARGIN = 0.3
-"""dB by which another set must be better than the first one, besides being so for certain: the samples that decide are
-those that the ranges were taken from, on which cutting them closer looks better than it is."""
+"""dB by which another set must be better than the first one, besides being so for certain."""
+
+TRIED, EVERY = 96, 3
+"""For a trial: one in three of so many samples is kept from the ranges."""
 
 _CERTAIN = 2.0
 """Standard errors of a difference, taken sample by sample, from which it is one."""
 
 _LARGEST = 64 << 20
-"""Bytes of a float graph from which a quantization takes so long that the first set is taken unmeasured."""
+"""Bytes of a float graph."""
 
 _PERFECT = 100.0
 """dB that stand for answers without any error."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the ways are measured by: samples that their ranges do not know. On those that ranges were taken from,
+    cutting closer looks better than it is, and room for more is a loss.
+
+    Attributes:
+        ways: As `Ranges.alternatives`, of other samples.
+        feeds: The samples that these have not seen.
+    """
+
+    ways: Mapping[str, Mapping[str, Range]]
+    feeds: Callable[[], Iterator[Feeds]]
+
 
 Quantize = Callable[[Ranges, Path], Graph]
 Answers = list[NDArray[np.float32]]
@@ -70,6 +87,7 @@ def choose(
     threads: int = 2,
     *,
     even: bool = False,
+    trial: Trial | None = None,
 ) -> Generator[dict[str, Any], None, Choice]:
     """Decide among `ranges.alternatives`.
 
@@ -81,6 +99,7 @@ def choose(
         folder: For the files in between.
         threads: Of the engine.
         even: Measure the mean error of the answers for the biases to take it back, see `repairs.ends`.
+        trial: To measure the ways by; None to measure them on the samples that they come from.
 
     Yields:
         `{"comparing": way, "done": sets, "total": sets}`.
@@ -90,38 +109,53 @@ def choose(
         And what `quantize` raises.
     """
     ways = _distinct(ranges.alternatives) or {"": ranges.tensors}
-    large = Path(graph.path).stat().st_size > _LARGEST
-    known = ends(graph) if even and not large else []
-    if large or (len(ways) < 2 and not any(known)):
+    known = ends(graph) if even and not too_large(graph) else []
+    if too_large(graph) or (len(ways) < 2 and not any(known)):
         way = next(iter(ways))
         return Choice(_taken(ranges, way, ways[way]), {})
-    wanted = answers(graph, feeds, threads)
+    asked, tried = (feeds, ways) if trial is None else (trial.feeds, {way: trial.ways[way] for way in ways})
+    wanted = answers(graph, asked, threads)
 
-    def answered(tried: Ranges) -> list[Answers]:
+    def answered(tensors: Mapping[str, Range], by: Callable[[], Iterator[Feeds]], **more: Any) -> list[Answers]:
         path = folder / f"choice.{graph.format}"
         try:
-            return answers(quantize(tried, path), feeds, threads)
+            made = quantize(Ranges(ranges.observer, ranges.samples, dict(tensors), **more), path)
+            return answers(made, by, threads)
         finally:
             path.unlink(missing_ok=True)
 
     scores: dict[str, Score] = {}
-    plain: dict[str, tuple[Score, dict[str, tuple[float, ...]]]] = {}
-    for done, (way, tensors) in enumerate(ways.items()):
+    found: dict[str, list[Answers]] = {}
+    for done, (way, tensors) in enumerate(tried.items() if len(ways) > 1 else ()):
         yield {"comparing": way, "done": done, "total": len(ways)}
-        found = answered(Ranges(ranges.observer, ranges.samples, dict(tensors)))
-        lack = shifts(wanted, found, known)
-        scores[way] = score(wanted, found, lack)
-        plain[way] = score(wanted, found), by_layer(known, lack)
-    first, *others = scores
-    best = max(others, key=lambda way: scores[way].decibels, default=first)
-    better = scores[best].decibels > scores[first].decibels + _MARGIN and scores[best].surely_above(scores[first])
-    way = best if better else first
+        found[way] = answered(tensors, asked)
+        scores[way] = score(wanted, found[way], shifts(wanted, found[way], known))
+    way = _best(scores) if scores else next(iter(ways))
+    taken = _taken(ranges, way, ways[way])
     decibels = {name: one.decibels for name, one in scores.items()}
-    taken, (before, shifted) = _taken(ranges, way, ways[way]), plain[way]
-    if shifted:
-        evened = replace(taken, shifts=shifted)
-        taken = evened if score(wanted, answered(evened)).decibels > before.decibels else taken
+    if not any(known):
+        return Choice(taken, decibels)
+    if trial is not None or not scores:
+        wanted = answers(graph, feeds, threads)
+        found[way] = answered(taken.tensors, feeds)
+    shifted = by_layer(known, shifts(wanted, found[way], known))
+    evened = answered(taken.tensors, feeds, shifts=shifted) if shifted else found[way]
+    if score(wanted, evened).decibels > score(wanted, found[way]).decibels:
+        taken = replace(taken, shifts=shifted)
     return Choice(taken, decibels)
+
+
+def _best(scores: Mapping[str, Score]) -> str:
+    """The first way, unless another is better by a margin and surely so."""
+    first, *others = scores
+    best = max(others, key=lambda way: scores[way].decibels)
+    better = scores[best].decibels > scores[first].decibels + _MARGIN and scores[best].surely_above(scores[first])
+    return best if better else first
+
+
+def too_large(graph: Graph) -> bool:
+    """Whether quantizing it takes so long that the first way is taken unmeasured."""
+    return Path(graph.path).stat().st_size > _LARGEST
 
 
 def _taken(ranges: Ranges, way: str, tensors: Mapping[str, Range]) -> Ranges:

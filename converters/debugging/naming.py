@@ -84,8 +84,9 @@ def source_layer(names: Names, net: Net, op: Op | None, reference: str) -> str |
     steps = _steps(net, op, reference)
     known = set(names.layers)
     for step in reversed(steps):
-        parts = step.split("/")
-        inside = [part for part in reversed(parts) if part in known or _NUMBER.sub("", part) in known]
+        *scopes, operator = step.split("/")
+        # The operator in a layer may be called as another layer is: "add_1/add".
+        inside = [part for part in (*reversed(scopes), operator) if part in known or _NUMBER.sub("", part) in known]
         if inside:
             return inside[0] if inside[0] in known else _NUMBER.sub("", inside[0])
     return next((scope for scope in map(_scope, reversed(steps)) if scope), None) or _scope(reference) or None

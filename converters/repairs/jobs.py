@@ -87,10 +87,10 @@ def settle(request: SettleRequest) -> Settled:
 
 
 def _feeds(request: MendRequest | SettleRequest, most: int) -> Iterator[Feeds]:
-    """The first samples as the graph takes them."""
+    """The first samples as the graph takes them, each once."""
     from edgekit.data import open_data
 
     some = replace(request.data, samples=min(most, request.data.samples or most))
     data = open_data(some, request.inputs, Path(request.scratch))
-    for batch in data.batches(_BATCH):
-        yield from sampling.taken(batch.feeds, request.inputs, request.graph.inputs)
+    for batch in sampling.distinct(batch.feeds for batch in data.batches(_BATCH)):
+        yield from sampling.taken(batch, request.inputs, request.graph.inputs)

@@ -11,7 +11,7 @@ _SHOWN = 12
 _DRAWN = 4
 """Of the worst layers: whose histograms and weights are drawn."""
 _CEILING = 100.0
-"""dB; what is exact is drawn there."""
+"""dB, from which on a tensor counts as exact: it is left out of the drawing, which would be all ceiling."""
 
 Layer = dict[str, Any]
 
@@ -81,32 +81,35 @@ def _along(layers: list[Layer]) -> list[str]:
 
     def paint(axes: Any) -> None:
         for label, key, color in lines:
-            places = [place for place, layer in enumerate(ordered) if key == "sqnr_db" or layer["isolated_cosine"]]
-            values = [_drawn(ordered[place][key]) for place in places]
+            known = [place for place, layer in enumerate(ordered) if key == "sqnr_db" or layer["isolated_cosine"]]
+            places = [place for place in known if not _exact(ordered[place][key])]
+            values = [max(-20.0, ordered[place][key]) for place in places]
             axes.plot(places, values, ".-", color=color, label=label, linewidth=1.3, markersize=5)
         step = max(1, len(ordered) // 14)
         marked = range(0, len(ordered), step)
         axes.set_xticks(list(marked), [plots.short(_called(ordered[i]), 22) for i in marked], rotation=40, ha="right")
         axes.set_ylabel("SQNR, dB")
         axes.grid(visible=True, axis="y")
-        axes.legend(loc="lower left", labelcolor=plots.INK)
+        axes.legend(loc="best", labelcolor=plots.INK)
 
+    if all(_exact(layer["sqnr_db"]) for layer in ordered):
+        return []
     caption = (
-        "Signal to noise from the first layer to the last: a step down of the line `as it is` is where accuracy goes; "
-        f"a dip of the line `alone` is the layer that does it. What is exact is drawn at {_CEILING:.0f} dB."
+        'Signal to noise from the first layer to the last: a step down of the line "as it is" is where accuracy goes; '
+        'a dip of the line "alone" is the layer that does it. What is exact is left out.'
     )
     return [section("Along the network", plot(caption, plots.draw("along", 4.2, paint, caption)))]
 
 
-def _drawn(value: float | None) -> float:
-    return _CEILING if value is None else max(-20.0, min(_CEILING, value))
+def _exact(decibels: float | None) -> bool:
+    return decibels is None or decibels >= _CEILING
 
 
 def _shares(layers: list[Layer]) -> list[str]:
     worst = [layer for layer in layers if layer["contribution"]][:_SHOWN]
     if not worst:
         return []
-    labels = [f"{plots.short(_called(layer), 26)} {plots.short(layer['op'], 14)}" for layer in worst]
+    labels = [f"{plots.short(_called(layer), 26)} {plots.short(layer['op'], 18)}" for layer in worst]
     drawing = plots.bars(labels, [100 * layer["contribution"] for layer in worst], "% of the error at the outputs")
     caption = f"{_called(worst[0])} makes {100 * worst[0]['contribution']:.0f} % of the error that layers make alone."
     return [section("Who does it", plot(caption, plots.draw("shares", 0.7 + 0.26 * len(worst), drawing, caption)))]

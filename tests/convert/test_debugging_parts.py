@@ -203,6 +203,10 @@ def test_keras_layers_are_found_in_fused_names():
     fused = "model/act/Relu;model/bn/FusedBatchNormV3;model/conv2d_1/BiasAdd/ReadVariableOp;model/conv2d_1/Conv2D1"
     assert source_layer(names, net, op, fused) == "conv2d_1"
     assert source_layer(Names(), net, op, fused) == "model/conv2d_1"
+    # An operator is called as another layer is.
+    sums = Names(layers=("add", "add_1", "act"))
+    assert source_layer(sums, net, op, "model/act/Relu;model/add_1/add") == "add_1"
+    assert source_layer(sums, net, op, "model/act/Relu;model/add/add") == "add"
     assert source_layer(Names(), net, op, "t7") is None
 
 

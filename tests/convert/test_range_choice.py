@@ -11,10 +11,12 @@ import pytest
 from edgekit.converters import quantizers
 from edgekit.converters.calibrate import calibrate
 from edgekit.converters.calibration import range_choice
-from edgekit.converters.calibration.range_choice import choose
+from edgekit.converters.calibration.observing import ObserveRequest, observe
+from edgekit.converters.calibration.range_choice import Trial, choose
 from edgekit.converters.calibration.taps import tap
 from edgekit.converters.stages import CalibrationOptions, Graph, QuantizeOptions, Range, Ranges
 from edgekit.converters.steps import Step, scores
+from edgekit.data_ref import DataRef
 from edgekit.precision import precisions
 from edgekit.tensors import TensorSpec
 
@@ -119,6 +121,58 @@ def test_large_graphs_take_the_first(tiny_files, tmp_path, monkeypatch):
     ways = {"a": squeezed(plain, 0.5), "b": plain.tensors}
     choice, _ = drain(choose(graph, replace(plain, alternatives=ways), None, None, tmp_path))
     assert choice.ranges == Ranges("minmax: a", plain.samples, ways["a"])
+
+
+def test_ways_are_measured_by_a_trial_and_taken_from_all(tiny_files, tmp_path):
+    graph = small(tiny_files, "tflite")
+    feeds = data(graph)
+    plain = observed(graph, feeds, "minmax")
+    ways = {"first": plain.tensors, "other": squeezed(plain, 0.98)}
+    asked = data(graph, 7)
+    # Of the samples that others were taken from, the first is far too narrow.
+    trial = Trial({"first": squeezed(plain, 0.1), "other": plain.tensors}, asked)
+    choice, _ = drain(choose(graph, replace(plain, alternatives=ways), quantized(graph), feeds, tmp_path, trial=trial))
+    assert choice.ranges == Ranges("minmax: other", plain.samples, ways["other"])
+    assert choice.decibels["other"] > choice.decibels["first"] + 5
+
+
+def observing_of(graph: Graph, folder: Path, x, observer: str = "auto") -> ObserveRequest:
+    np.savez(folder / "data.npz", image=x)
+    (folder / "scratch").mkdir(exist_ok=True)
+    return ObserveRequest(
+        graph, DataRef(str(folder / "data.npz")), graph.inputs, CalibrationOptions(observer), "int8",
+        QuantizeOptions("float"), str(folder / "scratch"),
+    )  # fmt: skip
+
+
+def test_samples_that_come_again_change_no_range(tiny_files, tmp_path):
+    graph = small(tiny_files, "tflite")
+    (feeds,) = data(graph, 12)()
+    once, _ = drain(observe(observing_of(graph, tmp_path, feeds["image"])))
+    again, _ = drain(observe(observing_of(graph, tmp_path, np.repeat(feeds["image"], 5, axis=0))))
+    assert again == once
+    counted, _ = drain(observe(observing_of(graph, tmp_path, np.repeat(feeds["image"], 5, axis=0), "percentile")))
+    assert counted.samples == 60
+
+
+def test_ways_are_tried_on_samples_that_their_ranges_do_not_know(tiny_files, tmp_path, monkeypatch):
+    graph = small(tiny_files, "tflite")
+    (feeds,) = data(graph, 12)()
+    trials: list[Trial] = []
+
+    def noted(*given, trial, **more):
+        trials.append(trial)
+        return choose(*given, trial=trial, **more)
+
+    monkeypatch.setattr(range_choice, "choose", noted)
+    drain(observe(observing_of(graph, tmp_path, feeds["image"])))
+    asked = np.concatenate([one["image"] for one in trials[0].feeds()])
+    np.testing.assert_array_equal(asked, feeds["image"][2::3])
+    rest = np.delete(feeds["image"], np.arange(2, 12, 3), axis=0)
+    assert trials[0].ways["minmax"] == observed(graph, lambda: iter([{"image": rest}])).alternatives["minmax"]
+    # Two samples are too few for both.
+    drain(observe(observing_of(graph, tmp_path, feeds["image"][:2])))
+    assert trials[1] is None
 
 
 @pytest.mark.parametrize("format", FORMATS)

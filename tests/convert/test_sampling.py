@@ -85,3 +85,21 @@ def test_a_size_that_must_be_said_is_asked_for_without_a_batch():
     with pytest.raises(UsageError, match="state") as caught:
         edgekit.convert(detector("N"), to="tflite")
     assert "--input state=2,1,3" in str(caught.value.next_step)
+
+
+def test_samples_that_came_before_are_left_out_whole_or_in_part():
+    a, b = DICE.random((6, 2, 3)).astype("f4"), np.arange(6)
+    first = {"a": a[[0, 1, 0]], "b": b[[0, 1, 0]]}
+    # The same "a" beside another "b" is another sample.
+    second, third = {"a": a[[1, 0]], "b": b[[1, 5]]}, {"a": a[[1]], "b": b[[1]]}
+    found = list(sampling.distinct([first, second, third]))
+    assert [len(one["a"]) for one in found] == [2, 1]
+    np.testing.assert_array_equal(found[0]["a"], a[[0, 1]])
+    np.testing.assert_array_equal(found[1]["b"], b[[5]])
+
+
+def test_what_is_remembered_of_samples_is_bounded(monkeypatch):
+    monkeypatch.setattr(sampling, "_REMEMBERED", 2)
+    rows = {"x": np.array([[1.0], [2.0], [3.0], [3.0], [1.0]])}
+    (found,) = sampling.distinct([rows])
+    assert found["x"].ravel().tolist() == [1.0, 2.0, 3.0, 3.0]

@@ -186,6 +186,15 @@ def test_logits_are_judged_by_noise_until_declared():
     assert codes(verdict("quantized", x, rotated, interpret=said, declared=True)) == ["verify-agreement"]
 
 
+def test_what_an_autoencoder_answers_is_not_taken_for_scores():
+    x = logits()
+    for fed, doubts in (({x.shape[1:]}, False), ({(7,)}, True)):
+        comparison = Comparison("quantized", Interpret(), fed=frozenset(fed))
+        comparison.add({"out": x}, {"out": x})
+        said = comparison.finish("evaluation").warnings
+        assert any("class scores" in warning for warning in said) == doubts
+
+
 def test_regressions_and_detectors_are_judged_by_noise():
     boxes = DICE.random((20, 30, 4)).astype(np.float32)
     noise = DICE.normal(size=boxes.shape).astype(np.float32)
