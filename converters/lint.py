@@ -14,6 +14,7 @@ import numpy as np
 
 from edgekit.converters.stages import Array
 from edgekit.data import GUESS_FIX, Dataset
+from edgekit.feeding import Preprocess
 from edgekit.metrics import PLACES_FIX
 from edgekit.runtimes.base import absent
 from edgekit.tensors import TensorSpec
@@ -34,6 +35,12 @@ SHARE = 0.05
 
 SPREAD = 0.35
 """A calibration set whose per-sample means spread by less than this share of the evaluation's is too much alike."""
+
+BEYOND = 0.25
+"""Share of the range of prepared pictures or waves by which arrays may leave it: margins that differ, not scales."""
+
+WITHIN = 1 / 64
+"""Arrays that fill less of that range were prepared otherwise: 1 of 255, or 2, is the usual share."""
 
 STEPS = 2.0
 """Of the 255 between the ends of an input: a feature that spans less than that comes out of int8 as a constant."""
@@ -132,6 +139,7 @@ def lint(calibration: Dataset | None, evaluation: Dataset | None, inputs: tuple[
         if data is not None:
             surveys[name] = _survey(data, inputs)
             findings += [*_alone(name, surveys[name]), *_left_out(name, data)]
+            findings += _otherwise(name, data.ref.preprocess, surveys[name], inputs)
     if evaluation is not None:
         for doubt, fix in ((evaluation.guess, GUESS_FIX), (evaluation.places, PLACES_FIX)):
             if doubt:
@@ -195,6 +203,41 @@ def _alone(name: str, survey: _Survey) -> list[Finding]:
         message = f"only {len(survey.digests)} of {survey.samples} {name} samples are different."
         findings.append(Finding("warning", "data-duplicates", message, "Drop the duplicates: they teach nothing."))
     return findings
+
+
+def _otherwise(name: str, how: Preprocess, survey: _Survey, inputs: tuple[TensorSpec, ...]) -> list[Finding]:
+    """Arrays go in as they are; files, and whatever the device is given, are prepared first. Both must agree."""
+    reach = _reach(how)
+    if reach is None:
+        return []
+    low, high = reach
+    findings = []
+    for spec in inputs:
+        seen, room = survey.inputs[spec.name], BEYOND * (high - low)
+        if not spec.dtype.startswith("float") or not seen.count:
+            continue
+        beyond = seen.low < low - room or seen.high > high + room
+        if beyond or 0 < seen.high - seen.low < WITHIN * (high - low):
+            what = "a picture" if how.kind == "image" else "a sound"
+            message = (
+                f"{spec.name} holds [{seen.low:.4g}, {seen.high:.4g}] in the {name} data; {what} that is prepared as "
+                f"[preprocess] says holds [{low:.4g}, {high:.4g}]."
+            )
+            fix = "Store prepared values, as the model was trained with, or give the files; or correct [preprocess]."
+            findings.append(Finding("error", "data-scale", message, fix))
+    return findings
+
+
+def _reach(how: Preprocess) -> tuple[float, float] | None:
+    """Least and largest value of a picture, or of a plain wave, once it is prepared; None of what has no ends."""
+    if how.kind == "image":
+        raw = np.array([0.0, 255.0])
+    elif how.kind == "waveform" and (how.audio is None or how.audio.features == "wave"):
+        raw = np.array([-1.0, 1.0])
+    else:
+        return None
+    made = (raw[:, None] * how.scale - np.array(how.mean)) / np.array(how.std)
+    return float(made.min()), float(made.max())
 
 
 def _left_out(name: str, data: Dataset) -> list[Finding]:

@@ -133,7 +133,7 @@ def complete(
     if how.output in (None, answer) and how.task == "other" and not said.declared:
         how = replace(how, task=task)
     if how.output is None and answer is not None:
-        how = replace(how, output=answer)
+        how = replace(how, output=_scored(outputs, answer) if how.task == "anomaly" else answer)
     if how.output is not None and how.output not in names:
         raise UsageError("metadata-invalid", f"there is no output {how.output}; known: {', '.join(names)}")
     about = how.detection
@@ -152,6 +152,12 @@ def complete(
             )
         how = replace(how, labels=class_names)
     return replace(said, interpret=how)
+
+
+def _scored(outputs: tuple[TensorSpec, ...], answer: str) -> str:
+    """Outlier detectors say 1 or -1 beside their score, and thresholds are on the score."""
+    scores = [spec.name for spec in outputs if spec.dtype.startswith("float")]
+    return answer if answer in scores or len(scores) != 1 else scores[0]
 
 
 def _classes(spec: TensorSpec) -> int | None:

@@ -103,7 +103,7 @@ class AnomalyReading:
 
     Attributes:
         score: The model's own first value; or the "reconstruction" error, the mean square of output minus input.
-        below: Low values are anomalies (scikit-learn's `score_samples`).
+        below: Low values are anomalies (scikit-learn's `decision_function`).
     """
 
     score: Literal["output", "reconstruction"] = "output"

@@ -58,7 +58,7 @@ def quantize(model: Any, only: Container[str] | None = None) -> tuple[bool, tupl
     notes = []
     if kept:
         notes.append(f"{len(kept)} weights stay in float32 because float16 cannot hold their values: {', '.join(kept)}")
-    if not casts:
+    elif not casts:
         notes.append(f"no weight has {SMALLEST} elements or more: all stay in float32")
     return bool(casts), tuple(notes)
 

@@ -8,6 +8,7 @@ import pytest
 from edgekit.converters.lint import lint
 from edgekit.data import open_data
 from edgekit.data_ref import DataRef
+from edgekit.feeding import AudioSteps, Preprocess
 from edgekit.tensors import TensorSpec
 
 INPUTS = (TensorSpec("x", (None, 8), "float32"),)
@@ -145,3 +146,26 @@ def test_the_head_of_a_sorted_file_is_noticed(shared, tmp_path):
             open_data(DataRef(str(tmp_path / "c.npz")), inputs), open_data(DataRef(str(rest)), inputs), inputs
         )
         assert {finding.code for finding in report.findings} == ({"data-shift"} if expected else set())
+
+
+NET = {"kind": "image", "scale": 1 / 255}
+TORCH = {"kind": "image", "scale": 1 / 255, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+WAVE = {"kind": "waveform"}
+
+
+@pytest.mark.parametrize(
+    ("how", "times", "plus", "wrong"),
+    [
+        (NET, 1, 0, False), (NET, 255, 0, True), (NET, 1 / 255, 0, True), (NET, 0.3, 0.2, False),
+        ({"kind": "image"}, 255, 0, False), ({"kind": "image"}, 1, 0, True), ({"kind": "image"}, 255, -128, True),
+        (TORCH, 4.5, -2, False), (TORCH, 1, 0, False), (TORCH, 255, 0, True),
+        (WAVE, 2, -1, False), (WAVE, 65535, -32768, True),
+        ({"kind": "waveform", "audio": AudioSteps(rate=16000, features="log-mel")}, 30, -20, False),
+        ({"kind": "array"}, 1e4, 0, False),
+    ],
+)  # fmt: skip
+def test_arrays_that_the_preparation_cannot_make_are_errors(tmp_path, how, times, plus, wrong):
+    np.savez(tmp_path / "d.npz", x=(DICE.random((40, 8)) * times + plus).astype(np.float32))
+    data = open_data(DataRef(str(tmp_path / "d.npz"), preprocess=Preprocess(**how)), INPUTS)
+    for pair in ((data, None), (None, data)):
+        assert {f.code: f.severity for f in lint(*pair, INPUTS).findings} == ({"data-scale": "error"} if wrong else {})

@@ -756,6 +756,9 @@ def test_float16_leaves_what_it_cannot_hold(tmp_path):
     after = convert(before, tmp_path, "fp16")
     assert any("1 weights stay in float32" in note for note in after.notes)
     assert compare(before, after, samples(before)) >= 55
+    alone = saved(net.model(net.op("Gemm", "x", net.constant(large), net.constant(np.zeros(32)))), tmp_path)
+    (note,) = convert(alone, tmp_path, "fp16").notes
+    assert "cannot hold" in note
 
 
 # -- Real models ------------------------------------------------------------------------------------------------

@@ -105,6 +105,17 @@ def test_an_output_named_like_the_labels_is_measured_on_them():
     assert complete(metadata.read(None, None, None), label="y").output is None
 
 
+def test_an_anomaly_is_read_from_the_score_beside_the_label():
+    outputs = TensorSpec("label", (None, 1), "int64"), TensorSpec("score", (None, 1), "float32")
+
+    def read(task):
+        said = metadata.read({"interpret": {"task": task, "threshold": 0.5}}, None, None)
+        return metadata.complete(said, outputs, label=None, answer="label").interpret.output
+
+    assert read("anomaly") == "score"
+    assert read("classification") == "label"
+
+
 def test_labels_and_outputs_must_be_the_model_s():
     with pytest.raises(UsageError, match="known: scores, ink"):
         complete(metadata.read({"interpret": {"output": "boxes"}}, None, None))
