@@ -74,6 +74,23 @@ class Later(Verdict):
         return Verdict, (self.ood_score, self.uncertainty, self.alarms, self.doubt)
 
 
+_SURE = 1e-6
+"""Below which one minus a probability is mostly rounding."""
+
+
+def _unsure(scores: Array) -> Array:
+    """[n]: one minus the top class's probability [n, classes]; of a model that is nearly always sure what the others
+    add up to, or all of its answers were as sure as each other.
+    """
+    found = 1.0 - scores.max(axis=1)
+    sure = np.flatnonzero(found < _SURE)
+    if sure.size:
+        others = scores[sure]
+        others[np.arange(sure.size), others.argmax(axis=1)] = 0.0
+        found[sure] = others.sum(axis=1)
+    return np.asarray(found)
+
+
 class Block:
     """See the module header.
 
@@ -187,7 +204,7 @@ class Block:
             told.far[begin:end] = -self.middle / self._reach
         if self._rows.classes:
             scores = self.scores[begin:end] = self._rows.probabilities(self._raw[begin:end])
-            told.unsure[begin:end] = 1.0 - scores.max(axis=1)
+            told.unsure[begin:end] = _unsure(scores)
         self.judged = end
 
     def doubt(self, right: Rightness) -> None:

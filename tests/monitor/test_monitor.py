@@ -204,6 +204,19 @@ def test_a_sample_far_from_all_others(reference):
     assert strange.uncertainty == pytest.approx(2 / 3)
 
 
+def test_answers_that_are_all_but_certain_are_not_all_as_certain(reference):
+    """Logits in the thousands: one minus the top probability is 0 for nearly all of them."""
+    how = Interpret(task="classification", scores="logits")
+    x, _ = stream(60, 13)
+    gaps = np.linspace(20, 300, 60)
+    scores = np.zeros((60, 3), np.float32)
+    scores[:, 0] = gaps
+    monitor = Monitor(reference, ROWS, SCORES, None, how)
+    seen = [monitor.observe({"x": x[n : n + 1]}, {"scores": scores[n : n + 1]}).uncertainty for n in range(60)]
+    np.testing.assert_allclose(seen, 2 * np.exp(-scores[:, 0].astype(float)), rtol=1e-6)
+    assert (np.diff(seen) < 0).all()
+
+
 def test_batches_are_the_same_as_single_calls(reference):
     x, scores = stream(700, 11)
     x[300:, 0] += 1.5

@@ -33,7 +33,7 @@ def test_what_the_monitor_doubts_counts_before_what_the_model_does():
     bounded = Belonging(Plan(uncertain=Draw(at=0.5)).draws)
     wrong, drawn = [], []
     for _ in range(2000):
-        doubt, unsure = 0.6 * dice.random() ** 4, 0.2 * dice.random()
+        doubt, unsure = 0.6 * dice.random() ** 4, 0.1 + 0.1 * dice.random()
         wrong.append(bool(dice.random() < doubt))
         drawn.append("uncertain" in belongs(0.5, unsure, answered(1 - unsure), None, 1.0, doubt))
         assert "uncertain" not in bounded(0.5, unsure, answered(1 - unsure), None, 1.0, doubt)
