@@ -6,6 +6,7 @@ a manifest of before is read as before. `edgekit.runtimes.preprocess` does what 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -185,6 +186,8 @@ class Preprocess:
     def __post_init__(self) -> None:
         if not all(self.std):
             raise ValueError("std must not be zero")
+        if not all(map(math.isfinite, (self.scale, *self.mean, *self.std))) or not (self.mean and self.std):
+            raise ValueError("scale, mean and std are finite numbers, and at least one each")
         for name, kind in (("image", "image"), ("audio", "waveform"), ("table", "table"), ("text", "text")):
             if getattr(self, name) is not None and self.kind != kind:
                 raise ValueError(f'the table {name} is for kind = "{kind}", not "{self.kind}"')

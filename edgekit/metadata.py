@@ -103,6 +103,49 @@ def _told(how: Interpret) -> dict[str, Any]:
     return {key: value for key, value in table.items() if (key, value) != ("task", "other")}
 
 
+def check_inputs(how: Preprocess, inputs: tuple[TensorSpec, ...]) -> None:
+    """What is said of the values must be something that `predict` does with them.
+
+    Args:
+        how: As the owner said it.
+        inputs: The model's.
+
+    Raises:
+        UsageError: `metadata-invalid`: scale, mean or std of arrays, which pass as they are; another number of means
+            or stds than the input has channels.
+    """
+    if how.kind == "array" and not how.identity:
+        raise UsageError(
+            "metadata-invalid",
+            'scale, mean and std say nothing of kind = "array": arrays are finished tensors, and pass as they are',
+            next_step='Say what is fed (kind = "image", "waveform", "table" or "text"), leave them out and prepare the '
+            "arrays yourself, or put them into the graph with --fold-preprocess.",
+        )
+    if len(inputs) != 1:  # things become a single tensor
+        return
+    (spec,) = inputs
+    counts = _channels(how, spec)
+    for name, values in (("means", how.mean), ("stds", how.std)):
+        if len(values) != 1 and counts and len(values) not in counts:
+            raise UsageError(
+                "metadata-invalid",
+                f"[preprocess] has {len(values)} {name} for {spec.describe()}; it takes 1"
+                + "".join(f" or {count}" for count in sorted(counts - {1})),
+            )
+
+
+def _channels(how: Preprocess, spec: TensorSpec) -> set[int]:
+    """How many channels may have a mean of their own, in the source's layout or in the artifact's; empty where a free
+    size leaves it open.
+    """
+    if how.table is not None:
+        return {how.table.width}
+    ends = (spec.shape[1], spec.shape[-1]) if len(spec.shape) == 4 else spec.shape[-1:]
+    colors = {size for size in ends if size in (1, 3)} if how.kind == "image" else set()
+    found = colors or ends
+    return set() if None in found else {size for size in found if size is not None}
+
+
 def complete(
     said: Metadata,
     outputs: tuple[TensorSpec, ...],

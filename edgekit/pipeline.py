@@ -301,7 +301,9 @@ def identified(model: Any, options: Options, scratch: Path) -> Source:
 
 
 def _over_own(said: metadata.Metadata, source: Source, facts: LoadedFacts, options: Options) -> metadata.Metadata:
-    """What was said, over what an artifact of ours says of itself."""
+    """What was said, and can be done, over what an artifact of ours says of itself."""
+    if not options.fold_preprocess:
+        metadata.check_inputs(said.preprocess, facts.inputs)
     own = metadata.carried(source.path, facts.outputs) if source.kind in ("tflite", "onnx") else None
     return said if own is None else metadata.read(options.metadata, options.labels, options.task, own)
 

@@ -5,6 +5,7 @@ What all tasks share stands in one table, what a task adds in one of its own, wh
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -179,6 +180,10 @@ class Interpret:
                 raise ValueError(f'the table {name} is for task = "{task}", not "{self.task}"')
         if self.embedding is not None and self.embedding == self.output:
             raise ValueError(f"the output {self.output} holds the answer, and is no embedding beside it")
+        if self.threshold is not None and math.isnan(self.threshold):
+            raise ValueError("the threshold is no number")
+        if self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k}; it is at least 0")
         if self.task == "anomaly" and self.threshold is None:
             raise ValueError("an anomaly needs the threshold from which it is one")
         strange = sorted(set(self.wake.words if self.wake else ()) - set(self.labels))

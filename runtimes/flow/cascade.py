@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.errors import UsageError
+from edgekit.errors import FeedError, UsageError
+from edgekit.feeding import Preprocess
 from edgekit.runtimes.base import Array
 from edgekit.runtimes.interpretation.results import Detection, Detections
+from edgekit.runtimes.preparation import pictures
 
 if TYPE_CHECKING:
     from edgekit.runtimes.model import Model
@@ -58,13 +60,17 @@ class Cascade:
         self._labels, self._margin, self._limit = labels, margin, limit
 
     def predict(self, picture: Any, *, colors: str | None = None) -> tuple[Found, ...]:
-        """What is in a picture: a path, a Pillow image, or uint8 [H,W,3] (in `colors`, as `Model.predict` has it)."""
-        if isinstance(picture, (str, Path)):
-            from edgekit.runtimes.preprocess import open_image
+        """What is in a picture: a path, the bytes of a file, an open file, a Pillow image, or uint8 [H,W,3] (in
+        `colors`, as `Model.predict` has it).
 
-            picture = open_image(Path(picture))
-        if hasattr(picture, "convert"):
-            picture, colors = np.asarray(picture.convert("RGB")), "RGB"
+        Raises:
+            FeedError: `feed-dtype`, `feed-shape`: it is none of these. And what `Model.predict` raises.
+        """
+        if not isinstance(picture, np.ndarray):
+            picture, colors = _pixels(picture), "RGB"
+        if picture.ndim not in (2, 3):
+            sizes = ",".join(map(str, picture.shape))
+            raise FeedError("feed-shape", f"a cascade takes one picture [H,W,C], not [{sizes}]")
         seen = self._detector.predict(picture, colors=colors)
         if not isinstance(seen, Detections):
             raise UsageError("cascade-task", "the first model's manifest does not say how its boxes are read")
@@ -80,3 +86,14 @@ class Cascade:
         x = max(int(left - across), 0), min(round(right + across), width)
         y = max(int(top - down), 0), min(round(bottom + down), height)
         return picture[y[0] : y[1], x[0] : x[1]]
+
+
+def _pixels(picture: Any) -> Array:
+    """uint8 [H,W,3], RGB, of a picture that is no array."""
+    if isinstance(picture, (str, Path)):
+        picture = pictures.open_image(Path(picture))
+    elif pictures.holds_a_file(picture):
+        picture = pictures.read_image(picture, "a cascade")
+    if not hasattr(picture, "convert"):
+        raise FeedError("feed-dtype", f"a cascade takes a picture, not {type(picture).__name__}")
+    return pictures.pixels(picture, Preprocess("image"), 3)

@@ -23,7 +23,10 @@ def window(sample: Array, how: Interpret) -> WakeWord:
     check_greatest(flat := sample.reshape(-1))
     scores = probabilities(flat, how).tolist()
     words = (how.wake.words if how.wake else ()) or [name(index, how.labels) for index in range(len(scores))]
-    named = {name(index, how.labels): score for index, score in enumerate(scores)}
+    named: dict[str, float] = {}
+    for index, score in enumerate(scores):
+        label = name(index, how.labels)
+        named[label] = max(score, named.get(label, score))  # several classes may be one word
     return _best({word: named[word] for word in words if word in named}, how, quiet=False)
 
 

@@ -132,11 +132,18 @@ def test_without_data_random_inputs_prove_parity(case):
     assert proof.relative_error < 1e-4
 
 
+def test_preparation_of_arrays_is_refused_where_nobody_would_do_it(case):
+    told = {"preprocess": {"scale": 0.5}}
+    with pytest.raises(errors.UsageError, match="arrays are finished tensors") as caught:
+        run(case["source"], Options(to=case["format"], metadata=told))
+    assert caught.value.code == "metadata-invalid"
+
+
 def test_an_artifact_that_is_converted_again_keeps_how_it_is_fed_and_read(case, tmp_path):
     with edgekit.load(case["source"]) as model:
         classes = next(iter(model.run({case["name"]: case["x"][:1]}).values())).size
     labels = tuple(f"kind {place}" for place in range(classes))
-    told = {"preprocess": {"kind": "array", "scale": 0.5}, "interpret": {"task": "classification", "top_k": 2}}
+    told = {"preprocess": {"kind": "waveform", "scale": 0.5}, "interpret": {"task": "classification", "top_k": 2}}
     first = run(case["source"], Options(to=case["format"], output=tmp_path / "first", metadata=told, labels=labels))
     other = "tflite" if case["format"] == "onnx" else "onnx"
     again = run(tmp_path / "first", Options(to=other)).artifact.manifest

@@ -253,6 +253,31 @@ def test_frames_alike_are_left_out():
     assert stream.tally.alike == 3
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64, bool, np.uint16, np.int32])
+def test_frames_of_any_numbers_move(dtype):
+    most = 1 if np.dtype(dtype).kind in "fb" else 255 if dtype is np.uint8 else 60000
+    dark, moving = np.zeros((64, 64, 3), dtype), Motion()
+    light = np.full_like(dark, most)
+    assert [moving(frame) for frame in (dark, dark, light, light, dark)] == [True, False, True, False, True]
+
+
+def test_frames_that_are_broken_are_new():
+    moving = Motion()
+    assert moving(np.zeros((64, 64), np.float32))
+    assert moving(np.full((64, 64), np.nan, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [("a.png", "feed-dtype"), (b"a", "feed-dtype"), (np.zeros((0, 8, 3)), "feed-shape"), (np.zeros(8), "feed-shape"),
+     (np.zeros((1, 8, 8, 3)), "feed-shape")],
+)  # fmt: skip
+def test_what_is_no_frame(frame, code):
+    with pytest.raises(FeedError) as caught:
+        Motion()(frame)
+    assert caught.value.code == code
+
+
 def test_a_queue_ages():
     queue = Aging(2, "drop-oldest")
     assert [queue.put(n) for n in (1, 2, 3)] == [None, None, 1]
@@ -296,6 +321,34 @@ def test_a_cascade_looks_at_what_was_found():
     with pytest.raises(UsageError) as caught:
         edgekit.Cascade(Other(), Shape())
     assert caught.value.code == "cascade-task"
+
+
+class Values:
+    """Says how large the values of each crop are."""
+
+    def predict_batch(self, pictures, colors=None):
+        return [(int(picture.max()), picture.shape, colors) for picture in pictures]
+
+
+@pytest.mark.parametrize("form", ["path", "text", "bytes", "open", "pillow"])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_cascade_takes_pictures_as_predict_does(tmp_path, depth, form):
+    from PIL import Image
+
+    path = tmp_path / "gray.png"
+    made = np.full((60, 100), 100, np.uint8) if depth == 8 else np.full((60, 100), 25700, np.uint16)
+    Image.fromarray(made).save(path)
+    with path.open("rb") as file, Image.open(path) as pillow:
+        forms = {"path": path, "text": str(path), "bytes": path.read_bytes(), "open": file, "pillow": pillow}
+        found = edgekit.Cascade(Detector(), Values(), labels=("face",), limit=1).predict(forms[form])
+    assert [f.answer for f in found] == [(100, (20, 20, 3), "RGB")]
+
+
+@pytest.mark.parametrize("thing", [b"garbage", {"x": 1}, 3, np.zeros(4), np.zeros((1, 4, 4, 3), np.uint8)])
+def test_what_a_cascade_does_not_take(thing):
+    with pytest.raises(FeedError) as caught:
+        edgekit.Cascade(Detector(), Values()).predict(thing)
+    assert caught.value.code in ("feed-dtype", "feed-shape")
 
 
 def test_metrics_count_what_models_do(artifacts, samples):

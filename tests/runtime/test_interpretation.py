@@ -234,6 +234,13 @@ def test_a_window_by_itself():
     assert (quiet.label, quiet.heard) == (None, False)
 
 
+def test_a_word_of_several_classes_is_the_likeliest_of_them():
+    how = Interpret("wake-word", labels=("yes", "yes", "no"), scores="probabilities")
+    for scores in ([0.9, 0.05, 0.05], [0.05, 0.9, 0.05]):
+        answer = interpret({"y": np.array([scores])}, how)
+        assert (answer.label, answer.score, answer.scores) == ("yes", 0.9, {"yes": 0.9, "no": 0.05})
+
+
 def test_a_word_is_heard_once_when_it_stays():
     spotter = Spotter(WAKE)
     seen = []
@@ -261,6 +268,8 @@ def test_a_single_noisy_window_is_no_word():
         {"task": "wake-word", "wake": {"smoothing": 0}},
         {"task": "detection", "detection": {"family": "ssd"}},
         {"task": "keypoints", "keypoints": {"order": "zx"}},
+        {"task": "classification", "top_k": -1},
+        {"task": "classification", "threshold": float("nan")},
     ],
 )
 def test_metadata_that_makes_no_sense(table):

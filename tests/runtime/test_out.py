@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import tracemalloc
 
 import numpy as np
@@ -97,6 +98,47 @@ def test_from_an_event_loop(model, samples):
         return await asyncio.gather(*(model.apredict(thing) for thing in things))
 
     assert asyncio.run(all_of_them()) == [model.predict(thing) for thing in things]
+
+
+def test_an_error_is_raised_where_it_is_awaited(model, samples):
+    async def wrong():
+        with pytest.raises(FeedError) as caught:
+            await model.apredict(np.zeros((3, 3, 3, 3, 3), np.float32))
+        return caught.value.code, await model.apredict(samples(model)[0])
+
+    code, answer = asyncio.run(wrong())
+    assert code == "feed-shape"
+    assert answer == model.predict(samples(model)[0])
+
+
+def test_a_call_that_is_cancelled_harms_no_other(model, samples, monkeypatch):
+    """The engine goes on with what it has begun; nobody gets that answer, and the next call its own."""
+    one, two = samples(model, 2)
+    begun, go, ended = threading.Event(), threading.Event(), threading.Event()
+    predict = model.predict
+
+    def slow(thing, colors=None):
+        begun.set()
+        go.wait()
+        try:
+            return predict(thing, colors=colors)
+        finally:
+            ended.set()
+
+    async def cancelled():
+        monkeypatch.setattr(model, "predict", slow)
+        task = asyncio.create_task(model.apredict(one))
+        await asyncio.to_thread(begun.wait)
+        monkeypatch.setattr(model, "predict", predict)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go.set()
+        answer = await model.apredict(two)
+        await asyncio.to_thread(ended.wait)
+        return answer
+
+    assert asyncio.run(cancelled()) == model.predict(two)
 
 
 def test_warm_up(model, tiny_files):

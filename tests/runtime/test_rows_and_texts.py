@@ -111,6 +111,10 @@ def test_the_manifest_says_it(tmp_path):
         {"kind": "waveform", "audio": {"hop": 0}},
         {"kind": "waveform", "audio": {"floor": 0}},
         {"kind": "waveform", "audio": {"top_db": 80}},
+        {"kind": "image", "scale": float("nan")},
+        {"kind": "image", "mean": [float("inf")]},
+        {"kind": "image", "std": [1, float("nan"), 1]},
+        {"kind": "image", "std": []},
     ],
 )
 def test_metadata_that_makes_no_sense(tables):

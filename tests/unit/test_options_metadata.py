@@ -10,6 +10,7 @@ from edgekit import metadata, rules
 from edgekit.cli import options
 from edgekit.device_profiles import load_profile
 from edgekit.errors import DataError, MissingFileError, UsageError
+from edgekit.feeding import Preprocess, TableSteps
 from edgekit.options import Options
 from edgekit.serve import access, settings
 from edgekit.tensors import TensorSpec
@@ -153,3 +154,39 @@ def test_missing_metadata_and_labels_are_missing_files(tmp_path):
         metadata.read(tmp_path / "no.toml", None, None)
     with pytest.raises(MissingFileError):
         metadata.read(None, tmp_path / "no.txt", None)
+
+
+PICTURE = TensorSpec("x", (None, 3, 8, 8), "float32", "NCHW")
+
+
+@pytest.mark.parametrize(
+    ("how", "inputs"),
+    [
+        (Preprocess(scale=0.5), (PICTURE,)),
+        (Preprocess(mean=(1.0,)), (PICTURE, PICTURE)),
+        (Preprocess("image", mean=(1.0, 2.0)), (PICTURE,)),
+        (Preprocess("image", std=(1.0, 2.0)), (TensorSpec("x", (1, None, None, 3), "float32"),)),
+        (Preprocess("waveform", std=(1.0, 2.0)), (TensorSpec("x", (None, 8), "float32"),)),
+        (
+            Preprocess("table", mean=(1.0, 2.0), table=TableSteps(("a", "b", "c"))),
+            (TensorSpec("x", (1, 3), "float32"),),
+        ),
+    ],
+)
+def test_preparation_that_would_never_take_effect_is_refused(how, inputs):
+    assert code_of(lambda: metadata.check_inputs(how, inputs)) == "metadata-invalid"
+
+
+@pytest.mark.parametrize(
+    ("how", "spec"),
+    [
+        (Preprocess(), PICTURE),
+        (Preprocess("image", mean=(1.0, 2.0, 3.0), std=(2.0,)), PICTURE),
+        (Preprocess("image", mean=(1.0, 2.0, 3.0, 4.0)), TensorSpec("x", (None, 4, 8, 8), "float32")),
+        (Preprocess("image", mean=(1.0, 2.0)), TensorSpec("x", (None, None, None, None), "float32")),
+        (Preprocess("waveform", mean=(1.0, 2.0)), TensorSpec("x", (None, 9, 2), "float32")),
+        (Preprocess("waveform", mean=(1.0, 2.0)), TensorSpec("x", (None, None), "float32")),
+    ],
+)
+def test_preparation_that_takes_effect_is_not_refused(how, spec):
+    metadata.check_inputs(how, (spec,))
