@@ -111,7 +111,7 @@ _STRANGE = 0.1
 """Share of the time in such units that makes a network one of a new kind, with the interval of a new processor."""
 _ENOUGH = 10
 """With fewer figures than this a processor is as good as unknown."""
-_RECENT: deque[tuple[ModelFacts, _Work]] = deque(maxlen=4)
+_RECENT: deque[tuple[ModelFacts, bool, _Work]] = deque(maxlen=4)
 LIKE = {"fp32": "fp32", "int8": "int8", "uint8": "int8", "dynamic": "int8", "int16x8": "int8", "fp16": "fp32"}
 """Arithmetic -> whose prices it pays."""
 
@@ -137,7 +137,7 @@ def predict(
         nothing = f"{profile.name} has no engine for .{facts.format} files"
         return Prediction(Latency(estimate=None, low=None, high=None, basis=nothing), "", threads or 1, "none")
     count = min(threads or default_threads(chosen, profile), profile.cpu.cores)
-    work = _work(facts)
+    work = _work(facts, signed=facts.format != "onnx" or signed(profile))
     plan, known = work.plan, parameters()
     cost = _Costs(profile, chosen, count, known)
     share = work.away(cost.near)
@@ -192,13 +192,18 @@ class _Work:
         return self._merged[key]
 
 
-def _work(facts: ModelFacts) -> _Work:
+def signed(profile: Profile) -> bool:
+    """Whether onnxruntime computes there with activations that are signed."""
+    return profile.os.machine != "x86_64"
+
+
+def _work(facts: ModelFacts, *, signed: bool) -> _Work:
     """Of the last few models, because one is asked about for many boards and settings."""
-    for seen, work in tuple(_RECENT):
-        if seen is facts:
+    for seen, planned, work in tuple(_RECENT):
+        if seen is facts and planned == signed:
             return work
-    work = _Work(kernels(facts))
-    _RECENT.append((facts, work))
+    work = _Work(kernels(facts, signed=signed))
+    _RECENT.append((facts, signed, work))
     return work
 
 

@@ -24,15 +24,20 @@ class Plan:
     unknown: tuple[str, ...] = ()
 
 
-def kernels(facts: ModelFacts) -> Plan:
-    """What one run of a model comes to, free sizes counted as 1."""
+def kernels(facts: ModelFacts, *, signed: bool = True) -> Plan:
+    """What one run of a model comes to, free sizes counted as 1.
+
+    Args:
+        facts: What the file holds.
+        signed: onnxruntime has kernels for signed activations there (`edgekit.predict.plan_onnx.fused`).
+    """
     from edgekit.predict.plan_layout import laid_out
     from edgekit.predict.plan_onnx import divided, fused
     from edgekit.predict.plan_tflite import marked, padded
 
     if facts.format == "onnx":
         free = any(size is None for spec in facts.inputs for size in spec.shape)
-        ops = fused(facts.ops, free=free)
+        ops = fused(facts.ops, free=free, signed=signed)
         planned = [divided(entry) for entry in laid_out(ops, [kernel(op) for op in ops], free=free)]
     else:
         ops = padded(facts.ops)

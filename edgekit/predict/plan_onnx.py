@@ -27,6 +27,11 @@ _INTEGER = {
     "Split", "Slice", "DepthToSpace", "Expand", "Tile",
 }  # fmt: skip
 """Ops with kernels for 8-bit integers, or that do not care what they move."""
+_MOVERS = frozenset({
+    "DepthToSpace", "Expand", "Flatten", "Gather", "MaxPool", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile",
+    "Transpose", "Unsqueeze", "Where",
+})  # fmt: skip
+"""Of these, those that do so whatever the sign."""
 _EIGHT = frozenset({"int8", "uint8"})
 _PRODUCTS = frozenset({"Gemm", "MatMul"})
 """Ops with kernels that read integers and write floats."""
@@ -35,15 +40,18 @@ _GATED = {"HardSigmoid": "HardSwish", "Sigmoid": "com.microsoft:QuickGelu"}
 """What a gate, multiplied with its own input, becomes."""
 
 
-def fused(ops: Sequence[OpFacts], *, free: bool = False) -> list[OpFacts]:
+def fused(ops: Sequence[OpFacts], *, free: bool = False, signed: bool = True) -> list[OpFacts]:
     """The ops that run, each with what was fused into it: kind "Conv+Relu".
 
     Args:
         ops: All of the file.
         free: The model's inputs have free sizes, so that what follows from sizes is not known beforehand.
+        signed: There are kernels for signed activations, as on Arm. On x86-64 signed tensors between a QuantizeLinear
+            and the one op that reads them are made unsigned, and what reads or writes others stays in float
+            (core/optimizer/qdq_transformer/qdq_util.h, QDQIsInt8Allowed; qdq_s8_to_u8.cc).
     """
     alive = [op if free else _shaped(op) for op in (_loose(ops) if free else ops) if not _folded(op)]
-    return _Graph(_Graph(alive, ops).integers()).floats(free=free)
+    return _Graph(_Graph(alive, ops).integers(signed=signed)).floats(free=free)
 
 
 def _folded(op: OpFacts) -> bool:
@@ -107,11 +115,38 @@ class _Graph:
         readers = self.readers.get(op.outputs[0], []) if len(op.outputs) == 1 else []
         return readers[0] if len(readers) == 1 else None
 
-    def integers(self) -> list[OpFacts]:
+    def _stays_signed(self, name: str) -> bool:
+        """Whether a tensor of signed integers cannot be made unsigned: it is not between one op and one other."""
+        at = self.maker.get(name)
+        readers = self.readers.get(name, [])
+        if at is None or self.ops[at].kind not in _QUANTIZE or len(readers) != 1:
+            return True
+        reader = self.ops[readers[0]]
+        return reader.kind not in _DEQUANTIZE or len(self.readers.get(reader.outputs[0], [])) > 1
+
+    def _unsupported(self, op: OpFacts) -> bool:
+        """Whether an op of a QDQ group reads or writes signed activations that stay so."""
+        if op.kind in _MOVERS:
+            return False
+        ends = [self.ops[at] for name in op.inputs if (at := self.maker.get(name)) is not None]
+        tensors = [(end.inputs[0], end.reads[0]) for end in ends if end.kind in _DEQUANTIZE and end.reads]
+        after = self.only_reader(op)
+        if after is not None and self.ops[after].kind in ("Relu", "Clip"):
+            after = self.only_reader(self.ops[after])
+        if after is not None and self.ops[after].kind in _QUANTIZE:
+            tensors.append((self.ops[after].outputs[0], self.ops[after].writes[0]))
+        return any(
+            entry is not None and not entry.constant and entry.dtype == "int8" and self._stays_signed(name)
+            for name, entry in tensors
+        )
+
+    def integers(self, *, signed: bool) -> list[OpFacts]:
         """QDQ groups become ops on integers."""
         gone: set[int] = set()
         changed: dict[int, OpFacts] = {}
         for number, op in enumerate(self.ops):
+            if not signed and op.kind in _INTEGER and self._unsupported(op):
+                continue
             if op.kind in _INTEGER and number not in gone and not op.blends:
                 self._integer(number, op, gone, changed)
         needed: dict[str, int] = {}

@@ -127,6 +127,28 @@ def test_sums_of_integer_convolutions_stay_ops():
     assert kinds(*ops) == ["QuantizeLinear", "Conv", "Add", "DequantizeLinear"]
 
 
+def test_signed_activations_that_several_ops_read_stay_in_float_on_x86():
+    """onnxruntime 1.32 there: of fourteen such convolutions of a net that was quantized elsewhere, twelve."""
+    x, q = tensor(1, 16, 8, 8), tensor(1, 16, 8, 8, dtype="int8")
+    w, stored = tensor(16, 16, 1, 1, constant=True), tensor(16, 16, 1, 1, dtype="int8", constant=True)
+
+    def convolution(source: str, target: str) -> list[OpFacts]:
+        return [
+            op("DequantizeLinear", [f"{target}.s"], [f"{target}.w"], [stored], [w]),
+            op("Conv", [source, f"{target}.w"], [f"{target}.c"], [x, w], [x], 16384, groups=1),
+            op("QuantizeLinear", [f"{target}.c"], [f"{target}.q"], [x], [q]),
+            op("DequantizeLinear", [f"{target}.q"], [target], [q], [x]),
+        ]
+
+    head = [op("QuantizeLinear", ["x"], ["q"], [x], [q]), op("DequantizeLinear", ["q"], ["d"], [q], [x])]
+    ops = [*head, *convolution("d", "a"), *convolution("a", "b"), *convolution("a", "c")]
+    for signed, precisions in ((True, ["int8"] * 3), (False, ["fp32"] * 3)):
+        planned = kernels(model(*ops), signed=signed).kernels
+        assert [entry.precision for entry in planned if entry.kind == "Conv"] == precisions
+    chain = kernels(model(*head, *convolution("d", "a"), *convolution("a", "b")), signed=False).kernels
+    assert [entry.precision for entry in chain if entry.kind == "Conv"] == ["int8", "int8"]
+
+
 def test_weights_that_a_float_op_reads_dequantized_are_dequantized_at_every_run():
     stored, w = tensor(8, 4, 2, 2, dtype="int8", constant=True), tensor(8, 4, 2, 2, constant=True)
     ops = [
