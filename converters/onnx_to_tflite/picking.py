@@ -18,8 +18,11 @@ def pick(draft: Draft, makers: dict[Tensor, Op], op: Op) -> bool:
     axis, place = at
     maker = makers[source]
     before = maker.inputs[0]
-    if maker.kind == "RESHAPE" and before in makers and before.shape[: axis + 1] == source.shape[: axis + 1]:
-        source, maker = before, makers[before]  # what lies behind the axis has other axes
+    if maker.kind == "RESHAPE" and before in makers:
+        same = _same_axis(source, axis, before)
+        if same is None:
+            return False
+        source, maker, axis = before, makers[before], same
     if maker.kind == "CONCATENATION" and (
         maker.options["axis"] % source.rank == axis or maker.options.get("fusedActivationFunction")
     ):
@@ -43,6 +46,13 @@ def pick(draft: Draft, makers: dict[Tensor, Op], op: Op) -> bool:
         *added, Op("RESHAPE", [made, sizes], [op.output], {"newShape": sizes.data}, op.origin)
     ]  # fmt: skip
     return True
+
+
+def _same_axis(reshaped: Tensor, axis: int, before: Tensor) -> int | None:
+    """Which axis this one was before a reshape that cuts and joins only what lies before and behind it."""
+    count, ahead = reshaped.shape[axis], math.prod(reshaped.shape[:axis])
+    found = [at for at, size in enumerate(before.shape) if size == count and math.prod(before.shape[:at]) == ahead]
+    return found[0] if found else None
 
 
 def _picked(op: Op) -> tuple[int, int] | None:

@@ -280,15 +280,23 @@ def test_torch(tmp_path):
     agrees(onnx.load(str(path)), tmp_path, shape=(9, WIDTH))
 
 
+@pytest.mark.parametrize("batch", [None, 1])
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
-def test_a_step_that_is_picked_is_read_where_it_is_made(direction, tmp_path):
+def test_a_step_that_is_picked_is_read_where_it_is_made(direction, batch, tmp_path):
     """The usual way to go on: the last step alone. Of the other direction that is the first one made."""
-    model = recurrent("LSTM", direction=direction, directions=1 + (direction == "bidirectional"), outputs=["Y"])
+    both = direction == "bidirectional"
+    model = recurrent("LSTM", direction=direction, directions=1 + both, outputs=["Y"], batch=batch)
     for name, value in (("start", [-1]), ("end", [2**31]), ("axis", [1])):
         model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
     model.graph.node.append(helper.make_node("Slice", ["Y", "start", "end", "axis"], ["last"]))
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("last", TensorProto.FLOAT, None))
-    read = tflite_graph.read(agrees(model, tmp_path))
+    if batch and not both:  # as PyTorch writes it: of one sample, time goes to the front without moving anything
+        model.graph.initializer.append(numpy_helper.from_array(np.array([STEPS, batch, HIDDEN]), "sizes"))
+        del model.graph.node[-1]
+        model.graph.node.append(helper.make_node("Reshape", ["Y", "sizes"], ["timed"]))
+        model.graph.initializer.append(numpy_helper.from_array(np.array(-1, np.int64), "place"))
+        model.graph.node.append(helper.make_node("Gather", ["timed", "place"], ["last"], axis=0))
+    read = tflite_graph.read(agrees(model, tmp_path, batches=(1, 3) if batch is None else (1,)))
     kinds = collections.Counter(tflite_graph.op_name(read, op) for op in tflite_graph.operators(read))
     assert not kinds["PACK"] + kinds["SLICE"]
     assert kinds["TANH"] == {"forward": 2 * STEPS, "reverse": 2, "bidirectional": 2 * STEPS + 2}[direction]
