@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from edgekit.artifact import Artifact
 from edgekit.errors import UsageError
 from edgekit.registry import Registry
+from edgekit.runtimes import bounds
 
 if TYPE_CHECKING:  # a server that only counts and schedules does without numpy
     from edgekit.runtimes.base import Backend, Session
@@ -42,11 +43,11 @@ def open_session(
 
     Raises:
         UsageError: `unknown-name`; `engine-format`: the named engine does not read this format; `option-value`: fewer
-            than one thread.
+            than one thread or more than `bounds.MOST_THREADS`, or no seconds.
         EngineMissingError: `engine-missing`. EngineError: the engine refuses the model; says why.
     """
-    if threads is not None and threads < 1:
-        raise UsageError("option-value", f"threads is {threads}; at least one runs a model")
+    if threads is not None:
+        threads = bounds.whole("threads", threads, most=bounds.MOST_THREADS)
     backend = engines.get(engine or PREFERRED[artifact.format])
     if artifact.format not in backend.formats:
         raise UsageError(

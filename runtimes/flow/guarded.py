@@ -20,14 +20,15 @@ import sys
 import tempfile
 import time
 import weakref
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from edgekit import errors
 from edgekit.artifact import Artifact
 from edgekit.codec import decode
-from edgekit.errors import EngineError, FeedError, UsageError
+from edgekit.errors import EdgeKitError, EngineError, FeedError
+from edgekit.runtimes import bounds
 from edgekit.runtimes.base import Array, Feeds, closed
 from edgekit.tensors import TensorSpec
 
@@ -41,9 +42,14 @@ class Child:
     """One process and what connects it; made anew after each failure."""
 
     def __init__(self, artifact: Artifact, threads: int | None, engine: str, seconds: float) -> None:
-        self.file = tempfile.TemporaryFile(prefix="edgekit-", dir=_memory())  # noqa: SIM115 - closed in `close`
-        self.file.write(artifact.data)
-        self.file.flush()
+        self.file = _memory()
+        try:
+            allocate(self.file.fileno(), len(artifact.data))
+            self.file.write(artifact.data)
+            self.file.flush()
+        except EngineError:
+            self.file.close()
+            raise
         to_child, self._send = os.pipe()
         self._receive, from_child = os.pipe()
         self.map: mmap.mmap | None = None
@@ -75,13 +81,12 @@ class Child:
         return receive(self._receive, seconds)
 
     def grow(self, size: int) -> mmap.mmap:
-        """The shared memory, of at least so many bytes."""
-        if self.map is None or len(self.map) < size:
-            if self.map is not None:
-                self.map.close()
-            if os.fstat(self.file.fileno()).st_size < size:
-                os.ftruncate(self.file.fileno(), size)
-            self.map = mmap.mmap(self.file.fileno(), 0)
+        """The shared memory, of at least so many bytes.
+
+        Raises:
+            EngineError: `engine-memory`.
+        """
+        self.map = grown(self.map, self.file.fileno(), size)
         return self.map
 
     def end(self) -> str:
@@ -120,31 +125,34 @@ class GuardedSession:
         seconds: How long one call may take.
 
     Raises:
-        UsageError: `option-value`. EngineError: what the engine says of the model; `engine-died`, `engine-hung`.
+        UsageError: `option-value`. FeedError: `feed-dtype`: the model takes or gives strings. EngineError: what the
+        engine says of the model; `engine-died`, `engine-hung`, `engine-memory`.
     """
 
     concurrent = False
 
     def __init__(self, artifact: Artifact, threads: int | None, engine: str, seconds: float) -> None:
-        if not seconds > 0:
-            raise UsageError("option-value", f"watchdog is {seconds} s; it is positive")
+        seconds = bounds.seconds("watchdog", seconds)
         self._opening = (artifact, threads, engine, seconds)
         self._seconds = seconds
         self._name = artifact.path or "the model"
         self._child: Child | None = None
         self._ready = False
+        self._asked = False
         self._closed = False
         self.restarts = 0
         self._finalizer: weakref.finalize[Any, Any] | None = None
         self._start()
         try:
             hello = self._hello()
-        except EngineError:
+            self.inputs, self.outputs = (
+                tuple(decode(TensorSpec, item) for item in hello[side]) for side in ("inputs", "outputs")
+            )
+            for spec in (*self.inputs, *self.outputs):
+                _numbers(spec.name, spec.dtype != "string")
+        except EdgeKitError:
             self.close()
             raise
-        self.inputs, self.outputs = (
-            tuple(decode(TensorSpec, item) for item in hello[side]) for side in ("inputs", "outputs")
-        )
         self.batches: bool = hello["batches"]
 
     @property
@@ -155,6 +163,10 @@ class GuardedSession:
     def run(self, feeds: Feeds) -> dict[str, Array]:
         if self._closed:
             raise closed()
+        if self._child is not None and self._asked:
+            # An exception of the app (Ctrl-C, a signal's timeout) left the wait: that answer is not to this question,
+            # and the child may read its feed yet.
+            self._restart(self._child)
         if self._child is None:
             self._start()
         if not self._ready:
@@ -167,6 +179,7 @@ class GuardedSession:
         for (name, dtype, shape, offset), array in zip(places, feeds.values(), strict=True):
             del name
             np.ndarray(shape, dtype, shared, offset)[...] = array
+        self._asked = True
         child.send({"feeds": places, "size": size})
         answer = self._await(child, self._seconds)
         if "error" in answer:
@@ -184,7 +197,7 @@ class GuardedSession:
             child.close()
 
     def _start(self) -> None:
-        self._ready = False
+        self._ready = self._asked = False
         self._child = Child(*self._opening)
         self._finalizer = weakref.finalize(self, self._child.close)
 
@@ -201,6 +214,7 @@ class GuardedSession:
         return answer
 
     def _await(self, child: Child, seconds: float) -> dict[str, Any]:
+        self._asked = True
         try:
             answer = child.receive(seconds)
         except (EOFError, ValueError, OSError) as error:
@@ -213,6 +227,7 @@ class GuardedSession:
             child.end()
             self._restart(child)
             raise EngineError("engine-hung", f"{self._name} gave no answer in {seconds:g} s; its engine was ended")
+        self._asked = False
         return answer
 
     def _restart(self, child: Child) -> None:
@@ -222,8 +237,8 @@ class GuardedSession:
         self._start()
 
     def _end(self, child: Child) -> None:
-        child.close()
         self._child = None
+        child.close()
         if self._finalizer is not None:
             self._finalizer.detach()
 
@@ -237,7 +252,8 @@ def send(descriptor: int, message: dict[str, Any]) -> None:
 
 
 def receive(descriptor: int, seconds: float | None) -> dict[str, Any] | None:
-    """The next message; None when it is not whole in time.
+    """The next message; None when it is not whole in time, nor there when time is over: whoever waits may have been
+    stopped meanwhile.
 
     Raises:
         EOFError: The other end is closed.
@@ -247,7 +263,7 @@ def receive(descriptor: int, seconds: float | None) -> dict[str, Any] | None:
     size = 4
     while len(data) < size:
         left = None if ends is None else ends - time.monotonic()
-        if left is not None and (left <= 0 or not select.select([descriptor], [], [], left)[0]):
+        if left is not None and not (_readable(descriptor, max(left, 0.0)) or _readable(descriptor, 0.0)):
             return None
         part = os.read(descriptor, size - len(data))
         if not part:
@@ -259,15 +275,23 @@ def receive(descriptor: int, seconds: float | None) -> dict[str, Any] | None:
     return message
 
 
+def _readable(descriptor: int, seconds: float) -> bool:
+    return bool(select.select([descriptor], [], [], seconds)[0])
+
+
 def _laid_out(feeds: Feeds) -> tuple[list[tuple[str, str, list[int], int]], int]:
     """Name, dtype, shape and offset of each, and the end of all."""
-    return laid_out({name: array for name, array in feeds.items() if _plain(name, array)})
+    for name, array in feeds.items():
+        _numbers(name, array.dtype.kind != "O")
+    return laid_out(dict(feeds))
 
 
-def _plain(name: str, array: Array) -> bool:
-    if array.dtype.kind == "O":
-        raise FeedError("feed-dtype", f"{name} holds strings, which do not cross to a watched engine")
-    return True
+def _numbers(name: str, are: bool) -> None:
+    if not are:
+        raise FeedError(
+            "feed-dtype", f"{name} holds strings, which do not cross to a watched engine",
+            next_step="Load the model without a watchdog.",
+        )  # fmt: skip
 
 
 def laid_out(arrays: dict[str, Array], start: int = 0) -> tuple[list[tuple[str, str, list[int], int]], int]:
@@ -280,6 +304,51 @@ def laid_out(arrays: dict[str, Array], start: int = 0) -> tuple[list[tuple[str, 
     return places, max(start, 1)
 
 
-def _memory() -> str | None:
-    """A folder whose files lie in memory, where there is one."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - the file has no name there
+def grown(shared: mmap.mmap | None, memory: int, size: int) -> mmap.mmap:
+    """A map of at least so many bytes; another one where it was smaller. The old one goes with the last array in it.
+
+    Raises:
+        EngineError: `engine-memory`.
+    """
+    if shared is not None and len(shared) >= size:
+        return shared
+    allocate(memory, size)
+    try:
+        return mmap.mmap(memory, 0)
+    except OSError as error:
+        raise _no_room(size, error) from error
+
+
+def allocate(descriptor: int, size: int) -> None:
+    """Make a file so long, all of it there: writing where only its length says so ends a process by SIGBUS.
+
+    Raises:
+        EngineError: `engine-memory`.
+    """
+    if os.fstat(descriptor).st_size >= size:
+        return
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)
+        else:
+            os.ftruncate(descriptor, size)
+    except OSError as error:
+        raise _no_room(size, error) from error
+
+
+def _no_room(size: int, error: OSError) -> EngineError:
+    return EngineError(
+        "engine-memory", f"there is no room for {size} bytes that the app shares with its engine", cause=str(error)
+    )
+
+
+def _memory() -> IO[bytes]:
+    """A file without a name that lies in memory: of no mount where the system can, since a container's /dev/shm is
+    small.
+    """
+    create = getattr(os, "memfd_create", None)
+    if create is not None:
+        with contextlib.suppress(OSError):  # a sandbox may forbid it
+            return os.fdopen(create("edgekit"), "w+b")
+    folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - the file has no name there
+    return tempfile.TemporaryFile(prefix="edgekit-", dir=folder)

@@ -18,7 +18,7 @@ from edgekit.codec import encode
 from edgekit.errors import EdgeKitError
 from edgekit.runtimes import open_session
 from edgekit.runtimes.base import Session
-from edgekit.runtimes.flow.guarded import laid_out, receive, send
+from edgekit.runtimes.flow.guarded import grown, laid_out, receive, send
 
 
 def main(take: int, give: int, memory: int) -> None:
@@ -47,29 +47,18 @@ def main(take: int, give: int, memory: int) -> None:
 def _answered(
     session: Session, shared: mmap.mmap, memory: int, message: dict[str, Any]
 ) -> tuple[mmap.mmap, dict[str, Any]]:
-    shared = _grown(shared, memory, message["size"])
-    feeds = {name: np.ndarray(shape, dtype, shared, offset) for name, dtype, shape, offset in message["feeds"]}
     try:
+        shared = grown(shared, memory, message["size"])
+        feeds = {name: np.ndarray(shape, dtype, shared, offset) for name, dtype, shape, offset in message["feeds"]}
         # A copy where the engine may keep what it was given beyond the call.
         answers = {name: np.asarray(array, order="C") for name, array in session.run(feeds).items()}
+        places, size = laid_out(answers, message["size"])
+        shared = grown(shared, memory, size)
     except EdgeKitError as error:
         return shared, {"error": error.to_dict()}
-    finally:
-        del feeds  # the memory cannot be mapped anew while arrays look into it
-    places, size = laid_out(answers, message["size"])
-    shared = _grown(shared, memory, size)
     for (_, dtype, shape, offset), array in zip(places, answers.values(), strict=True):
         np.ndarray(shape, dtype, shared, offset)[...] = array
     return shared, {"answers": places, "size": size}
-
-
-def _grown(shared: mmap.mmap, memory: int, size: int) -> mmap.mmap:
-    if os.fstat(memory).st_size < size:
-        os.ftruncate(memory, size)
-    if len(shared) < size:
-        shared.close()
-        return mmap.mmap(memory, 0)
-    return shared
 
 
 if __name__ == "__main__":

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import subprocess
+import sys
 import time
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +17,9 @@ import pytest
 import edgekit
 from edgekit.errors import EngineError, EngineMissingError, FeedError, UsageError
 from edgekit.runtimes import engines
+from edgekit.runtimes.flow import guarded
 
-SECONDS = 1.0
+SECONDS = 60.0  # a call that answers has all the time it needs; one that hangs is given up by `soon`
 WAYS = {1: "segfaults", 2: "hangs", 3: "leaves", 4: "refuses"}
 
 # An engine from outside: doubles its input, and misbehaves as the first value says.
@@ -33,13 +39,15 @@ class Evil:
 class Session:
     concurrent, batches = False, True
     inputs = (TensorSpec("image", (None, 8, 8, 2), "float32"),)
-    outputs = (TensorSpec("probs", (None, 5), "float32"), TensorSpec("pid", (1,), "int64"))
+    outputs = (TensorSpec("probs", (None, 5), "float32"),
+               TensorSpec("pid", (1,), os.environ.get("EVIL_GIVES", "int64")))
     def run(self, feeds):
         way = int(feeds["image"].flat[0])
         if way == 1: ctypes.string_at(0)
         if way == 2: time.sleep(3600)
         if way == 3: os._exit(7)
         if way == 4: raise EngineError("engine-failed", "evil does not like it")
+        if way == 5: return {"probs": np.zeros((2_000_000, 5), "f"), "pid": np.array([os.getpid()])}
         image = feeds["image"]
         return {"probs": image.reshape(len(image), -1)[:, :5] * 2, "pid": np.array([os.getpid()])}
     def close(self): pass
@@ -76,6 +84,16 @@ def model(evil, tiny_files):
         yield opened
 
 
+@contextmanager
+def soon(model):
+    """Little time for a call that will never answer."""
+    model._session._seconds = 0.2
+    try:
+        yield
+    finally:
+        model._session._seconds = SECONDS
+
+
 def test_every_failure_is_told_in_time_and_the_next_call_is_answered(model, effort):
     """Each way once; 100 times in the long run."""
     expected = 2 * feed()["image"].reshape(1, -1)[:, :5]
@@ -85,7 +103,7 @@ def test_every_failure_is_told_in_time_and_the_next_call_is_answered(model, effo
         way = 1 + number % 4
         before = model.run(feed())["pid"][0]
         begun = time.monotonic()
-        with pytest.raises(EngineError) as caught:
+        with pytest.raises(EngineError) as caught, soon(model) if way == 2 else nullcontext():
             model.run(feed(way))
         seconds.append(time.monotonic() - begun)
         assert caught.value.code == codes[way], WAYS[way]
@@ -98,10 +116,13 @@ def test_every_failure_is_told_in_time_and_the_next_call_is_answered(model, effo
     assert effort == 1 or max(seconds) < 2, seconds  # a claim about a machine that is not busy with other tests
 
 
-def test_how_it_ended_is_said(model):
+def test_how_it_ended_is_said(model, evil, tiny_files):
     for way, words in ((1, "SIGSEGV"), (3, "exit status 7")):
         with pytest.raises(EngineError, match=words):
             model.run(feed(way))
+    hasty = edgekit.load(tiny_files["tflite"], engine=evil, watchdog=0.3)
+    with hasty, pytest.raises(EngineError, match=r"no answer in 0\.3 s"):
+        hasty.run(feed(2))
 
 
 def alive(pid):
@@ -113,7 +134,13 @@ def alive(pid):
 
 
 def descriptors():
-    return len(os.listdir("/proc/self/fd"))
+    """What is open: number and what it leads to. What earlier tests left in cycles is gone first."""
+    gc.collect()
+    found = set()
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the listing's own
+            found.add((path.name, path.readlink()))
+    return found
 
 
 def test_nothing_is_left_behind(evil, tiny_files):
@@ -134,7 +161,7 @@ def test_nothing_is_left_behind(evil, tiny_files):
     del dropped
     gc.collect()
     assert not alive(pid)
-    assert descriptors() == before
+    assert descriptors() - before == set()
 
 
 def test_what_the_engine_says_of_a_model_crosses(evil, tiny_files, monkeypatch):
@@ -143,7 +170,7 @@ def test_what_the_engine_says_of_a_model_crosses(evil, tiny_files, monkeypatch):
     with pytest.raises(EngineError) as caught:
         edgekit.load(tiny_files["tflite"], engine=evil, watchdog=SECONDS)
     assert caught.value.code == "engine-refused"
-    assert descriptors() == before
+    assert descriptors() - before == set()
     with pytest.raises(UsageError) as wrong:
         edgekit.load(tiny_files["tflite"], engine=evil, watchdog=0)
     assert wrong.value.code == "option-value"
@@ -174,3 +201,100 @@ def test_strings_stay_here(artifacts):
         with pytest.raises(FeedError) as caught:
             session.run({"image": np.array(["a"], object)})
         assert caught.value.code == "feed-dtype"
+
+
+@pytest.mark.parametrize("side", ["gives", "takes"])
+def test_a_model_of_strings_is_refused_when_it_is_opened(evil, tiny_files, tmp_path, monkeypatch, side):
+    """Objects in shared memory would be pointers of another process."""
+    if side == "gives":
+        monkeypatch.setenv("EVIL_GIVES", "string")
+    else:
+        engine = tmp_path / "evil_engine.py"
+        engine.write_text(EVIL.replace('(None, 8, 8, 2), "float32"', '(None, 8, 8, 2), "string"'))
+    with pytest.raises(FeedError, match="strings") as caught:
+        edgekit.load(tiny_files["tflite"], engine=evil, watchdog=SECONDS)
+    assert caught.value.code == "feed-dtype"
+    assert "watchdog" in caught.value.next_step
+
+
+@pytest.mark.parametrize("wait", [1, 2])
+def test_no_answer_is_another_questions(model, monkeypatch, wait):
+    """An exception of the app, such as Ctrl-C, in the first or the second wait for the answer's bytes."""
+    select, waits = guarded.select.select, []
+
+    def interrupted(*args):
+        waits.append(args)
+        if len(waits) == wait:
+            raise KeyboardInterrupt
+        return select(*args)
+
+    first, second = feed(), feed(samples=2)
+    second["image"] *= 3
+    model.run(first)
+    with monkeypatch.context() as patched:
+        patched.setattr(guarded.select, "select", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.run(first)
+    for feeds in (second, first):
+        found = model.run(feeds)["probs"]
+        np.testing.assert_array_equal(found, 2 * feeds["image"].reshape(len(found), -1)[:, :5])
+    assert model._session.restarts == 1
+
+
+def test_an_interrupt_while_a_new_engine_starts(model, monkeypatch):
+    with pytest.raises(EngineError):
+        model.run(feed(3))
+    with monkeypatch.context() as patched:
+        patched.setattr(guarded, "receive", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            model.run(feed())
+    np.testing.assert_array_equal(model.run(feed())["probs"], 2 * feed()["image"].reshape(1, -1)[:, :5])
+
+
+def test_an_answer_that_is_there_when_time_is_over_counts():
+    """Whoever waits may have been stopped for longer than that."""
+    take, give = os.pipe()
+    try:
+        guarded.send(give, {"a": 1})
+        assert guarded.receive(take, 0.0) == {"a": 1}
+        assert guarded.receive(take, 0.0) is None
+    finally:
+        os.close(take)
+        os.close(give)
+
+
+SMALL = """
+import json, resource, sys
+import numpy as np
+import edgekit
+way = lambda way, samples=1: {"image": np.full((samples, 8, 8, 2), way, "f")}
+model = edgekit.load(sys.argv[1], engine="evil", watchdog=60)
+resource.prlimit(model._session.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+said = []
+for feed in (way(0, 4000), way(5), way(0)):
+    try: said.append(model.run(feed)["probs"].shape[0])
+    except edgekit.EdgeKitError as error: said.append(error.code)
+print(json.dumps([said, model._session.restarts]))
+"""
+
+
+def test_no_room_for_the_shared_memory_is_told(evil, tiny_files):
+    """For the feed, in the app; for the answer, in the child. A bound on files stands for that of a container."""
+    done = subprocess.run([sys.executable, "-c", SMALL, tiny_files["tflite"]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [["engine-memory", "engine-memory", 1], 0]
+
+
+def test_a_small_dev_shm_does_not_matter(evil, tiny_files):
+    """Docker gives 64 MB."""
+    alone = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"', "sh"]
+    try:
+        if subprocess.run([*alone, "true"], capture_output=True).returncode:
+            pytest.skip("no mount of one's own here")
+    except FileNotFoundError:
+        pytest.skip("no unshare here")
+    code = SMALL.replace("1 << 20", "-1")
+    done = subprocess.run([*alone, sys.executable, "-c", code, tiny_files["tflite"]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[4000, 2_000_000, 1], 0]

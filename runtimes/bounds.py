@@ -1,0 +1,45 @@
+"""Numbers that an app gives: those that mean nothing are refused where they are given, not where they are used."""
+
+from __future__ import annotations
+
+import operator
+from numbers import Real
+from typing import SupportsIndex
+
+from edgekit.errors import UsageError
+
+MOST_THREADS = 256
+"""As the command line has it; engines end the process when the system has no more."""
+
+MOST_SECONDS = 1e9
+"""Thirty years: what clocks and locks of every system can wait."""
+
+
+def whole(name: str, value: SupportsIndex, *, least: int = 1, most: int = 1 << 31) -> int:
+    """A number of things.
+
+    Raises:
+        UsageError: `option-value`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if not least <= number <= most:
+        raise UsageError("option-value", f"{name} is {value!r}; it is a whole number from {least} to {most}")
+    return number
+
+
+def seconds(name: str, value: float, *, least: float | None = None) -> float:
+    """A time, from `least` on; None: longer than nothing.
+
+    Raises:
+        UsageError: `option-value`.
+    """
+    # Comparisons with NaN are false.
+    if isinstance(value, Real) and value <= MOST_SECONDS and (value > 0 if least is None else value >= least):
+        return float(value)
+    said = "positive" if least is None else f"at least {least:g}"
+    raise UsageError(
+        "option-value", f"{name} is {value!r}; it is a number of seconds, {said}, at most {MOST_SECONDS:g}"
+    )
