@@ -10,9 +10,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgekit.artifact import Artifact
-from edgekit.errors import EngineError, EngineMissingError, FeedError
+from edgekit.errors import EngineError, EngineMissingError
 from edgekit.runtimes.base import Array, Feeds, closed, version_of
+from edgekit.runtimes.straight import check_shape
 from edgekit.tensors import TensorSpec
 
 _DTYPES = {
@@ -20,7 +23,7 @@ _DTYPES = {
     "int64": "int64", "uint8": "uint8", "uint16": "uint16", "uint32": "uint32", "uint64": "uint64", "bool": "bool",
     "string": "string",
 }  # fmt: skip
-_ERRORS_ONLY = 3
+_ERRORS_ONLY, _FATAL_ONLY = 3, 4
 
 
 class OnnxRuntime:
@@ -107,6 +110,7 @@ class OnnxRuntimeSession:
         self._names = [spec.name for spec in self.outputs]
         self._failures = _failures()
         self._run = session.run
+        self._silent = _silent()
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         return self.run_some(self._names, feeds)
@@ -124,25 +128,30 @@ class OnnxRuntimeSession:
             raise self._failed(error) from error
 
     def run_into(self, feeds: Feeds, buffers: Feeds) -> None:
-        """The same, some answers written by the engine itself into given arrays."""
+        """The same, some answers written by the engine itself into given arrays: not where it would read from them,
+        nor where it cannot, as it is then said best by the answers.
+        """
         session = self._session
         if session is None:
             raise closed()
         if not buffers:  # it runs for outputs only
             self.run(feeds)
             return
-        try:
-            binding = session.io_binding()
-            for name, array in feeds.items():
-                binding.bind_cpu_input(name, array)
-            for name, buffer in buffers.items():
-                binding.bind_output(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
-            session.run_with_iobinding(binding)
-        except self._failures as error:
-            said = " ".join(str(error).split())
-            if "shape" in said.lower() or "got:" in said.lower():
-                raise FeedError("out-array", f"an array for an output has another shape than it: {said}") from error
-            raise self._failed(error) from error
+        if not _overlap(feeds, buffers):
+            try:
+                binding = session.io_binding()
+                for name, array in feeds.items():
+                    binding.bind_cpu_input(name, array)
+                for name, buffer in buffers.items():
+                    binding.bind_output(name, "cpu", 0, buffer.dtype, buffer.shape, buffer.ctypes.data)
+                session.run_with_iobinding(binding, self._silent)
+                return
+            except self._failures:
+                pass
+        answers = self.run_some(list(buffers), feeds)
+        for name, buffer in buffers.items():
+            check_shape(name, answers[name].shape, buffer)
+            np.copyto(buffer, answers[name])
 
     def _failed(self, error: Exception) -> EngineError:
         if self._run is None:  # closed by another thread while the call was under way
@@ -171,6 +180,22 @@ def _engine() -> Any:
         ) from error
     except ImportError as error:
         raise EngineError("engine-broken", f"onnxruntime cannot be used: {error}") from error
+
+
+def _silent() -> Any:
+    """Options of a run whose errors are not printed: they are told by what is done instead."""
+    options = _engine().RunOptions()
+    options.log_severity_level = _FATAL_ONLY
+    return options
+
+
+def _overlap(feeds: Feeds, buffers: Feeds) -> bool:
+    share = np.may_share_memory
+    for buffer in buffers.values():  # loops, because comprehensions cost a call
+        for array in feeds.values():
+            if share(buffer, array):
+                return True
+    return False
 
 
 def _failures() -> tuple[type[Exception], ...]:

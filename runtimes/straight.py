@@ -8,6 +8,7 @@ are kept, which with the check costs no more than plain numpy expressions cost a
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -126,6 +127,7 @@ class Straight:
         """Answers into the caller's arrays. Behind the lock: integers that become reals pass through kept arrays."""
         buffers, restored = {}, []
         check_named(out, [name for name, _, _ in self._outputs])
+        check_apart(out)
         for name, key, restore in self._outputs:
             if name not in out:
                 continue
@@ -159,6 +161,7 @@ def fill(out: Mapping[str, Array], answers: Mapping[str, Array]) -> dict[str, Ar
         FeedError: `out-array`.
     """
     check_named(out, list(answers))
+    check_apart(out)
     for name, target in out.items():
         check_array(name, target, answers[name].dtype)
         check_shape(name, answers[name].shape, target)
@@ -170,6 +173,15 @@ def check_named(out: Mapping[str, Array], names: list[str]) -> None:
     for name in out:
         if name not in names:
             raise FeedError("out-array", f"there is no output {name} to write; known: {', '.join(names)}")
+
+
+def check_apart(out: Mapping[str, Array]) -> None:
+    """No answer lies in the memory of another."""
+    if len(out) < 2:
+        return
+    for (name, array), (other, second) in itertools.combinations(out.items(), 2):
+        if np.may_share_memory(array, second):
+            raise FeedError("out-array", f"{name} and {other} are written into the same memory")
 
 
 def check_array(name: str, target: Array, dtype: np.dtype[Any]) -> None:
