@@ -72,9 +72,9 @@ class Predictor:
         metrics.observe("predict_seconds", time.perf_counter() - begun)
         return answer
 
-    def seen(self, thing: Any) -> tuple[Any, dict[str, Array]]:
+    def seen(self, thing: Any, colors: str | None = None) -> tuple[Any, dict[str, Array]]:
         """The answer, and the outputs in real values that it was read from."""
-        prepared = self._preparer(thing, None)
+        prepared = self._preparer(thing, colors)
         outputs = self.run(prepared)
         return self._read(outputs, prepared), outputs
 

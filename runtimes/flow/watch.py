@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from edgekit import artifact as artifacts
 from edgekit.errors import EdgeKitError
 from edgekit.runtimes.flow.shadow import difference
 from edgekit.runtimes.model import Model
+from edgekit.runtimes.straight import fill
 from edgekit.store import Record, Shadow, shadow
 from edgekit.store.faults import tell
 from edgekit.store.shelf import Shelf
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from edgekit.monitor.field import Field, Maker
     from edgekit.monitor.monitor import Monitor
     from edgekit.monitor.plan import Plan
+    from edgekit.runtimes.base import Array
 
 _EVERY = 0.25
 """Seconds between two looks at the record."""
@@ -77,11 +79,13 @@ class _Question:
 
     Attributes:
         answer: The model's answer.
-        seen: The answer, and the outputs in real values that it rests on.
+        seen: The answer, and the outputs in real values that it rests on. Nothing of the caller's is written.
+        given: What becomes of an answer that was seen.
     """
 
     answer: Callable[[Model], Any]
     seen: Callable[[Model], tuple[Any, Outputs]]
+    given: Callable[[Any], Any] = lambda answer: answer
 
 
 class Watched:
@@ -149,18 +153,47 @@ class Watched:
         """What keeps samples; None if nobody asked for it."""
         return None if self._field is None else self._field.capture
 
-    def run(self, feeds: Any, *, raw: bool = False) -> Outputs:
+    def run(self, feeds: Any, *, raw: bool = False, out: Mapping[str, Array] | None = None) -> Outputs:
         """As `Model.run`, on the active version."""
 
         def seen(model: Model) -> tuple[Any, Outputs]:
             answers = model.run(feeds, raw=raw)
             return answers, model.restore(answers) if raw else answers
 
-        return self._answered(_Question(lambda model: model.run(feeds, raw=raw), seen))  # type: ignore[no-any-return]
+        def given(answers: Outputs) -> Outputs:
+            return answers if out is None else fill(out, answers)
 
-    def predict(self, thing: Any) -> Any:
+        question = _Question(lambda model: model.run(feeds, raw=raw, out=out), seen, given)
+        return self._answered(question)  # type: ignore[no-any-return]
+
+    def predict(self, thing: Any, *, colors: str | None = None) -> Any:
         """As `Model.predict`, on the active version."""
-        return self._answered(_Question(lambda model: model.predict(thing), lambda model: model.predictor.seen(thing)))
+        return self._answered(
+            _Question(
+                lambda model: model.predict(thing, colors=colors), lambda model: model.predictor.seen(thing, colors)
+            )
+        )
+
+    def predict_batch(self, things: Iterable[Any], *, colors: str | None = None) -> list[Any]:
+        """As `Model.predict_batch`, on the active version. Of those that are asked of two versions, the first thing is
+        compared.
+        """
+        things = list(things)
+        if not things:
+            return []
+
+        def seen(model: Model) -> tuple[Any, Outputs]:
+            answers = model.predict_batch(things, colors=colors)
+            return answers, model.predictor.seen(things[0], colors)[1]
+
+        question = _Question(lambda model: model.predict_batch(things, colors=colors), seen)
+        return self._answered(question)  # type: ignore[no-any-return]
+
+    async def apredict(self, thing: Any, *, colors: str | None = None) -> Any:
+        """As `Model.apredict`, on the active version."""
+        import asyncio
+
+        return await asyncio.to_thread(self.predict, thing, colors=colors)
 
     @contextmanager
     def using(self) -> Iterator[Model]:
@@ -203,9 +236,10 @@ class Watched:
             if fault := _not_finite(answer if outputs is None else outputs):
                 tell(self._shelf, held.sha256, fault)
                 return question.answer(back.model)
-            if comparing is not None and outputs is not None:
-                self._compare(comparing, outputs, back.model, question)
-            return answer
+            if comparing is None or outputs is None:
+                return answer
+            self._compare(comparing, outputs, back.model, question)
+            return question.given(answer)
 
     def _compare(self, comparing: _Comparing, outputs: Outputs, back: Model, question: _Question) -> None:
         try:

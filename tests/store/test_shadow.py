@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from edgekit.deploy import fleet
 from edgekit.deploy.trial import Bounds
 from edgekit.errors import FeedError, UsageError, VerificationError
 from edgekit.runtimes.flow.shadow import difference
-from edgekit.store import Record, Shadow, Shelf, shadow
+from edgekit.store import Record, Shadow, Shelf, lines, shadow
 from edgekit.store.faults import told
+from edgekit.store.shelf import SHADOW
 
 X = np.random.default_rng(3).normal(size=(4, 16)).astype(np.float32)
 
@@ -104,6 +106,59 @@ def test_other_answers_are_told_and_the_app_has_the_new_ones(nets, place, how):
             for row in X:
                 model.run(row)
         assert shadow.seen(shelf, model.sha256, asked, over=False)[0]
+
+
+@pytest.mark.parametrize("trial", [None, Shadow(share=1.0)], ids=["alone", "compared"])
+def test_a_followed_model_takes_what_a_model_takes(nets, place, trial):
+    """Answers in the caller's arrays are the new version's, whatever is asked of the one before."""
+    new = nets["other"] if trial else nets["old"]
+    pause = on_trial(place, new, trial) if trial else nullcontext()
+    with edgekit.watch(NAME, root=place) as model, pause, edgekit.load(artifacts.from_bytes(new)) as direct:
+        follow(model)
+        for raw in (False, True):
+            out = {"probs": np.zeros((4, 5), np.float32)}
+            found = model.run({"row": X}, raw=raw, out=out)
+            assert found["probs"] is out["probs"]
+            np.testing.assert_array_equal(out["probs"], direct.run({"row": X})["probs"])
+        with pytest.raises(FeedError) as caught:
+            model.run({"row": X}, out={"probs": np.zeros((4, 6), np.float32)})
+        assert caught.value.code == "out-array"
+        rows = list(X)
+        assert str(model.predict_batch(iter(rows))) == str(direct.predict_batch(rows))
+        assert model.predict_batch([]) == []
+        assert str(asyncio.run(model.apredict(rows[0]))) == str(direct.predict(rows[0]))
+        whys = [message["why"] for message in lines.about(model._shelf.folder / SHADOW, digest(new))]
+        assert len(whys) == (5 if trial else 0)
+        assert all(whys)  # each was compared with the version before, and none with itself
+
+
+def test_a_followed_model_takes_opencvs_frames(tmp_path):
+    from onnx import TensorProto, helper
+
+    sides = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, size)]
+             for name, size in (("x", ["N", 3, 4, 4]), ("y", ["N", 3]))]  # fmt: skip
+    node = helper.make_node("ReduceMean", ["x"], ["y"], axes=[2, 3], keepdims=0)
+    made = helper.make_model(
+        helper.make_graph([node], "g", *sides), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    about = {"preprocess": {"kind": "image"}, "interpret": {"task": "regression"}}
+    artifact = edgekit.convert(made, to="tflite", metadata=about)
+    shelf = Shelf(NAME, tmp_path)
+    with shelf.changing():
+        begin(shelf, artifact.data, None)
+        shelf.change(Record.commit)
+    frame = np.zeros((4, 4, 3), np.uint8)
+    frame[..., 0] = 200
+    with edgekit.watch(NAME, root=tmp_path) as model, edgekit.load(artifact) as direct:
+        follow(model)
+        for colors in (None, "RGB", "BGR"):
+            expected = direct.predict(frame, colors=colors)
+            assert model.predict(frame, colors=colors) == expected
+            assert model.predict_batch([frame], colors=colors) == [expected]
+            assert asyncio.run(model.apredict(frame, colors=colors)) == expected
+            with edgekit.Stream(model, [frame], colors=colors) as stream:
+                assert [seen.answer for seen in stream] == [expected]
+        assert model.predict(frame, colors="BGR") != model.predict(frame)
 
 
 def test_nothing_compared_is_no_agreement(nets, place):
