@@ -84,6 +84,11 @@ def closed() -> EngineError:
     return EngineError("model-closed", "the model was closed")
 
 
+def forked(pid: int) -> EngineError:
+    """What a model of the parent's raises in a forked child."""
+    return EngineError("model-forked", f"the model was opened in process {pid}, before a fork")
+
+
 def quantize(real: Array, spec: TensorSpec) -> Array:
     """Reals to the tensor's integers: round(x / scale) + zero point, saturated.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from numbers import Real
-from typing import SupportsIndex
+from typing import Any
 
 from edgekit.errors import UsageError
 
@@ -15,7 +15,7 @@ MOST_SECONDS = 1e9
 """Thirty years: what clocks and locks of every system can wait."""
 
 
-def whole(name: str, value: SupportsIndex, *, least: int = 1, most: int = 1 << 31) -> int:
+def whole(name: str, value: Any, *, least: int = 1, most: int = 1 << 31) -> int:
     """A number of things.
 
     Raises:
@@ -30,7 +30,7 @@ def whole(name: str, value: SupportsIndex, *, least: int = 1, most: int = 1 << 3
     return number
 
 
-def seconds(name: str, value: float, *, least: float | None = None) -> float:
+def seconds(name: str, value: Any, *, least: float | None = None) -> float:
     """A time, from `least` on; None: longer than nothing.
 
     Raises:

@@ -25,7 +25,7 @@ import numpy as np
 from edgekit import artifact as artifacts
 from edgekit.artifact import Artifact
 from edgekit.errors import EngineError, FeedError
-from edgekit.runtimes import PREFERRED, engines, open_session
+from edgekit.runtimes import PREFERRED, bounds, engines, forks, open_session
 from edgekit.runtimes.base import (
     Array,
     Session,
@@ -34,6 +34,7 @@ from edgekit.runtimes.base import (
     check_names,
     closed,
     dequantize,
+    forked,
     matched,
     quantize,
 )
@@ -125,6 +126,7 @@ class Model:
         self._real, self._raw = (self._straight(session, raw=raw) for raw in (False, True))
         self._predictor: Predictor | None = None
         self.watch: Watch | None = None
+        forks.remember(self)
 
     @classmethod
     def from_artifact(
@@ -246,11 +248,11 @@ class Model:
         """Answer zeros so often (free sizes are 1): what engines put off until the first call is then done.
 
         Raises:
-            EngineError: `engine-failed`.
+            EngineError: `engine-failed`. UsageError: `option-value`.
         """
         from edgekit.runtimes.prediction import zeros
 
-        for _ in range(times):
+        for _ in range(bounds.whole("times", times, least=0)):
             self.run(zeros(self.inputs), raw=True)
 
     def check_usable(self) -> None:
@@ -395,6 +397,4 @@ class Model:
         return arrays
 
     def _unusable(self) -> EngineError:
-        if self._session is None:
-            return closed()
-        return EngineError("model-forked", f"the model was opened in process {self._pid}, before a fork")
+        return closed() if self._session is None else forked(self._pid)

@@ -10,6 +10,8 @@ in time is told at once, so that the app can go on with what is fresh.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from edgekit.artifact import Artifact
 from edgekit.errors import EdgeKitError, EngineError, LimitError, UsageError
+from edgekit.runtimes import bounds
+from edgekit.runtimes.base import forked
 from edgekit.runtimes.flow.queue import Aging, Policy
 
 if TYPE_CHECKING:
@@ -66,19 +70,18 @@ class Pool:
         colors: str | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        if min(sessions, queue, batch) < 1 or policy not in get_args(Policy):
-            known = ", ".join(get_args(Policy))
-            raise UsageError(
-                "option-value",
-                f"sessions {sessions}, queue {queue}, batch {batch} are at least 1; policy {policy!r} of {known}",
-            )
-        self._deadline, self._batch, self._wait, self._metrics = deadline, batch, wait, metrics
+        if policy not in get_args(Policy):
+            raise UsageError("option-value", f"policy is {policy!r}; known: {', '.join(get_args(Policy))}")
+        sessions = bounds.whole("sessions", sessions, most=bounds.MOST_THREADS)
+        queue, self._batch = bounds.whole("queue", queue), bounds.whole("batch", batch)
+        self._deadline = None if deadline is None else bounds.seconds("deadline", deadline)
+        self._wait = bounds.seconds("wait", wait, least=0.0)
+        self._metrics, self._pid, self._closed = metrics, os.getpid(), False
         self._how: dict[str, Any] = {} if colors is None else {"colors": colors}
         self._queue: Aging[_Request] = Aging(queue, policy)
-        self._models = _opened(source, sessions, threads)
         self._threads = [
             threading.Thread(target=self._work, args=(model,), name=f"edgekit-pool-{number}", daemon=True)
-            for number, model in enumerate(self._models)
+            for number, model in enumerate(_opened(source, sessions, threads))
         ]
         for thread in self._threads:
             thread.start()
@@ -88,17 +91,21 @@ class Pool:
 
         Args:
             thing: See `Model.predict`.
-            deadline: Of this request, in seconds from now; None for the pool's.
+            deadline: Of this request, in seconds from now; None for the pool's. One that has passed is answered so.
 
         Returns:
             A future with the answer, or an error of `Model.predict`, or LimitError: `request-dropped`, `request-late`.
 
         Raises:
-            EngineError: `model-closed`.
+            EngineError: `model-closed`, `model-forked`. UsageError: `option-value`.
         """
-        if self._queue.over or not self._threads:
+        if self._pid != os.getpid():
+            raise forked(self._pid)
+        if self._closed:
             raise EngineError("model-closed", "the pool was closed")
-        seconds = self._deadline if deadline is None else deadline
+        seconds = self._deadline
+        if deadline is not None:
+            seconds = bounds.seconds("deadline", deadline, least=-bounds.MOST_SECONDS)
         request = _Request(thing, Future(), None if seconds is None else time.monotonic() + seconds)
         dropped = self._queue.put(request, seconds)
         if dropped is not None:
@@ -111,15 +118,14 @@ class Pool:
         return self.submit(thing, deadline=deadline).result()
 
     def close(self) -> None:
-        """Answer what waits, then give the memory back. May be called twice."""
+        """Answer what waits, then give the memory back; by a future's callback without waiting. May be called twice."""
+        if self._pid != os.getpid():
+            return  # threads and engines are the parent's
+        self._closed = True
         self._queue.close()
-        for thread in self._threads:
-            thread.join()
-        self._threads = []
-        for request in self._queue.clear():
-            _fail(request.future, EngineError("model-closed", "the pool was closed"))
-        for model in self._models:
-            model.close()
+        if threading.current_thread() not in self._threads:
+            for thread in self._threads:
+                thread.join()
 
     def __enter__(self) -> Pool:
         return self
@@ -136,6 +142,7 @@ class Pool:
             requests = self._fresh([first, *self._more()])
             if requests:
                 _answer(model, requests, self._how)
+        model.close()
 
     def _more(self) -> list[tuple[_Request, float]]:
         """What else can go into the same call."""
@@ -172,20 +179,27 @@ def _answer(model: Model, requests: list[_Request], how: dict[str, Any]) -> None
     """One call for all; where that fails, one each, so that only those fail that must."""
     try:
         answers = model.predict_batch([request.thing for request in requests], **how)
-    except Exception as error:  # noqa: BLE001 - whatever a thing does when it is prepared belongs to who asked
+        answered = list(zip(requests, answers, strict=True))
+    except BaseException as error:  # noqa: BLE001 - whatever a thing does, SystemExit as well, belongs to who asked
         if len(requests) == 1:
-            requests[0].future.set_exception(error)
+            _settle(requests[0].future.set_exception, error)
             return
         for request in requests:
             _answer(model, [request], how)
         return
-    for request, answer in zip(requests, answers, strict=True):
-        request.future.set_result(answer)
+    for request, answer in answered:
+        _settle(request.future.set_result, answer)
 
 
 def _fail(future: Future[Any], error: EdgeKitError) -> None:
     if future.running() or future.set_running_or_notify_cancel():
-        future.set_exception(error)
+        _settle(future.set_exception, error)
+
+
+def _settle(tell: Callable[[Any], None], what: Any) -> None:
+    """Resolve a future. Its callbacks run here: the future logs what they raise, but for what would end this thread."""
+    with contextlib.suppress(SystemExit, KeyboardInterrupt, GeneratorExit):
+        tell(what)
 
 
 def _opened(source: Any, sessions: int, threads: int | None) -> list[Model]:

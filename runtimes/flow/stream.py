@@ -9,14 +9,16 @@ that became too old while it waited is not worth the engine's time, and is skipp
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from edgekit.errors import UsageError
+from edgekit.runtimes import bounds
 from edgekit.runtimes.flow.queue import Aging, Policy
 
 if TYPE_CHECKING:
@@ -53,11 +55,12 @@ class Tally:
 
 
 class Stream:
-    """Iterate over it once; `close` or the end of the loop ends the thread after the frame that it waits for.
+    """Iterate over it once; `close` or the end of the loop ends the thread after the frame that it waits for, and a
+    generator that gives frames with it: what it does at its `finally` (release the camera) is done then.
 
     Args:
         model: Anything with `predict`: a `Model`, a `Cascade`; or a function of a frame.
-        frames: The source.
+        frames: The source; what it raises is raised to who asks for answers.
         deadline: Seconds after which a waiting frame is stale; None: never.
         policy: What happens when frames come faster than answers: "drop-oldest", "drop-newest", or "block", which
             makes the source wait (files, not cameras).
@@ -84,20 +87,20 @@ class Stream:
         colors: str | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        if policy not in get_args(Policy) or queue < 1 or not every >= 0 or (deadline is not None and deadline <= 0):
-            known = ", ".join(get_args(Policy))
-            raise UsageError(
-                "option-value",
-                f"policy {policy!r} is one of {known}; queue {queue} is at least 1, every {every} s at least 0, "
-                f"deadline {deadline} s positive",
-            )
+        if policy not in get_args(Policy):
+            raise UsageError("option-value", f"policy is {policy!r}; known: {', '.join(get_args(Policy))}")
+        queue, every = bounds.whole("queue", queue), bounds.seconds("every", every, least=0.0)
+        if deadline is not None:
+            deadline = bounds.seconds("deadline", deadline)
         self._predict: Callable[[Any], Any] = getattr(model, "predict", model)
         if colors is not None:
+            if self._predict is model:
+                raise UsageError("option-value", f"colors is {colors!r}; a function gets frames as they are")
             self._predict = functools.partial(self._predict, colors=colors)
         self._frames = frames
         self._deadline, self._every, self._gate, self._metrics = deadline, every, gate, metrics
         self._queue: Aging[tuple[int, Any]] = Aging(queue, policy)
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._answered = self._stale = self._dropped = self._alike = 0
 
@@ -153,17 +156,22 @@ class Stream:
     def _read(self) -> None:
         """In a thread of its own: the source into the queue."""
         try:
-            for number, frame in enumerate(self._frames):
-                dropped = self._queue.put((number, frame))
-                if self._queue.over:
-                    return
-                if dropped is not None:
-                    self._dropped += 1
-                    self._count("dropped")
-        except Exception as error:  # noqa: BLE001 - whatever the source raises is raised where answers are asked for
+            source = iter(self._frames)
+            with contextlib.closing(source) if isinstance(source, Generator) else contextlib.nullcontext():
+                self._take(source)
+        except BaseException as error:  # noqa: BLE001 - whatever the source raises is raised where answers are asked for
             self._failure = error
         finally:
             self._queue.close()
+
+    def _take(self, source: Iterator[Any]) -> None:
+        for number, frame in enumerate(source):
+            dropped = self._queue.put((number, frame))
+            if self._queue.over:
+                return
+            if dropped is not None:
+                self._dropped += 1
+                self._count("dropped")
 
     def _count(self, what: str) -> None:
         if self._metrics is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 from concurrent.futures import CancelledError
@@ -155,14 +156,142 @@ def test_micro_batches_and_a_bad_thing_among_them():
     pool.close()
 
 
+@pytest.mark.parametrize("what", [SystemExit(3), KeyboardInterrupt(), MemoryError()])
+def test_what_ends_a_thread_ends_no_worker(artifacts, what):
+    """A thing that raises it when it is prepared, and a callback that raises it when it is told."""
+
+    class Thing:
+        def __array__(self, *_args, **_kwargs):
+            raise what
+
+    def callback(_):
+        raise what if not isinstance(what, Exception) else SystemExit
+
+    with edgekit.Pool(artifacts["fp32.onnx"], sessions=1) as pool:
+        bad = pool.submit(Thing())
+        assert bad.exception(60) is what
+        model = Slow()
+    with edgekit.Pool(lambda: model, sessions=1) as pool:
+        first = pool.submit("first")
+        assert model.begun.acquire(timeout=60)
+        first.add_done_callback(callback)
+        late = pool.submit("late", deadline=-1.0)
+        late.add_done_callback(callback)
+        second = pool.submit("second")
+        model.go.release(2)
+        assert second.result(60) == "second"
+
+
+def test_a_model_that_answers_too_few_fails_who_asked():
+    class Lazy(Slow):
+        def predict_batch(self, things):
+            return super().predict_batch(things)[1:]
+
+    model = Lazy()
+    with edgekit.Pool(lambda: model, sessions=1) as pool:
+        model.go.release(2)
+        for _ in range(2):
+            assert isinstance(pool.submit("one").exception(60), ValueError)
+
+
+def test_a_pool_is_closed_by_a_callback_of_its_own():
+    models = [Slow(), Slow()]
+    left = list(models)
+    pool = edgekit.Pool(left.pop, sessions=2)
+    workers = list(pool._threads)
+    failed = []
+
+    def close(_):
+        try:
+            pool.close()
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    futures = [pool.submit(number) for number in range(3)]  # one waits
+    for model in models:
+        assert model.begun.acquire(timeout=60)
+    for future in futures:
+        future.add_done_callback(close)  # both workers at once
+    for model in models:
+        model.go.release(2)
+    assert [future.result(60) for future in futures] == [0, 1, 2]
+    for worker in workers:
+        worker.join(60)
+    assert failed == []
+    assert [model.closed for model in models] == [True, True]
+    with pytest.raises(EngineError) as caught:
+        pool.submit(4)
+    assert caught.value.code == "model-closed"
+    pool.close()
+
+
+@pytest.mark.parametrize("what", [SystemExit(3), KeyboardInterrupt(), OSError("no camera")])
+def test_what_the_source_raises_is_raised_where_answers_are_asked_for(what):
+    def camera():
+        yield from range(3)
+        raise what
+
+    seen = []
+    with pytest.raises(type(what)) as caught:
+        seen.extend(one.answer for one in edgekit.Stream(lambda frame: frame, camera(), policy="block", queue=9))
+    assert caught.value is what
+
+
+@pytest.mark.parametrize("how", ["break", "end", "close", "iterable"])
+def test_a_camera_is_released_with_its_stream(how):
+    """By its generator's `finally`, in the thread that takes the frames, though somebody still has it."""
+    released = []
+
+    def camera():
+        try:
+            yield from range(3) if how == "end" else itertools.count()
+        finally:
+            released.append(threading.current_thread())
+
+    class Camera:
+        def __iter__(self):
+            return camera()
+
+    source = Camera() if how == "iterable" else camera()
+    with edgekit.Stream(lambda frame: frame, source) as stream:
+        for _ in stream:
+            if how == "close":
+                stream.close()
+            elif how != "end":
+                break
+    stream._thread.join(60)
+    assert released == [stream._thread]
+
+
+def test_a_function_is_not_asked_about_colors():
+    with pytest.raises(UsageError) as caught:
+        edgekit.Stream(len, [], colors="BGR")
+    assert caught.value.code == "option-value"
+
+
 def test_pools_and_streams_that_make_no_sense(artifacts):
-    for wrong in ({"sessions": 0}, {"queue": 0}, {"batch": 0}, {"policy": "hope"}):
+    nan, inf = float("nan"), float("inf")
+    for wrong in (
+        {"sessions": 0}, {"sessions": 1000}, {"queue": 0}, {"queue": 2.5}, {"batch": 0}, {"batch": "2"},
+        {"policy": "hope"}, {"deadline": -1}, {"deadline": nan}, {"deadline": inf}, {"wait": -1}, {"wait": nan},
+        {"wait": "1"}, {"threads": 0}, {"threads": 1_000_000},
+    ):  # fmt: skip
         with pytest.raises(UsageError) as caught:
             edgekit.Pool(artifacts["fp32.onnx"], **wrong)
         assert caught.value.code == "option-value"
-    for wrong in ({"queue": 0}, {"every": -1}, {"deadline": 0}, {"policy": "hope"}):
-        with pytest.raises(UsageError):
+    for wrong in (
+        {"queue": 0}, {"queue": 1.5}, {"every": -1}, {"every": inf}, {"every": "1"}, {"deadline": 0},
+        {"deadline": nan}, {"policy": "hope"},
+    ):  # fmt: skip
+        with pytest.raises(UsageError) as caught:
             edgekit.Stream(len, [], **wrong)
+        assert caught.value.code == "option-value"
+    model = Slow()
+    with edgekit.Pool(lambda: model, sessions=1) as pool:
+        for deadline in (nan, inf, "1"):
+            with pytest.raises(UsageError):
+                pool.submit("one", deadline=deadline)
 
 
 def test_a_stream_of_a_file_answers_every_frame():
