@@ -22,9 +22,10 @@ pytest.importorskip("httptools", reason="needs the extra serve")
 ROOT = Path(__file__).resolve().parents[3]
 
 
-# An engine from outside: sleeps so many milliseconds as the first value says, and dies of 1e6.
+# An engine from outside: sleeps so many milliseconds as the first value says, dies of 1e6, and takes what `Gate` lets
+# it.
 SLOW = """
-import ctypes, time
+import ctypes, os, time
 from edgekit.tensors import TensorSpec
 
 class Slow:
@@ -41,7 +42,9 @@ class Session:
         image = feeds["image"]
         first = float(image.flat[0])
         if (image == 1e6).any() or (self.bad and first == -1): ctypes.string_at(0)
-        if first > 0: time.sleep(min(first, 60000) / 1000)
+        if first > 2e6:
+            while not os.path.exists(os.environ["SLOW_GATE"] + "/" + str(int(first - 2e6))): time.sleep(0.002)
+        elif first > 0: time.sleep(min(first, 60000) / 1000)
         return {"probs": image.reshape(len(image), -1)[:, :5] * 2}
     def close(self): pass
 
@@ -156,7 +159,27 @@ def slow_engine(tmp_path_factory):
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: slow-engine\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[edgekit.engines]\nslow = slow_engine:BACKEND\n")
     (folder / "slow_engine.py").write_text(SLOW)
-    return {"PYTHONPATH": str(folder)}
+    (folder / "gate").mkdir()
+    return {"PYTHONPATH": str(folder), "SLOW_GATE": str(folder / "gate")}
+
+
+class Gate:
+    """Calls of the engine `slow` that last until they are let go, however slow the test is."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / str(1 + len(list(folder.iterdir())))
+        self.held = 2e6 + int(self._file.name)
+        """The first value of such a call."""
+
+    def open(self) -> None:
+        self._file.touch()
+
+
+@pytest.fixture
+def gate(slow_engine):
+    made = Gate(Path(slow_engine["SLOW_GATE"]))
+    yield made
+    made.open()
 
 
 @pytest.fixture(scope="session")

@@ -80,11 +80,11 @@ def tight(serve, plain, slow_engine, tmp_path_factory):
 
 
 @pytest.fixture
-def full(tight):
+def full(tight, gate):
     """One is at work, and two wait."""
     links = [connect(tight) for _ in range(3)]
     for link in links:
-        link.sendall(head(LARGE) + wish(700))
+        link.sendall(head(LARGE) + wish(gate.held))
         until = time.monotonic() + 10
         while gauge(tight, "clients") < 1 and time.monotonic() < until:
             time.sleep(0.005)
@@ -93,6 +93,7 @@ def full(tight):
         assert time.monotonic() < until
         time.sleep(0.005)
     yield tight
+    gate.open()
     assert [answered(link)[0] for link in links] == [200] * 3
     for link in links:
         link.close()
