@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from numbers import Real
 from typing import Any
@@ -36,9 +37,9 @@ def seconds(name: str, value: Any, *, least: float | None = None) -> float:
     Raises:
         UsageError: `option-value`.
     """
-    # Comparisons with NaN are false.
-    if isinstance(value, Real) and value <= MOST_SECONDS and (value > 0 if least is None else value >= least):
-        return float(value)
+    number: Any = value if isinstance(value, Real) else math.nan  # whose comparisons are false
+    if number <= MOST_SECONDS and (number > 0 if least is None else number >= least):
+        return float(number)
     said = "positive" if least is None else f"at least {least:g}"
     raise UsageError(
         "option-value", f"{name} is {value!r}; it is a number of seconds, {said}, at most {MOST_SECONDS:g}"
