@@ -162,8 +162,11 @@ def test_several_things_are_answered_as_one_by_one(model, samples):
 
 
 def test_things_that_do_not_go_together_are_answered_alone(model, samples):
-    things = [samples(model, 2), samples(model)[0]]
+    one, two = samples(model, 2)
+    things = [one, two.astype(np.float64), {"image": two[None]}]  # some are the tensor already, some become it
     assert model.predict_batch(things) == [model.predict(thing) for thing in things]
+    with pytest.raises(FeedError, match="image holds 2"):  # of which one would be answered
+        model.predict_batch([samples(model, 2), one])
 
 
 def test_from_an_event_loop(model, samples):
