@@ -23,7 +23,7 @@ from typing import Any
 from edgekit.codec import CodecError, decode, encode
 from edgekit.errors import DataError, MissingFileError, UsageError
 from edgekit.manifest import Interpret, Preprocess, Task
-from edgekit.tensors import TensorSpec
+from edgekit.tensors import TensorSpec, unbatched
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,7 @@ def complete(
     class_names: tuple[str, ...] = (),
     answer: str | None = None,
     task: Task = "other",
+    inputs: tuple[TensorSpec, ...] = (),
 ) -> Metadata:
     """What the model and the data say stands in where the owner said nothing, and must agree where he did.
 
@@ -164,6 +165,7 @@ def complete(
         class_names: Of the evaluation data's folders or text labels, or of the source.
         answer: The output that holds the answer, if the source knows.
         task: What that answer is, if the source knows; it stands for no other output.
+        inputs: The model's; they tell which outputs have a batch axis.
 
     Raises:
         UsageError: `metadata-invalid`: an output that is not there, another number of labels than of classes.
@@ -183,7 +185,7 @@ def complete(
     for name in (about.boxes, about.scores, about.classes, about.count) if about else ():
         if name is not None and name not in names:
             raise UsageError("metadata-invalid", f"there is no output {name}; known: {', '.join(names)}")
-    classes = _classes(next(spec for spec in outputs if how.output in (None, spec.name)))
+    classes = _classes(next(spec for spec in outputs if how.output in (None, spec.name)), unbatched(inputs, outputs))
     if how.labels and classes and len(how.labels) != classes and how.task in ("classification", "multi-label"):
         raise UsageError("metadata-invalid", f"{len(how.labels)} labels for an output of {classes} classes")
     if class_names and not how.labels:
@@ -203,9 +205,9 @@ def _scored(outputs: tuple[TensorSpec, ...], answer: str) -> str:
     return answer if answer in scores or len(scores) != 1 else scores[0]
 
 
-def _classes(spec: TensorSpec) -> int | None:
+def _classes(spec: TensorSpec, bare: frozenset[str]) -> int | None:
     """How many classes an output can tell apart: two with a single score; None when the shape is free."""
-    sizes = spec.shape[1:]
+    sizes = spec.shape if spec.name in bare else spec.shape[1:]
     if not spec.dtype.startswith("float") and spec.quant is None:
         return None
     return None if None in sizes else max(2, math.prod(size or 1 for size in sizes))

@@ -108,7 +108,7 @@ def run(
             _check_facts(facts, options, precision)
             said = metadata.complete(
                 _over_own(said, source, facts, options), facts.outputs, label=options.label,
-                class_names=facts.classes, answer=facts.answer, task=facts.task,
+                class_names=facts.classes, answer=facts.answer, task=facts.task, inputs=facts.inputs,
             )  # fmt: skip
         with shop.stage("survey"):
             calibration = data_given.locate(options.calibration, options, facts, said, shop.scratch / "calibration")
@@ -116,7 +116,9 @@ def run(
             data_given.require_calibration(calibration, precision)
             survey = shop.survey(facts, calibration, evaluation, options.seed)
             data_given.enforce_lint(survey)
-            said = metadata.complete(said, facts.outputs, label=options.label, class_names=survey.class_names)
+            said = metadata.complete(
+                said, facts.outputs, label=options.label, class_names=survey.class_names, inputs=facts.inputs
+            )
         with shop.stage("lower"):
             lowered = graph = shop.seek(
                 shop.lower(lowering, *options.lowering(said.preprocess, precision)), options.embedding, said

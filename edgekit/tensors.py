@@ -120,6 +120,12 @@ def fixed_batch(specs: tuple[TensorSpec, ...]) -> int:
     return (firsts.pop() or 1) if len(firsts) == 1 else 1
 
 
+def unbatched(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> frozenset[str]:
+    """Outputs whose first axis counts no samples: it is fixed, longer than 1, and no input's."""
+    counted = {None, 1, *(spec.shape[0] for spec in inputs if spec.shape)}
+    return frozenset(spec.name for spec in outputs if spec.shape and spec.shape[0] not in counted)
+
+
 def batched(specs: tuple[TensorSpec, ...]) -> bool:
     """Whether the first axis of every tensor is a batch axis: free, or of size 1 throughout."""
     return bool(specs) and all(spec.shape and spec.shape[0] in (None, 1) for spec in specs)

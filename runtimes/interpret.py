@@ -5,7 +5,7 @@ What a task needs is imported when the first answer of it is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,8 +36,16 @@ Reader = Callable[[Mapping[str, Array], int, "Placement | None", "Array | None"]
 """Outputs, sample, placement and what was given, as `interpret` has them."""
 
 
-def reader(how: Interpret, size: tuple[int, int] | None = None) -> Reader:
-    """`interpret` of one manifest and one size of pictures."""
+def framed(outputs: Mapping[str, Array], bare: Collection[str]) -> dict[str, Array]:
+    """Outputs of one sample with a batch axis each: `bare` names those that have none, see `tensors.unbatched`."""
+    return {name: values[None] if name in bare else values for name, values in outputs.items()}
+
+
+def reader(how: Interpret, size: tuple[int, int] | None = None, bare: Collection[str] = ()) -> Reader:
+    """`interpret` of one manifest, one size of pictures and outputs of which some have no batch axis."""
+    if bare and how.task != "other":
+        read_framed = reader(how, size)
+        return lambda outputs, *rest: read_framed(framed(outputs, bare), *rest)
     if how.task != "classification":
 
         def general(

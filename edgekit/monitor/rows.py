@@ -12,7 +12,7 @@ from edgekit.monitor.columns import Array, Column
 from edgekit.monitor.features import Extractor, Summary, Values, elements, extractor, numbered
 from edgekit.monitor.inner import Inner
 from edgekit.reading import Interpret
-from edgekit.tensors import TensorSpec
+from edgekit.tensors import TensorSpec, unbatched
 
 MOST = 96
 """Columns of inputs, and of outputs, that are watched; what is left out is listed in the monitor's status."""
@@ -54,7 +54,7 @@ class Rows:
             self._watch(spec, extractor(spec, preprocess if len(inputs) == 1 else None, room), "input")
         for spec, within in inner:
             self._watch(spec, within, "embedding")
-        answer = _answer(outputs, interpret)
+        answer = _answer(outputs, interpret, unbatched(tuple(inputs), tuple(outputs)))
         self.answer = answer.name if answer is not None else None
         size = 0 if answer is None else elements(answer)
         self.probable = interpret.scores == "probabilities"
@@ -159,12 +159,14 @@ def _batch(spec: TensorSpec, firsts: Sequence[int | None]) -> int | None:
     return 0 if not spec.shape or not firsts or spec.shape[0] in (None, *firsts) else None
 
 
-def _answer(outputs: Sequence[TensorSpec], how: Interpret) -> TensorSpec | None:
-    """The output with the scores of classes."""
+def _answer(outputs: Sequence[TensorSpec], how: Interpret, bare: frozenset[str]) -> TensorSpec | None:
+    """The output with the scores of classes; None of one that has no row a sample (`bare`)."""
     if how.task != "classification" or not outputs:
         return None
     for spec in outputs:
         if how.output in (None, spec.name):
+            if spec.name in bare:
+                return None
             sized = None not in spec.shape[1:] and elements(spec) <= CLASSES
             return spec if sized and spec.dtype not in ("string", "complex64") else None
     return None

@@ -19,7 +19,7 @@ from edgekit.errors import ArtifactError, DataError, VerificationError
 from edgekit.measure.compare import ComparePlan, Comparison, Contender
 from edgekit.measure.results import Bench
 from edgekit.measure.sampling import BenchPlan
-from edgekit.tensors import TensorSpec
+from edgekit.tensors import TensorSpec, unbatched
 
 Event = dict[str, Any]
 
@@ -72,12 +72,12 @@ def run(request: RunRequest) -> RunResult:
     import numpy as np
 
     from edgekit.data import open_data
-    from edgekit.runtimes.interpret import interpret
+    from edgekit.runtimes.interpret import framed, interpret
     from edgekit.runtimes.prediction import picture_size
 
     with _open(request.opening) as model:
         data = open_data(_prepared(request.data, model), model.inputs)
-        size = picture_size(model.inputs)
+        size, bare = picture_size(model.inputs), unbatched(model.inputs, model.outputs)
         kept: dict[str, list[Any]] = {spec.name: [] for spec in model.outputs}
         answers: list[dict[str, Any]] = []
         seconds = 0.0
@@ -85,7 +85,7 @@ def run(request: RunRequest) -> RunResult:
             if len(answers) == request.samples:
                 break
             started = time.perf_counter()
-            outputs = model.run(batch.feeds)
+            outputs = framed(model.run(batch.feeds), bare)
             seconds += time.perf_counter() - started
             for one in range(min(data.step, request.samples - len(answers))):  # a fixed batch holds several
                 fed, made = (_sample(arrays, one, data.step) for arrays in (batch.feeds, outputs))
@@ -150,6 +150,7 @@ def evaluate(request: EvaluateRequest) -> Generator[Event, None, Evaluation]:
             model.outputs,
             label=request.data.label,
             class_names=data.class_names,
+            inputs=model.inputs,
         ).interpret
         metric = None
         output = said.output or model.outputs[0].name
