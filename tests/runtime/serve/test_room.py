@@ -83,15 +83,16 @@ def tight(serve, plain, slow_engine, tmp_path_factory):
 def full(tight, gate):
     """One is at work, and two wait."""
     links = [connect(tight) for _ in range(3)]
-    for link in links:
+    for waiting, link in enumerate(links):  # one after the other: the worker must have the first before two can wait
         link.sendall(head(LARGE) + wish(gate.held))
-        until = time.monotonic() + 10
-        while gauge(tight, "clients") < 1 and time.monotonic() < until:
+        seen = ['edgekit_running{model="slow"} 1\n', f'edgekit_queue{{model="slow"}} {waiting}\n']
+        for _ in range(3000):  # tries, not seconds: where a machine stops for a while, they stop as well
+            text = tight.ask("GET", "/metrics")[2].decode()
+            if all(line in text for line in seen):
+                break
             time.sleep(0.005)
-    until = time.monotonic() + 10
-    while 'edgekit_queue{model="slow"} 2\n' not in tight.ask("GET", "/metrics")[2].decode():
-        assert time.monotonic() < until
-        time.sleep(0.005)
+        else:
+            pytest.fail("the queue did not fill")
     yield tight
     gate.open()
     assert [answered(link)[0] for link in links] == [200] * 3
