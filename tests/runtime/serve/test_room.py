@@ -69,9 +69,8 @@ def senders(server, count, begin):
     return links
 
 
-@pytest.fixture(scope="module")
-def tight(serve, plain, slow_engine, tmp_path_factory):
-    """Two may wait, and three large bodies are kept."""
+def two_may_wait(serve, plain, slow_engine, tmp_path_factory):
+    """And three large bodies are kept."""
     config = tmp_path_factory.mktemp("config") / "serve.toml"
     config.write_text(
         '[bounds]\nbody = 100_000\nbuffered = 280_000\n[serving]\nengine = "slow"\nqueue = 2\nbatch = 1\n'
@@ -79,9 +78,15 @@ def tight(serve, plain, slow_engine, tmp_path_factory):
     return serve(plain, "--config", config, env=slow_engine)
 
 
+@pytest.fixture(scope="module")
+def tight(serve, plain, slow_engine, tmp_path_factory):
+    return two_may_wait(serve, plain, slow_engine, tmp_path_factory)
+
+
 @pytest.fixture
-def full(tight, gate):
-    """One is at work, and two wait."""
+def full(serve, plain, slow_engine, tmp_path_factory, gate):
+    """One is at work, and two wait. A server of its own: one that saw short calls gives its worker a second ahead."""
+    tight = two_may_wait(serve, plain, slow_engine, tmp_path_factory)
     links = [connect(tight) for _ in range(3)]
     for waiting, link in enumerate(links):  # one after the other: the worker must have the first before two can wait
         link.sendall(head(LARGE) + wish(gate.held))
