@@ -28,6 +28,11 @@ from edgekit.tensors import TensorSpec
 _BYTES = Range(0.0, 255.0)
 """What raw pictures hold, whatever the calibration data shows: int8 inputs are then bytes moved by 128."""
 
+_TURNED = (
+    "the graph turns RGB into the model's BGR: arrays are taken for RGB from now on, a camera's frames go to "
+    'predict(frame, colors="BGR")'
+)
+
 
 def fold(graph: Graph, how: Preprocess) -> Graph:
     """The float graph with its preparation inside, at the same path.
@@ -53,7 +58,8 @@ def fold(graph: Graph, how: Preprocess) -> Graph:
         before = turned.get(spec.name, (0, 1, 2, 3))
         turned[spec.name] = tuple(before[axis] for axis in order)
     folded = Folded(tuple(map(float, factor)), tuple(map(float, offset)), reversed=swap, image=image)
-    return replace(graph, inputs=(changed,), turned=turned, folded={spec.name: folded})
+    notes = (*graph.notes, _TURNED) if swap else graph.notes
+    return replace(graph, inputs=(changed,), turned=turned, folded={spec.name: folded}, notes=notes)
 
 
 def left(how: Preprocess, graph: Graph) -> Preprocess:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import edgekit
+from edgekit import pipeline
 from edgekit.errors import UsageError
+from edgekit.options import Options
 from edgekit.runtimes.replay import replay
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -81,6 +83,8 @@ def test_raw_pictures_get_the_answers_of_prepared_ones(nets, source, target, col
         assert after.preprocess.colors == "RGB"
         by_frame = after.predict(raw[0]).outputs["scores"]
         np.testing.assert_array_equal(by_frame, found[:1])
+        camera = np.ascontiguousarray(raw[0][..., ::-1])
+        np.testing.assert_array_equal(after.predict(camera, colors="BGR").outputs["scores"], by_frame)
     assert folded.manifest.provenance.options["fold_preprocess"] is True
 
 
@@ -130,3 +134,11 @@ def test_what_cannot_be_folded(nets, metadata, words):
     with pytest.raises(UsageError, match=words) as caught:
         edgekit.convert(nets / "net.tflite", to="tflite", metadata=metadata, fold_preprocess=True)
     assert caught.value.code == "fold-impossible"
+
+
+@pytest.mark.parametrize(("colors", "told"), [("BGR", True), ("RGB", False)])
+def test_frames_that_are_taken_in_another_order_than_before_are_told(nets, tmp_path, colors, told):
+    conversion = pipeline.run(
+        nets / "net.onnx", Options(output=tmp_path / "m.onnx", metadata=said(colors), fold_preprocess=True)
+    )
+    assert any('colors="BGR"' in warning for warning in conversion.warnings) == told
