@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 from edgekit.artifact import Artifact
 from edgekit.errors import UsageError
 from edgekit.registry import Registry
-from edgekit.runtimes import bounds
 
 if TYPE_CHECKING:  # a server that only counts and schedules does without numpy
     from edgekit.runtimes.base import Backend, Session
@@ -47,6 +46,8 @@ def open_session(
         EngineMissingError: `engine-missing`. EngineError: the engine refuses the model; says why.
     """
     if threads is not None:
+        from edgekit.runtimes import bounds
+
         threads = bounds.whole("threads", threads, most=bounds.MOST_THREADS)
     backend = engines.get(engine or PREFERRED[artifact.format])
     if artifact.format not in backend.formats:

@@ -6,8 +6,10 @@ the file says; everything that makes a model pleasant lives above it, in `edgeki
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakSet
 
 import numpy as np
 
@@ -17,6 +19,8 @@ from edgekit.tensors import INTEGER_RANGE, TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from edgekit.runtimes.model import Model
 
     Array = NDArray[Any]
 else:
@@ -87,6 +91,31 @@ def closed() -> EngineError:
 def forked(pid: int) -> EngineError:
     """What a model of the parent's raises in a forked child."""
     return EngineError("model-forked", f"the model was opened in process {pid}, before a fork")
+
+
+_open: WeakSet[Model] = WeakSet()
+
+
+def leave_to_parent(model: Model) -> None:
+    """From now on, while it is open, a forked child does nothing with its session, at its end neither.
+
+    A session's destructor waits for threads, which a fork does not copy: a child that ends by itself would hang in it,
+    or die by a signal. It gets one more reference to each, so that no destructor runs there.
+    """
+    _open.add(model)
+
+
+def _keep_sessions() -> None:
+    import ctypes  # numpy has imported it
+
+    for model in _open:
+        session = model._session  # noqa: SLF001 - what `close` lets go
+        if session is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_sessions)
 
 
 def quantize(real: Array, spec: TensorSpec) -> Array:

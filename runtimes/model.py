@@ -25,7 +25,7 @@ import numpy as np
 from edgekit import artifact as artifacts
 from edgekit.artifact import Artifact
 from edgekit.errors import EngineError, FeedError
-from edgekit.runtimes import PREFERRED, bounds, engines, forks, open_session
+from edgekit.runtimes import PREFERRED, engines, open_session
 from edgekit.runtimes.base import (
     Array,
     Session,
@@ -35,6 +35,7 @@ from edgekit.runtimes.base import (
     closed,
     dequantize,
     forked,
+    leave_to_parent,
     matched,
     quantize,
 )
@@ -126,7 +127,7 @@ class Model:
         self._real, self._raw = (self._straight(session, raw=raw) for raw in (False, True))
         self._predictor: Predictor | None = None
         self.watch: Watch | None = None
-        forks.remember(self)
+        leave_to_parent(self)
 
     @classmethod
     def from_artifact(
@@ -250,6 +251,7 @@ class Model:
         Raises:
             EngineError: `engine-failed`. UsageError: `option-value`.
         """
+        from edgekit.runtimes import bounds
         from edgekit.runtimes.prediction import zeros
 
         for _ in range(bounds.whole("times", times, least=0)):
