@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,9 +48,19 @@ def read(source: Path | str | bytes) -> dict[str, NDArray[Any]]:
     """The arrays by name; from a path or a content.
 
     Raises:
-        OSError, ValueError, zipfile.BadZipFile: It is no such file, or holds Python objects.
+        OSError, ValueError, EOFError, zipfile.BadZipFile: It is no such file, a damaged one, or holds Python objects.
     """
     import numpy as np
 
-    with np.load(io.BytesIO(source) if isinstance(source, bytes) else source, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    found = {}
+    with (
+        io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file,
+        zipfile.ZipFile(file) as packed,
+    ):
+        for name in packed.namelist():
+            try:
+                with packed.open(name) as member:
+                    found[name.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
+            except zlib.error as error:
+                raise zipfile.BadZipFile(f"{name} is damaged: {error}") from error
+    return found

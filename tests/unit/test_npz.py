@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,25 @@ def test_objects_are_refused_both_ways(tmp_path):
     np.savez(tmp_path / "x.npz", x=held)
     with pytest.raises(ValueError, match=r"[Oo]bject"):
         npz.read(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_damage_is_told_and_leaves_no_file_open(tmp_path, compressed):
+    content = npz.pack({"x": np.arange(1000.0)}, compressed=compressed)
+    for damaged in (
+        content[:-40],
+        content[: len(content) // 2],
+        content[:200] + b"\xff" * 40 + content[240:],
+        b"",
+        b"no",
+    ):
+        (tmp_path / "d.npz").write_bytes(damaged)
+        for source in (damaged, tmp_path / "d.npz"):
+            with pytest.raises((ValueError, OSError, EOFError, zipfile.BadZipFile)):
+                npz.read(source)
+    np.save(tmp_path / "d.npy", np.arange(3))
+    with pytest.raises(zipfile.BadZipFile):
+        npz.read(tmp_path / "d.npy")
 
 
 def test_nothing_else_writes_named_arrays():
