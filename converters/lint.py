@@ -13,9 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from edgekit.converters.stages import Array
-from edgekit.data import GUESS_FIX, Dataset
+from edgekit.data import Dataset
 from edgekit.feeding import Preprocess
-from edgekit.metrics import PLACES_FIX
 from edgekit.runtimes.base import absent
 from edgekit.tensors import TensorSpec
 
@@ -141,9 +140,8 @@ def lint(calibration: Dataset | None, evaluation: Dataset | None, inputs: tuple[
             findings += [*_alone(name, surveys[name]), *_left_out(name, data)]
             findings += _otherwise(name, data.ref.preprocess, surveys[name], inputs)
     if evaluation is not None:
-        for doubt, fix in ((evaluation.guess, GUESS_FIX), (evaluation.places, PLACES_FIX)):
-            if doubt:
-                findings.append(Finding("warning", "data-labels", f"evaluation data: {doubt}", fix))
+        for doubt, fix in evaluation.doubts:
+            findings.append(Finding("warning", "data-labels", f"evaluation data: {doubt}", fix))
     if calibration is not None:
         findings += [*_enough(calibration), *_scales(surveys["calibration"])]
     if calibration is not None and evaluation is not None:

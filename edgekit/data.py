@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.data_ref import DataRef
 from edgekit.errors import DataError, MissingFileError
+from edgekit.metrics import PLACES_FIX
 from edgekit.selftest import noise
 from edgekit.tensors import TensorSpec, fixed_batch
 
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     from edgekit.data_columns import Column
 
 
-GUESS_FIX = "Name the classes in the model's order, convert --labels FILE, or store class indices as numbers."
-"""What to do about a `Dataset.guess`."""
+_GUESS_FIX = "Name the classes in the model's order, convert --labels FILE, or store class indices as numbers."
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,11 @@ class Dataset:
         if not all(name.removeprefix("-").isdecimal() for name in names):
             return None
         return f"the model's classes are called {_few(names)}; labels that are numbers are places among them, from 0"
+
+    @property
+    def doubts(self) -> tuple[tuple[str, str], ...]:
+        """What the labels may not mean, each with what to do about it."""
+        return tuple((said, fix) for said, fix in ((self.guess, _GUESS_FIX), (self.places, PLACES_FIX)) if said)
 
     def require_classes(self) -> None:
         """The labels must mean the model's classes.

@@ -173,14 +173,9 @@ def _plain(values: Array, how: Interpret) -> Answer:
     flat = values.reshape(-1).astype(np.float64)
     if how.task == "multi-label":
         return multi_label(flat, how)
-    if how.task == "regression":
-        from edgekit.runtimes.interpretation.vectors import regression
-
-        return regression(flat)
-    if how.task == "embedding":
-        from edgekit.runtimes.interpretation.vectors import embedding
-
-        return embedding(flat)
+    read = _vector(how)
+    if read is not None:
+        return read(flat)
     from edgekit.runtimes.interpretation.wakeword import window
 
     return window(flat, how)

@@ -137,8 +137,8 @@ class Evaluation:
 def evaluate(request: EvaluateRequest) -> Generator[Event, None, Evaluation]:
     """Run all samples and compare with their labels."""
     from edgekit import metadata
-    from edgekit.data import GUESS_FIX, open_data
-    from edgekit.metrics import PLACES_FIX, accumulator
+    from edgekit.data import open_data
+    from edgekit.metrics import accumulator
 
     with _open(request.opening) as model:
         data = open_data(_prepared(request.data, model), model.inputs)
@@ -166,8 +166,7 @@ def evaluate(request: EvaluateRequest) -> Generator[Event, None, Evaluation]:
             done += len(batch.labels)
             yield {"done": done, "total": len(data)}
         assert metric is not None  # noqa: S101 - data is never empty
-        said_of = ((data.guess, GUESS_FIX), (data.places, PLACES_FIX))
-        doubts = tuple(f"{doubt} {fix}" for doubt, fix in said_of if doubt)
+        doubts = tuple(f"{doubt} {fix}" for doubt, fix in data.doubts)
         return Evaluation(NamedValue(metric.name, metric.value), done, seconds, model.engine, doubts)
 
 
