@@ -44,21 +44,21 @@ with edgekit.load(sys.argv[1], threads=int(sys.argv[2]) or None) as model:
 
 
 def measured(path: Path, threads: int, modules: Path | None = None) -> tuple[float, float]:
-    """MiB until it is open, and at the end; `modules`: where `libraries` copied onnxruntime to."""
+    """MiB until it is open, and at the end; `modules`: where `libraries` copied the engines to."""
     command = [sys.executable, "-c", RUN, str(path), str(threads)]
-    environment = {**os.environ, **({"PYTHONPATH": str(modules)} if modules and path.suffix == ".onnx" else {})}
+    environment = {**os.environ, **({"PYTHONPATH": str(modules)} if modules else {})}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     opened, ran = json.loads(done.stdout.splitlines()[-1])
     return opened, ran
 
 
 def libraries(folder: Path) -> Path:
-    """Copies of numpy and onnxruntime as they are on a board after a start: on the disk, and not in memory.
+    """Copies of numpy and the engines as they are on a board after a start: on the disk, and not in memory.
 
     What an installation has just written lies in memory in large pieces, and counts for a process by the piece: 11 MiB
-    more for onnxruntime's libraries than when they were read from the disk. LiteRT's show no such difference.
+    more for onnxruntime's libraries than when they were read from the disk, 8 for LiteRT's.
     """
-    for name in ("numpy", "numpy.libs", "onnxruntime"):
+    for name in ("numpy", "numpy.libs", "onnxruntime", "ai_edge_litert"):
         found = [Path(place) / name for place in sys.path if (Path(place) / name).is_dir()]
         if found:
             shutil.copytree(found[0], folder / name)

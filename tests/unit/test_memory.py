@@ -151,7 +151,7 @@ def test_the_arena_grows_by_powers_of_two_and_reuses_what_is_free():
 
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory):
-    """onnxruntime, on the disk and not in memory."""
+    """The engines, on the disk and not in memory."""
     return script("memory").libraries(tmp_path_factory.mktemp("modules"))
 
 
