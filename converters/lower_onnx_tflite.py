@@ -62,7 +62,7 @@ def lower(model: LoadedModel, path: Path, layout: str = "keep", *, floats: bool 
         )
     way = _Way(facts.quantized, _orders(facts.inputs, layout), layout == "nhwc", floats and not facts.quantized)
     draft, free, notes, turned = _drafted(source.handle, facts.inputs, way)
-    path.write_bytes(writing.write(draft))
+    path.write_bytes(writing.write(draft, floats=way.floats))
     inputs, outputs = facts.inputs, facts.outputs
     if not free:
         inputs = tuple(replace(spec, shape=_fixed(spec)) for spec in inputs)

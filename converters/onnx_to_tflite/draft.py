@@ -113,13 +113,18 @@ def kernels() -> dict[str, Kernel]:
 
 
 class Draft:
-    """The graph, op by op, in an order in which it can run."""
+    """The graph, op by op, in an order in which it can run.
+
+    Attributes:
+        alike: Origin of operators of one step of many -> what all these steps are called.
+    """
 
     def __init__(self) -> None:
         self.ops: list[Op] = []
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
         self.origin = ""
+        self.alike: dict[str, str] = {}
         self._constants: dict[Any, Tensor] = {}
 
     def constant(self, values: Array, name: str = "", quant: Quantized | None = None) -> Tensor:

@@ -183,12 +183,16 @@ def _run(
     name, start = low.draft.origin, _start(low, node, number)
     state = start
     products, step = _KINDS[node.op](_direction(low, node, number), sequence.x)
+    side = f"{name}/{number}"
+    low.draft.origin = f"{side}/steps"
+    low.draft.alike[low.draft.origin] = side
     slices = [unpacked(low, product, sequence.time) for product in products]
     found: dict[int, Tensor] = {}
     last: tuple[Tensor, ...] = ()
     for time in reversed(range(sequence.count)) if backward else range(sequence.count):
         # Names of their own for each step: thousands of tensors under one name would be counted through.
-        low.draft.origin = f"{name}/{number}/{time}"
+        low.draft.origin = f"{side}/{time}"
+        low.draft.alike[low.draft.origin] = side
         last = step([parts[time] for parts in slices], state)
         found[time] = last[0]
         if sequence.valid is not None:

@@ -9,8 +9,14 @@ from edgekit.converters.tflite_graphs.builder import Builder
 SIGNATURE = "serving_default"
 
 
-def write(draft: Draft) -> bytes:
-    """The file; inputs and outputs have their public names in its signature, equal drafts give equal bytes."""
+def write(draft: Draft, *, floats: bool = False) -> bytes:
+    """The file; inputs and outputs have their public names in its signature, equal drafts give equal bytes.
+
+    Args:
+        draft: The graph.
+        floats: No range is kept for a tensor by its name: those of steps that are alike share one, and thereby all
+            else that the file says of them (a third of the file of an LSTM).
+    """
     builder = Builder()
     places: dict[Tensor, int] = {}
     for tensor in draft.inputs:
@@ -19,7 +25,8 @@ def write(draft: Draft) -> bytes:
     for op in draft.ops:
         for made in op.outputs:
             if made not in draft.outputs:
-                made.name = _unique(made.name, taken)
+                common = _common(draft, op, made) if floats else None
+                made.name = _unique(made.name, taken) if common is None else common
             places[made] = builder.tensor(made.name, made.shape, made.dtype, quant=made.quant, free=made.free)
     for op in draft.ops:
         for number, part in enumerate(op.inputs):
@@ -35,6 +42,13 @@ def write(draft: Draft) -> bytes:
         builder.operator(op.kind, inputs, outputs, kernel.options, op.options, version=_version(op, kernel))
     model = builder.model([places[tensor] for tensor in draft.outputs], signature=SIGNATURE)
     return files.dump(model)
+
+
+def _common(draft: Draft, op: Op, made: Tensor) -> str | None:
+    """What a tensor inside a step is called as its like in all the others."""
+    steps = draft.alike.get(op.origin)
+    inside = steps is not None and made.name.startswith(f"{op.origin}/")
+    return f"{steps}/{op.kind.lower()}" if inside else None
 
 
 def _unique(name: str, taken: set[str]) -> str:

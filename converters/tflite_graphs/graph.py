@@ -111,7 +111,9 @@ def dump(model: ModelT) -> bytes:
         if op.mutatingVariableInputs is not None and not np.any(op.mutatingVariableInputs):
             op.mutatingVariableInputs = None
     tables = [(op, field) for op in operators(model) for field in ("builtinOptions", "builtinOptions2")]
-    return write_shared(model, [*tables, *((tensor, "quantization") for tensor in tensors(model))])
+    tables += [(tensor, "quantization") for tensor in tensors(model)]
+    # Steps of a sequence that is written out make the same tensors over and over again.
+    return write_shared(model, [*tables, *((graph, "tensors") for graph in model.subgraphs)])
 
 
 def operators(model: ModelT) -> Iterator[OperatorT]:

@@ -31,13 +31,20 @@ def write_shared(model: Any, holders: Iterable[tuple[Any, str]]) -> bytes:
 
     Args:
         model: The model.
-        holders: Objects of the model and the field in which each holds a table; all tables that may be shared.
+        holders: Objects of the model and the field in which each holds a table or a list of tables; all tables that
+            may be shared, those inside others first.
     """
     known: dict[Any, _Table] = {}
+
+    def shared(table: Any) -> _Table:
+        return known.setdefault(_content(table), _Table(table))
+
     held = [(holder, field, getattr(holder, field)) for holder, field in holders]
     for holder, field, table in held:
-        if table is not None:
-            setattr(holder, field, known.setdefault(_content(table), _Table(table)))
+        if isinstance(table, list):
+            setattr(holder, field, [shared(item) for item in table])
+        elif table is not None:
+            setattr(holder, field, shared(table))
     try:
         return write(model)
     finally:

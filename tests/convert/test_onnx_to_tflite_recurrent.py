@@ -255,6 +255,19 @@ def test_weights_are_there_once(tmp_path):
     assert len(data) < held + STEPS * 12 * 400
 
 
+def test_steps_that_are_alike_are_described_once(tmp_path):
+    """Files of floats; where ranges are kept, each tensor has a name of its own."""
+    _, loaded, _ = lowered(recurrent("LSTM", batch=1, outputs=["Y_h"]), tmp_path)
+    sizes, names = [], []
+    for floats in (True, False):
+        lower_onnx_tflite.lower(loaded, tmp_path / "m.tflite", floats=floats)
+        data = (tmp_path / "m.tflite").read_bytes()
+        sizes.append(len(data))
+        names.append([tflite_graph.name_of(t) for t in tflite_graph.tensors(tflite_graph.read(data))])
+    assert len(names[0]) == len(names[1]) == len(set(names[1])) > 2 * len(set(names[0]))
+    assert sizes[0] < sizes[1] - 25 * len(names[0])
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_torch(tmp_path):
     torch = pytest.importorskip("torch")
