@@ -45,7 +45,7 @@ class Spoiler:
         self.kinds = tables.KINDS if self._table else series.KINDS if shape == "series" else pictures.KINDS
         self.levels = round(GROUPS / len(self.kinds))
 
-    def spoil(self, x: Array, kind: int, level: int, dice: np.random.Generator) -> Array:
+    def spoil(self, x: Array, kind: int, level: int, dice: np.random.Generator, levels: int | None = None) -> Array:
         """A copy of samples [n, ...] float32.
 
         Args:
@@ -53,8 +53,9 @@ class Spoiler:
             kind: Which of `kinds`.
             level: 0 (hardly visible) to `levels` - 1 (hard); each sample's own strength is around it.
             dice: Of all draws.
+            levels: How many strengths there are; None for the attribute's number.
         """
-        strength = (level + dice.random((len(x), *[1] * (x.ndim - 1)), np.float32)) / self.levels
+        strength = (level + dice.random((len(x), *[1] * (x.ndim - 1)), np.float32)) / (levels or self.levels)
         source = np.ascontiguousarray(np.moveaxis(x, 1, 3)) if self._first else x
         made = self.kinds[kind].change(source, strength, self._span, dice)
         if not self._table:
