@@ -8,7 +8,7 @@ tensors). Where both leave several, shapes decide; where they leave none, `by_va
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,8 @@ Order = tuple[int, ...]
 
 ALIKE = 0.95
 """Cosine from which two tensors of one shape are taken for the same values; int8 in working nets has 0.99 and more."""
+_EQUAL = 1e-3
+"""Error, as a share of the values, up to which two tensors of floats are the same: what is merely alike is not."""
 _APART = 0.02
 """By how much the next candidate must be less alike."""
 _FUSED = 2
@@ -74,32 +76,35 @@ def pair(artifact: Net, reference: Net, ends: Mapping[str, str], values: Values 
     return found
 
 
-def by_values(artifact: Net, found: Pairing, values: Values) -> Pairing:
+def by_values(artifact: Net, found: Pairing, values: Values, *, floats: bool = False) -> Pairing:
     """Pair what is left by the numbers of one sample, which tell more the better the artifact works.
 
     Args:
         artifact: Any precision.
         found: What is paired already.
         values: Of both sides.
+        floats: The artifact computes in floats only, so that equal tensors have equal values.
     """
     taken = {match.reference for match in found.values()}
     more: Pairing = {}
+    like, least = (_closeness, 1 - _EQUAL) if floats else (cosine, ALIKE)
     for op in layers(artifact):
         for name in op.outputs:
             if name in found or name not in values.artifact or not comparable(artifact, name):
                 continue
             left = (other for other in values.reference if other not in taken)
-            scores = sorted(((_alikeness(values, name, other), other) for other in left), reverse=True)
-            if scores and scores[0][0] >= ALIKE and (len(scores) == 1 or scores[0][0] - scores[1][0] >= _APART):
+            scores = sorted(((_alikeness(values, name, other, like), other) for other in left), reverse=True)
+            if scores and scores[0][0] >= least and (len(scores) == 1 or scores[0][0] - scores[1][0] >= _APART):
                 more[name] = Match(scores[0][1], "values")
                 taken.add(scores[0][1])
     return more
 
 
-def _alikeness(values: Values, mine: str, other: str) -> float:
-    """Best cosine over the ways in which axes may lie; -1 where shapes differ."""
+def _alikeness(values: Values, mine: str, other: str, like: Callable[[Array, Array], float] | None = None) -> float:
+    """Best cosine, or other measure, over the ways in which axes may lie; -1 where shapes differ."""
     one, two = values.artifact[mine], values.reference[other]
-    return max((cosine(one, two.transpose(order)) for order in orders(one.shape, two.shape)), default=-1.0)
+    measure = like or cosine
+    return max((measure(one, two.transpose(order)) for order in orders(one.shape, two.shape)), default=-1.0)
 
 
 def layers(net: Net) -> Iterator[Op]:
@@ -135,6 +140,15 @@ def cosine(one: Array, other: Array) -> float:
     a, b = one.reshape(-1).astype(np.float64), other.reshape(-1).astype(np.float64)
     size = float(np.sqrt(np.dot(a, a) * np.dot(b, b)))
     return float(np.dot(a, b)) / size if size else float(not a.any() and not b.any())
+
+
+def _closeness(one: Array, other: Array) -> float:
+    """1.0 for equal values, less by their error as a share of the other's size; 0.0 where one is not finite."""
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return 0.0
+    a, b = one.reshape(-1).astype(np.float64), other.reshape(-1).astype(np.float64)
+    size, error = float(np.linalg.norm(b)), float(np.linalg.norm(a - b))
+    return max(0.0, 1 - error / size) if size else float(not error)
 
 
 class _Names:

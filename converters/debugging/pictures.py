@@ -199,7 +199,7 @@ def paired(pictures: Pictures, first: Feeds, request: ExamineRequest) -> Pairing
         _show(pictures.reference_entrance, first, request.threads),
     )
     found = pairing.pair(artifact, reference, pictures.ends, values)
-    return found | pairing.by_values(artifact, found, values)
+    return found | pairing.by_values(artifact, found, values, floats=request.floats)
 
 
 def _show(entrance: Entrance, sample: Feeds, threads: int) -> dict[str, Array]:

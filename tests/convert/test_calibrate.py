@@ -316,6 +316,22 @@ def test_data_that_does_not_fit_is_refused(tmp_path, net):
         observe(graph, {"x": SAMPLES}, observer="quantile")
 
 
+def test_of_a_graph_without_real_numbers_inside_only_the_inputs_are_told(tmp_path):
+    from onnx import TensorProto, helper, save
+
+    shape = [1, 6]
+    graph = helper.make_graph(
+        [helper.make_node("ArgMax", ["x"], ["y"], axis=1)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.INT64, [1, 1])],
+    )
+    path = tmp_path / "net.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    made = Graph("onnx", str(path), (spec("x", (1, 6)),), (spec("y", (1, 1), "int64"),))
+    assert list(observe(made, {"x": SAMPLES}).tensors) == ["x"]
+
+
 def test_graphs_that_no_engine_takes_are_refused(tmp_path):
     path = tmp_path / "broken.tflite"
     graph = Graph("tflite", str(path), (spec("x", (1, 6)),), ())

@@ -306,6 +306,29 @@ def test_a_right_lowering_diverges_nowhere(format, tmp_path):
         assert len(found.layers) >= 7
 
 
+def recurrent(hidden: int = 6) -> onnx.ModelProto:
+    """Twelve steps of an LSTM, of which the last is read."""
+    net, random = Net(), np.random.default_rng(0)
+    net.constants["rows"], net.constants["last"] = np.array([-1, 12, 36]), np.array(-1)
+    x = net.node("Transpose", [net.node("Reshape", ["image", "rows"], "cut")], "turn", perm=[1, 0, 2])
+    for name, width in (("w", 36), ("r", hidden)):
+        net.constants[name] = (random.normal(size=(1, 4 * hidden, width)) / np.sqrt(width)).astype(np.float32)
+    x = net.node("LSTM", [x, "w", "r"], "layer", hidden_size=hidden)
+    x = net.node("Gather", [x, "last"], "pick", axis=0)
+    net.constants["one"] = np.array([0])
+    x = net.node("Squeeze", [x, "one"], "drop")
+    net.constants["head.weight"] = random.normal(size=(hidden, 3)).astype(np.float32)
+    return net.finish(net.node("MatMul", [x, "head.weight"], "head"))
+
+
+def test_what_is_alike_in_floats_is_not_taken_for_the_same(tmp_path):
+    """Gates and states of the steps before are alike the last one, and are something else."""
+    for hidden in (1, 2, 6):
+        found = Made(recurrent(hidden), "tflite", tmp_path, "fp32").examined(floats=True)
+        assert found.divergence is None
+        assert found.diverging == ()
+
+
 WRONG: dict[str, tuple[str, str]] = {
     # Operator that is planted in the place of another -> the source's node that it stands for.
     "MAX_POOL_2D>AVERAGE_POOL_2D": ("pool_out", "pool"),
