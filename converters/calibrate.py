@@ -302,7 +302,7 @@ def _names_inside(graph: Graph, tapped: Tap) -> dict[str, str]:
 
 
 def _is_whole(arrays: dict[str, NDArray[Any]], tapped: Tap) -> bool:
-    """Whether these are one sample of a graph whose inputs share no first axis, see `sampling`."""
+    """Whether these are one sample of a graph whose inputs share no first axis, see `sample_axis`."""
     shapes = {name: shape for name, (shape, _) in tapped.inputs.items()}
     apart = len({shape[:1] for shape in shapes.values()}) > 1 or () in shapes.values()
     return apart and all(_fits(array.shape, shapes[name]) for name, array in arrays.items())

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from edgekit.converters import sampling
+from edgekit import sample_axis
 from edgekit.converters.lint import Finding
 from edgekit.converters.stages import (
     Feeds,
@@ -123,7 +123,7 @@ def answer(request: AnswerRequest) -> Generator[Event, None, Answers]:
     from edgekit.data import open_data
 
     model = loaded()
-    run = sampling.each(model.run, request.inputs, model.facts.inputs)
+    run = sample_axis.each(model.run, request.inputs, model.facts.inputs)
     folder = Path(request.folder)
     folder.mkdir()
     data = open_data(request.data, request.inputs, folder.parent)
@@ -314,9 +314,9 @@ def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
         fed=frozenset(spec.shape[1:] for spec in request.inputs),
     )
     graph = request.graph
-    turn = sampling.each(graph.turn, request.inputs, graph.inputs)
+    turn = sample_axis.each(graph.turn, request.inputs, graph.inputs)
     with opened(graph, request.threads) as model:
-        run = sampling.each(lambda feeds: model.run(graph.turn(feeds)), request.inputs, graph.inputs)
+        run = sample_axis.each(lambda feeds: model.run(graph.turn(feeds)), request.inputs, graph.inputs)
         done = 0
         batches = data.batches(batch_size(request.inputs, request.ragged))
         for batch, reference in zip(batches, answered(request.answers), strict=True):
@@ -380,10 +380,10 @@ def record(request: RecordRequest) -> Recording:
     data = open_data(request.data, request.inputs, Path(request.scratch))
     budget = Path(request.graph.path).stat().st_size // 50
     first = next(iter(data.batches(4))).feeds
-    some = list(sampling.taken(first, request.inputs, request.graph.inputs))
+    some = list(sample_axis.taken(first, request.inputs, request.graph.inputs))
     if any(spec.missing for spec in request.inputs):
         gaps = {spec.name: probes.gapped(first[spec.name][:1], spec, at) for at, spec in enumerate(request.inputs)}
-        some = [*sampling.taken(gaps, request.inputs, request.graph.inputs), *some]
+        some = [*sample_axis.taken(gaps, request.inputs, request.graph.inputs), *some]
     samples = [request.graph.turn(feeds) for feeds in some]
     with opened(request.graph, threads=1) as model:
         selftest = recorder.record(

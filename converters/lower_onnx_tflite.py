@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from edgekit.converters import sampling
 from edgekit.converters.from_onnx import current
 from edgekit.converters.stages import Graph, LoadedModel, QuantizeOptions, Range, Ranges
 from edgekit.errors import ConversionError, UsageError
-from edgekit.tensors import Layout, TensorSpec
+from edgekit.tensors import Layout, TensorSpec, whole
 
 if TYPE_CHECKING:
     from edgekit.converters.loaded import Loaded
@@ -203,7 +202,7 @@ def _single(model: Any, inputs: tuple[TensorSpec, ...], way: _Way) -> tuple[Draf
 
 def _example(spec: TensorSpec, inputs: tuple[TensorSpec, ...]) -> str:
     """A batch stays free where all inputs have it in front; elsewhere one sample is as likely as any size."""
-    batch, size = ("1", "1") if sampling.whole(inputs) and spec.shape[0] is not None else ("N", "64")
+    batch, size = ("1", "1") if whole(inputs, ()) and spec.shape[0] is not None else ("N", "64")
     return ",".join(str(s or (batch if axis == 0 else size)) for axis, s in enumerate(spec.shape))
 
 

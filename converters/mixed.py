@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgekit.converters import sampling
+from edgekit import sample_axis
 from edgekit.converters.rules import Layer
 from edgekit.converters.stages import Feeds, Graph, QuantizeOptions, Ranges
 from edgekit.data_ref import DataRef
@@ -106,7 +106,9 @@ def probe(request: ProbeRequest) -> Generator[dict[str, Any], None, Noise]:
 
     graph, quantize = request.graph, quantizers.get(request.graph.format).quantize
     batches = open_data(replace(request.data, samples=SAMPLES), request.inputs).batches(SAMPLES)
-    data = (sampling.taken(batch.feeds, request.inputs, graph.inputs) for batch in itertools.islice(batches, SAMPLES))
+    data = (
+        sample_axis.taken(batch.feeds, request.inputs, graph.inputs) for batch in itertools.islice(batches, SAMPLES)
+    )
     feeds = [graph.turn(one) for some in data for one in some]
     expected = _answers(graph, feeds)
     found: dict[str, float] = {}

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from edgekit.converters import sampling
+from edgekit import sample_axis
 from edgekit.converters.jobs import opened
 from edgekit.converters.stages import Feeds, Graph
 from edgekit.data_ref import DataRef
@@ -75,7 +75,7 @@ def pace(request: PaceRequest) -> Pace:
 
     data = open_data(request.data, request.inputs, Path(request.scratch))
     batch = next(iter(data.batches(1))).feeds
-    feeds = next(sampling.taken(batch, request.inputs, request.before.inputs))
+    feeds = next(sample_axis.taken(batch, request.inputs, request.before.inputs))
     pairs: list[tuple[int, int]] = []
     with opened(request.before, 1) as before, opened(request.after, 1) as after:
         first, second = _call(before, request.before.turn(feeds)), _call(after, request.after.turn(feeds))

@@ -16,11 +16,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.converters import sampling
 from edgekit.precision import Precision
 from edgekit.reading import Task
 from edgekit.rules import Rule
-from edgekit.tensors import TensorSpec
+from edgekit.tensors import TensorSpec, sampled
 
 Array = NDArray[Any]
 Feeds = dict[str, NDArray[Any]]
@@ -94,8 +93,8 @@ class LoadedFacts:
 
     @property
     def samples(self) -> tuple[TensorSpec, ...]:
-        """What data for it looks like, see `sampling`."""
-        return sampling.sampled(self.inputs)
+        """What data for it looks like, see `sample_axis`."""
+        return sampled(self.inputs, self.outputs)
 
     def as_held(self, precision: Precision) -> LoadedFacts:
         """What is known of it in a precision: among integers there is no NaN to stand for a missing value."""

@@ -196,7 +196,7 @@ def debug(
                     inputs=about.inputs if about else (),
                     outputs=about.outputs if about else (),
                     reference=reference,
-                    entrance=facts.inputs,
+                    entrance=facts.samples,
                     lowered=lowered,
                     data=samples,
                     answers=answers.folder,
@@ -288,7 +288,7 @@ def _data(given: Any, options: DebugOptions, facts: LoadedFacts, read: Artifact,
         from edgekit.data_objects import spill
 
         folder.mkdir()
-        given = spill(given, facts.inputs, folder).path
+        given = spill(given, facts.samples, folder).path
     if not Path(given).exists():
         raise MissingFileError("file-missing", f"there is no {given}")
     preprocess = options.preprocess or (read.manifest.preprocess if read.manifest else Preprocess())

@@ -13,6 +13,7 @@ from edgekit.data_objects import spill
 from edgekit.data_ref import DataRef
 from edgekit.errors import DataError
 from edgekit.selftest import noise
+from edgekit.tensors import sampled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -133,7 +134,7 @@ def _located(path: Path) -> Path:
 
 
 def _read(ref: DataRef, about: Manifest) -> Labelled:
-    data = open_data(ref, about.inputs)
+    data = open_data(ref, sampled(about.inputs, about.outputs))
     if not data.labelled:
         raise DataError("labels-missing", f"{ref.path} has no labels")
     data.require_classes()

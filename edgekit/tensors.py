@@ -7,7 +7,7 @@ lives in `edgekit.runtimes.base`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 DTYPES = (
@@ -120,9 +120,30 @@ def fixed_batch(specs: tuple[TensorSpec, ...]) -> int:
     return (firsts.pop() or 1) if len(firsts) == 1 else 1
 
 
+def whole(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> bool:
+    """Whether a sample is all of each input, since no first axis can be a batch: they differ, or there is none; or they
+    are fixed, longer than 1, and either the only axis (a wave [15600]) or shared by no output ([28,28] -> [10]).
+    """
+    firsts = {spec.shape[0] if spec.shape else -1 for spec in inputs}
+    if len(firsts) > 1 or -1 in firsts:
+        return True
+    first = firsts.pop() if firsts else None
+    if first in (None, 1):
+        return False
+    shared = any(spec.shape and spec.shape[0] in (None, first) for spec in outputs)
+    return not shared or any(len(spec.shape) == 1 for spec in inputs)
+
+
+def sampled(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """What data looks like: its first axis counts samples, one more than the model has where a sample is all of it."""
+    if not whole(inputs, outputs):
+        return inputs
+    return tuple(replace(spec, shape=(None, *spec.shape), layout=None) for spec in inputs)
+
+
 def unbatched(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> frozenset[str]:
-    """Outputs whose first axis counts no samples: it is fixed, longer than 1, and no input's."""
-    counted = {None, 1, *(spec.shape[0] for spec in inputs if spec.shape)}
+    """Outputs whose first axis counts no samples: it is fixed, longer than 1, and no input's batch."""
+    counted = {None, 1, *(spec.shape[0] for spec in inputs if spec.shape and not whole(inputs, outputs))}
     return frozenset(spec.name for spec in outputs if spec.shape and spec.shape[0] not in counted)
 
 

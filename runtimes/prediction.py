@@ -14,7 +14,7 @@ from edgekit.runtimes.interpret import reader
 from edgekit.runtimes.preparation.pictures import geometry
 from edgekit.runtimes.preprocess import Prepared, Preparer
 from edgekit.runtimes.straight import Straight
-from edgekit.tensors import TensorSpec, unbatched
+from edgekit.tensors import TensorSpec, sampled, unbatched
 
 if TYPE_CHECKING:
     from edgekit.runtimes.flow.metrics import Metrics
@@ -37,10 +37,11 @@ class Predictor:
     ) -> None:
         self._model = model
         self._real, self._ready, self._general = real, ready, general
-        self._preparer = Preparer(model.inputs, model.preprocess)
+        samples = sampled(model.inputs, model.outputs)
+        self._preparer = Preparer(samples, model.preprocess, whole=samples is not model.inputs)
         self._quick, self._exact = self._preparer.quick, self._preparer.exact
         self._how = model.interpret
-        self._reader = reader(self._how, picture_size(model.inputs), unbatched(model.inputs, model.outputs))
+        self._reader = reader(self._how, picture_size(samples), unbatched(model.inputs, model.outputs))
         self._shown = self._how.task == "other" or (self._how.task == "detection" and self._how.detection is None)
         about = self._how.anomaly
         self._given = self._how.task == "anomaly" and about is not None and about.score != "output"

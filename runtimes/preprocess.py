@@ -54,17 +54,19 @@ class Preparer:
     Args:
         inputs: Of the model; things other than dicts by input name need exactly one.
         how: The manifest's.
+        whole: The model takes a sample without the batch axis that `inputs` show, see `tensors.sampled`.
 
     Attributes:
         quick: The way of plain things; None where there is none.
         exact: What is `ready` also has the very shape that the input takes.
     """
 
-    def __init__(self, inputs: tuple[TensorSpec, ...], how: Preprocess) -> None:
+    def __init__(self, inputs: tuple[TensorSpec, ...], how: Preprocess, *, whole: bool = False) -> None:
         self._inputs = inputs
         self._how = how
         self._names = {spec.name for spec in inputs}
-        self.quick = quick_of(inputs, how)
+        self.quick = None if whole else quick_of(inputs, how)
+        self._whole = whole
         self.exact = self.quick is not None and self.quick.exact
 
     def __call__(self, thing: Any, colors: str | None = None) -> Prepared:
@@ -94,11 +96,14 @@ class Preparer:
             self.quick.take_back(prepared.lent)
 
     def _sample(self, prepared: Prepared, thing: Any) -> Prepared:
-        """With a batch axis, so that nothing is left to do where the feed is exact; a dict stays what it is."""
+        """With a batch axis where the model has one, so that nothing is left to do; a dict stays what it is."""
         if prepared.feeds is thing or len(self._inputs) != 1:
             return prepared
         (spec,) = self._inputs
         array = prepared.feeds[spec.name]
+        if self._whole:
+            alone = array.ndim == len(spec.shape) and len(array) == 1
+            return prepared._replace(feeds={spec.name: array[0]}) if alone else prepared
         return prepared._replace(feeds={spec.name: array[None]}) if array.ndim == len(spec.shape) - 1 else prepared
 
     def real(self, thing: Any, colors: str | None = None) -> Prepared:

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.converters import sampling
+from edgekit import sample_axis
 from edgekit.converters.jobs import Event, QuantizeRequest, batch_size, quantize_to_compare
 from edgekit.converters.stages import CalibrationOptions, Feeds, Graph, QuantizeOptions, Ranges
 from edgekit.data_ref import DataRef
-from edgekit.tensors import TensorSpec, fixed_batch
+from edgekit.tensors import TensorSpec, fixed_batch, whole
 
 if TYPE_CHECKING:
     from edgekit.converters.calibration import range_choice
@@ -54,8 +54,8 @@ def observe(request: ObserveRequest) -> Generator[Event, None, Ranges]:
 
     def feeds() -> Iterator[Feeds]:
         batches = (batch.feeds for batch in data.batches(batch_size(request.inputs)))
-        for batch in sampling.distinct(batches) if request.options.observer in FORESEEING else batches:
-            yield from map(graph.turn, sampling.taken(batch, request.inputs, graph.inputs))
+        for batch in sample_axis.distinct(batches) if request.options.observer in FORESEEING else batches:
+            yield from map(graph.turn, sample_axis.taken(batch, request.inputs, graph.inputs))
 
     resumed = None
     if request.data_sha256 is not None:
@@ -84,7 +84,7 @@ def _trial(
     from edgekit.converters.repairs.samples import Samples
 
     graph = request.graph
-    if sampling.whole(graph.inputs) or range_choice.too_large(graph):
+    if whole(graph.inputs, graph.outputs) or range_choice.too_large(graph):
         return None
     some = list(Samples(feeds(), range_choice.TRIED, fixed_batch(graph.inputs)))
     asked = some[range_choice.EVERY - 1 :: range_choice.EVERY]

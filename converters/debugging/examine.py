@@ -134,7 +134,7 @@ class _Work:
             layer.cumulative.add(expected, stored)
             self.witness.look(layer, number, expected, pictures.artifact.tensors[layer.seen].reals(stored))
         if self.outputs is not None:
-            self.outputs.add(shown, real)
+            self.outputs.add(shown, real, len(next(iter(feeds.values()))))
         return theirs, real
 
     def _alone(self, held: Block, number: int, done: int, total: int) -> Generator[Event, None, None]:

@@ -23,7 +23,7 @@ from edgekit.converters.stages import Feeds, Graph
 from edgekit.data import Dataset
 from edgekit.data_ref import DataRef
 from edgekit.errors import DataError, UsageError
-from edgekit.tensors import TensorSpec
+from edgekit.tensors import TensorSpec, whole
 
 BUDGET = 192 << 20
 """Bytes of float activations that are held at a time, over all samples of a block."""
@@ -55,6 +55,8 @@ class Entrance:
     @property
     def step(self) -> int:
         """Samples a run: the size of the batch where it is fixed, else 1."""
+        if whole(self.graph.inputs, self.graph.outputs):
+            return 1
         shapes = [self.net.tensors[tensor].shape for tensor in self.names.values()]
         firsts = {shape[0] for shape in shapes if shape}
         only = firsts.pop() if len(firsts) == 1 else None
@@ -229,18 +231,17 @@ class Outputs:
         self._sums = {name: np.zeros(3) for name in pictures.outputs}
         self._worst = {name: np.array([np.inf, -np.inf, 0.0, 0.0]) for name in pictures.outputs}
 
-    def add(self, shown: dict[str, Array], real: dict[str, Array]) -> None:
+    def add(self, shown: dict[str, Array], real: dict[str, Array], samples: int) -> None:
+        """What so many samples, the next ones, were answered."""
         if self._answers is None:
             return
-        source: dict[str, Array] | None = None
+        source = self._answers(samples)
         for name, (mine, theirs) in self._pictures.outputs.items():
             origin = self._pictures.reference.origin(theirs)
             if origin not in real or not self._pictures.artifact.tensors[mine].real:
                 continue
             lowered = real[origin].astype(np.float64)
             answer = self._pictures.artifact.tensors[mine].reals(shown[mine]).astype(np.float64)
-            if source is None:
-                source = self._answers(len(lowered) if lowered.ndim else 1)
             expected = source.get(name)
             if expected is None or expected.size == 0:
                 continue
@@ -249,7 +250,7 @@ class Outputs:
     def _count(self, name: str, expected: Array, answer: Array, lowered: Array) -> None:
         errors = []
         for found in (answer, lowered):
-            part = found[: len(expected)] if found.ndim else found
+            part = found[: len(expected)] if found.ndim == expected.ndim else found
             axes = pairing.orders(part.shape, expected.shape)
             turned = expected.transpose(axes[0]) if axes else expected.reshape(part.shape)
             errors.append(part - turned)

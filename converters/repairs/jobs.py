@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgekit.converters import sampling
+from edgekit import sample_axis
 from edgekit.converters.repairs import mend as mending
 from edgekit.converters.repairs import settle as settling
 from edgekit.converters.repairs.mend import Mended, Wanted
@@ -92,5 +92,5 @@ def _feeds(request: MendRequest | SettleRequest, most: int) -> Iterator[Feeds]:
 
     some = replace(request.data, samples=min(most, request.data.samples or most))
     data = open_data(some, request.inputs, Path(request.scratch))
-    for batch in sampling.distinct(batch.feeds for batch in data.batches(_BATCH)):
-        yield from sampling.taken(batch, request.inputs, request.graph.inputs)
+    for batch in sample_axis.distinct(batch.feeds for batch in data.batches(_BATCH)):
+        yield from sample_axis.taken(batch, request.inputs, request.graph.inputs)

@@ -19,7 +19,7 @@ from edgekit.errors import ArtifactError, DataError, VerificationError
 from edgekit.measure.compare import ComparePlan, Comparison, Contender
 from edgekit.measure.results import Bench
 from edgekit.measure.sampling import BenchPlan
-from edgekit.tensors import TensorSpec, unbatched
+from edgekit.tensors import TensorSpec, sampled, unbatched
 
 Event = dict[str, Any]
 
@@ -71,13 +71,17 @@ def run(request: RunRequest) -> RunResult:
     """Feed samples and read the answers."""
     import numpy as np
 
+    from edgekit import sample_axis
     from edgekit.data import open_data
     from edgekit.runtimes.interpret import framed, interpret
     from edgekit.runtimes.prediction import picture_size
 
     with _open(request.opening) as model:
-        data = open_data(_prepared(request.data, model), model.inputs)
-        size, bare = picture_size(model.inputs), unbatched(model.inputs, model.outputs)
+        inputs = sampled(model.inputs, model.outputs)
+        ask = sample_axis.each(model.run, inputs, model.inputs)
+        data = open_data(_prepared(request.data, model), inputs)
+        size = picture_size(inputs)
+        bare = unbatched(model.inputs, model.outputs) if inputs is model.inputs else frozenset()
         kept: dict[str, list[Any]] = {spec.name: [] for spec in model.outputs}
         answers: list[dict[str, Any]] = []
         seconds = 0.0
@@ -85,7 +89,7 @@ def run(request: RunRequest) -> RunResult:
             if len(answers) == request.samples:
                 break
             started = time.perf_counter()
-            outputs = framed(model.run(batch.feeds), bare)
+            outputs = framed(ask(batch.feeds), bare)
             seconds += time.perf_counter() - started
             for one in range(min(data.step, request.samples - len(answers))):  # a fixed batch holds several
                 fed, made = (_sample(arrays, one, data.step) for arrays in (batch.feeds, outputs))
@@ -136,12 +140,14 @@ class Evaluation:
 
 def evaluate(request: EvaluateRequest) -> Generator[Event, None, Evaluation]:
     """Run all samples and compare with their labels."""
-    from edgekit import metadata
+    from edgekit import metadata, sample_axis
     from edgekit.data import open_data
     from edgekit.metrics import accumulator
 
     with _open(request.opening) as model:
-        data = open_data(_prepared(request.data, model), model.inputs)
+        inputs = sampled(model.inputs, model.outputs)
+        ask = sample_axis.each(model.run, inputs, model.inputs)
+        data = open_data(_prepared(request.data, model), inputs)
         if not data.labelled:
             raise DataError("labels-missing", f"{request.data.path} has no labels")
         data.require_classes()
@@ -158,7 +164,7 @@ def evaluate(request: EvaluateRequest) -> Generator[Event, None, Evaluation]:
         seconds = 0.0
         for batch in data.batches(16):
             started = time.perf_counter()
-            answers = model.run(batch.feeds)
+            answers = ask(batch.feeds)
             seconds += time.perf_counter() - started
             assert batch.labels is not None  # noqa: S101 - the data is labelled
             metric = metric or accumulator(request.task or said.task, data.labels, answers[output])

@@ -14,6 +14,7 @@ from edgekit.data import Dataset, open_data
 from edgekit.data_objects import label_name, spill
 from edgekit.data_ref import DataRef
 from edgekit.formats import read_facts
+from edgekit.tensors import sampled
 
 if TYPE_CHECKING:
     from edgekit.tensors import TensorSpec
@@ -38,7 +39,8 @@ def carried(data: DataRef, model: Path, folder: Path, *, first: int | None = Non
     opened = artifacts.read(model)
     about = opened.manifest
     prepared = replace(data, preprocess=about.preprocess, classes=about.interpret.labels) if about else data
-    inputs = about.inputs if about else read_facts(opened).inputs
+    named = about or read_facts(opened)
+    inputs = sampled(named.inputs, named.outputs)
     found = open_data(prepared, inputs)
     if found.labelled:
         found.require_classes()

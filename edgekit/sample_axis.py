@@ -1,4 +1,4 @@
-"""Samples of models whose inputs share no first axis: frames [1,576] beside a state [2,1,128] and a number.
+"""Samples of models without a batch axis: frames [1,576] beside a state [2,1,128] and a number, a wave [15600].
 
 Their data has an axis more in front, [n, 2, 1, 128], and they are asked with one sample at a time, as it is.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,18 +19,6 @@ Feeds = dict[str, NDArray[Any]]
 
 _REMEMBERED = 1 << 16
 """Digests of 16 bytes: 6 MB with what Python adds."""
-
-
-def whole(inputs: Specs) -> bool:
-    """Whether a sample is all of each input, since no first axis can be a batch that all share."""
-    return any(not spec.shape for spec in inputs) or len({spec.shape[0] for spec in inputs}) > 1
-
-
-def sampled(inputs: Specs) -> Specs:
-    """What data looks like: its first axis counts samples."""
-    if not whole(inputs):
-        return inputs
-    return tuple(replace(spec, shape=(None, *spec.shape), layout=None) for spec in inputs)
 
 
 def each(run: Callable[[Feeds], Feeds], samples: Specs, inputs: Specs) -> Callable[[Feeds], Feeds]:

@@ -1,4 +1,4 @@
-"""Models whose inputs share no batch axis: a frame, a state of two, a number."""
+"""Models without a batch axis: a frame with a state of two and a number, a vector, a picture, a wave."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import edgekit
-from edgekit.converters import sampling
+from edgekit import sample_axis
+from edgekit.data_ref import DataRef
+from edgekit.debugging import debug
 from edgekit.errors import UsageError
-from edgekit.tensors import TensorSpec
+from edgekit.targets import agent
+from edgekit.tensors import TensorSpec, sampled
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 DICE = np.random.default_rng(0)
@@ -58,10 +61,10 @@ def samples(count):
 def test_what_shares_no_first_axis_has_data_with_one_more():
     frame, state = TensorSpec("frame", (1, 6), "float32"), TensorSpec("state", (2, 1, 3), "float32")
     number = TensorSpec("rate", (), "int64")
-    assert [spec.shape for spec in sampling.sampled((frame, state))] == [(None, 1, 6), (None, 2, 1, 3)]
-    assert [spec.shape for spec in sampling.sampled((number,))] == [(None,)]
+    assert [spec.shape for spec in sampled((frame, state), ())] == [(None, 1, 6), (None, 2, 1, 3)]
+    assert [spec.shape for spec in sampled((number,), ())] == [(None,)]
     free = (TensorSpec("a", (None, 6), "float32"), TensorSpec("b", (None, 2), "float32"))
-    assert sampling.sampled(free) == free
+    assert sampled(free, ()) == free
 
 
 @pytest.mark.parametrize("to", ["tflite", "onnx"])
@@ -92,14 +95,77 @@ def test_samples_that_came_before_are_left_out_whole_or_in_part():
     first = {"a": a[[0, 1, 0]], "b": b[[0, 1, 0]]}
     # The same "a" beside another "b" is another sample.
     second, third = {"a": a[[1, 0]], "b": b[[1, 5]]}, {"a": a[[1]], "b": b[[1]]}
-    found = list(sampling.distinct([first, second, third]))
+    found = list(sample_axis.distinct([first, second, third]))
     assert [len(one["a"]) for one in found] == [2, 1]
     np.testing.assert_array_equal(found[0]["a"], a[[0, 1]])
     np.testing.assert_array_equal(found[1]["b"], b[[5]])
 
 
 def test_what_is_remembered_of_samples_is_bounded(monkeypatch):
-    monkeypatch.setattr(sampling, "_REMEMBERED", 2)
+    monkeypatch.setattr(sample_axis, "_REMEMBERED", 2)
     rows = {"x": np.array([[1.0], [2.0], [3.0], [3.0], [1.0]])}
-    (found,) = sampling.distinct([rows])
+    (found,) = sample_axis.distinct([rows])
     assert found["x"].ravel().tolist() == [1.0, 2.0, 3.0, 3.0]
+
+
+def finished(steps):
+    """What a generator returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def vector(sizes: list[int], answer: list[int]):
+    """A linear model of a sample that has no batch axis."""
+    width = int(np.prod(sizes))
+    constants = {
+        "flat": np.array([1, width]),
+        "answer": np.array(answer),
+        "w": DICE.normal(size=(width, int(np.prod(answer)))).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Reshape", ["x", "flat"], ["row"]),
+        helper.make_node("MatMul", ["row", "w"], ["scores"]),
+        helper.make_node("Reshape", ["scores", "answer"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", FLOAT, sizes)],
+        [helper.make_tensor_value_info("y", FLOAT, answer)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), constants["w"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "answer", "to", "precision"),
+    [([4], [4], "tflite", "int8"), ([3, 6, 7], [5], "tflite", "int8"), ([64], [1, 5], "onnx", "int8"),
+     ([4], [3], "tflite", "fp32"), ([6, 7], [3], "onnx", "fp32")],
+)  # fmt: skip
+def test_a_sample_without_a_batch_axis_is_one_sample_everywhere(tmp_path, sizes, answer, to, precision):
+    model, weights = vector(sizes, answer)
+    x = DICE.normal(size=(40, *sizes)).astype(np.float32)
+    y = (x.reshape(40, -1) @ weights).argmax(1)
+    data, path = tmp_path / "data.npz", tmp_path / f"model.{to}"
+    np.savez(data, x=x, y=y)
+    made = edgekit.convert(model, output=path, precision=precision, calibration=x, evaluation=data, max_drop=10)
+    assert made.manifest.proof.samples == 40
+    with edgekit.load(path) as opened:
+        assert [answer.classes[0].index for answer in opened.predict_batch(list(x[:3]))] == y[:3].tolist()
+        assert opened.run({"x": x[0]})["y"].shape == tuple(answer)
+    opening = agent.Opening(str(path), engine=None, threads=1)
+    found = finished(agent.evaluate(agent.EvaluateRequest(opening, DataRef(str(data)))))
+    assert found.metric.value == pytest.approx(made.manifest.proof.metric.artifact)
+    shown = agent.run(agent.RunRequest(opening, DataRef(str(data)), samples=2))
+    assert [one["classes"][0]["index"] for one in shown.answers] == y[:2].tolist()
+    if precision == "int8":
+        (output,) = debug(made, model, x).to_dict()["outputs"]
+        assert output["sqnr_db"] > 20
+
+
+def test_a_fixed_batch_stays_a_batch():
+    pictures, scores = TensorSpec("x", (8, 6, 7, 3), "float32"), TensorSpec("y", (8, 5), "float32")
+    assert sampled((pictures,), (scores,)) == (pictures,)
