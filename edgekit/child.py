@@ -124,7 +124,9 @@ class Spawned:
                 data = data[os.write(self._send, data) :]
 
     def read(self, seconds: float) -> bytes | None:
-        if seconds <= 0 or not select.select([self._receive], [], [], seconds)[0]:
+        waiting = select.poll()  # `select` itself takes no descriptor beyond 1023
+        waiting.register(self._receive, select.POLLIN)
+        if seconds <= 0 or not waiting.poll(min(seconds * 1000, 2**31 - 1)):
             return None
         return os.read(self._receive, 1 << 16)
 

@@ -10,6 +10,7 @@ start threads, and forks lose them.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import mmap
 import os
@@ -36,35 +37,35 @@ START_SECONDS = 60.0
 """A child opens its model within this time: importing an engine takes a Pi Zero several seconds."""
 
 _ALIGNED = 64
+_LONGEST_WAIT = 2**31 - 1
+"""Milliseconds that `poll` takes."""
 
 
 class Child:
     """One process and what connects it; made anew after each failure."""
 
     def __init__(self, artifact: Artifact, threads: int | None, engine: str, seconds: float) -> None:
-        self.file = _memory()
-        try:
-            allocate(self.file.fileno(), len(artifact.data))
-            self.file.write(artifact.data)
-            self.file.flush()
-        except EngineError:
-            self.file.close()
-            raise
-        to_child, self._send = os.pipe()
-        self._receive, from_child = os.pipe()
         self.map: mmap.mmap | None = None
         about = {"bytes": len(artifact.data), "threads": threads, "engine": engine, "seconds": seconds,
                  "path": str(artifact.path) if artifact.path else None}  # fmt: skip
-        passed = (to_child, from_child, self.file.fileno())
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "edgekit.runtimes.flow.guarded_child", *map(str, passed)],
-                stdin=subprocess.DEVNULL, pass_fds=passed, start_new_session=True,
-                env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
-            )  # fmt: skip
-        finally:
-            os.close(to_child)
-            os.close(from_child)
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:  # both ends, where one thing fails
+            try:
+                self.file = ours.enter_context(_memory())
+                allocate(self.file.fileno(), len(artifact.data))
+                self.file.write(artifact.data)
+                self.file.flush()
+                to_child, self._send = _pipe(theirs, ours)
+                self._receive, from_child = _pipe(ours, theirs)
+                passed = (to_child, from_child, self.file.fileno())
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "edgekit.runtimes.flow.guarded_child", *map(str, passed)],
+                    stdin=subprocess.DEVNULL, stderr=_stderr(), pass_fds=passed, start_new_session=True,
+                    env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
+                )  # fmt: skip
+            except OSError as error:
+                said = f"no process can be started for the engine: {error.strerror or error}"
+                raise EngineError("engine-unstarted", said) from error
+            ours.pop_all()
         self.send(about)
 
     def send(self, message: dict[str, Any]) -> None:
@@ -126,7 +127,7 @@ class GuardedSession:
 
     Raises:
         UsageError: `option-value`. FeedError: `feed-dtype`: the model takes or gives strings. EngineError: what the
-        engine says of the model; `engine-died`, `engine-hung`, `engine-memory`.
+        engine says of the model; `engine-died`, `engine-hung`, `engine-memory`, `engine-unstarted`.
     """
 
     concurrent = False
@@ -231,10 +232,11 @@ class GuardedSession:
         return answer
 
     def _restart(self, child: Child) -> None:
-        """At once, so that the next call waits less."""
+        """At once, so that the next call waits less; where that cannot be now, by the next call."""
         self._end(child)
         self.restarts += 1
-        self._start()
+        with contextlib.suppress(EngineError):
+            self._start()
 
     def _end(self, child: Child) -> None:
         self._child = None
@@ -276,7 +278,9 @@ def receive(descriptor: int, seconds: float | None) -> dict[str, Any] | None:
 
 
 def _readable(descriptor: int, seconds: float) -> bool:
-    return bool(select.select([descriptor], [], [], seconds)[0])
+    waiting = select.poll()  # `select` itself takes no descriptor beyond 1023
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(min(seconds * 1000, _LONGEST_WAIT)))
 
 
 def _laid_out(feeds: Feeds) -> tuple[list[tuple[str, str, list[int], int]], int]:
@@ -342,6 +346,35 @@ def _no_room(size: int, error: OSError) -> EngineError:
     )
 
 
+def _pipe(take: contextlib.ExitStack, give: contextlib.ExitStack) -> tuple[int, int]:
+    """Its ends, each closed by a stack."""
+    ends = os.pipe()
+    found = []
+    for end, stack in zip(ends, (take, give), strict=True):
+        found.append(_above(end))
+        stack.callback(os.close, found[-1])
+    return found[0], found[1]
+
+
+def _above(descriptor: int) -> int:
+    """The same above the standard streams: an app may have closed those, and in the child their numbers are theirs."""
+    if descriptor > 2:
+        return descriptor
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(descriptor)
+
+
+def _stderr() -> int | None:
+    """For the child: ours, where we have one."""
+    try:
+        os.fstat(2)
+    except OSError:
+        return subprocess.DEVNULL
+    return None
+
+
 def _memory() -> IO[bytes]:
     """A file without a name that lies in memory: of no mount where the system can, since a container's /dev/shm is
     small.
@@ -349,6 +382,7 @@ def _memory() -> IO[bytes]:
     create = getattr(os, "memfd_create", None)
     if create is not None:
         with contextlib.suppress(OSError):  # a sandbox may forbid it
-            return os.fdopen(create("edgekit"), "w+b")
+            return os.fdopen(_above(create("edgekit")), "w+b")
     folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - the file has no name there
-    return tempfile.TemporaryFile(prefix="edgekit-", dir=folder)
+    with tempfile.TemporaryFile(prefix="edgekit-", dir=folder) as file:
+        return os.fdopen(fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, 3), "w+b")

@@ -65,5 +65,5 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         main(*map(int, sys.argv[1:]))
-    except EOFError:
+    except (EOFError, BrokenPipeError):  # nobody asks any more
         sys.exit(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -228,19 +229,19 @@ def test_a_model_of_strings_is_refused_when_it_is_opened(evil, tiny_files, tmp_p
 @pytest.mark.parametrize("wait", [1, 2])
 def test_no_answer_is_another_questions(model, monkeypatch, wait):
     """An exception of the app, such as Ctrl-C, in the first or the second wait for the answer's bytes."""
-    select, waits = guarded.select.select, []
+    readable, waits = guarded._readable, []
 
     def interrupted(*args):
         waits.append(args)
         if len(waits) == wait:
             raise KeyboardInterrupt
-        return select(*args)
+        return readable(*args)
 
     first, second = feed(), feed(samples=2)
     second["image"] *= 3
     model.run(first)
     with monkeypatch.context() as patched:
-        patched.setattr(guarded.select, "select", interrupted)
+        patched.setattr(guarded, "_readable", interrupted)
         with pytest.raises(KeyboardInterrupt):
             model.run(first)
     for feeds in (second, first):
@@ -306,3 +307,81 @@ def test_a_small_dev_shm_does_not_matter(evil, tiny_files):
     done = subprocess.run([*alone, sys.executable, "-c", code, tiny_files["tflite"]], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [[4000, 2_000_000, 1], 0]
+
+
+def asked_elsewhere(code, tiny_files):
+    """What a script answers that gets the path of a model, in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", code, tiny_files["tflite"]], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+MANY = """
+import json, os, resource, sys
+import numpy as np
+import edgekit
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (1200, hard))
+held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+with edgekit.load(sys.argv[1], engine="evil", watchdog=60) as model:
+    answer = model.run({"image": np.ones((1, 8, 8, 2), "f") * 8})["probs"]
+    print(json.dumps([answer.tolist(), model._session.restarts, model._session._child._receive > 1023]))
+"""
+
+
+def test_descriptors_beyond_those_of_select(evil, tiny_files):
+    """An app may hold more than a thousand connections."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard != resource.RLIM_INFINITY and hard < 1200:
+        pytest.skip("so many descriptors are not allowed here")
+    assert asked_elsewhere(MANY, tiny_files) == [[[16.0] * 5], 0, True]
+
+
+FEW = """
+import json, os, resource, signal, sys
+import numpy as np
+import edgekit
+feed = {"image": np.ones((1, 8, 8, 2), "f") * 8}
+count = lambda: len(os.listdir("/proc/self/fd"))
+model = edgekit.load(sys.argv[1], engine="evil", watchdog=60)
+model.run(feed)
+try: model.run({"image": feed["image"] * 0 + 3})
+except edgekit.EdgeKitError as error: error.cause, error.next_step  # their text is read from a file
+before, soft = count(), resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (before + 2, soft[1]))
+said = []
+for first in (3, 8, 8):
+    try: said.append(model.run({"image": feed["image"] * 0 + first})["probs"].tolist())
+    except edgekit.EdgeKitError as error: said.append(error.code)
+resource.setrlimit(resource.RLIMIT_NOFILE, soft)
+said.append(model.run(feed)["probs"].tolist())
+model.close()
+print(json.dumps([said, before - count()]))
+"""
+
+
+def test_an_engine_that_cannot_be_started_is_told_and_started_later(evil, tiny_files):
+    """The death is told first. With two more descriptors neither the first pipe nor the second comes to be, and nothing
+    of them stays open.
+    """
+    said, freed = asked_elsewhere(FEW, tiny_files)
+    assert said == ["engine-died", "engine-unstarted", "engine-unstarted", [[16.0] * 5]]
+    assert freed == 3  # the file and two ends, of which each new engine has its own
+
+
+DAEMON = """
+import json, os, sys
+import numpy as np
+out = os.fdopen(os.dup(1), "w", closefd=False)
+keep = os.dup2(1, 100)
+for number in (0, 1, 2): os.close(number)
+import edgekit
+with edgekit.load(sys.argv[1], engine="evil", watchdog=60) as model:
+    answer = model.run({"image": np.ones((1, 8, 8, 2), "f") * 8})["probs"].tolist()
+os.write(keep, json.dumps(answer).encode())
+"""
+
+
+def test_standard_streams_may_be_closed(evil, tiny_files):
+    """As daemons leave them: the pipes would get their numbers."""
+    assert asked_elsewhere(DAEMON, tiny_files) == [[16.0] * 5]
