@@ -68,7 +68,7 @@ class Access:
         headers = request.headers
         host = headers.get(b"host", b"").decode("latin1")
         if self._local and request.client != "local" and host:
-            name = _hostname(host)
+            name = _hostname(host).lower().removesuffix(".")
             if name not in _LOCAL and name != self._host and not is_loopback(name):
                 raise FeedError("http-host", "this server answers to the names of its own machine alone")
         origin = headers.get(b"origin")
@@ -79,7 +79,8 @@ class Access:
         return ""
 
     def _shown(self, headers: dict[bytes, bytes]) -> int:
-        shown = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        shown = headers.get(b"x-api-key") or (key.strip() if scheme.lower() == b"bearer" else scheme)
         # All are compared, each in a time that tells nothing.
         places = [place for place, key in enumerate(self._keys) if hmac.compare_digest(shown, key)]
         if not places:

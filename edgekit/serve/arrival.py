@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from edgekit.errors import FeedError, LimitError
 from edgekit.serve.door import Door
+from edgekit.serve.framing import body_parser, has_body
 from edgekit.serve.heads import LONGEST, Heads
 from edgekit.serve.messages import Reply, Request, refusal
 from edgekit.serve.routes import Route
@@ -245,8 +246,9 @@ class Arrival:
             parser.feed_data(self._door.buffer[start:nbytes])
             if self.request is not None:
                 self._check_raw()
-        except self._parsers.HttpParserUpgrade:
+        except self._parsers.HttpParserUpgrade as error:
             self._parser = None  # asked for another protocol: the answer is in this one, and the last
+            start += error.args[0]
         except self._parsers.HttpParserCallbackError as error:
             stopped = error.__context__
             if not isinstance(stopped, Refused):
@@ -254,6 +256,10 @@ class Arrival:
             raise stopped from None
         except self._parsers.HttpParserError as error:
             raise Refused(refusal(FeedError("http-malformed", f"this is no HTTP: {error}"))) from None
+        if self._parser is None and self.request is not None:  # its body is behind that head
+            self._parser = body_parser(self._parsers, self.request.headers, self)
+            if start < nbytes:
+                self._parse(start, nbytes)
 
     def on_message_begin(self) -> None:
         if self._receiver.state == "closing":
@@ -284,15 +290,20 @@ class Arrival:
         request, parser, door, receiver = self._asked, self._parser, self._door, self._receiver
         assert parser is not None  # noqa: S101 - it is calling
         request.method = parser.get_method()
-        request.alive = parser.should_keep_alive() and not parser.should_upgrade()
+        headers = request.headers
+        # A client of HTTP/1.0 waits for the end where the answer does not say in its words that there is none.
+        request.alive = (
+            parser.should_keep_alive() and not parser.should_upgrade() and parser.get_http_version() != "1.0"
+        )
         self._head = 0
         self._raw = 0
         if not receiver.active:
             receiver.wait("body", door.bounds.body_seconds)
-        headers = request.headers
         length = int(headers.get(b"content-length") or 0)
         if length > door.bounds.body:
             raise Refused(refusal(self._too_long()))
+        if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+            raise Refused(refusal(FeedError("http-coding", "bodies are transferred whole or chunked, not coded")))
         request.refusal = door.admit(request)
         if b"expect" in headers and request.refusal is None and headers[b"expect"].lower() != b"100-continue":
             raise Refused(refusal(FeedError("http-expect", "the only expectation that is met is 100-continue")))
@@ -326,6 +337,8 @@ class Arrival:
 
     def on_message_complete(self) -> None:
         self._head = self._raw = 0
+        if self._parser is not None and self._parser.should_upgrade() and has_body(self._asked.headers):
+            return  # it is behind the head
         self._whole(self._asked)
 
     # -- Both ways ---------------------------------------------------------------------------------------------

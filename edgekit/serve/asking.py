@@ -45,8 +45,7 @@ def asking(headers: Mapping[bytes, bytes], verb: str, version: str | None, deadl
         FeedError: `http-header`, `http-media`, `http-coding`.
     """
     coding = headers.get(b"content-encoding", b"").strip().lower()
-    if coding == b"identity":
-        coding = b""
+    coding = {b"identity": b"", b"x-gzip": b"gzip"}.get(coding, coding)
     if coding not in CODINGS:
         raise FeedError("http-coding", "bodies come plain, as gzip or as deflate")
     length = _number(headers, JSON_LENGTH, 0, (1 << 31) - 1)

@@ -138,6 +138,9 @@ class Door:
 
     def admit(self, request: Request) -> Reply | None:
         """After its headers: None where the body may come, else the answer."""
+        if request.path[:7].lower() == b"http://":  # as to a proxy; then this is the host (RFC 9112, section 3.2.2)
+            request.headers[b"host"], slash, path = request.path[7:].partition(b"/")
+            request.path = slash + path
         try:
             request.client = self.access.check(request) or request.client
             request.route = self.routes.find(request.method, request.path, request.headers)

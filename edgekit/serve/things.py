@@ -67,9 +67,11 @@ def _row(found: Any, model: Model) -> Any:
     if isinstance(found, dict):
         return found
     if isinstance(found, list) and model.preprocess.kind == "table":
-        if len(found) == 1:
+        if len(found) == 1 and isinstance(found[0], dict):
             return found
-        raise FeedError("body-thing", _ONE.format(len(found)))
+        if found and all(isinstance(row, dict) for row in found):
+            raise FeedError("body-thing", _ONE.format(len(found)))
+        raise FeedError("body-thing", "the model takes a row of values by name, not a list")
     if isinstance(found, (list, int, float)):
         array = _array(found, gaps=gaps)
         return _single(array, model.inputs[0], model) if len(model.inputs) == 1 else array

@@ -65,11 +65,13 @@ def post(body=b"", *headers, path=b"/v2/models/int8/infer"):
         (post(b"19000\r\n" + b"a" * 0x19000 + b"\r\n", b"Transfer-Encoding: chunked"), 413, "body-limit"),
         (post(b"5;" + b"x" * 900_000, b"Transfer-Encoding: chunked"), 413, "body-limit"),
         (post(b"", b"Expect: nothing", b"Content-Length: 5"), 417, "http-expect"),
+        (post(b"0\r\n\r\n", b"Transfer-Encoding: gzip, chunked"), 415, "http-coding"),
         (post(b"", b"Content-Encoding: br", b"Content-Length: 0"), 415, "http-coding"),
         (post(b"", b"Edgekit-Deadline-Ms: 0", b"Content-Length: 0"), 400, "http-header"),
         (post(b"", b"Edgekit-Priority: first", b"Content-Length: 0"), 400, "http-header"),
         (b"GET /v2 HTTP/1.1\r\nHost: example.org\r\n\r\n", 421, "http-host"),
         (b"GET /v2 HTTP/1.1\r\nHost: localhost.example.org\r\n\r\n", 421, "http-host"),
+        (b"GET http://example.org/v2 HTTP/1.1\r\nHost: localhost\r\n\r\n", 421, "http-host"),
         (post(b"", b"Origin: https://example.org", b"Content-Length: 0"), 403, "http-origin"),
         (post(b"", b"Origin: null", b"Content-Length: 0"), 403, "http-origin"),
     ],
@@ -86,6 +88,54 @@ def test_what_is_refused(small, data, status, wanted):
 def test_an_empty_header_does_not_swallow_the_next(small):
     answer = small.raw(b"GET /v2 HTTP/1.1\r\nX-Empty:\r\nHost: example.org\r\nConnection: close\r\n\r\n", end=False)
     assert answer.startswith(b"HTTP/1.1 421 ")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"GET /v2/health/live HTTP/1.1\r\nHost: LocalHost.:8080",
+     b"GET HTTP://localhost:1/v2/health/live HTTP/1.1\r\nHost: a",
+     b"GET http://127.0.0.1/v2/health/live?a=1 HTTP/1.1"],
+)  # fmt: skip
+def test_names_of_this_machine_in_other_spellings(small, head):
+    answer = small.raw(head + b"\r\nConnection: close\r\n\r\n", end=False)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b'{"live":true}')
+
+
+def test_a_client_of_the_first_protocol_is_not_left_waiting(small):
+    """It takes a connection for kept only where the answer says so in the words of its time."""
+    answer = small.raw(b"GET /v2/health/live HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", end=False)
+    assert b"connection: close" in answer
+
+
+OFFER = b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk"
+
+
+@pytest.mark.parametrize("pause", [False, True])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_who_offers_another_protocol_is_answered_in_this_one(small, tensor, image, chunked, pause):
+    """As curl --http2 and Java's client do: with a body, here and there in pieces."""
+    body = json.dumps({"inputs": [tensor(image(1, (1, 8, 8, 2)))]}).encode()
+    if chunked:
+        data = post(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body), b"Transfer-Encoding: chunked", *OFFER)
+    else:
+        data = post(body, b"Content-Length: %d" % len(body), *OFFER)
+    plain = small.raw(post(body, b"Content-Length: %d" % len(body), b"Connection: close"), end=False)
+    assert plain.startswith(b"HTTP/1.1 200 ")
+    pieces = [data[at : at + 700] for at in range(0, len(data), 700)] if pause else [data]
+    with socket.create_connection(("127.0.0.1", small.port), timeout=30) as link:
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in pieces:
+            link.sendall(piece)
+        assert b"".join(iter(lambda: link.recv(1 << 16), b"")) == plain
+    # Bounds and what follows are those of other requests.
+    assert code(small.raw(post(b"", b"Content-Length: 100001", *OFFER), end=False)) == "body-limit"
+    assert code(small.raw(post(b"1\r\na\r\n" * 101, b"Transfer-Encoding: chunked", *OFFER), end=False)) == "http-chunks"
+    assert small.raw(data + data, end=False).count(b"HTTP/1.1 ") == 1
+    assert b"HTTP/1.1 200 " in small.raw(
+        b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n" + b"\r\n".join(OFFER) + b"\r\n\r\n", end=False
+    )
+    assert "Traceback" not in small.logged()
 
 
 def test_requests_sent_ahead_are_answered_in_order_up_to_a_bound(small):
@@ -206,6 +256,7 @@ def test_keys(serve, served, tmp_path):
     status, headers, said = one.ask("GET", "/v2")
     assert (status, json.loads(said)["code"], headers["WWW-Authenticate"]) == (401, "api-key-wrong", "Bearer")
     assert one.ask("GET", "/v2", headers={"Authorization": "Bearer " + "b" * 20})[0] == 200
+    assert one.ask("GET", "/v2", headers={"authorization": "bearer  " + "b" * 20})[0] == 200  # the scheme in any case
     assert one.ask("GET", "/v2", headers={"X-API-Key": "a" * 20})[0] == 200
     for wrong in ("c" * 20, "a" * 19, "a" * 21, "ü" * 20):
         assert one.ask("GET", "/v2", headers={"X-API-Key": wrong.encode()})[0] == 401

@@ -9,11 +9,15 @@ import random
 import shutil
 import struct
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import edgekit
+from edgekit.errors import FeedError
+from edgekit.serve import things
+from edgekit.serve.settings import Bounds
 
 
 def values(answer, place=0):
@@ -88,16 +92,17 @@ def test_some_outputs_each_as_asked(server, tensor, image):
     assert server.json("POST", "/v2/models/int8/infer", request)[1]["code"] == "body-tensor"
 
 
-@pytest.mark.parametrize("coding", ["gzip", "deflate", "bare"])
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "deflate", "bare"])
 def test_compressed_bodies(server, tensor, image, coding):
     plain = json.dumps({"inputs": [tensor(image())]}).encode()
     squeeze = zlib.compressobj(wbits=-15)
     packed = {
         "gzip": gzip.compress(plain),
+        "x-gzip": gzip.compress(plain),  # RFC 9110, section 8.4.1.3
         "deflate": zlib.compress(plain),
         "bare": squeeze.compress(plain) + squeeze.flush(),
     }
-    headers = {"Content-Encoding": "gzip" if coding == "gzip" else "deflate"}
+    headers = {"Content-Encoding": coding if "gzip" in coding else "deflate"}
     status, _, answer = server.ask("POST", "/v2/models/int8/infer", packed[coding], headers)
     assert status == 200
     assert np.array_equal(
@@ -154,6 +159,22 @@ def test_predict_answers_one_thing_and_refuses_several(server, image):
         for several in (both, {"image": both}):
             status, answer = server.json("POST", f"/v2/models/{name}/predict", several)
             assert (status, answer["code"]) == (400, "body-thing")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"[20, 50, 1000]", "by name"),
+        (b"[[20, 50]]", "by name"),
+        (b"[]", "by name"),
+        (b'[{"a": 1}, {"a": 2}]', "are 2"),
+    ],
+)
+def test_lists_that_are_no_row(body, said):
+    model = SimpleNamespace(inputs=(), preprocess=SimpleNamespace(kind="table"))
+    with pytest.raises(FeedError, match=said):
+        things.thing(body, "row", model, Bounds())
+    assert things.thing(b'[{"a": 1}]', "row", model, Bounds()) == [{"a": 1}]
 
 
 def test_predict_takes_single_numbers_and_sequences_of_any_length(serve, tmp_path):
