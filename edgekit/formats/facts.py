@@ -61,6 +61,7 @@ class OpFacts:
         window: Spatial sizes of a pooling's window, outermost first; empty for other ops.
         groups: Of a convolution; 0 where the operator has no such setting.
         blends: A resizing that mixes neighbors instead of taking the nearest.
+        visits: Nodes of trees that one sample passes, about.
     """
 
     kind: str
@@ -75,6 +76,7 @@ class OpFacts:
     window: tuple[int, ...] = ()
     groups: int = 0
     blends: bool = False
+    visits: int = 0
 
 
 @dataclass(frozen=True)

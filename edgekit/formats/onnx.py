@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from edgekit.formats import arena, onnx_arena, onnx_macs
+from edgekit.formats import arena, onnx_arena, onnx_macs, onnx_trees
 from edgekit.formats.facts import ModelFacts, Operand, OpFacts, arithmetic, derive_precision, elements, total
 from edgekit.formats.graph import GraphFacts
 from edgekit.formats.onnx_graph import Uses, output_types, quant_of_input, quant_of_output, walk
@@ -179,6 +179,7 @@ def _ops(model: Model, graph: Graph, at: Shapes, types: dict[str, str]) -> tuple
                     window=_window(node),
                     groups=node.ints.get("group", 1) if node.op in _GROUPED else 0,
                     blends=node.op in _RESIZINGS and node.texts.get("mode", "nearest") != "nearest",
+                    visits=onnx_trees.visits(node),
                 )
             )
     return tuple(found)

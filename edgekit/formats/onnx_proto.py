@@ -7,12 +7,15 @@ packed into one payload or stand one by one; both are read.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 
 from edgekit.artifact import scan, varint
 from edgekit.formats.facts import MAX_RANK, Budget, elements
 from edgekit.formats.onnx_model import Const, Field, Graph, Model, Node, Value
+from edgekit.formats.onnx_trees import LISTS
+from edgekit.formats.onnx_trees import elements as elements_of
 
 MAX_DEPTH = 32
 """Graphs inside graphs: If, Loop and Scan nest a few deep."""
@@ -31,9 +34,9 @@ DATA_TYPES = (
 
 _WANTED = """
 N allowzero auto_pad axes axis blocksize ceil_mode channels_last coefficients dilations end ends group hidden_size
-keep_aspect_ratio_policy keepdims kernel_shape layout mode noop_with_empty_axes output_dtype output_padding
-output_shape pads perm shape split start starts strides to transA transB transBatchA transBatchB value value_float
-value_int value_ints
+keep_aspect_ratio_policy keepdims kernel_shape layout mode n_targets noop_with_empty_axes output_dtype output_padding
+output_shape pads perm shape split start starts strides to transA transB transBatchA transBatchB tree_roots value
+value_float value_int value_ints
 """
 WANTED = frozenset(_WANTED.split())
 """Attributes that are looked at; others may be long and are skipped."""
@@ -176,8 +179,12 @@ class Reader:
                 node.graphs.append(self._graph(at, stop, depth + 1))
             elif number == 8 and name in WANTED:
                 ints += self._ints(wire, at, stop)
-            elif number == 7:
+            elif number == 7 and name not in LISTS:
                 floats += max(1, (stop - at) // 4)
+            if name in LISTS and number in (5, 7, 8):
+                held = node.tensor if number == 5 else None
+                floats = math.prod(held.dims) if held else elements_of(self.data, name, wire, at, stop, end)
+                break
             if position and name and name not in WANTED and number not in (6, 11):
                 return
         if ints:

@@ -320,6 +320,10 @@ def _recurrent(node: Node, at: Shapes) -> list[Shape]:
     return [(data[0], directions, data[1], hidden), last, last]
 
 
+def _ensemble(node: Node, at: Shapes) -> list[Shape]:
+    return [(math.prod(at.shape(node.input(0))[:-1]), node.ints.get("n_targets", 1))]
+
+
 def _constant_of_shape(node: Node, at: Shapes) -> list[Shape]:
     return [tuple(at.ints(node.input(0)))]
 
@@ -363,6 +367,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("Resize", "Upsample"), _resize),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _depth_to_space),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
+    **dict.fromkeys(("ai.onnx.ml:TreeEnsemble", "ai.onnx.ml:TreeEnsembleRegressor"), _ensemble),
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
     "ConvTranspose": _conv_transpose,

@@ -93,7 +93,7 @@ def _retyped(ops: Sequence[OpFacts], types: dict[str, str]) -> Iterator[OpFacts]
         if op.kind not in ("QUANTIZE", "DEQUANTIZE"):
             yield OpFacts(
                 op.kind, op.name, op.version, op.inputs, op.outputs, op.macs, types.get(op.dtype, op.dtype),
-                tuple(map(other, op.reads)), tuple(map(other, op.writes)), op.window, op.groups, op.blends,
+                tuple(map(other, op.reads)), tuple(map(other, op.writes)), op.window, op.groups, op.blends, op.visits,
             )  # fmt: skip
 
 

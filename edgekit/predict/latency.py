@@ -14,7 +14,7 @@ from edgekit.predict.parameters import Parameters, Spread, parameters
 from edgekit.predict.plan import Plan, kernels
 from edgekit.predict.prices import GROUPS, price
 from edgekit.predict.settings import cache_bytes, default_threads, library, near_bytes, setting
-from edgekit.predict.work import UNITS, Kernel, counted, held, merged, shared
+from edgekit.predict.work import UNITS, Chip, Kernel, counted, held, merged, shared
 
 if TYPE_CHECKING:
     from edgekit.device_profiles.schema import Profile
@@ -111,7 +111,7 @@ _STRANGE = 0.1
 """Share of the time in such units that makes a network one of a new kind, with the interval of a new processor."""
 _ENOUGH = 10
 """With fewer figures than this a processor is as good as unknown."""
-_RECENT: deque[tuple[ModelFacts, bool, _Work]] = deque(maxlen=4)
+_RECENT: deque[tuple[ModelFacts, Chip, _Work]] = deque(maxlen=4)
 LIKE = {"fp32": "fp32", "int8": "int8", "uint8": "int8", "dynamic": "int8", "int16x8": "int8", "fp16": "fp32"}
 """Arithmetic -> whose prices it pays."""
 
@@ -137,7 +137,7 @@ def predict(
         nothing = f"{profile.name} has no engine for .{facts.format} files"
         return Prediction(Latency(estimate=None, low=None, high=None, basis=nothing), "", threads or 1, "none")
     count = min(threads or default_threads(chosen, profile), profile.cpu.cores)
-    work = _work(facts, signed=facts.format != "onnx" or signed(profile))
+    work = _work(facts, chip(profile, facts.format))
     plan, known = work.plan, parameters()
     cost = _Costs(profile, chosen, count, known)
     share = work.away(cost.near)
@@ -192,18 +192,20 @@ class _Work:
         return self._merged[key]
 
 
-def signed(profile: Profile) -> bool:
-    """Whether onnxruntime computes there with activations that are signed."""
-    return profile.os.machine != "x86_64"
+def chip(profile: Profile, format: str) -> Chip:
+    """What decides there on the kernels of a format's engine."""
+    if format == "onnx":
+        return Chip(signed=profile.os.machine != "x86_64")
+    return Chip(wide=profile.has("avx512"))
 
 
-def _work(facts: ModelFacts, *, signed: bool) -> _Work:
+def _work(facts: ModelFacts, made_for: Chip) -> _Work:
     """Of the last few models, because one is asked about for many boards and settings."""
     for seen, planned, work in tuple(_RECENT):
-        if seen is facts and planned == signed:
+        if seen is facts and planned == made_for:
             return work
-    work = _Work(kernels(facts, signed=signed))
-    _RECENT.append((facts, signed, work))
+    work = _Work(kernels(facts, made_for))
+    _RECENT.append((facts, made_for, work))
     return work
 
 

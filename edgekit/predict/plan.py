@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from edgekit.formats.facts import INTEGER_WEIGHTS, ModelFacts, Operand, OpFacts, Shape, arithmetic
-from edgekit.predict.work import Kernel, Product, convolution, product
+from edgekit.predict.work import LANES, Chip, Kernel, Product, convolution, product
+
+_ANY = Chip()
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,12 @@ class Plan:
     unknown: tuple[str, ...] = ()
 
 
-def kernels(facts: ModelFacts, *, signed: bool = True) -> Plan:
+def kernels(facts: ModelFacts, chip: Chip = _ANY) -> Plan:
     """What one run of a model comes to, free sizes counted as 1.
 
     Args:
         facts: What the file holds.
-        signed: onnxruntime has kernels for signed activations there (`edgekit.predict.plan_onnx.fused`).
+        chip: Whose kernels they are.
     """
     from edgekit.predict.plan_layout import laid_out
     from edgekit.predict.plan_onnx import divided, fused
@@ -37,11 +39,11 @@ def kernels(facts: ModelFacts, *, signed: bool = True) -> Plan:
 
     if facts.format == "onnx":
         free = any(size is None for spec in facts.inputs for size in spec.shape)
-        ops = fused(facts.ops, free=free, signed=signed)
+        ops = fused(facts.ops, free=free, signed=chip.signed)
         planned = [divided(entry) for entry in laid_out(ops, [kernel(op) for op in ops], free=free)]
     else:
         ops = padded(facts.ops)
-        planned = marked(facts, ops, [kernel(op) for op in ops])
+        planned = marked(facts, ops, [kernel(op, chip) for op in ops])
     planned = _fed(ops, planned)
     found = _cooled([entry for entry in planned if entry is not None])
     return Plan(found, tuple(op.name for op, entry in zip(ops, planned, strict=True) if entry and not _known(op)))
@@ -74,6 +76,8 @@ def _cooled(found: Sequence[Kernel]) -> tuple[Kernel, ...]:
 _DEEP = 8
 """Inputs that XNNPACK's kernels for dot products of 8-bit integers take at once, in every place of the window
 (src/configs/gemm-config.c: ...c8); those of Arm take four."""
+_WIDE = 4 * LANES
+"""Channels that XNNPACK's float convolutions compute at a time where `Chip.wide`."""
 _ALIAS = frozenset({"BITCAST", "EXPAND_DIMS", "RESHAPE", "SQUEEZE"})
 """Ops of TFLite whose result is the same memory."""
 FREE = _ALIAS | frozenset({
@@ -161,7 +165,7 @@ BYTES = {
 }  # fmt: skip
 
 
-def kernel(op: OpFacts) -> Kernel | None:
+def kernel(op: OpFacts, chip: Chip = _ANY) -> Kernel | None:
     """The kernel of one op; None where nothing runs."""
     kind = op.kind.split("+")[0]
     if op.writes and all(entry is None or entry.constant for entry in op.writes):
@@ -170,14 +174,17 @@ def kernel(op: OpFacts) -> Kernel | None:
     if kind in FREE:
         nothing = kind in _ALIAS or kind in ("Constant", "Identity", "Dropout")
         return None if nothing else Kernel(op.name, op.kind, precision, {"kernel": 1.0})
-    if (found := _matrix(kind, op)) is not None:
+    if (found := _matrix(kind, op, chip)) is not None:
         return found.kernel(op.name, op.kind, precision)
     inputs = [entry for entry in op.reads if entry is not None and not entry.constant]
     outputs = [entry for entry in op.writes if entry is not None]
     read, written = sum(map(size_of, inputs)), sum(map(size_of, outputs))
     moved = read + written
     units, macs = {"mid": moved, "far": moved, "kernel": 1.0}, float(op.macs or 0)
-    match unit := KINDS.get(kind, "map"):
+    match unit := "stride" if op.visits else KINDS.get(kind, "map"):
+        case "stride":
+            rows = count_of(outputs[:1]) // max(1, (outputs[0].shape or (1,))[-1]) if outputs else 1
+            units[unit] = _VISIT * float(op.visits * max(1, rows))
         case "map":
             units[unit] = read + written
         case "shuffle" if kind == "Resize" and op.blends:
@@ -215,6 +222,9 @@ def kernel(op: OpFacts) -> Kernel | None:
     return Kernel(op.name, op.kind, precision, units, read + written, macs, max(1, int(written // _BLOCK)))
 
 
+_VISIT = 4.0
+"""A node of a tree beside an element that is picked: 3 to 5 ns, forests of 10 to 300 trees and boosted ones
+(onnxruntime 1.32, x86-64); the same sample again and again, whose way the processor knows."""
 _BLOCK = 4096
 """Bytes that XNNPACK's elementwise kernels work off at a time (src/operators/unary-elementwise-nc.c)."""
 
@@ -263,7 +273,7 @@ def _known(op: OpFacts) -> bool:
     return all(entry is None or entry.shape is not None for entry in op.writes)
 
 
-def _matrix(kind: str, op: OpFacts) -> Product | None:
+def _matrix(kind: str, op: OpFacts, chip: Chip) -> Product | None:
     """A matrix kernel whose operands are all known."""
     place = 2 if "TRANSPOSE" in kind and kind in _CHANNELS_LAST else 0
     weight_place = 3 if kind in ("QLinearConv", "QLinearMatMul", "com.microsoft:QGemm") else 1
@@ -278,11 +288,14 @@ def _matrix(kind: str, op: OpFacts) -> Product | None:
     size, stored = BYTES.get(data.dtype, 4), BYTES.get(weight.dtype, 4)
     if kind in _CHANNELS_LAST:
         made = _channels_last(kind, source, filters, target, size, stored)
-        return replace(made, deep=_DEEP) if made is not None and stored == 1 else made
+        if made is None or stored == 1:
+            return made and replace(made, deep=_DEEP)
+        wide = chip.wide and kind == "CONV_2D" and made.taps > 1 and made.columns > made.tile
+        return replace(made, tile=_WIDE) if wide else made
     if kind in _CONVOLUTIONS and len(source) > 2 and len(filters) > 2:
         last = (source[0], *source[2:], source[1]), (target[0], *target[2:], target[1])
         if kind == "ConvTranspose":
-            return _spread(last[0], last[1], filters[2:], size, stored)
+            return replace(_spread(last[0], last[1], filters[2:], size, stored), tile=1)
         made = convolution(last[0], last[1], filters[2:], max(1, op.groups), size, stored)
         return made if weight.constant else replace(made, gathered=True)
     if kind in _PRODUCTS and op.macs:

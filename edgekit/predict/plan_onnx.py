@@ -33,6 +33,9 @@ _MOVERS = frozenset({
 })  # fmt: skip
 """Of these, those that do so whatever the sign."""
 _EIGHT = frozenset({"int8", "uint8"})
+_WHOLE = frozenset({"Add", "Concat", "Conv", "Gemm", "MatMul", "Mul", "Where"})
+"""Of these, those that stay in float unless all their floats are dequantized, a bias too, and straight before them
+(core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc, CheckQDQNodes)."""
 _PRODUCTS = frozenset({"Gemm", "MatMul"})
 """Ops with kernels that read integers and write floats."""
 _BIASED = "com.microsoft:BiasGelu"
@@ -89,6 +92,8 @@ def divided(kernel: Kernel | None) -> Kernel | None:
         return None
     if kernel.kind in _LOOKED_UP:
         kernel = replace(kernel, units={**kernel.units, "builtin": 1.0})
+    if kernel.pieces == 1:
+        return kernel
     if _MATRICES & kernel.units.keys():
         return replace(kernel, pieces=1 + int(kernel.macs // _WORK))
     known = [count * _CYCLES[unit] for unit, count in kernel.units.items() if unit in _CYCLES]
@@ -104,6 +109,9 @@ class _Graph:
         self.ops = ops
         self.maker = {name: number for number, op in enumerate(ops) for name in op.outputs if name}
         self.stored = [op for op in origin if op.kind in _DEQUANTIZE and _folded(op)]
+        self._rounded = {name for op in self.stored for name in op.outputs}
+        for op in origin:  # copies of one bias that several ops share
+            self._rounded.update(op.outputs if op.kind == "Identity" and op.inputs[0] in self._rounded else ())
         self.readers: dict[str, list[int]] = {}
         for number, op in enumerate(ops):
             for name in op.inputs:
@@ -172,6 +180,10 @@ class _Graph:
             return 1
         return needed.get(op.outputs[0], 0)
 
+    def _blocks(self, op: OpFacts, name: str, *, constant: bool) -> bool:
+        """Whether a tensor of floats that no op dequantizes at every run keeps an op in float."""
+        return name not in self._rounded and (not constant or op.kind in _WHOLE)
+
     def _integer(self, number: int, op: OpFacts, gone: set[int], changed: dict[int, OpFacts]) -> None:
         inputs, reads = list(op.inputs), list(op.reads)
         stored = 0
@@ -183,7 +195,7 @@ class _Graph:
                     return  # integers of 16 bits have no kernels
                 inputs[place], reads[place] = source.inputs[0], source.reads[0]
                 stored += 1
-            elif entry is not None and not entry.constant and "int" not in entry.dtype:
+            elif entry is not None and "int" not in entry.dtype and self._blocks(op, name, constant=entry.constant):
                 return
         if not stored:
             return

@@ -89,6 +89,20 @@ ROWS = 6
 
 
 @dataclass(frozen=True, slots=True)
+class Chip:
+    """What a processor's instructions decide on the kernels that run.
+
+    Attributes:
+        signed: onnxruntime has kernels for signed activations there (`edgekit.predict.plan_onnx.fused`).
+        wide: XNNPACK's float convolutions compute 32 channels at a time, unless there are 16 or fewer (AVX-512;
+            src/configs/gemm-config.c, nr and nr2): three by three, 40 channels took as long as 64.
+    """
+
+    signed: bool = True
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Kernel:
     """One call of a kernel.
 
@@ -126,6 +140,7 @@ class Product:
         scattered: A transposed convolution, whose windows are added up.
         matrices: How many are multiplied one after the other.
         deep: Inputs of each tap are rounded up to a multiple of this.
+        tile: Channels that are computed together, whether there are so many or not.
     """
 
     rows: int
@@ -143,6 +158,7 @@ class Product:
     scattered: bool = False
     matrices: int = 1
     deep: int = 1
+    tile: int = 2 * LANES
 
     def units(self) -> dict[str, float]:
         traffic = self.size * (self.inputs + self.outputs)
@@ -162,7 +178,7 @@ class Product:
             found["places"] = float(self.rows * self.taps)
             return found
         if self.scattered:
-            return {**found, "spread": float(self.macs)}
+            return {**found, "spread": float(self.macs // self.columns * whole(self.columns, self.tile))}
         kind = "conv" if self.taps > 1 else "gemv" if self.rows == 1 else "gemm"
         found["rows"] = float(self.rows * self.groups * self.depth)
         if kind == "conv":
@@ -173,7 +189,7 @@ class Product:
         if kind != "gemv":
             depth = self.taps * whole(self.depth // self.taps, self.deep)
             tiled = float(whole(self.rows, ROWS) * self.groups * depth)
-            found["idle"] = tiled * whole(self.columns, 2 * LANES) - each * whole(self.columns)
+            found["idle"] = tiled * whole(self.columns, self.tile) - each * whole(self.columns)
         return found
 
     @property

@@ -16,7 +16,7 @@ from edgekit.formats import read_facts
 from edgekit.measure.micro import Group, MicroRequest, measure
 from edgekit.micro import nets, onnx, tflite
 from edgekit.predict.fitting import prices
-from edgekit.predict.latency import LIKE, cost_key, signed
+from edgekit.predict.latency import LIKE, chip, cost_key
 from edgekit.predict.parameters import parameters
 from edgekit.predict.plan import kernels
 from edgekit.predict.prices import price
@@ -123,7 +123,7 @@ threads can share their kernels."""
 def counted(facts: ModelFacts, profile: Profile) -> Counted:
     """Of one file."""
     groups: dict[tuple[str, int], list[Kernel]] = {("fp32", profile.cpu.cores): []}
-    whole, near = kernels(facts, signed=signed(profile)).kernels, near_bytes(profile)
+    whole, near = kernels(facts, chip(profile, facts.format)).kernels, near_bytes(profile)
     for kernel in whole:
         groups.setdefault((LIKE[kernel.precision], min(kernel.pieces, profile.cpu.cores)), []).append(kernel)
     share = away(whole, near)

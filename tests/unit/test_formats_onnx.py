@@ -429,6 +429,28 @@ def test_classic_estimators_keep_their_numbers_in_attributes():
 # Files that lie -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_trees_are_counted_by_the_lengths_of_their_lists(packed):
+    """Three trees of 7 nodes, 4 of them leaves: two nodes are passed in each; 64, 128: a tag, a zero."""
+    ids = [*range(7), *range(7), 0, 64, 128, 16384, 8192, 5, 6]
+    node = helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=2, nodes_nodeids=ids,
+                            nodes_values=[0.5] * 21)  # fmt: skip
+    if packed:  # as writers of proto3 store them
+        for attribute in node.attribute:
+            if attribute.name == "nodes_values":
+                attribute.ClearField("floats")
+                attribute.t.CopyFrom(numpy_helper.from_array(np.full(21, 0.5)))
+                attribute.name, attribute.type = "nodes_values_as_tensor", onnx.AttributeProto.TENSOR
+    facts = facts_of(model_of([node], [("x", FLOAT, [3, 4])], [("y", FLOAT, None)], domains=("ai.onnx.ml",)))
+    (op,) = facts.ops
+    assert op.visits == 6
+    assert op.writes[0].shape == (3, 2)
+    newer = helper.make_node("TreeEnsemble", ["x"], ["y"], domain="ai.onnx.ml", tree_roots=[0, 3, 6],
+                             nodes_splits=numpy_helper.from_array(np.zeros(9)))  # fmt: skip
+    facts = facts_of(model_of([newer], [("x", FLOAT, [3, 4])], [("y", FLOAT, None)], domains=("ai.onnx.ml",)))
+    assert facts.ops[0].visits == 6
+
+
 def refused(data: bytes | onnx.ModelProto, message: str) -> None:
     with pytest.raises(ArtifactError, match=message) as caught:
         facts_of(data)

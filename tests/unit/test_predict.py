@@ -9,13 +9,14 @@ import pytest
 
 from edgekit.device_profiles import all_profiles, load_profile
 from edgekit.formats.facts import ModelFacts, Operand, OpFacts
+from edgekit.formats.graph import GraphFacts, Node, Tensor
 from edgekit.predict import predict
 from edgekit.predict.likeness import FAMILIAR, MOST, distance, factor
 from edgekit.predict.parameters import Spread, parameters
 from edgekit.predict.plan import kernels
 from edgekit.predict.plan_onnx import fused
 from edgekit.predict.prices import GROUPS
-from edgekit.predict.work import UNITS, convolution, total, whole
+from edgekit.predict.work import UNITS, Chip, convolution, total, whole
 from edgekit.tensors import TensorSpec
 
 
@@ -75,6 +76,37 @@ def test_few_rows_and_operands_that_are_packed_at_every_run_are_paid():
     )  # fmt: skip
     assert "move" not in kernels(model(fixed)).kernels[0].units
     assert kernels(model(free)).kernels[0].units["move"] == 4 * 16 * 32
+
+
+def test_wide_vectors_fill_tiles_of_convolutions():
+    """XNNPACK with AVX-512: three by three, 40 channels took as long as 64, sixteen half as long as 32."""
+    for outer, filled in ((16, 16), (24, 32), (40, 64), (64, 64)):
+        narrow, wide = (kernels(model(conv(outer=outer)), Chip(wide=w)).kernels[0].units for w in (False, True))
+        rows = 66 * 9 * 16  # 64 pixels in tiles of six
+        assert wide["idle"] + wide["conv"] == rows * filled
+        assert narrow["idle"] + narrow["conv"] == rows * whole(outer, 16)
+    point = (kernels(model(conv(outer=40, window=1)), Chip(wide=w)).kernels[0].units["idle"] for w in (False, True))
+    assert len({*point}) == 1  # products have tiles of their own
+
+
+def test_transposed_convolutions_fill_whole_tiles():
+    shape, weights = tensor(4, dtype="int32", constant=True), tensor(3, 2, 2, 8, constant=True)
+    spread = op("TRANSPOSE_CONV", ["s", "w", "x"], ["y"], [shape, weights, tensor(1, 4, 4, 8)], [tensor(1, 8, 8, 3)], 1)
+    assert kernels(model(spread)).kernels[0].units["spread"] == 16 * 4 * 8 * 16  # three channels cost as sixteen
+
+
+def test_convolutions_of_volumes_run_without_xnnpack():
+    x, w, y = tensor(1, 4, 8, 8, 3), tensor(3, 3, 3, 3, 16, constant=True), tensor(1, 4, 8, 8, 16)
+    graph = GraphFacts(
+        {n: Tensor(str(n), t.shape, t.dtype, 4 * t.elements, t.constant) for n, t in enumerate((x, w, y))},
+        (Node("CONV_3D", "y", (0, 1), (2,)),), (0,), (2,),
+    )  # fmt: skip
+    facts = model(op("CONV_3D", ["x", "w"], ["y"], [x, w], [y], 256 * 81 * 16))
+    (found,) = kernels(dataclasses.replace(facts, graphs=(graph,))).kernels
+    assert found.pieces == 1
+    assert found.units["gemm"] == 2 * 256 * 81 * 16
+    assert found.units["strips"] == 1.5 * 256 * 27
+    assert "conv" not in found.units
 
 
 def test_every_unit_has_a_group():
@@ -155,6 +187,7 @@ def test_quantized_groups_run_on_integers():
     x, q = tensor(1, 16, 8, 8), tensor(1, 16, 8, 8, dtype="int8")
     w = tensor(16, 16, 1, 1, constant=True)
     ops = [
+        op("DequantizeLinear", ["s"], ["w"], [dataclasses.replace(w, dtype="int8")], [w]),
         op("QuantizeLinear", ["x"], ["q"], [x], [q]),
         op("DequantizeLinear", ["q"], ["d"], [q], [x]),
         op("Conv", ["d", "w"], ["y"], [x, w], [x], 1, groups=1),

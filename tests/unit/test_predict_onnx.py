@@ -7,11 +7,13 @@ import dataclasses
 import pytest
 
 from edgekit.artifact import Artifact, field
+from edgekit.device_profiles import load_profile
 from edgekit.formats import read_facts
 from edgekit.formats.facts import ModelFacts, Operand, OpFacts
 from edgekit.micro import nets, onnx
+from edgekit.predict import predict
 from edgekit.predict.plan import kernels
-from edgekit.predict.work import total
+from edgekit.predict.work import Chip, total
 from edgekit.tensors import TensorSpec
 
 NETS = {net.name: net for net in nets.nets()}
@@ -25,6 +27,12 @@ def tensor(*shape: int, dtype: str = "float32", constant: bool = False) -> Opera
 def op(kind, inputs, outputs, reads, writes, macs=0, **more):
     return OpFacts(kind, outputs[0], None, tuple(inputs), tuple(outputs), macs, writes[0].dtype, tuple(reads),
                    tuple(writes), **more)  # fmt: skip
+
+
+def stored(name: str, *shape: int, dtype: str = "int8") -> OpFacts:
+    """Weights that are dequantized."""
+    parts = tensor(*shape, dtype=dtype, constant=True), tensor(*shape, constant=True)
+    return op("DequantizeLinear", [f"{name}.s"], [name], *([part] for part in parts))
 
 
 def model(*ops: OpFacts, batch: int | None = 1) -> ModelFacts:
@@ -115,6 +123,7 @@ def test_sums_of_integer_convolutions_stay_ops():
     x, q = tensor(1, 16, 8, 8), tensor(1, 16, 8, 8, dtype="uint8")
     w = tensor(16, 16, 1, 1, constant=True)
     ops = [
+        stored("w", 16, 16, 1, 1),
         op("QuantizeLinear", ["x"], ["q"], [x], [q]),
         op("DequantizeLinear", ["q"], ["d"], [q], [x]),
         op("Conv", ["d", "w"], ["c"], [x, w], [x], 16384, groups=1),
@@ -143,9 +152,9 @@ def test_signed_activations_that_several_ops_read_stay_in_float_on_x86():
     head = [op("QuantizeLinear", ["x"], ["q"], [x], [q]), op("DequantizeLinear", ["q"], ["d"], [q], [x])]
     ops = [*head, *convolution("d", "a"), *convolution("a", "b"), *convolution("a", "c")]
     for signed, precisions in ((True, ["int8"] * 3), (False, ["fp32"] * 3)):
-        planned = kernels(model(*ops), signed=signed).kernels
+        planned = kernels(model(*ops), Chip(signed=signed)).kernels
         assert [entry.precision for entry in planned if entry.kind == "Conv"] == precisions
-    chain = kernels(model(*head, *convolution("d", "a"), *convolution("a", "b")), signed=False).kernels
+    chain = kernels(model(*head, *convolution("d", "a"), *convolution("a", "b")), Chip(signed=False)).kernels
     assert [entry.precision for entry in chain if entry.kind == "Conv"] == ["int8", "int8"]
 
 
@@ -162,6 +171,7 @@ def test_integers_of_sixteen_bits_have_no_kernels():
     def found(dtype):
         x, q = tensor(1, 8, 4, 4), tensor(1, 8, 4, 4, dtype=dtype)
         ops = [
+            stored("w", 8, 8, 1, 1),
             op("QuantizeLinear", ["x"], ["q"], [x], [q]),
             op("DequantizeLinear", ["q"], ["d"], [q], [x]),
             op("Conv", ["d", "w"], ["c"], [x, tensor(8, 8, 1, 1, constant=True)], [x], 1024, groups=1),
@@ -209,6 +219,7 @@ def test_narrow_integer_convolutions_write_their_windows_out():
         x, q = made.reads[0], dataclasses.replace(made.reads[0], dtype="uint8")
         y, r = made.writes[0], dataclasses.replace(made.writes[0], dtype="uint8")
         ops = [
+            stored(made.inputs[1], *made.reads[1].shape),
             op("QuantizeLinear", ["x"], ["q"], [x], [q]),
             op("DequantizeLinear", ["q"], ["d"], [q], [x]),
             made,
@@ -223,6 +234,40 @@ def test_narrow_integer_convolutions_write_their_windows_out():
     assert narrow["strips"] == 64 * 9
     assert narrow["apart"] == 64 * 20
     assert "conv" not in narrow
+
+
+def test_convolutions_whose_bias_is_no_integer_stay_in_float():
+    """onnxruntime 1.32: all of a group's floats come from DequantizeLinear, or nothing is done with it."""
+    x, q = tensor(1, 16, 8, 8), tensor(1, 16, 8, 8, dtype="uint8")
+    w, b = tensor(16, 16, 3, 3, constant=True), tensor(16, constant=True)
+
+    def found(*before: OpFacts) -> list[str]:
+        plan = kernels(model(
+            stored("w", 16, 16, 3, 3), *before, op("QuantizeLinear", ["x"], ["q"], [x], [q]),
+            op("DequantizeLinear", ["q"], ["d"], [q], [x]),
+            op("Conv", ["d", "w", "b"], ["c"], [x, w, b], [x], 147456, groups=1),
+            op("QuantizeLinear", ["c"], ["r"], [x], [q]), op("DequantizeLinear", ["r"], ["y"], [q], [x]),
+        ))  # fmt: skip
+        return [kernel.precision for kernel in plan.kernels if kernel.kind == "Conv"]
+
+    assert found() == ["fp32"]
+    assert found(stored("b", 16, dtype="int32")) == ["int8"]
+    assert found(stored("one", 16, dtype="int32"), op("Identity", ["one"], ["b"], [b], [b])) == ["int8"]
+
+
+def test_convolutions_along_one_axis_or_three_write_their_windows_out():
+    x, w = tensor(1, 16, 32), tensor(24, 16, 5, constant=True)
+    flat = kernels(model(op("Conv", ["x", "w"], ["y"], [x, w], [tensor(1, 24, 32)], 24 * 80 * 32, groups=1)))
+    assert flat.kernels[0].units["rows"] == 80 * 32
+    assert flat.kernels[0].units["move"] == 2 * 4 * 80 * 32  # written, and packed
+    assert not {"conv", "taps", "block"} & flat.kernels[0].units.keys()
+    v, u = tensor(1, 16, 4, 8, 8), tensor(16, 16, 3, 3, 3, constant=True)
+    deep = kernels(model(op("Conv", ["v", "u"], ["y"], [v, u], [v], 16 * 432 * 256, groups=1))).kernels[0].units
+    assert deep["move"] == 2 * 2 * 4 * 432 * 256
+    wise = tensor(16, 1, 5, constant=True)
+    apart = kernels(model(op("Conv", ["x", "w"], ["y"], [x, wise], [x], 16 * 5 * 32, groups=16))).kernels[0].units
+    assert "depthwise" not in apart
+    assert apart["batch"] == pytest.approx(0.4 * 16)
 
 
 @pytest.mark.parametrize(("version", "constant"), [(3, True), (8, False)])
@@ -248,3 +293,14 @@ def test_tiny_networks_multiply_and_add_different_tensors(format):
     data = writer.model(NETS["scaling"], "int8")
     products = [op for op in read_facts(Artifact(format, data, len(data), {})).ops if op.kind.upper() == "MUL"]
     assert [len({*op.inputs}) for op in products] == [1, 2, 2, 2]
+
+
+def test_the_time_of_a_forest_grows_with_its_trees():
+    def facts(visits: int) -> ModelFacts:
+        x, y = tensor(1, 20), tensor(1, 3)
+        return model(op("ai.onnx.ml:TreeEnsembleRegressor", ["x"], ["y"], [x], [y], visits=visits))
+
+    board = load_profile("raspberry-pi-4b")
+    small, large = (predict(facts(visits), board).latency["estimate"] for visits in (90, 2600))
+    assert large - small > 0.02  # 2,510 nodes, no faster than 8 ns each on a Cortex-A72
+    assert kernels(facts(90)).kernels[0].units["stride"] == 4 * 90
