@@ -21,6 +21,9 @@ DTYPE_BITS = {
     "uint8": 8, "uint16": 16, "uint32": 32, "uint64": 64, "bool": 8, "string": 0, "complex64": 64,
 }  # fmt: skip
 
+UNFED = frozenset({"string", "complex64", "int4"})
+"""Element types that files may have inside, and that no engine on a device is fed with."""
+
 INTEGER_RANGE = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767), "uint16": (0, 65535)}
 
 Layout = Literal["NHWC", "NCHW", "NWC", "NCW", "NDHWC", "NCDHW"]

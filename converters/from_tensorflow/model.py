@@ -17,7 +17,7 @@ from edgekit.converters.loaded import Loaded
 from edgekit.converters.stages import Feeds, LoadedFacts
 from edgekit.converters.verification.answering import Answering
 from edgekit.errors import FeedError, SourceError, UsageError
-from edgekit.tensors import DTYPES, Layout, TensorSpec
+from edgekit.tensors import DTYPES, UNFED, Layout, TensorSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,8 +172,8 @@ def spec_of(name: str, tensor: Any) -> TensorSpec:
         SourceError: `source-dtype`, `source-rank`: a tensor that no engine can take.
     """
     dtype = getattr(tensor.dtype, "name", None) or str(tensor.dtype)
-    if dtype not in DTYPES:
-        raise SourceError("source-dtype", f"the tensor {name!r} is {dtype}, which no engine takes")
+    if dtype not in DTYPES or dtype in UNFED:
+        raise SourceError("source-dtype", f"the tensor {name!r} is {dtype}, which no engine on a device takes")
     shape = tensor.shape
     if getattr(shape, "rank", 0) is None:
         raise SourceError("source-rank", f"the tensor {name!r} has no fixed number of dimensions")

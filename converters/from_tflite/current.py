@@ -16,10 +16,9 @@ from edgekit.converters.tflite_graphs import graph as files
 from edgekit.converters.tflite_graphs import write as tflite_write
 from edgekit.converters.tflite_graphs.graph import ModelT
 from edgekit.errors import SourceError, UsageError
-from edgekit.tensors import DTYPES, Layout, QuantParams, TensorSpec
+from edgekit.tensors import DTYPES, UNFED, Layout, QuantParams, TensorSpec
 
 DEFAULT_SIGNATURE = "serving_default"
-_UNFEEDABLE = frozenset({"string", "complex64", "int4"})
 _NARROW = frozenset({"int8", "uint8", "int16", "int4"})
 _SUBGRAPHS = (
     "subgraph", "initSubgraphIndex", "thenSubgraphIndex", "elseSubgraphIndex", "condSubgraphIndex", "bodySubgraphIndex",
@@ -271,7 +270,7 @@ def _checked(model: ModelT, entry: Entry, name: str) -> Entry:
 
 def _spec(tensor: Any, public: str, name: str) -> TensorSpec:
     dtype = files.dtype_of(tensor)
-    if dtype not in DTYPES or dtype in _UNFEEDABLE:
+    if dtype not in DTYPES or dtype in UNFED:
         raise SourceError(
             "source-dtype", f"{name}: the tensor {public!r} is {dtype}, which cannot be fed on a device", name=public
         )

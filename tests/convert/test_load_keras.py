@@ -96,6 +96,15 @@ def test_any_number_of_samples_for_a_fixed_batch(folder: Path) -> None:
     np.testing.assert_allclose(loaded.run(feeds)["y"], expected, atol=1e-6)
 
 
+def test_texts_are_refused_by_name(folder: Path) -> None:
+    words = keras.Input((1,), dtype="string", name="words")
+    found = keras.layers.StringLookup(vocabulary=["a", "b"])(words)
+    keras.Model(words, keras.layers.Embedding(3, 2)(found)).save(folder / "texts.keras")
+    with pytest.raises(SourceError, match="'words' is string") as caught:
+        load(folder / "texts.keras")
+    assert caught.value.code == "source-dtype"
+
+
 def test_layout_is_the_convolutions(folder: Path) -> None:
     k = keras.layers
     keras.Sequential([keras.Input((8, 8, 3)), k.Conv2D(2, 3), k.GlobalAveragePooling2D()]).save(folder / "conv.keras")
