@@ -80,7 +80,7 @@ def loaded(facts: LoadedFacts, model: TfModel) -> Loaded:
         try:
             answers = model.function(**{spec.key: tf.constant(arrays[spec.name]) for spec in model.inputs})
         except (tf.errors.OpError, ValueError, TypeError) as error:
-            raise FeedError("source-run", f"the source cannot answer these inputs: {str(error)[:300]}") from error
+            raise FeedError("source-run", f"the source cannot answer these inputs: {_reason(error)}") from error
         return {spec.name: answers[spec.key].numpy() for spec in model.outputs}
 
     return Loaded(facts, model, Answering(facts.inputs, call, outputs=facts.outputs))
@@ -125,6 +125,13 @@ def trace(
     )
     outputs = tuple(spec_of(name, function.structured_outputs[name]) for name in order)
     return TfModel(function, inputs, outputs, answer, keep)
+
+
+def _reason(error: Exception) -> str:
+    """What TensorFlow says, without the stack of whoever traced the graph, which it puts in front."""
+    said = [line.strip() for line in str(error).splitlines() if not line.startswith(("  File ", "\t [["))]
+    told = [line for line in said if line and not line.startswith(("Graph execution error", "Detected at node"))]
+    return " ".join(told or [type(error).__name__])[:300]
 
 
 def holder(function: Any, keep: tuple[Any, ...] = ()) -> Any:

@@ -58,11 +58,27 @@ class Answering:
             raise FeedError("feed-batch", f"the inputs must hold equally many samples, at least one: {lengths}")
         sizes, parts = [], []
         for chunk, used in self._chunks(arrays, count):
-            parts.append(_cut(self.call(chunk), used, len(chunk[self.inputs[0].name])))
+            parts.append(_cut(self._called(chunk), used, len(chunk[self.inputs[0].name])))
             sizes.append(used)
         if len(parts) == 1:
             return parts[0]
         return {name: _joined([part[name] for part in parts], sizes) for name in parts[0]}
+
+    def _called(self, chunk: Feeds) -> Feeds:
+        """The answers; a model that leaves sizes free takes few of them, and no data may say which."""
+        try:
+            return self.call(chunk)
+        except FeedError as error:
+            free = next((spec for spec in self.inputs if None in spec.shape[1:]), None)
+            if free is None or error.code != "source-run":
+                raise
+            fed = [*chunk[free.name].shape[1:]]
+            example = ",".join("N" if not axis else str(size or 64) for axis, size in enumerate(free.shape))
+            raise FeedError(
+                "source-run",
+                f"{free.describe()} leaves sizes free, and does not take {fed}: {error.message}",
+                next_step=f"Say the sizes that the board will feed: --input {free.name}={example}.",
+            ) from error
 
     def _arrays(self, feeds: Feeds) -> Feeds:
         known = {spec.name: spec for spec in self.inputs}

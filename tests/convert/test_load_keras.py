@@ -127,6 +127,20 @@ def test_shapes_can_be_set_where_they_are_free(folder: Path) -> None:
     assert conflict.value.code == "shape-conflict"
 
 
+def test_free_sizes_that_do_not_fit_name_the_option(folder: Path) -> None:
+    picture = keras.Input((None, None, 3), name="picture")
+    found = keras.layers.Conv2D(2, 3)(picture)
+    keras.Model(picture, keras.layers.GlobalAveragePooling2D()(found)).save(folder / "sizes.keras")
+    loaded = load(folder / "sizes.keras")
+    assert loaded.run({"picture": np.ones((2, 5, 6, 3), "float32")})
+    with pytest.raises(FeedError, match=r"does not take \[1, 1, 3\]") as wrong:
+        loaded.run({"picture": np.ones((2, 1, 1, 3), "float32")})
+    assert wrong.value.code == "source-run"
+    assert "File" not in wrong.value.message
+    assert "output size" in wrong.value.message
+    assert "--input picture=N,64,64,3" in wrong.value.next_step
+
+
 def test_wrong_feeds(folder: Path) -> None:
     two_by_two(keras).save(folder / "feeds.keras")
     loaded = load(folder / "feeds.keras")
