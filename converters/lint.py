@@ -139,6 +139,7 @@ def lint(calibration: Dataset | None, evaluation: Dataset | None, inputs: tuple[
             surveys[name] = _survey(data, inputs)
             findings += [*_alone(name, surveys[name]), *_left_out(name, data)]
             findings += _otherwise(name, data.ref.preprocess, surveys[name], inputs)
+            findings += _as_they_are(name, data, surveys[name])
     if evaluation is not None:
         for doubt, fix in evaluation.doubts:
             findings.append(Finding("warning", "data-labels", f"evaluation data: {doubt}", fix))
@@ -224,6 +225,19 @@ def _otherwise(name: str, how: Preprocess, survey: _Survey, inputs: tuple[Tensor
             fix = "Store prepared values, as the model was trained with, or give the files; or correct [preprocess]."
             findings.append(Finding("error", "data-scale", message, fix))
     return findings
+
+
+def _as_they_are(name: str, data: Dataset, survey: _Survey) -> list[Finding]:
+    """Pictures that nobody said how to prepare: few models take bytes, and those that do not answer nonsense."""
+    (spec, *_), seen = data.inputs, survey.inputs[data.inputs[0].name]
+    if not data.raw_files or not spec.dtype.startswith("float") or spec.quant is not None or seen.high <= 1.0:
+        return []
+    message = f"the pictures of the {name} data are fed as they are, {seen.low:g} to {seen.high:g}: nothing says more."
+    fix = (
+        "If the model was trained on numbers of another size (divided by 255, normalized), say so by scale, mean and "
+        'std under [preprocess] in --metadata; if not, kind = "image" there ends this warning.'
+    )
+    return [Finding("warning", "data-unprepared", message, fix)]
 
 
 def _reach(how: Preprocess) -> tuple[float, float] | None:

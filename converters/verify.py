@@ -78,7 +78,7 @@ class Verification:
             raise VerificationError(
                 code,
                 "; ".join(failure.message for failure in self.failures),
-                next_step=" ".join((*doubts, *self.warnings, self.failures[0].next_step)),
+                next_step=" ".join(map(_sentence, (*doubts, *self.warnings, self.failures[0].next_step))),
                 failures=[failure.message for failure in self.failures],
             )
 
@@ -431,6 +431,10 @@ def _like(answer: Feeds, name: str, expected: Array) -> Array:
             next_step=step,
         )
     return found
+
+
+def _sentence(said: str) -> str:
+    return said if said.endswith((".", "!", "?")) else f"{said}."
 
 
 def _finite_number(value: float) -> float:

@@ -73,6 +73,14 @@ class Dataset:
         return len(self._chosen)
 
     @property
+    def raw_files(self) -> bool:
+        """Files of pictures or sounds, and nothing was said of how they are prepared."""
+        from edgekit.data_columns import FileColumn
+
+        files = any(isinstance(column, FileColumn) for column in self._columns.values())
+        return files and self.ref.preprocess.kind == "array"
+
+    @property
     def labelled(self) -> bool:
         return self.labels is not None
 

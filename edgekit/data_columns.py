@@ -172,7 +172,7 @@ def _assign(
     raise DataError(
         "data-names",
         f"{path} has the arrays {', '.join(members) or '(none)'}; wanted: {', '.join(names)}"
-        + (" or x" if len(names) == 1 else ""),
+        + (" or x" if len(names) == 1 and names != ["x"] else ""),
     )
 
 

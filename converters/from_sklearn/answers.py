@@ -100,6 +100,12 @@ def class_names(model: Any) -> tuple[str, ...]:
             next_step="Train one classifier for each and convert each.",
         )
     values = np.asarray(classes)
+    if len(values) < 2:
+        raise SourceError(
+            "sklearn-unsupported",
+            f"{type(model).__name__} cannot be converted: it was fitted on one class only, {values.tolist()}",
+            next_step="Fit it on samples of at least two classes.",
+        )
     if values.dtype.kind in "iufb" and np.array_equal(values, np.arange(len(values))):
         return ()
     return tuple(str(int(value)) if _is_whole(value) else str(value) for value in values.tolist())

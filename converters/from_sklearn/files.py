@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
+from edgekit.converters.from_sklearn.refusal import unsupported
 from edgekit.converters.stages import Source
 from edgekit.errors import SourceError, UnsafeSourceError
 
@@ -31,6 +33,8 @@ _XGBOOST = b"{L\x00\x00\x00\x00\x00\x00\x00\x07learner"
 _NAMES_LIMIT = 100_000
 _TRUSTED = frozenset({"sklearn", "numpy", "scipy"})
 _SHOWN = 5
+_OWN = re.compile(r"Can't get attribute '(?P<name>[\w.]+)' on <module '(?:__main__|edgekit\.child)'")
+"""What Python says of a class or function of the program that pickled it; this process is called so, too."""
 
 
 def content(path: Path) -> Kind | None:
@@ -120,6 +124,12 @@ def _told(path: Path, opening: Any) -> tuple[Any, tuple[str, ...]]:
         except (SourceError, MemoryError):
             raise
         except Exception as error:
+            if own := _OWN.match(str(error)):
+                raise unsupported(
+                    own["name"],
+                    "it is code of the program that made it, which no other process has",
+                    "Apply it to the data before it is fed, or use one of scikit-learn's own in its place.",
+                ) from error
             raise SourceError(
                 "source-unreadable",
                 f"{path.name} cannot be opened: {type(error).__name__}: {str(error)[:300]}",

@@ -13,6 +13,9 @@ from typing import Any
 _LONGEST = 512
 """Steps of an LSTM that are written out."""
 
+_FEW_ROWS = 25
+"""Up to so many rows `torch.cdist` goes by differences unless told otherwise."""
+
 Spelling = Callable[..., Any]
 
 
@@ -42,7 +45,7 @@ def _table() -> dict[Any, tuple[Callable[[Any], bool], Spelling]]:
         spelled.default: (_always, _convolution),
         spelled.deprecated: (_always, _convolution),
         aten.lstm.input: (_projects, lstm_impl),
-        aten.cdist.default: (_is_no_euclidean, _distances),
+        aten.cdist.default: (_by_differences, _distances),
         aten.searchsorted.Tensor: (_always, _searched),
         aten.hypot.default: (_always, lambda x, y: (x * x + y * y).sqrt()),
         **{pool.default: (_has_divisor, _divided(pool.default)) for pool in divided},
@@ -74,8 +77,14 @@ def _argument(node: Any, place: int, name: str, default: Any) -> Any:
     return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
 
 
-def _is_no_euclidean(node: Any) -> bool:
-    return float(_argument(node, 2, "p", 2.0)) != 2.0
+def _by_differences(node: Any) -> bool:
+    """Whether PyTorch goes by the differences, and not by a product of matrices, which ONNX has: other norms than
+    the Euclidean one, and that of few rows (aten's `cdist_impl`; mode 1: always the product, 2: never).
+    """
+    rows = [operand.meta["val"].shape[-2] for operand in node.args[:2]]
+    mode = _argument(node, 3, "compute_mode", None) or 0
+    few = all(isinstance(size, int) and size <= _FEW_ROWS for size in rows)
+    return float(_argument(node, 2, "p", 2.0)) != 2.0 or mode == 2 or (mode == 0 and few)
 
 
 def _distances(x: Any, y: Any, p: float = 2.0, compute_mode: Any = None) -> Any:

@@ -101,7 +101,13 @@ def unfinite(outputs: Mapping[str, OutputErrors], where: str, *, gaps: bool) -> 
     for name, seen in outputs.items():
         if seen.broken:
             message = f"{seen.broken} values of {name} are NaN or infinite{where} where the source's are not"
-            yield message, "Look for ops that overflow (exp, divisions, float16); try --precision fp32."
+            yield (
+                message,
+                (
+                    "Look for ops that overflow or divide by zero there (exp, divisions, roots). "
+                    "float16 ends at 65,504: if it is --precision fp16, try fp32."
+                ),
+            )
         elif seen.lost and gaps:
             message = f"{seen.lost} values of {name} are NaN in the source{where} and are not here"
             yield message, "Fill in missing values before the model."

@@ -169,3 +169,19 @@ def test_arrays_that_the_preparation_cannot_make_are_errors(tmp_path, how, times
     data = open_data(DataRef(str(tmp_path / "d.npz"), preprocess=Preprocess(**how)), INPUTS)
     for pair in ((data, None), (None, data)):
         assert {f.code: f.severity for f in lint(*pair, INPUTS).findings} == ({"data-scale": "error"} if wrong else {})
+
+
+def test_pictures_that_nobody_prepares_are_told_of(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for number in range(3):
+        image.fromarray(DICE.integers(0, 256, (8, 8, 3)).astype(np.uint8)).save(tmp_path / f"{number}.png")
+    floats, integers = (TensorSpec("x", (None, 8, 8, 3), dtype, layout="NHWC") for dtype in ("float32", "uint8"))
+    for how, spec, told in [
+        (Preprocess(), floats, True),
+        (Preprocess("image"), floats, False),
+        (Preprocess("image", scale=1 / 255), floats, False),
+        (Preprocess(), integers, False),
+    ]:
+        data = open_data(DataRef(str(tmp_path), preprocess=how), (spec,))
+        codes = [finding.code for finding in lint(data, None, (spec,)).findings]
+        assert ("data-unprepared" in codes) == told

@@ -101,6 +101,7 @@ def _strange(x):
     [
         (linear_model.LogisticRegression(), "sklearn-not-fitted"),
         (preprocessing.FunctionTransformer(np.log1p).fit(np.ones((2, 3))), "sklearn-unsupported"),
+        (ensemble.RandomForestClassifier(2).fit(np.ones((4, 3)), ["only"] * 4), "sklearn-unsupported"),
     ],
 )
 def test_what_cannot_be_converted_is_refused_by_name(model, code):
@@ -108,6 +109,15 @@ def test_what_cannot_be_converted_is_refused_by_name(model, code):
         edgekit.convert(model, to="onnx")
     assert refused.value.code == code
     assert type(model).__name__ in str(refused.value)
+
+
+def test_a_class_of_the_callers_program_is_refused_by_name(fitted, monkeypatch):
+    main = __import__("__main__")
+    own = type("Own", (preprocessing.StandardScaler,), {"__module__": "__main__"})
+    monkeypatch.setattr(main, "Own", own, raising=False)
+    with pytest.raises(errors.SourceError, match="Own cannot be converted: it is code of the program") as refused:
+        edgekit.convert(pipeline.make_pipeline(own().fit(np.ones((2, 4))), fitted.steps[-1][1]), to="onnx")
+    assert refused.value.code == "sklearn-unsupported"
 
 
 def test_regressors_and_transformers_answer_as_output(iris):

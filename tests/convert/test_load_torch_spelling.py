@@ -85,6 +85,11 @@ def test_distances_of_other_norms(power: float, tmp_path: Path) -> None:
     check(Of(lambda _, x: torch.cdist(x, x.flip(1), p=power)), tmp_path, 4, 5)
 
 
+@pytest.mark.parametrize("rows", [4, 25, 26])
+def test_euclidean_distances_of_few_rows_and_of_many(rows: int, tmp_path: Path) -> None:
+    check(Of(lambda _, x: torch.cdist(x, x.flip(1) + 1)), tmp_path, rows, 5)
+
+
 @pytest.mark.parametrize("right", [False, True])
 def test_places_in_a_sorted_row(right: bool, tmp_path: Path) -> None:
     edges = torch.tensor([-1.0, 0.0, 1.0])

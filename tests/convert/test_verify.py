@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -35,6 +37,15 @@ def verdict(name, source, artifact, labels=None, *, edges=None, interpret=None, 
 
 def codes(verification):
     return [failure.code for failure in verification.failures]
+
+
+def test_a_failure_is_told_in_sentences():
+    x = softmax(logits())
+    broken = np.where(np.arange(10) == 3, np.nan, x)
+    said = replace(verdict("fp32", x, broken), warnings=("a warning without an end",))
+    with pytest.raises(VerificationError) as failed:
+        said.enforce(("a doubt.",))
+    assert failed.value.next_step.startswith("a doubt. a warning without an end. Look ")
 
 
 @pytest.mark.parametrize("name", policies())
