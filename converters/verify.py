@@ -37,7 +37,7 @@ FEW = 5
 class Failure:
     """One bound that was missed: the figure and the bound, and what to try."""
 
-    code: Literal["verify-parity", "verify-accuracy", "verify-agreement", "verify-noise", "verify-nonfinite"]
+    code: Literal["verify-empty", "verify-parity", "verify-accuracy", "verify-agreement", "verify-noise", "verify-nonfinite"]
     message: str
     next_step: str
 
@@ -189,7 +189,7 @@ class Comparison:
         bounds = policy(self.policy)
         proof = self._proof(data)
         parity = _parity(bounds, self._error(bounds), proof.cosine, self._edge_error())
-        failures = [*self._finite(), *parity, *self._same_class(bounds)]
+        failures = [*self._nothing(data), *self._finite(), *parity, *self._same_class(bounds)]
         warnings = [*self._chance(), *senseless(self._outputs), *self._first_output(), *self._one_sided(data)]
         warnings += self._rounding(bounds)
         if bounds.metric:
@@ -259,6 +259,14 @@ class Comparison:
             return []
         where = f"{self._chosen}, the first of {len(self._outputs)} outputs"
         return [f"the labels are compared with {where}: `output` under [interpret] in --metadata names another"]
+
+    def _nothing(self, data: str) -> list[Failure]:
+        """Answers without a number prove nothing: where detectors find nothing, or too little was asked for a frame."""
+        if any(output.count or output.broken or output.nan for output in self._outputs.values()):
+            return []
+        message = f"the source answers none of the {self._samples} samples ({data} data) with a number: nothing is compared"
+        step = "Give data that it answers with --eval, or sizes that it is used with: --input NAME=SIZES."
+        return [Failure("verify-empty", message, step)]
 
     def _finite(self) -> list[Failure]:
         kinds = (("", self._outputs), (" on edge cases (zeros, extremes)", self._edges))

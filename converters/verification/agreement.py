@@ -95,5 +95,6 @@ def one_sided(calibration: Counter[int], evaluation: Counter[int], classes: int)
 
 
 def _softmax(scores: Array) -> Array:
-    raised: Any = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # NaN where a score is infinite: then nothing is decided
+        raised: Any = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return np.asarray(raised / raised.sum(axis=1, keepdims=True))

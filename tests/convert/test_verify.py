@@ -93,6 +93,16 @@ def test_a_source_that_answers_nan_is_told_and_proves_nothing():
     assert not verdict("fp32", x, x).warnings
 
 
+def test_answers_without_a_number_prove_nothing():
+    for nothing in (np.zeros((16, 0, 4), np.float32), np.full((16, 3), np.inf, np.float32)):
+        for name in policies():
+            assert codes(verdict(name, nothing, nothing))[0] == "verify-empty"
+    comparison = Comparison("fp32", Interpret())
+    boxes, count = np.zeros((4, 0, 4), np.float32), np.zeros((4, 1), np.float32)
+    comparison.add({"boxes": boxes, "count": count}, {"boxes": boxes, "count": count})
+    assert comparison.finish("random").passed
+
+
 def test_edge_cases_on_which_rounding_decides_are_checked_for_nan_only():
     x = softmax(logits())
     off, moved, broken = x[:4].copy(), x[:4].copy(), x[:4].copy()
