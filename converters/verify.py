@@ -37,7 +37,9 @@ FEW = 5
 class Failure:
     """One bound that was missed: the figure and the bound, and what to try."""
 
-    code: Literal["verify-empty", "verify-parity", "verify-accuracy", "verify-agreement", "verify-noise", "verify-nonfinite"]
+    code: Literal[
+        "verify-empty", "verify-parity", "verify-accuracy", "verify-agreement", "verify-noise", "verify-nonfinite"
+    ]
     message: str
     next_step: str
 
@@ -264,7 +266,8 @@ class Comparison:
         """Answers without a number prove nothing: where detectors find nothing, or too little was asked for a frame."""
         if any(output.count or output.broken or output.nan for output in self._outputs.values()):
             return []
-        message = f"the source answers none of the {self._samples} samples ({data} data) with a number: nothing is compared"
+        samples = f"{self._samples} samples of {data} data"
+        message = f"the source answers none of the {samples} with a number: nothing is compared"
         step = "Give data that it answers with --eval, or sizes that it is used with: --input NAME=SIZES."
         return [Failure("verify-empty", message, step)]
 

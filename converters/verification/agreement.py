@@ -52,7 +52,7 @@ class Classes:
         if s.ndim != 2 or s.shape[1] < 2 or reference.dtype.kind != "f":
             self.vector = False
             return
-        told = ~np.isnan(s).any(axis=1)  # of others there is no class
+        told = ~np.isnan(s).any(axis=1) & np.isfinite(s).any(axis=1)  # of others there is no class
         s, a = s[told], a[told]
         sums = s.sum(axis=1)
         self.probabilities &= bool((s >= -1e-6).all() and (np.abs(sums - 1) < 1e-3).all())
@@ -67,7 +67,9 @@ class Classes:
         self.width = s.shape[1]
         self.said.update(s.argmax(axis=1).tolist())
         self.same += int(same.sum())
-        self.tied += int((~same & (lead <= tolerance * np.ptp(s, axis=1))).sum())
+        known = np.isfinite(s)  # a class that is masked scores -inf
+        width = s.max(axis=1, where=known, initial=-np.inf) - s.min(axis=1, where=known, initial=np.inf)
+        self.tied += int((~same & (lead <= tolerance * width)).sum())
         self.decided += int(decided.sum())
         self.decided_same += int((decided & same).sum())
 

@@ -103,6 +103,15 @@ def test_answers_without_a_number_prove_nothing():
     assert comparison.finish("random").passed
 
 
+def test_another_class_is_no_tie_where_a_class_is_masked():
+    x = logits()
+    x[:, 3] = -np.inf
+    wrong = x.copy()
+    wrong[:2] = np.roll(x[:2], 1, axis=1)
+    assert "verify-agreement" in codes(verdict("fp32", x, wrong))
+    assert "verify-agreement" not in codes(verdict("fp32", x, x))
+
+
 def test_edge_cases_on_which_rounding_decides_are_checked_for_nan_only():
     x = softmax(logits())
     off, moved, broken = x[:4].copy(), x[:4].copy(), x[:4].copy()
