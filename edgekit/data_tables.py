@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from edgekit.data_columns import FAILURES, ArrayColumn, Found, class_indices
 from edgekit.data_ref import DataRef
 from edgekit.errors import DataError
+from edgekit.feeding import MISSING_TEXTS
 from edgekit.tensors import TensorSpec
 
 _DIVIDERS = ",;\t"
-_MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "#n/a", "<na>"})
-"""What stands for a number that is not there, in lower case; as pandas reads it."""
 _WHOLE: dict[str, np.dtype[Any]] = {"i": np.dtype(np.int64), "u": np.dtype(np.uint64)}
 """First letter of an input's integers -> as which they are spilled."""
 _SAVE = (
@@ -53,7 +52,7 @@ def read(path: Path, ref: DataRef, spec: TensorSpec) -> Found:
                     raise _unreadable(path, line, f"has {len(row)} fields, the header {len(names)}")
                 if at is not None:
                     texts.append(row[at].strip())
-                    if ref.needs_label and texts[-1].lower() in _MISSING:
+                    if ref.needs_label and texts[-1].lower() in MISSING_TEXTS:
                         raise DataError("data-labels", f"{path} line {line} has no {names[at]}")
                 try:
                     values = [number(text) for i, text in enumerate(row) if i != at]
@@ -100,7 +99,7 @@ def _label_column(path: Path, names: list[str], ref: DataRef) -> int | None:
 
 
 def _number(text: str) -> float:
-    return float("nan") if text.strip().lower() in _MISSING else float(text)
+    return float("nan") if text.strip().lower() in MISSING_TEXTS else float(text)
 
 
 def _counts(spec: TensorSpec) -> bool:

@@ -12,6 +12,9 @@ from typing import Literal
 
 Convention = Literal["tensorflow", "librosa"]
 
+MISSING_TEXTS = frozenset({"", "na", "n/a", "nan", "-nan", "+nan", "null", "none", "#n/a", "<na>"})
+"""What stands for a number that is not there, in lower case; as pandas reads it, and as C prints it."""
+
 
 @dataclass(frozen=True)
 class ImageSteps:

@@ -157,13 +157,19 @@ def scratch() -> Iterator[Path]:
     """A private folder that goes away with its owner; those of killed owners go with the next call.
 
     It lies under the system's temporary folder (`TMPDIR`), one folder a user.
+
+    Raises:
+        SourceError: `scratch-unsafe`. UsageError: `scratch-unwritable`.
     """
-    root = Path(tempfile.gettempdir()) / f"edgekit-{os.getuid()}"
-    root.mkdir(mode=0o700, exist_ok=True)
-    if root.is_symlink() or root.stat().st_uid != os.getuid():
-        raise SourceError("scratch-unsafe", f"{root} belongs to somebody else")
-    _sweep_scratch(root)
-    folder, lock = _locked_folder(root)
+    try:
+        root = Path(tempfile.gettempdir()) / f"edgekit-{os.getuid()}"
+        root.mkdir(mode=0o700, exist_ok=True)
+        if root.is_symlink() or root.stat().st_uid != os.getuid():
+            raise SourceError("scratch-unsafe", f"{root} belongs to somebody else")
+        _sweep_scratch(root)
+        folder, lock = _locked_folder(root)
+    except OSError as error:
+        raise UsageError("scratch-unwritable", f"there is no folder for temporary files: {error}") from error
     try:
         yield folder
     finally:

@@ -235,16 +235,27 @@ def matched(specs: tuple[TensorSpec, ...], offered: tuple[TensorSpec, ...], side
     return found
 
 
+def as_array(value: Any, name: str) -> Array:
+    """What numpy makes of it. Masked entries are NaN: numpy would give what lies under the mask.
+
+    Raises:
+        FeedError: `feed-dtype`: it makes no array.
+    """
+    try:
+        if hasattr(value, "filled") and np.any(value.mask):
+            return np.asarray(value.astype(np.promote_types(value.dtype, np.float32)).filled(np.nan))
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of unequal length; a tensor on another device
+        raise FeedError("feed-dtype", f"{name} is fed with an array, and this makes none: {error}") from error
+
+
 def as_dtype(value: Any, spec: TensorSpec, *, raw: bool) -> Array:
     """The array in the dtype that `spec` takes: raw, or real values for a quantized tensor.
 
     Raises:
         FeedError: `feed-dtype`: the conversion would lose information or makes no sense.
     """
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:  # rows of unequal length; a tensor on another device
-        raise FeedError("feed-dtype", f"{spec.name} takes an array, and this makes none: {error}") from error
+    array = as_array(value, spec.name)
     if spec.dtype == "string":
         return _text(array, spec)
     wanted = np.dtype(spec.dtype)

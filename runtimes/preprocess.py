@@ -14,7 +14,7 @@ import numpy as np
 
 from edgekit.errors import DataError, FeedError, MissingFileError
 from edgekit.feeding import ImageSteps, Preprocess
-from edgekit.runtimes.base import Array
+from edgekit.runtimes.base import Array, as_array
 from edgekit.runtimes.preparation import audio, pictures, sounds
 from edgekit.runtimes.preparation.numbers import normalize
 from edgekit.runtimes.preparation.pictures import open_image
@@ -138,7 +138,7 @@ class Preparer:
 
     def _array(self, thing: Any, spec: TensorSpec, colors: str | None) -> Array:
         """Of numbers that are no picture, no sound and no row."""
-        array = _as_array(thing, spec)
+        array = as_array(thing, spec.name)
         if colors not in (None, self._how.colors):
             raise FeedError(
                 "feed-dtype", f"{spec.name} is fed with {array.dtype}; colors are turned in pictures of bytes"
@@ -162,7 +162,7 @@ class Preparer:
         """
         if self._how.audio is None:
             return False
-        shape = _as_array(thing, spec).shape
+        shape = as_array(thing, spec.name).shape
         own = tuple(want or size for want, size in zip(spec.shape[1:], shape, strict=False))
         return len(shape) == 1 or (sounds.has_channels(shape) and shape != own)
 
@@ -206,13 +206,6 @@ class Preparer:
         if self._how.kind == "waveform":
             raise DataError("data-unreadable", f"{path} is no WAV file", next_step=sounds.CONVERT)
         return open_image(path)
-
-
-def _as_array(thing: Any, spec: TensorSpec) -> Array:
-    try:
-        return np.asarray(thing)
-    except (ValueError, TypeError, RuntimeError) as error:  # rows of unequal length; a tensor on another device
-        raise FeedError("feed-dtype", f"{spec.name} takes an array, and this makes none: {error}") from error
 
 
 def _check_picture(array: Array, spec: TensorSpec) -> None:

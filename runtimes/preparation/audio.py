@@ -44,9 +44,11 @@ class SoundPlan:
         """Without the batch axis; scale, mean and std are not applied yet.
 
         Raises:
-            FeedError: `feed-shape`: the features do not have the input's shape.
+            FeedError: `feed-shape`: there are no samples, or the features do not have the input's shape.
         """
         steps, samples = self._steps, sound.samples
+        if not len(samples):
+            raise FeedError("feed-shape", f"{self._spec.name} is fed with a sound that has no samples")
         if steps.rate is not None and sound.rate is not None:
             samples = resample(samples, sound.rate, steps.rate, self._length)
         if self._length is not None:

@@ -193,7 +193,12 @@ class Pictures:
         wanted = self.wanted
         if isinstance(thing, np.ndarray):
             own = (wanted.channels, wanted.height, wanted.width)
-            if thing.dtype != np.uint8 or (wanted.first and thing.shape == own) or not thing.size:
+            if (
+                thing.dtype != np.uint8
+                or hasattr(thing, "mask")
+                or (wanted.first and thing.shape == own)
+                or not thing.size
+            ):
                 return None
             gray = wanted.channels == 1 or self._how.colors == "gray"
             if (thing.ndim == 2 and gray) or (thing.ndim == 3 and thing.shape[2] in (1, 3, 4)):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import FeedError
-from edgekit.feeding import Preprocess, TableSteps
+from edgekit.feeding import MISSING_TEXTS, Preprocess, TableSteps
 from edgekit.runtimes.base import Array
 from edgekit.tensors import TensorSpec
 
@@ -82,15 +82,14 @@ def row_array(row: Mapping[str, Any], steps: TableSteps, spec: TensorSpec) -> Ar
     """
     made: list[float] = []
     for column in steps.columns:
-        value = row.get(column)
-        if _absent(value):
+        value, known = row.get(column), steps.categories.get(column)
+        if _absent(value, number=known is None):
             if column in steps.missing:
                 value = steps.missing[column]
             elif column not in steps.categories and spec.may_miss(len(made)):
                 value = math.nan
             else:
                 raise FeedError("feed-missing", f"the row has no value of {column}, and nothing stands in for it")
-        known = steps.categories.get(column)
         made += [_number(value, column, spec)] if known is None else _category(value, column, known, steps)
     return np.asarray(made, np.float32)
 
@@ -103,10 +102,11 @@ def _picker(columns: tuple[str, ...]) -> Callable[[Mapping[str, Any]], tuple[Any
     return operator.itemgetter(*columns)
 
 
-def _absent(value: Any) -> bool:
-    if isinstance(value, str):
-        return not value.strip()
-    return value is None or (isinstance(value, (float, np.floating)) and math.isnan(value))
+def _absent(value: Any, *, number: bool) -> bool:
+    """None, NaN of whatever type, a blank text; for a number also a text that says so, as in tables at the desk."""
+    if isinstance(value, str) and not number:
+        return not value.strip()  # the others may be categories
+    return str(value).strip().lower() in MISSING_TEXTS
 
 
 def _number(value: Any, column: str, spec: TensorSpec) -> float:

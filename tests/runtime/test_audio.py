@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import wave
 
 import numpy as np
@@ -15,7 +17,7 @@ from edgekit.errors import DataError, FeedError, UsageError
 from edgekit.feeding import AudioSteps, Preprocess
 from edgekit.runtimes.preparation.audio import Listener, shaped, sound_array
 from edgekit.runtimes.preparation.resampling import Resampler, resample
-from edgekit.runtimes.preparation.sounds import Sound, as_sound, read_sound
+from edgekit.runtimes.preparation.sounds import Sound, as_sound, read_sound, sound_of
 from edgekit.runtimes.preparation.spectra import Spectrum, frames_of, mel_matrix, samples_of, spectrum
 from edgekit.runtimes.preprocess import prepare
 from edgekit.tensors import TensorSpec
@@ -63,6 +65,45 @@ def test_wav_files_with_other_chunks_and_sizes_that_lie(tmp_path):
         np.testing.assert_array_equal(found, real)
     stereo = np.stack([real, -real / 2], axis=1)
     np.testing.assert_allclose(read_sound(riff(tmp_path / "a.wav", 3, 32, stereo, 2)).samples, real / 4, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [0, 36])
+def test_what_was_never_finished_is_read_to_its_end(tmp_path, size):
+    """The sizes of a writer that was killed, or could not go back in a pipe: nothing, or that nothing is there."""
+    real = SPEECH[:100]
+    data = bytearray(riff(tmp_path / "a.wav", 3, 32, real).read_bytes())
+    data[4:8], data[40:44] = struct.pack("<I", size), bytes(4)
+    (tmp_path / "a.wav").write_bytes(data)
+    np.testing.assert_array_equal(read_sound(tmp_path / "a.wav").samples, real)
+
+
+def test_a_sound_of_nothing_is_no_silence(tmp_path):
+    path = riff(tmp_path / "a.wav", 3, 32, SPEECH[:0])
+    path.write_bytes(path.read_bytes()[:4] + struct.pack("<I", 48) + path.read_bytes()[8:] + b"LIST\4\0\0\0abcd")
+    with pytest.raises(DataError, match="no samples"):
+        read_sound(path)
+    with pytest.raises(FeedError, match="no samples"):
+        sound_array(Sound(SPEECH[:0], RATE), TensorSpec("x", (1, 100), "float32"), Preprocess("waveform"))
+
+
+def test_a_pipe_is_read(tmp_path):
+    """It does not seek past what is not needed."""
+    real = SPEECH[:100]
+    odd = b"LIST" + struct.pack("<I", 70_001) + b"abc" + bytes(69_999)
+    data = riff(tmp_path / "a.wav", 3, 32, real, before=odd).read_bytes()
+    code = "import sys; sys.stdout.buffer.write(open(sys.argv[1], 'rb').read())"
+    told = subprocess.Popen([sys.executable, "-c", code, tmp_path / "a.wav"], stdout=subprocess.PIPE)
+    with told:
+        np.testing.assert_array_equal(sound_of(told.stdout, "the pipe").samples, real)
+    for cut in range(len(data) - 70_100, len(data) - 400, 9_973):
+        with pytest.raises(DataError):
+            sound_of(io.BytesIO(data[:cut]), "what was cut")
+
+
+def test_bytes_are_no_samples():
+    with pytest.raises(FeedError, match="not bytes") as caught:
+        Sound(b"abcd", RATE)
+    assert "frombuffer" in caught.value.next_step
 
 
 @pytest.mark.parametrize("broken", [b"", b"RIFF", b"RIFF\0\0\0\0WAVE", b"RIFF\0\0\0\0WAVEdata\4\0\0\0abcd", b"OggS" * 9,

@@ -111,6 +111,18 @@ def test_values_that_are_not_finite(model, samples, value, dtype):
     assert np.isfinite(only(model.run({"image": batch[:1]}))).all()
 
 
+def test_what_lies_under_a_mask_is_no_value(model, samples):
+    """numpy would give it away: a sensor's gap would be answered as if it were a measurement."""
+    batch = samples(model)
+    masked = np.ma.masked_array(batch, mask=False)
+    np.testing.assert_array_equal(only(model.run({"image": masked})), only(model.run({"image": batch})))
+    masked[0, 1, 1, 1] = np.ma.masked
+    refused(model, {"image": masked}, "feed-nan", r"image holds nan at \(0, 1, 1, 1\)")
+    with pytest.raises(FeedError):
+        model.predict(masked)
+    refused(model, {"image": np.ma.masked_array(batch.astype(np.int16), mask=masked.mask)}, "feed-nan")
+
+
 @pytest.mark.parametrize("value", [1e30, -1e30, 3.4e38, -3.4e38])
 def test_huge_values_saturate_without_a_word(artifacts, samples, value):
     with edgekit.load(artifacts["int8.tflite"]) as model, warnings.catch_warnings():

@@ -237,3 +237,11 @@ def test_bytes_that_are_no_picture_are_told_alike_each_time():
     ((message, step),) = said
     assert "0x" not in message
     assert "PNG" in step
+
+
+def test_a_picture_with_a_mask_is_no_picture():
+    frame = np.ma.masked_array(np.full((9, 9, 3), 200, np.uint8), mask=False)
+    frame[0, 0] = np.ma.masked
+    for take in (Preparer((NHWC,), IMAGENET), Preparer((NHWC,), IMAGENET).real):
+        with pytest.raises(FeedError):
+            take(frame)

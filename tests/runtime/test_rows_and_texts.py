@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import numpy as np
 import pytest
 
-from edgekit import metadata
+from edgekit import data_tables, metadata
 from edgekit.errors import FeedError, UsageError
-from edgekit.feeding import Preprocess, TableSteps, TextSteps
+from edgekit.feeding import MISSING_TEXTS, Preprocess, TableSteps, TextSteps
 from edgekit.runtimes.preprocess import Preparer, prepare
 from edgekit.tensors import TensorSpec
 
@@ -40,6 +42,25 @@ def test_columns_in_order_filled_and_scaled():
         )
     ready = {"row": np.zeros((1, 5), np.float32)}
     assert prepare(ready, (ROW,), HOW) is ready
+
+
+@pytest.mark.parametrize("text", [*sorted(MISSING_TEXTS), " NaN ", "N/A", Decimal("nan"), np.float16("nan")])
+def test_what_means_that_there_is_no_number(text):
+    """The same in a row as in a table at the desk, from which the model learned."""
+    row = {"age": 40, "color": "red", "height": text}
+    for way in (prepare(row, (ROW,), HOW), Preparer((ROW,), HOW)(row).feeds):
+        np.testing.assert_allclose(way["row"], [[0, 1, 0, 0, 0]])
+    assert np.isnan(data_tables._number(str(text)))
+    with pytest.raises(FeedError) as caught:
+        prepare({**row, "age": text}, (ROW,), HOW)
+    assert caught.value.code == "feed-missing"
+
+
+def test_a_category_may_be_called_so():
+    steps = TableSteps(("wine",), {"wine": "red"}, {"wine": ("none", "red", "NA")}, "index")
+    for wine, place in (("none", 0), ("NA", 2), ("", 1), (None, 1), (float("nan"), 1)):
+        made = prepare({"wine": wine}, (TensorSpec("row", (None, 1), "float32"),), Preprocess("table", table=steps))
+        np.testing.assert_array_equal(made["row"], [[place]])
 
 
 @pytest.mark.parametrize(

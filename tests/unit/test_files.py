@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -146,6 +147,25 @@ def test_scratch_goes_away_and_leftovers_of_the_killed_go_with_the_next(tmp_path
     with files.scratch() as folder:
         assert sorted(p.name for p in root.iterdir()) == sorted([folder.name, f"{folder.name}.lock"])
     assert not list(root.iterdir())
+
+
+def test_no_place_for_scratch_is_told(tmp_path, monkeypatch):
+    """A read-only root file system; what would be the temporary folder is a file; a disk that is full."""
+
+    def none():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "file").touch()
+    for name, value in (("tempfile.gettempdir", none), ("tempfile.tempdir", str(tmp_path / "file")), ("os.open", full)):
+        with monkeypatch.context() as patched:
+            patched.setattr("tempfile.tempdir", str(tmp_path))
+            patched.setattr(name, value)
+            with pytest.raises(UsageError) as caught, files.scratch():
+                pass
+        assert caught.value.code == "scratch-unwritable"
 
 
 def test_a_foreign_scratch_root_is_refused(tmp_path, monkeypatch):
