@@ -315,6 +315,8 @@ class Model:
         if session is not None and self._pid == os.getpid():
             with self._lock:
                 session.close()
+            if self.watch is not None:
+                self.watch.close()
 
     def __enter__(self) -> Model:
         return self

@@ -35,6 +35,9 @@ from edgekit.cli.options import engine_option, store_option, threads_option
 @click.option("--batch", type=click.IntRange(1), help="Requests that one call may answer; default 16.")
 @click.option("--deadline-ms", type=click.FloatRange(1), help="For requests that name none; default 10000.")
 @click.option("--monitor", is_flag=True, help="Watch for drift: /metrics tells of samples and alarms.")
+@click.option(
+    "--monitor-folder", metavar="DIR", help="Watch for drift, and go on from what is kept here after a restart."
+)
 @store_option
 @output.json_option
 def command(
@@ -56,6 +59,7 @@ def command(
     batch: int | None,
     deadline_ms: float | None,
     monitor: bool,
+    monitor_folder: str | None,
     store: str | None,
     as_json: bool,
 ) -> None:
@@ -70,7 +74,8 @@ def command(
     listening = {"host": host, "port": port, "socket": socket, "api_key_file": api_key_file,
                  "certificate": certificate, "certificate_key": certificate_key, "client_ca": client_ca}  # fmt: skip
     serving = {"workers": workers, "threads": threads, "engine": engine, "queue": queue, "batch": batch,
-               "deadline_ms": deadline_ms, "monitor": monitor or None}  # fmt: skip
+               "deadline_ms": deadline_ms, "monitor": monitor or None,
+               "monitor_folder": monitor_folder}  # fmt: skip
     settings = settings_of.changed(base, listening, serving, no_host=no_host)
 
     def announce(about: start.About) -> None:

@@ -106,10 +106,12 @@ def fit(reference: Reference, clean: Judged, spoilt: Sequence[Judged]) -> Refere
     families = np.array([anchor.family for anchor in anchors])
     stored = kept["places"].astype(np.float64) * step
     errors, noise = kept["errors"].astype(np.float64), kept["noise"].astype(np.float64)
-    chosen = (Kernel(), DEVIATE, 1.0) if len(spoilt) < _FEW else _chosen(stored, errors, noise, families)
-    kernel, factor, edge = chosen
+    few = len(spoilt) < _FEW
+    chosen = (Kernel(), DEVIATE, DEVIATE, 1.0) if few else _chosen(stored, errors, noise, families)
+    kernel, near, factor, edge = chosen
     found = replace(
-        about, kernel=kernel, factor=_rounded(factor), edge=_rounded(edge), middle=_all(middle), spread=_all(spread),
+        about, kernel=kernel, near=_rounded(near), factor=_rounded(factor), edge=_rounded(edge),
+        middle=_all(middle), spread=_all(spread),
         steps=(axes_step, step), anchors=len(anchors), axes=len(axes), size=moves.shape[1],
     )  # fmt: skip
     return replace(reference, header=replace(reference.header, estimator=found), anchors=kept)
@@ -273,9 +275,9 @@ def _axes(moves: Array) -> Array:
 # -- The process ------------------------------------------------------------------------------------------------------
 
 
-def _chosen(places: Array, errors: Array, noise: Array, families: Array) -> tuple[Kernel, float, float]:
-    """The kernel under which anchors foretell each other best, what its deviations are to be multiplied by, and which
-    part of the variance is left open where a drift is like those that were tried.
+def _chosen(places: Array, errors: Array, noise: Array, families: Array) -> tuple[Kernel, float, float, float]:
+    """The kernel under which anchors foretell each other best, what its deviations are to be multiplied by for drifts
+    like those that were tried and for others, and which part of the variance is left open for the first.
 
     Each anchor is foretold by all others, as it is where the field's drift is like one that was tried; and each family
     by the other families, as it is where nothing like it was. Both count the same.
@@ -299,9 +301,8 @@ def _chosen(places: Array, errors: Array, noise: Array, families: Array) -> tupl
     assert best is not None  # noqa: S101  the grid is not empty
     _, chosen, (near, *apart) = best
     edge = float(np.quantile(near.open, _INSIDE))
-    # Also for drifts like copies: other code makes them otherwise, and other samples answer otherwise.
-    factor = max(DEVIATE, float(np.quantile(near.sizes, LEVEL)), _hierarchical([part.sizes for part in apart]))
-    return chosen, factor, edge
+    inside = max(DEVIATE, float(np.quantile(near.sizes, LEVEL)))
+    return chosen, inside, max(inside, _hierarchical([part.sizes for part in apart])), edge
 
 
 @dataclass(frozen=True, eq=False)

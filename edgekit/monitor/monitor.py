@@ -10,8 +10,10 @@ together, which is what makes it cheap (see `edgekit.monitor.block`).
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import time
+import weakref
 from _thread import allocate_lock
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -64,6 +66,7 @@ class Monitor:
     Raises:
         ArtifactError: `reference-mismatch`: the reference is that of another model.
         UsageError: `option-value`; `output-unwritable`: the folder cannot be made.
+        TargetError: `monitor-busy`: another process watches with it.
     """
 
     def __init__(
@@ -101,6 +104,8 @@ class Monitor:
         self._resumed = "new"
         if self._keeper is not None:
             self._resume(self._keeper)
+            atexit.register(_close, weakref.ref(self))  # an app that ends without a word
+        self._kept = self.calls
 
     # -- Observing ------------------------------------------------------------------------------------------------
 
@@ -225,7 +230,7 @@ class Monitor:
         """Estimated share of right answers, 0..1, among the last `samples` (one of `SCALES`), with an interval that is
         to hold the truth in nine of ten cases; None before there were as many, and for references without labels.
 
-        `answered` is False where the middle of that interval is no answer: it is wider than 12 points, or the stream
+        `answered` is False where the middle of that interval is no answer: it is wider than 8 points, or the stream
         has drifted like nothing that was tried. `note` then says which.
 
         Raises:
@@ -287,9 +292,21 @@ class Monitor:
         with self._lock:
             self._keeper.write(self._packed())
 
+    def close(self) -> None:
+        """Write the state, as far as the budget of writes allows; a model that is closed does this for its monitor. May
+        be called twice.
+        """
+        keeper = self._keeper
+        if keeper is not None:
+            with self._lock:
+                if self.calls != self._kept and keeper.offer(self._packed()):
+                    self._kept = self.calls
+
     def _packed(self) -> bytes:
+        keeper = self._keeper
         about = {
             "reference": _digest(self.reference),
+            "spent": None if keeper is None else keeper.spent,
             "calls": self.calls,
             "passed_over": self.passed_over,
             "book": self._book.state(),
@@ -308,6 +325,8 @@ class Monitor:
             return
         try:
             about, arrays = state.unpack(content)
+            if about.get("spent"):
+                keeper.resume(about["spent"], len(content))
             if about["reference"] != _digest(self.reference):
                 self._resumed = "of another reference"
                 return
@@ -323,6 +342,12 @@ class Monitor:
             self._block.clear(self._detectors.runs.slack)
             return
         self._resumed = "resumed"
+
+
+def _close(known: weakref.ref[Monitor]) -> None:
+    monitor = known()
+    if monitor is not None:
+        monitor.close()
 
 
 def _digest(reference: Reference) -> str:

@@ -155,5 +155,5 @@ class Rightness:
         # The samples' own chance, and that of those which it was fitted on.
         chance = max(mean * (1 - mean), LEAST) / max(1, samples)
         chance += max(about.accuracy * (1 - about.accuracy), mean * (1 - mean), LEAST) / about.samples
-        half = math.hypot(about.factor * math.sqrt(unsure), DEVIATE * math.sqrt(chance))
+        half = math.hypot(about.deviates(unsure / before) * math.sqrt(unsure), DEVIATE * math.sqrt(chance))
         return Told(mean, max(0.0, mean - half), min(1.0, mean + half), tried)

@@ -89,6 +89,11 @@ class Watch:
         if self._taker is not None:
             self._taker.offer(fed, answers, verdict)
 
+    def close(self) -> None:
+        """The model is closed: what its monitor knows is written."""
+        if self.monitor is not None:
+            self.monitor.close()
+
 
 def _fed(array: Any, spec: TensorSpec, *, raw: bool) -> Array:
     """The array as the model took it: with its batch axis, its axes in the model's order."""

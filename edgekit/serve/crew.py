@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
@@ -60,10 +61,12 @@ class Worker:
         until: When the first is overdue, by the loop's clock.
         ready: It said hello, and was not asked to leave.
         drift: What its monitor noticed last; empty without one.
+        seat: Its number among the crew's workers; whoever is started in its place has it again.
     """
 
-    def __init__(self, crew: Crew) -> None:
+    def __init__(self, crew: Crew, seat: int) -> None:
         self._crew = crew
+        self.seat = seat
         self._data = bytearray()
         self._buffer = bytearray(_READ)
         self._link: socket.socket | None = None
@@ -99,6 +102,8 @@ class Worker:
         loop = asyncio.get_running_loop()
         self.until = loop.time() + self._crew.start_seconds
         loop.add_reader(mine, self._read)
+        if opening.kept is not None:
+            opening = replace(opening, kept=f"{opening.kept}/{self.seat}")
         about = json.dumps(encode(opening)).encode()
         self._send(FRAME.pack(0, len(about)) + about)
 
@@ -366,7 +371,7 @@ class Crew:
         self._change(self)
 
     def _spawn(self, seconds: float) -> None:
-        worker = Worker(self)
+        worker = Worker(self, min(set(range(self._size)) - {other.seat for other in self.workers}))
         self.workers.append(worker)
         task = asyncio.get_running_loop().create_task(self._started(worker, seconds))
         self._tasks.add(task)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from edgekit import __version__
 from edgekit.errors import LimitError
-from edgekit.runtimes.flow.metrics import gauge, together
+from edgekit.runtimes.flow.metrics import gauge, head, labels, together
 from edgekit.serve import openapi
 from edgekit.serve.door import Door
 from edgekit.serve.lane import Lane, unknown_version
@@ -101,9 +102,20 @@ class Pages:
         watched = {lane.name: drift for lane in lanes if (drift := lane.versions.drift)}
         if watched:
             texts.append(gauge("drift_alarms", {name: len(seen["alarms"]) for name, seen in watched.items()}))
+            texts.append(_alarms({name: seen["alarms"] for name, seen in watched.items()}))
             texts.append(gauge("monitored_samples", {name: seen["samples"] for name, seen in watched.items()}))
         texts += [gauge(name, {"": float(value)}) for name, value in board().items() if value is not None]
         return Reply(200, together(texts).encode(), _TEXT)
+
+
+def _alarms(watched: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Each alarm that is on, in words; its value is how much. Several workers of a model may have noticed the same."""
+    lines = {}
+    for model, alarms in watched.items():
+        for alarm in alarms:
+            about = labels({"model": model, **{name: str(alarm[name]) for name in ("kind", "where", "message")}})
+            lines[model, alarm["kind"], alarm["where"]] = f"edgekit_drift_alarm{about} {float(alarm['amount'])!r}"
+    return "\n".join([*head("drift_alarm", "gauge"), *lines.values(), ""])
 
 
 def _listed(lane: Lane) -> dict[str, object]:

@@ -86,6 +86,8 @@ class Serving:
         versions: Of a folder of versions the newest so many, each with workers and a queue of its own. Who names none
             is answered by the newest.
         monitor: Hold what comes beside what the model was proved on: `/metrics` then tells of drift.
+        monitor_folder: Where monitors keep what they know across restarts, of each worker in a folder of its own; None:
+            in memory alone. Naming one asks for `monitor`.
         start_seconds: Until a worker has opened, proved and warmed its model.
     """
 
@@ -100,6 +102,7 @@ class Serving:
     watchdog: float = 30.0
     versions: int = 1
     monitor: bool = False
+    monitor_folder: str | None = None
     start_seconds: float = 120.0
 
     def __post_init__(self) -> None:
@@ -107,6 +110,11 @@ class Serving:
                            "start_seconds") if not getattr(self, n) > 0]  # fmt: skip
         if low or self.wait_ms < 0 or (self.threads is not None and self.threads < 1):
             raise ValueError(f"{', '.join(low) or 'wait_ms or threads'}: too small")
+
+    @property
+    def watched(self) -> bool:
+        """Whether a monitor was asked for."""
+        return self.monitor or self.monitor_folder is not None
 
 
 @dataclass(frozen=True)

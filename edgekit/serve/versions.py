@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from edgekit.errors import EdgeKitError
@@ -173,7 +174,8 @@ class Versions:
 
     def _crew(self, seen: Seen) -> Crew:
         serving = self._serving
+        kept = serving.monitor_folder and str(Path(serving.monitor_folder) / self.source.name / seen.version)
         opening = Opening(seen.path, self.source.name, seen.version, self._threads, serving.engine, serving.watchdog,
-                          self._bounds, seen.sha256, serving.batch, serving.monitor)  # fmt: skip
+                          self._bounds, seen.sha256, serving.batch, serving.watched, kept)  # fmt: skip
         return Crew(opening, size=serving.workers, start_seconds=serving.start_seconds, watchdog=serving.watchdog,
                     tell=self._tell, lose=self._lose, change=self._changed)  # fmt: skip

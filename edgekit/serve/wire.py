@@ -43,6 +43,7 @@ class Opening:
         path: Of the artifact.
         name, version: As answers name them.
         sha256: What the file must be; None for whatever lies there.
+        kept: Folder in which the monitor goes on across restarts; None: in memory alone.
     """
 
     path: str
@@ -55,6 +56,7 @@ class Opening:
     sha256: str | None = None
     batch: int = 16
     monitor: bool = False
+    kept: str | None = None
 
 
 class Told(NamedTuple):

@@ -9,23 +9,30 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit import artifact as artifacts
 from edgekit.artifact import Artifact
 from edgekit.codec import decode, encode
-from edgekit.errors import ArtifactError, EdgeKitError, VerificationError
+from edgekit.errors import ArtifactError, EdgeKitError, TargetError, VerificationError
 from edgekit.runtimes.model import Model
 from edgekit.serve import answering
 from edgekit.serve.answering import Answer
 from edgekit.serve.messages import as_json
 from edgekit.serve.wire import ANSWER, DRIFT, FRAME, HELLO, TELL, Opening
+
+if TYPE_CHECKING:
+    from edgekit.monitor.monitor import Monitor
+
+_ENDING = 10.0
+"""Seconds that a worker before may take to end."""
 
 _HELD_SECONDS, _HELD_BYTES = 0.001, 1 << 16
 """An answer waits for others no longer, and not behind a larger one."""
@@ -46,22 +53,41 @@ def main(descriptor: int) -> None:
             return
         desk = answering.Desk(model, opening)
         try:
-            watch = _Watch(model) if opening.monitor else None
+            watch = _Watch(model, opening.kept) if opening.monitor else None
         except EdgeKitError as error:
             _hello(link, {"error": error.to_dict()})
             return
         _hello(link, desk.about())
+        _tell(link, watch)  # what it knew before its start
         gc.collect()
         gc.freeze()
-        while True:
-            count, size = FRAME.unpack(_exactly(link, FRAME.size))
-            asked = answering.unpacked(_exactly(link, size), count)
-            # Whoever started it may die while the engine hangs; then nobody else would end it.
-            signal.setitimer(signal.ITIMER_REAL, 2 * opening.watchdog * count + 5)
-            _answer(link, desk.answers(asked))
-            if watch is not None and (news := watch.news()):
-                link.sendall(TELL.pack(DRIFT, 0, 0, 0, len(news), 0, 0.0, 0.0, 0.0, 0.0) + news)
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            _work(link, desk, opening, watch)
+        finally:
+            if watch is not None:
+                watch.close()
+
+
+def _work(link: socket.socket, desk: answering.Desk, opening: Opening, watch: _Watch | None) -> None:
+    """Answer until the server hangs up.
+
+    Raises:
+        EOFError: It did.
+    """
+    while True:
+        count, size = FRAME.unpack(_exactly(link, FRAME.size))
+        asked = answering.unpacked(_exactly(link, size), count)
+        # Whoever started it may die while the engine hangs; then nobody else would end it.
+        signal.setitimer(signal.ITIMER_REAL, 2 * opening.watchdog * count + 5)
+        _answer(link, desk.answers(asked))
+        _tell(link, watch)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _tell(link: socket.socket, watch: _Watch | None) -> None:
+    """What the monitor noticed, if it is time."""
+    if watch is not None and (news := watch.news()):
+        link.sendall(TELL.pack(DRIFT, 0, 0, 0, len(news), 0, 0.0, 0.0, 0.0, 0.0) + news)
 
 
 def _answer(link: socket.socket, answers: Iterator[tuple[int, Answer]]) -> None:
@@ -83,13 +109,17 @@ def _answer(link: socket.socket, answers: Iterator[tuple[int, Answer]]) -> None:
 class _Watch:
     """What a monitor noticed, told at most once a second.
 
+    Args:
+        model: The worker's.
+        folder: Where its monitor goes on across restarts.
+
     Raises:
-        ArtifactError: `reference-missing`.
+        ArtifactError: `reference-missing`. UsageError: `output-unwritable`. TargetError: `monitor-busy`.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._monitor = model.monitor()
-        self._told = time.monotonic()
+    def __init__(self, model: Model, folder: str | None) -> None:
+        self._monitor = _patient(model, folder)
+        self._told = -math.inf
 
     def news(self) -> bytes:
         """Nothing too soon after the last."""
@@ -99,6 +129,22 @@ class _Watch:
         self._told = now
         status = self._monitor.status()
         return as_json({name: status[name] for name in ("samples", "passed_over", "alarms", "ended")})
+
+    def close(self) -> None:
+        """Keep what it knows."""
+        self._monitor.close()
+
+
+def _patient(model: Model, folder: str | None) -> Monitor:
+    """A monitor; whoever had the folder before may still be ending."""
+    until = time.monotonic() + _ENDING
+    while True:
+        try:
+            return model.monitor(folder)
+        except TargetError as error:
+            if error.code != "monitor-busy" or time.monotonic() > until:
+                raise
+        time.sleep(0.1)
 
 
 def opened(opening: Opening) -> Model:

@@ -27,6 +27,7 @@ _HELP = {
     "body_bytes": "Bytes of request bodies that are held.",
     "clients": "Clients, by address or key, with requests under way.",
     "connections": "Connections, by what became of them.",
+    "drift_alarm": "Each alarm of drift that is on: what moved, and by how much.",
     "drift_alarms": "Alarms of drift that are on.",
     "errors": "Errors, by their code.",
     "frame_age_seconds": "From when a frame came to its answer.",
@@ -156,9 +157,19 @@ def gauge(name: str, values: Mapping[str, float]) -> str:
     """What is true now, in Prometheus' text format: a value a model, or under "" one of no model."""
     lines = [*_head(f"edgekit_{name}", "gauge", name)]
     for model, value in values.items():
-        label = f'{{model="{_escaped(model)}"}}' if model else ""
+        label = labels({"model": model}) if model else ""
         lines.append(f"edgekit_{name}{label} {_number(value)}")
     return "\n".join([*lines, ""])
+
+
+def head(name: str, kind: str) -> list[str]:
+    """Lines that stand before those of a metric."""
+    return list(_head(f"edgekit_{name}", kind, name))
+
+
+def labels(values: Mapping[str, str]) -> str:
+    """Labels of a line, as the format has them."""
+    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in values.items()) + "}"
 
 
 def together(texts: Iterable[str]) -> str:

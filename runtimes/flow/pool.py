@@ -26,6 +26,8 @@ from edgekit.runtimes.base import forked
 from edgekit.runtimes.flow.queue import Aging, Policy
 
 if TYPE_CHECKING:
+    from edgekit.monitor.monitor import Monitor
+    from edgekit.monitor.watch import Taker, Watch
     from edgekit.runtimes.flow.metrics import Metrics
     from edgekit.runtimes.model import Model
 
@@ -51,9 +53,11 @@ class Pool:
         threads: Of each session's engine.
         colors: Of pictures that are arrays, as `Model.predict` has it.
         metrics: Counts requests, drops and waits.
+        monitor: Folder of a monitor that watches all sessions; None: they are not watched.
+        capture: Is offered every call, with the monitor's verdict where there is one.
 
     Raises:
-        UsageError: `option-value`; and what `edgekit.load` raises.
+        UsageError: `option-value`; and what `edgekit.load` and `Model.monitor` raise.
     """
 
     def __init__(
@@ -69,6 +73,8 @@ class Pool:
         threads: int | None = 1,
         colors: str | None = None,
         metrics: Metrics | None = None,
+        monitor: str | Path | None = None,
+        capture: Taker | None = None,
     ) -> None:
         if policy not in get_args(Policy):
             raise UsageError("option-value", f"policy is {policy!r}; known: {', '.join(get_args(Policy))}")
@@ -79,9 +85,11 @@ class Pool:
         self._metrics, self._pid, self._closed = metrics, os.getpid(), False
         self._how: dict[str, Any] = {} if colors is None else {"colors": colors}
         self._queue: Aging[_Request] = Aging(queue, policy)
+        models = _opened(source, sessions, threads)
+        self._watch = _watched(models, monitor, capture)
         self._threads = [
             threading.Thread(target=self._work, args=(model,), name=f"edgekit-pool-{number}", daemon=True)
-            for number, model in enumerate(_opened(source, sessions, threads))
+            for number, model in enumerate(models)
         ]
         for thread in self._threads:
             thread.start()
@@ -116,6 +124,11 @@ class Pool:
     def predict(self, thing: Any, *, deadline: float | None = None) -> Any:
         """`submit`, and wait for the answer."""
         return self.submit(thing, deadline=deadline).result()
+
+    @property
+    def monitor(self) -> Monitor | None:
+        """The one of all sessions; None without."""
+        return None if self._watch is None else self._watch.monitor
 
     def close(self) -> None:
         """Answer what waits, then give the memory back; by a future's callback without waiting. May be called twice."""
@@ -200,6 +213,27 @@ def _settle(tell: Callable[[Any], None], what: Any) -> None:
     """Resolve a future. Its callbacks run here: the future logs what they raise, but for what would end this thread."""
     with contextlib.suppress(SystemExit, KeyboardInterrupt, GeneratorExit):
         tell(what)
+
+
+def _watched(models: list[Model], folder: str | Path | None, capture: Taker | None) -> Watch | None:
+    """One watch for all: the sessions are of one model. Where that fails, they are closed."""
+    if folder is None and capture is None:
+        return None
+    from edgekit.monitor.watch import Watch
+
+    first = models[0]
+    try:
+        if folder is None:
+            first.watch = Watch(None, first.inputs, first.outputs, capture)
+        else:
+            first.monitor(folder, capture=capture)
+    except EdgeKitError:
+        for model in models:
+            model.close()
+        raise
+    for model in models[1:]:
+        model.watch = first.watch
+    return first.watch
 
 
 def _opened(source: Any, sessions: int, threads: int | None) -> list[Model]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from edgekit.errors import UsageError
+from edgekit.errors import TargetError, UsageError
 from edgekit.monitor import state
 from edgekit.monitor.build import Builder
 from edgekit.monitor.monitor import Monitor
@@ -138,6 +142,80 @@ def test_a_full_disk_stops_nobody(known, tmp_path, monkeypatch):
     assert watcher.status()["state"]["failed"] == 3
     with pytest.raises(UsageError):
         watcher.snapshot()
+
+
+def test_an_app_that_runs_for_a_moment_each_time_is_watched_over_all_of_them(known, tmp_path):
+    clock = Clock()
+    for number in range(3):
+        watcher = monitor(known, tmp_path, clock)
+        assert watcher.samples == 40 * number
+        feed(watcher, *stream(40, number), size=8)
+        watcher.close()
+        written = watcher._keeper.spent["written"]
+        watcher.close()  # nothing came since
+        assert watcher._keeper.spent["written"] == written
+        assert len(written) == number + 1
+
+
+def test_the_budget_is_an_hour_s_whatever_restarts(known, tmp_path, monkeypatch):
+    clock, sizes = Clock(), []
+    monkeypatch.setattr(state, "BUDGET", 40_000)
+    for number in range(20):
+        clock.now += 1
+        watcher = monitor(known, tmp_path, clock)
+        feed(watcher, *stream(40, number), size=8)
+        watcher.close()
+        sizes.append(sum(size for _, size in watcher._keeper.spent["written"]))
+    assert 20_000 < sizes[-1] == max(sizes) <= 40_000
+    clock.now += 3601
+    feed(watcher, *stream(40, 1), size=8)
+    watcher.close()
+    assert {at for at, _ in watcher._keeper.spent["written"]} == {clock.now}
+
+
+def test_in_a_process_a_folder_is_the_latest_monitor_s(known, tmp_path):
+    first = monitor(known, tmp_path)
+    second = monitor(reference(2), tmp_path)  # a new version came
+    feed(second, *stream(40, 3), size=8)
+    second.close()
+    feed(first, *stream(80, 4), size=8)
+    first.close()
+    assert monitor(reference(2), tmp_path).samples == 40
+
+
+OTHER = """
+import sys
+from pathlib import Path
+from edgekit.errors import TargetError
+from edgekit.monitor.state import Keeper
+try:
+    keeper = Keeper(Path(sys.argv[1]))
+except TargetError as error:
+    print(error.code)
+else:
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_one_process_s_until_that_ends_however_it_ends(known, tmp_path):
+    command = [sys.executable, "-c", OTHER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "mine\n"
+        with pytest.raises(TargetError) as caught:
+            monitor(known, tmp_path)
+        assert caught.value.code == "monitor-busy"
+        other.kill()
+    mine = monitor(known, tmp_path)
+    again = monitor(known, tmp_path)
+    del mine  # a descriptor that is closed must not end the lock of the other
+    gc.collect()
+    ask = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    assert ask.stdout == "monitor-busy\n"
+    again._keeper = None
+    gc.collect()
+    ask = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    assert ask.stdout == "mine\n"
 
 
 def test_without_a_folder_there_is_nothing_to_write(known):

@@ -178,3 +178,15 @@ def test_an_output_whose_batch_is_not_in_front_is_read_whole(batch):
         rows.features(rows.views({"x": x}, {"steps": steps[:, sample : sample + 1]}, 0, 1), alone)
         np.testing.assert_array_equal(together, alone)
         assert together.any() == bool(len(rows.outputs))
+
+
+def test_a_pool_is_watched_as_one(converted, tmp_path):
+    path, images = converted
+    with edgekit.Pool(path, sessions=2, monitor=tmp_path) as pool:
+        answers = [pool.submit(image) for image in images[:50]]
+        assert all(answer.result() is not None for answer in answers)
+        assert pool.monitor.samples == 50
+    with edgekit.Pool(path, sessions=2, monitor=tmp_path) as pool:
+        assert pool.monitor.samples == 50
+    with edgekit.Pool(path, sessions=1) as pool:
+        assert pool.monitor is None

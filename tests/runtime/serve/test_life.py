@@ -311,8 +311,9 @@ def test_an_engine_error_is_an_engine_error():
     assert b"secret" not in document(error)
 
 
-def test_drift_is_told(serve, served, tensor, image):
-    server = serve(served / "int8.tflite", "--monitor", "--threads", 1)
+def test_drift_is_told_also_by_a_server_that_was_started_again(serve, served, tensor, image, tmp_path):
+    watching = (served / "int8.tflite", "--monitor-folder", tmp_path, "--threads", 1)
+    server = serve(*watching)
     strange = json.dumps({"inputs": [tensor(image(shape=(64, 8, 8, 2)) * 1000)]})
     until = time.monotonic() + 60
     while time.monotonic() < until:
@@ -323,6 +324,12 @@ def test_drift_is_told(serve, served, tensor, image):
         time.sleep(0.1)
     else:
         pytest.fail("no alarm")
+    (line, *_) = [line for line in text.splitlines() if line.startswith('edgekit_drift_alarm{model="int8",kind="')]
+    assert ',message="' in line
+    server.stop(signal.SIGKILL)
+    again = serve(*watching)
+    assert line in again.ask("GET", "/metrics")[2].decode().splitlines()
+    again.stop(signal.SIGKILL)
 
 
 def test_a_model_that_says_nothing_of_its_data_is_not_watched(plain):
