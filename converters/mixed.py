@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import sample_axis
-from edgekit.converters.rules import Layer
+from edgekit.converters.rules import Layer, assign
 from edgekit.converters.stages import Feeds, Graph, QuantizeOptions, Ranges
 from edgekit.data_ref import DataRef
 from edgekit.errors import ConversionError
@@ -87,12 +87,17 @@ def layers(graph: Graph) -> list[Layer]:
     return onnx_lifts.layers(onnx_graph.read(graph.path))
 
 
-def candidates(known: Sequence[Layer], ranges: Ranges) -> list[Layer]:
-    """Layers that compute on floats that were observed, each with what will be folded into it."""
+def candidates(known: Sequence[Layer], ranges: Ranges, rules: Sequence[Rule] = ()) -> list[Layer]:
+    """Layers that compute on floats that were observed, each with what will be folded into it.
+
+    Those that rules already take to another precision are left out.
+    """
+    lifted = {tensor for tensor, at in assign(known, rules).items() if rules[at].precision != "int8"}
     return [
         layer
         for layer in known
         if layer.made and layer.made[0] in ranges.tensors and layer.kind not in _MOVES | _FOLLOWERS
+        if layer.made[0] not in lifted
     ]
 
 
@@ -114,7 +119,7 @@ def probe(request: ProbeRequest) -> Generator[dict[str, Any], None, Noise]:
     found: dict[str, float] = {}
     options = replace(request.options, interface="float", allow_float_ops=True)
     known = layers(graph)
-    chosen = candidates(known, request.ranges)
+    chosen = candidates(known, request.ranges, request.options.rules)
     for number, layer in enumerate(chosen):
         rules = (Rule("float"), *(maker_of(tensor, "int8") for tensor in layer.made))
         try:
