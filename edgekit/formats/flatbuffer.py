@@ -8,13 +8,25 @@ tables, strings and vectors are referred to by an unsigned offset that counts fr
 
 from __future__ import annotations
 
+import functools
 import struct
+from collections.abc import Callable
 
 from edgekit.formats.facts import Budget
 
 SIZES = {"b": 1, "B": 1, "h": 2, "H": 2, "i": 4, "I": 4, "q": 8, "Q": 8, "f": 4}
 """Bytes of the scalars, by their `struct` letter."""
 _READERS = {kind: (size, struct.Struct(f"<{kind}").unpack_from) for kind, size in SIZES.items()}
+
+
+_UNSIGNED = _READERS["I"][1]
+_HEAD = struct.Struct("<HH").unpack_from
+
+
+@functools.cache
+def _slots(count: int) -> Callable[[bytes, int], tuple[int, ...]]:
+    """Reads so many offsets of fields: at most some 32,000 different ones."""
+    return struct.Struct(f"<{count}H").unpack_from
 
 
 class Table:
@@ -29,10 +41,12 @@ class Table:
         budget.spend(Budget.OBJECT)
         self._data, self._at, self._budget = data, at, budget
         vtable = at - _read("i", data, at)
-        length, self._size = _read("H", data, vtable), _read("H", data, vtable + 2)
+        if not 0 <= vtable <= len(data) - 4:
+            raise _beyond(vtable, data)
+        length, self._size = _HEAD(data, vtable)
         if length < 4 or length % 2 or vtable + length > len(data) or at + self._size > len(data):
             raise ValueError(f"the table at byte {at} runs outside the file")
-        self._offsets = struct.unpack_from(f"<{length // 2 - 2}H", data, vtable + 4)
+        self._offsets = _slots(length // 2 - 2)(data, vtable + 4)
 
     @classmethod
     def root(cls, data: bytes, budget: Budget) -> Table:
@@ -41,10 +55,13 @@ class Table:
     def scalar(self, slot: int, kind: str, default: int = 0) -> int:
         """An integer field."""
         size, read = _READERS[kind]
-        at = self._field(slot, size)
-        if not at:
+        self._budget.spend()
+        offset = self._offsets[slot] if slot < len(self._offsets) else 0
+        if not offset:
             return default
-        value: int = read(self._data, at)[0]  # it lies in the table, which lies in the file
+        if offset < 4 or offset + size > self._size:
+            raise self._outside(slot)
+        value: int = read(self._data, self._at + offset)[0]  # it lies in the table, which lies in the file
         return value
 
     def table(self, slot: int) -> Table | None:
@@ -86,21 +103,19 @@ class Table:
         self._budget.spend(Budget.TEXT + count // 8)
         return self._data[start : start + count].decode("utf-8", "replace")
 
-    def _field(self, slot: int, size: int) -> int:
-        """Where a field stands; 0 when it is absent."""
+    def _outside(self, slot: int) -> ValueError:
+        return ValueError(f"field {slot} of the table at byte {self._at} lies outside it")
+
+    def _target(self, slot: int) -> int:
+        """What a field refers to; 0 when it is absent."""
         self._budget.spend()
         offset = self._offsets[slot] if slot < len(self._offsets) else 0
         if not offset:
             return 0
-        if offset < 4 or offset + size > self._size:
-            raise ValueError(f"field {slot} of the table at byte {self._at} lies outside it")
-        return self._at + offset
-
-    def _target(self, slot: int) -> int:
-        at = self._field(slot, 4)
-        if not at:
-            return 0
-        place: int = _READERS["I"][1](self._data, at)[0]
+        if offset < 4 or offset + 4 > self._size:
+            raise self._outside(slot)
+        at = self._at + offset
+        place: int = _UNSIGNED(self._data, at)[0]
         return at + place
 
     def _vector(self, slot: int, size: int) -> tuple[int, int]:
@@ -116,6 +131,10 @@ class Table:
 def _read(kind: str, data: bytes, at: int) -> int:
     size, read = _READERS[kind]
     if at < 0 or at + size > len(data):
-        raise ValueError(f"an offset leads to byte {at} of {len(data)}: the file is cut short or damaged")
+        raise _beyond(at, data)
     value: int = read(data, at)[0]
     return value
+
+
+def _beyond(at: int, data: bytes) -> ValueError:
+    return ValueError(f"an offset leads to byte {at} of {len(data)}: the file is cut short or damaged")

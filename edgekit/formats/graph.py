@@ -5,6 +5,8 @@ What the memory planner and its explanations look at. Constants stay in the file
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
@@ -75,6 +77,11 @@ class GraphFacts:
     inputs: tuple[Key, ...]
     outputs: tuple[Key, ...]
     calls: bool = False
+
+    @functools.cached_property
+    def readings(self) -> Mapping[Key | None, int]:
+        """How often each tensor is an input."""
+        return Counter(key for node in self.nodes for key in node.inputs)
 
     def sizes(self) -> dict[Key, int] | None:
         """Bytes of every tensor that is no constant; None as soon as one is unknown."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,8 +47,20 @@ class _Op:
         return self.node.attributes.get(name, default)
 
 
+_RECENT: deque[tuple[GraphFacts, list[bool]]] = deque(maxlen=4)
+
+
 def taken(graph: GraphFacts) -> list[bool]:
-    """For each op whether XNNPACK runs it."""
+    """For each op whether XNNPACK runs it; of the last few graphs, for memory and time ask the same."""
+    for seen, found in tuple(_RECENT):
+        if seen is graph:
+            return found
+    found = _taken(graph)
+    _RECENT.append((graph, found))
+    return found
+
+
+def _taken(graph: GraphFacts) -> list[bool]:
     expanded = {key for node in graph.nodes if expands(node, graph) for key in node.outputs if key is not None}
     mine = [_takes(node, graph, expanded) for node in graph.nodes]
     # Constants that are expanded stay with the interpreter when an op of its own reads them.

@@ -148,9 +148,12 @@ def _sized_by(node: Node) -> Key | None:
 
 def without_sizes_of_tensors(graph: GraphFacts) -> GraphFacts:
     """The graph with the results of SHAPE and RANK as constants."""
+    sized = [node for node in graph.nodes if node.kind in _SIZES]
+    if not sized:
+        return graph
     tensors = dict(graph.tensors)
-    for node in graph.nodes:
-        for key in node.outputs if node.kind in _SIZES else ():
+    for node in sized:
+        for key in node.outputs:
             if key is not None and key in tensors and key not in graph.outputs:
                 tensors[key] = replace(tensors[key], constant=True)
     return GraphFacts(tensors, graph.nodes, graph.inputs, graph.outputs, graph.calls)

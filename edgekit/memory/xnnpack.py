@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -185,7 +184,6 @@ def workspace(graph: GraphFacts, part: Part) -> int | None:
 
 def _unpadded(graph: GraphFacts, part: Part) -> list[Node]:
     """The nodes without paddings that a convolution takes in, whose result is never written (xnn_subgraph_fusion)."""
-    readers = Counter(key for node in graph.nodes for key in node.inputs)
     convolved = {node.inputs[0] for node in part.nodes if node.kind in _CONVOLUTIONS}
     taken: dict[Key | None, Key | None] = {}
     for node in part.nodes:
@@ -194,8 +192,10 @@ def _unpadded(graph: GraphFacts, part: Part) -> list[Node]:
             continue
         spatial = len(target.shape) == 4 and source.shape[0] == target.shape[0] and source.shape[3] == target.shape[3]
         key = node.outputs[0]
-        if spatial and key in convolved and readers[key] == 1 and key not in part.outputs:
+        if spatial and key in convolved and graph.readings[key] == 1 and key not in part.outputs:
             taken[key] = node.inputs[0]
+    if not taken:
+        return list(part.nodes)
     return [
         replace(node, inputs=tuple(taken.get(key, key) for key in node.inputs))
         for node in part.nodes if not (node.outputs and node.outputs[0] in taken)

@@ -143,15 +143,15 @@ def predict(
     share = work.away(cost.near)
     times = [cost.of(entry, share) for entry in work.merged(profile)]
     total = cost.run + sum(sum(parts.values()) for parts in times)
-    measured = _own_key(profile, chosen, _main_precision(plan), count)
+    measured = _own_key(profile, chosen, work.precision, count)
     level, said = ("probe", _probed(profile, measured)) if measured else _basis(profile, chosen, known)
-    spread = _spread(known, level, _main_precision(plan), profile)
+    spread = _spread(known, level, work.precision, profile)
     if level == "board":
-        spread = spread.grown(_unlike(times, total, known, _main_precision(plan)))
+        spread = spread.grown(_unlike(times, total, known, work.precision))
     strange = sum(ns for parts in times for unit, ns in parts.items() if unit in _UNPUBLISHED) / total
     if level == "board" and strange >= _STRANGE:
         level, said = "core", f"extrapolated: {strange:.0%} in kernels that no published figure has; the rest {said}"
-        spread = known.spread[level][_main_precision(plan)]
+        spread = known.spread[level][work.precision]
     notes = _notes(facts, plan)
     said = f"lower bound; {said}" if notes else said
     ms = total / 1e6
@@ -177,6 +177,7 @@ class _Work:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.precision = _main_precision(plan)
         self._held = held(plan.kernels)
         self._merged: dict[tuple[float, float, int], tuple[Kernel, ...]] = {}
 

@@ -57,7 +57,7 @@ def _fed(ops: Sequence[OpFacts], planned: Sequence[Kernel | None]) -> list[Kerne
         reads = zip(op.inputs, op.reads, strict=False)
         fed = sum(size_of(e) for name, e in reads if e is not None and not e.constant and name not in made)
         if entry is not None and fed:
-            found[number] = replace(entry, units={**entry.units, "fed": fed})
+            found[number] = entry.counting({**entry.units, "fed": fed})
     return found
 
 
@@ -70,7 +70,7 @@ def _cooled(found: Sequence[Kernel]) -> tuple[Kernel, ...]:
     if len(found) <= _WARM:
         return tuple(found)
     share = 1 - _WARM / len(found)
-    return tuple(replace(entry, units={**entry.units, "cold": share}) for entry in found)
+    return tuple(entry.counting({**entry.units, "cold": share}) for entry in found)
 
 
 _DEEP = 8

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from edgekit.formats.facts import Operand, OpFacts
 from edgekit.predict.work import LANES, Kernel, whole
@@ -113,12 +112,13 @@ def laid_out(ops: Sequence[OpFacts], kernels: Sequence[Kernel | None], *, free: 
 
 
 def _more(kernel: Kernel, /, **units: float) -> Kernel:
-    return replace(kernel, units={**kernel.units, **{u: kernel.units.get(u, 0.0) + n for u, n in units.items()}})
+    return kernel.counting({**kernel.units, **{u: kernel.units.get(u, 0.0) + n for u, n in units.items()}})
 
 
 def _in_blocks(ops: Sequence[OpFacts], kernels: Sequence[Kernel | None]) -> list[Kernel | None]:
     """Float convolutions multiply whole blocks; what enters or leaves them is reordered, once each tensor."""
-    held, plain = blocked(ops), _plain_readers(ops)
+    held = blocked(ops)
+    plain = _plain_readers(ops, held)
     entered: set[str] = set()
     found: list[Kernel | None] = []
     for op, kernel in zip(ops, kernels, strict=True):
@@ -154,12 +154,11 @@ def _written_out(op: OpFacts, kernel: Kernel) -> Kernel:
     units |= {"gemm": kernel.macs, "rows": windows, "move": times * 4.0 * windows}
     if groups > 1:
         units["batch"] = _GROUP * groups
-    return replace(kernel, units=units)
+    return kernel.counting(units)
 
 
-def _plain_readers(ops: Sequence[OpFacts]) -> dict[str, bool]:
+def _plain_readers(ops: Sequence[OpFacts], held: frozenset[str]) -> dict[str, bool]:
     """Tensor -> whether anyone reads it who does not take blocks; nobody in there: the model's outputs."""
-    held = blocked(ops)
     found: dict[str, bool] = {}
     for op in ops:
         takes = bool(op.outputs) and op.outputs[0] in held and _enters(op) != "plain"
@@ -180,7 +179,7 @@ def _rounded(op: OpFacts, kernel: Kernel) -> Kernel:
     else:
         filled = whole(inner, BLOCK) if inner >= BLOCK else inner
         more = kernel.macs * (filled / inner * whole(outputs, BLOCK) / outputs - whole(outputs, LANES) / outputs)
-    return replace(kernel, units={**kernel.units, "idle": max(0.0, more)})
+    return kernel.counting({**kernel.units, "idle": max(0.0, more)})
 
 
 def _scaled_apart(op: OpFacts, kernel: Kernel | None) -> Kernel | None:
@@ -189,7 +188,7 @@ def _scaled_apart(op: OpFacts, kernel: Kernel | None) -> Kernel | None:
         return kernel
     units = {**kernel.units, "apart": kernel.units["outputs"]}
     if op.kind.split("+")[0] != "Conv":
-        return replace(kernel, units=units)
+        return kernel.counting(units)
     weight = op.reads[1]
     if weight is None or not weight.shape or len(weight.shape) < 3 or not {"taps", "places"} & units.keys():
         return kernel
@@ -205,7 +204,7 @@ def _scaled_apart(op: OpFacts, kernel: Kernel | None) -> Kernel | None:
         units["strips"] = units.pop("taps") * (_WALKED if volume else 1.0)
         units["move"] = units.get("move", 0.0) + units["rows"]
         units.pop("passes", None)
-    return replace(kernel, units=units, pieces=1 if volume else kernel.pieces)
+    return kernel.counting(units, 1 if volume else None)
 
 
 def _channels_last(ops: Sequence[OpFacts], kernels: Sequence[Kernel | None]) -> list[Kernel | None]:
@@ -239,7 +238,8 @@ def _channels_last(ops: Sequence[OpFacts], kernels: Sequence[Kernel | None]) -> 
         units = {"pick" if picks and unit == "window" else unit: count for unit, count in kernel.units.items()}
         moved = []
         for name, entry in zip(op.inputs[: 1 if convolves[number] else None], op.reads, strict=False):
-            if name not in last | entered | turned and entry is not None and not entry.constant and _wide(entry):
+            there = name in last or name in entered or name in turned
+            if not there and entry is not None and not entry.constant and _wide(entry):
                 entered.add(name)
                 moved.append(entry)
         some = readers.get(op.outputs[0], [])
@@ -250,7 +250,7 @@ def _channels_last(ops: Sequence[OpFacts], kernels: Sequence[Kernel | None]) -> 
         ):
             moved.append(op.writes[0])
         count = float(sum(map(_elements, moved)))
-        made = replace(kernel, units=units)
+        made = kernel.counting(units)
         found.append(_more(made, turn=count, kernel=float(len(moved))) if moved else made)
     return found
 

@@ -91,15 +91,15 @@ def divided(kernel: Kernel | None) -> Kernel | None:
     if kernel is None:
         return None
     if kernel.kind in _LOOKED_UP:
-        kernel = replace(kernel, units={**kernel.units, "builtin": 1.0})
+        kernel = kernel.counting({**kernel.units, "builtin": 1.0})
     if kernel.pieces == 1:
         return kernel
     if _MATRICES & kernel.units.keys():
-        return replace(kernel, pieces=1 + int(kernel.macs // _WORK))
+        return kernel.counting(kernel.units, 1 + int(kernel.macs // _WORK))
     known = [count * _CYCLES[unit] for unit, count in kernel.units.items() if unit in _CYCLES]
     if not known:
         return kernel
-    return replace(kernel, pieces=max(1, int((sum(known) - _START) / _START + 0.9)))
+    return kernel.counting(kernel.units, max(1, int((sum(known) - _START) / _START + 0.9)))
 
 
 class _Graph:

@@ -48,7 +48,7 @@ def marked(facts: ModelFacts, ops: Sequence[OpFacts], found: Sequence[Kernel | N
     """The ops' kernels as XNNPACK and TFLite run them."""
     seen = _seen(facts)
     made = [_marked(op, entry, seen.get(id(op))) for op, entry in zip(ops, found, strict=True)]
-    return [entry and replace(entry, units={**entry.units, "state": _state(entry)}) for entry in made]
+    return [entry and entry.counting({**entry.units, "state": _state(entry)}) for entry in made]
 
 
 _STATE = 768.0
@@ -187,20 +187,20 @@ def _marked(op: OpFacts, found: Kernel | None, mark: _Mark | None) -> Kernel | N
     if found is not None and found.precision == "dynamic" and op.reads[0] is not None:
         # Activations are rounded, at every run, by a kernel before it.
         more = {"kernel": found.units.get("kernel", 0.0) + 1.0, "convert": float(op.reads[0].elements)}
-        found = replace(found, units={**found.units, **more})
+        found = found.counting({**found.units, **more})
     if found is not None and found.macs > _MOST_TAPS * found.units.get("outputs", 0.0) and "depthwise" in found.units:
         units = {unit: count for unit, count in found.units.items() if unit not in ("depthwise", "places")}
-        found = replace(found, units={**units, "grouped": found.macs})
+        found = found.counting({**units, "grouped": found.macs})
     if found is None or mark is None:
         return found
     if mark.merged:
         return replace(found, units={"kernel": _MERGED}, bytes=0.0, pieces=1)
     if mark.table:
         rest = {unit: found.units[unit] for unit in ("mid", "far", "kernel") if unit in found.units}
-        return replace(found, units={**rest, "math": float(count_of([e for e in op.writes[:1] if e is not None]))})
+        return found.counting({**rest, "math": float(count_of([e for e in op.writes[:1] if e is not None]))})
     if not (mark.outside or mark.steps):
         return found
     units = _own(op, found) if mark.outside else dict(found.units)
     if mark.steps and "move" in units:
         units["stride"] = units.pop("move") / BYTES.get("float32" if found.precision == "fp32" else "int8", 4)
-    return replace(found, units=units, pieces=1 if mark.outside else found.pieces)
+    return found.counting(units, 1 if mark.outside else None)
