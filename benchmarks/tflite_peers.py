@@ -9,7 +9,8 @@ Sources are the networks of tests/convert/torch_nets.py (weights files for liter
 onnx2tf and EdgeKit), ONNX files that are named, and weights of one of those networks. All have a batch of one, as
 litert-torch makes it. onnx2tf has images turned by the caller, and a row of ours, too; latencies are compared with the
 best of those that take the same. Times are those of whole commands, ours with its
-verification; bytes of ours are given with and without manifest and self-test. onnx2tf works on a copy, since it writes
+verification, and of compiled modules, as pip leaves those of all tools when it installs them; bytes of ours are given
+with and without manifest and self-test. onnx2tf works on a copy, since it writes
 into the file that it reads. Latencies are taken in one process on LiteRT with one thread, the artifacts in turn, and
 are the median over rounds of each round's median. One JSON line an artifact; --write puts the table into
 docs/benchmarks.md. With --rows they are kept in a file as well, and the table is that of all in there, so that models
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import compileall
 import json
 import subprocess
 import sys
@@ -101,6 +103,8 @@ def main(arguments: list[str]) -> None:
     if not folder.is_dir():
         print(json.dumps({"skipped": f"the other tools are not in {folder.name}; see `make peers`"}))
         return
+    for package in ("edgekit", "converters", "runtimes", "device_profiles"):
+        compileall.compile_dir(ROOT / package, quiet=1)
     rows: list[Row] = []
     sys.path.insert(0, str(NETS))
     import torch

@@ -13,17 +13,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit import files, parts
 from edgekit.child import Child, Limits, Spawned
 from edgekit.codec import encode
-from edgekit.converters import describing, inner, jobs, mixed, pace
+from edgekit.converters import describing, inner, jobs, mixed
 from edgekit.converters.calibration import observing
-from edgekit.converters.debugging import naming
-from edgekit.converters.debugging.examine import examine
-from edgekit.converters.debugging.pictures import ExamineRequest
-from edgekit.converters.debugging.results import Examination
 from edgekit.converters.repairs import jobs as mending
 from edgekit.converters.repairs.mend import Mended, Wanted
 from edgekit.converters.repairs.settle import Settled
@@ -32,12 +28,18 @@ from edgekit.converters.verification.answers import Answers
 from edgekit.converters.verify import Verification
 from edgekit.converters.waiting import Waiting
 from edgekit.data_ref import DataRef
+from edgekit.early import ENVIRONMENTS, Begun
 from edgekit.errors import InternalError
 from edgekit.feeding import Preprocess
 from edgekit.manifest import Interpret
 from edgekit.metadata import Metadata
 from edgekit.precision import precisions
 from edgekit.tensors import TensorSpec
+
+if TYPE_CHECKING:  # a quarter of what the parent would import, and a plain conversion needs none of it
+    from edgekit.converters.debugging import naming
+    from edgekit.converters.debugging.pictures import ExamineRequest
+    from edgekit.converters.debugging.results import Examination
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -57,9 +59,16 @@ class Workshop:
         limits: Of each child.
         progress: Told what goes on.
         waiting: Where children come from and go to, for who converts the same source again; None: they end with this.
+        begun: Children that were started before, for who converts once.
     """
 
-    def __init__(self, limits: Limits, progress: Progress | None = None, waiting: Waiting | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        progress: Progress | None = None,
+        waiting: Waiting | None = None,
+        begun: Begun | None = None,
+    ) -> None:
         self.seconds: list[tuple[str, float]] = []
         self._limits = limits
         self._progress = progress or (lambda _: None)
@@ -71,6 +80,7 @@ class Workshop:
         self._framework: Child | None = None
         self._engine: Child | None = None
         self._waiting = waiting
+        self._begun = begun
         self._source: Source | None = None
         self._loaded = False
 
@@ -103,9 +113,7 @@ class Workshop:
         parts.refuse_a_mixture()
         engine = (*_PRELOAD[format], *((_QUANTIZERS[format],) if quantizes else ()))
         self._framework = self._child("framework", ("edgekit.converters.jobs", *preload))
-        # Linear algebra of the repairs is too small for threads that wait for each other, and must not depend on
-        # how many there are.
-        self._engine = self._child("engine", engine, {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
+        self._engine = self._child("engine", engine)
 
     def load(self, source: Source) -> LoadedFacts:
         self._source = source
@@ -158,10 +166,14 @@ class Workshop:
         return self.framework.call(jobs.answer, request, stage="answer", progress=self._tick)
 
     def describe(self) -> naming.Described:
+        from edgekit.converters.debugging import naming
+
         request = naming.DescribeRequest(str(self.scratch / "source.onnx"))
         return self.framework.call(naming.describe, request, stage="describe")
 
     def examine(self, request: ExamineRequest) -> Examination:
+        from edgekit.converters.debugging.examine import examine
+
         return self.engine.call(examine, request, stage="examine", progress=self._tick)
 
     def observe(
@@ -283,6 +295,8 @@ class Workshop:
         known = precisions.get(after.precision) if after.precision in precisions else None
         if not verification.passed or known is None or known.activations != "int8":
             return verification
+        from edgekit.converters import pace
+
         request = pace.PaceRequest(before, after, survey.proof, facts.samples, str(self.scratch))
         found = self.engine.call(pace.pace, request, stage="verify")
         return replace(verification, warnings=(*verification.warnings, *pace.advice(found, after)))
@@ -316,14 +330,15 @@ class Workshop:
     def engine(self) -> Child:
         return _started(self._engine)
 
-    def _child(self, name: str, preload: tuple[str, ...], environment: dict[str, str] | None = None) -> Child:
+    def _child(self, name: str, preload: tuple[str, ...]) -> Child:
         def make(log: Path) -> Child:
-            process = Spawned(log, environment=environment)
+            begun = None if self._begun is None else self._begun.take(name)
+            process = begun or Spawned(log, environment=ENVIRONMENTS[name])
             return Child(process, self._limits, preload=preload, doing=f"the {name} process")
 
         if self._waiting is None:
             return self._stack.enter_context(make(self.scratch / f"{name}.log"))
-        waiting, key = self._waiting, (name, preload, tuple((environment or {}).items()), self._limits)
+        waiting, key = self._waiting, (name, preload, self._limits)
         child = waiting.take(key, make)
 
         def end(kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:

@@ -97,10 +97,15 @@ class Spawned:
         log: File that receives what it prints.
         command: Starts Python there; the module and its arguments follow. None for this very interpreter.
         environment: Beside the parent's.
+        early: Modules of ours or that we trust, which it imports before it is told anything.
     """
 
     def __init__(
-        self, log: Path, command: Sequence[str] | None = None, environment: Mapping[str, str] | None = None
+        self,
+        log: Path,
+        command: Sequence[str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        early: Sequence[str] = (),
     ) -> None:
         self._log = log
         self._temporary = tempfile.mkdtemp(prefix=f"{log.stem}-", dir=log.parent.absolute())
@@ -111,7 +116,7 @@ class Spawned:
         python = [sys.executable, "-P"] if command is None else command
         with open(log, "ab") as output:
             self._process = subprocess.Popen(
-                [*python, "-m", "edgekit.child", str(to_child), str(from_child)],
+                [*python, "-m", "edgekit.child", str(to_child), str(from_child), *early],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=(to_child, from_child),
                 start_new_session=True, env={**_environment(), "TMPDIR": self._temporary, **(environment or {})},
             )  # fmt: skip
@@ -317,11 +322,12 @@ def _result_type(job: Callable[..., Any]) -> Any:
 # -- The child's side ------------------------------------------------------------------------------------------
 
 
-def main(receive: int, send: int) -> None:
-    """Read jobs from `receive`, answer on `send`, until the parent closes its end."""
+def main(receive: int, send: int, early: Sequence[str] = ()) -> None:
+    """Read jobs from `receive`, answer on `send`, until the parent closes its end; import `early` first."""
     if send == 1:  # over a link there is no other way back: what libraries print must not mix with answers
         send = os.dup(1)
         os.dup2(2, 1)
+    _import(early)
     with os.fdopen(receive, "rb") as requests, os.fdopen(send, "wb", buffering=0) as answers:
         hello = json.loads(requests.readline() or b"null")
         if hello is None:
@@ -331,9 +337,7 @@ def main(receive: int, send: int) -> None:
         lines = _watched(requests, int(hello["heartbeat"])) if hello.get("heartbeat") else requests
         resource.setrlimit(resource.RLIMIT_DATA, (_memory_bytes(hello["memory_mb"]),) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        for module in hello["preload"]:
-            with contextlib.suppress(ImportError):  # the job that needs it says so better
-                importlib.import_module(module)
+        _import(hello["preload"])
 
         def answer(message: dict[str, Any]) -> None:
             data = json.dumps(message).encode() + b"\n"
@@ -342,6 +346,12 @@ def main(receive: int, send: int) -> None:
 
         for line in lines:
             answer(_perform(json.loads(line), answer))
+
+
+def _import(modules: Sequence[str]) -> None:
+    for module in modules:
+        with contextlib.suppress(ImportError):  # the job that needs it says so better
+            importlib.import_module(module)
 
 
 def _watched(requests: BinaryIO, heartbeat: int) -> Iterator[bytes]:
@@ -410,4 +420,4 @@ def _die_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

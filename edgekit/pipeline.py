@@ -33,6 +33,7 @@ from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, Qu
 from edgekit.converters.waiting import Waiting
 from edgekit.converters.worker import Workshop
 from edgekit.data_ref import DataRef
+from edgekit.early import Begun
 from edgekit.errors import ConversionError, UnsafeSourceError, UsageError
 from edgekit.manifest import Interpret, Preprocess
 from edgekit.options import Options
@@ -85,9 +86,10 @@ def run(
     progress: Progress | None = None,
     waiting: Waiting | None = None,
     watched: tuple[Any, Any] | None = None,
+    begun: Begun | None = None,
 ) -> Conversion:
     """The spine; see the module header. `waiting` keeps the child processes for the next run of the same source;
-    `watched`: evaluation and calibration data that monitors go by, where they are not the options'.
+    `watched`: evaluation and calibration data that monitors go by, where they are not the options'; `begun`: children.
     """
     precision = precisions.get(options.precision)
     rules = precision.rules(options.format)
@@ -97,7 +99,7 @@ def run(
         _quantizing(options, precision, rules),
         metadata.read(options.metadata, options.labels, options.task),
     )
-    with Workshop(Limits(options.time_limit, options.memory_limit), progress, waiting) as shop:
+    with Workshop(Limits(options.time_limit, options.memory_limit), progress, waiting, begun) as shop:
         with shop.stage("identify"):
             source = identified(model, options, shop.scratch)
             lowering = lowering_for(source.kind, options.format)

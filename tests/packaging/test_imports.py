@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"tensorflow", "keras", "tf_keras", "torch", "onnx", "onnxruntime", "ai_edge_litert", "ai_edge_quantizer",
          "tf2onnx", "sklearn", "PIL", "flatbuffers", "h5py", "httptools", "orjson"}  # fmt: skip
 LEVELS = [
-    {"errors", "codec", "tensors", "files", "registry", "child", "feeding", "reading",
+    {"errors", "codec", "tensors", "files", "registry", "child", "early", "feeding", "reading",
      "parts"},
     {"precision", "interface", "manifest", "selftest", "artifact", "device_profiles", "formats", "gate", "memory",
      "micro", "predict", "inspect", "options", "metadata", "data_ref", "rules", "store",
