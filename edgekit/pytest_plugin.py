@@ -132,7 +132,12 @@ def edge_model(request: pytest.FixtureRequest) -> Iterator[Any]:
     if target != "local":
         yield Remote(opening, target)
         return
+    from edgekit.errors import EdgeKitError
     from edgekit.runtimes.model import load
 
-    with load(opening.path, threads=opening.threads, engine=opening.engine) as model:
+    try:
+        model = load(opening.path, threads=opening.threads, engine=opening.engine)
+    except EdgeKitError as error:  # a traceback through our code tells nobody more
+        pytest.fail(f"{error.message} ({error.code})\nnext: {error.next_step}", pytrace=False)
+    with model:
         yield model

@@ -238,6 +238,14 @@ def test_a_missing_file_is_an_error_with_a_next_step(project):
     result.stdout.fnmatch_lines(["*next:*"])
 
 
+def test_what_cannot_be_opened_is_told_in_a_line(project):
+    source = "import pytest\n@pytest.mark.edge(artifact='none.tflite')\ndef test_it(edge_model):\n    pass\n"
+    result = project(source)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*there is no file*none.tflite (file-missing)"])
+    result.stdout.no_fnmatch_line("*edgekit/artifact.py*")
+
+
 def test_the_target_comes_from_option_environment_or_ini(project, monkeypatch):
     source = "from edgekit.testing import target_of\ndef test_it(pytestconfig):\n    assert target_of(pytestconfig) == "
     project(source + "'local'").assert_outcomes(passed=1)

@@ -142,7 +142,10 @@ def test_a_bad_version_does_not_stay(files, place, tmp_path, monkeypatch, effort
     for name, value in (("COUNTER", tmp_path / "counter"), ("AFTER", after), ("DOES", does)):
         monkeypatch.setenv(f"BAD_{name}", str(value))
     monkeypatch.setenv("PYTHONPATH", str(modules))
-    bounds = Bounds(max_ms=20.0, patience=4.0) if after == 0 else Bounds(max_ms=20.0, slower=1e6)
+    # Only those bounds that are to be met: a busy machine takes its time for what goes well.
+    bounds = Bounds(max_ms=20.0 if does == "slow" else None, slower=1e6)
+    if does == "hang" and after == 0:
+        bounds = replace(bounds, patience=4.0)
     begun = time.monotonic()
     with pytest.raises(EdgeKitError) as caught:
         fleet.deploy(asked(files["new"], place, engine="bad", bounds=bounds, seconds=3.0), "local")

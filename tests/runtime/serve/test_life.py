@@ -95,13 +95,16 @@ def test_a_full_queue_refuses_and_says_when_to_come_again(patient, gate):
     assert sorted(one.status for one in rest) == [200, 200, 200, 429]  # one gave way
 
 
-def test_deadlines_hold_before_and_in_the_queue(slow):
-    first = Asking(slow, wish(500), {"Edgekit-Deadline-Ms": "200"})
+def test_deadlines_hold_before_and_in_the_queue(patient, gate):
+    slow = patient
+    first = Asking(slow, wish(gate.held), {"Edgekit-Deadline-Ms": "2000"})
     waiting(slow, 0)
     second = Asking(slow, wish(0), {"Edgekit-Deadline-Ms": "150"})
-    third = Asking(slow, {**wish(0), "parameters": {"timeout": 150_000}})
-    for one in (first, second, third):
+    third = Asking(slow, {**wish(0), "parameters": {"timeout": 1_000_000}})
+    for one in (first, second):  # the engine is held until both are late, and the third would be
         one.join()
+    gate.open()
+    third.join()
     assert (first.status, first.answer["code"]) == (408, "deadline-passed")
     # At once where the server knows by now how long a call takes.
     assert (second.status, second.answer["code"]) in ((408, "deadline-passed"), (429, "deadline-hopeless"))

@@ -107,7 +107,7 @@ class Server:
                 continue
         return found
 
-    def gone(self, seconds: float = 5.0) -> bool:
+    def gone(self, seconds: float = 30.0) -> bool:
         """Whether nothing of ours is left, within a bound."""
         deadline = time.monotonic() + seconds
         while self.processes():
