@@ -47,8 +47,6 @@ _PRELOAD = {
     "tflite": ("numpy", "edgekit.converters.jobs", "ai_edge_litert.interpreter"),
     "onnx": ("numpy", "edgekit.converters.jobs", "onnxruntime"),
 }
-_MENDING = 0.4
-"""Share of a stage's time limit after which repairs take the best so far, rather than to be killed with nothing."""
 _QUANTIZERS = {"tflite": "ai_edge_quantizer.quantizer", "onnx": "onnxruntime.quantization"}
 
 
@@ -220,9 +218,8 @@ class Workshop:
     ) -> Mended:
         """Repair the float graph, on some of the calibration data."""
         request = mending.MendRequest(
-            graph, data, facts.samples, wanted, precision, quantizing, observing, str(self.scratch),
-            _MENDING * self._limits.seconds,
-        )  # fmt: skip
+            graph, data, facts.samples, wanted, precision, quantizing, observing, str(self.scratch)
+        )
         mended: Mended = self.engine.call(mending.mend, request, stage="repair", progress=self._tick)
         return mended
 

@@ -33,7 +33,6 @@ class MendRequest:
     quantizing: QuantizeOptions
     observing: CalibrationOptions
     scratch: str
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,6 @@ def mend(request: MendRequest) -> Generator[dict[str, Any], None, Mended]:
         quantizing=request.quantizing,
         observing=request.observing,
         folder=folder,
-        seconds=request.seconds,
     )
     return mended
 

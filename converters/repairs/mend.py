@@ -9,7 +9,6 @@ not help is taken back. A few samples do: rounded weights err alike on all of th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,6 +38,16 @@ _WORK = 2e11
 """Multiply-accumulates of answering them once, some ten seconds at the desk: larger models are seen on fewer samples. A
 number of the graph and not of the clock, so that the same comes out everywhere.
 """
+_JUDGING = 2e12
+"""The same for all judging together: a minute or two at the desk, and all that there is to judge for most models."""
+_STORED = 2e3
+"""Multiply-accumulates that take as long as rounding and storing one weight for a judgement."""
+_FEWEST_JUDGEMENTS = 4
+"""Without and with repairs of weights, on each of two graphs."""
+_ENDED = (
+    "repairs were judged {} times, as often as a model of this size is worth: the best of these was taken, others were "
+    "not tried"
+)
 _SAME = 1e-4
 """Of an output's range: what the policy allows float conversions as well."""
 
@@ -65,7 +74,7 @@ class Mended:
         reports: One a repair that found something to do.
         rules: Further ones of mixed precision.
         unrounded: The same without repairs of weights: where layers shall be lifted, theirs are not for integers.
-        late: Said when time ended before all was judged.
+        late: Said when not all was judged.
     """
 
     graph: Graph
@@ -113,7 +122,6 @@ def mend(
     quantizing: QuantizeOptions,
     observing: CalibrationOptions,
     folder: Path,
-    seconds: float = np.inf,
 ) -> Generator[dict[str, Any], None, Mended]:
     """Repair a float graph.
 
@@ -126,7 +134,6 @@ def mend(
         quantizing: How it will be quantized.
         observing: How it will be calibrated.
         folder: For files.
-        seconds: Judging ends then, with the best so far; the notes say so.
 
     Yields:
         `{"done", "total"}`, in steps.
@@ -139,8 +146,8 @@ def mend(
             whatever calibration and the quantizer refuse.
         DataError, EngineError: See `calibrate`.
     """
-    clock = _Clock(seconds)
-    samples = Samples(batches, _most(graph), fixed_batch(graph.inputs))
+    most, judgements = _worth(graph)
+    samples = Samples(batches, most, fixed_batch(graph.inputs))
     bench = _Bench(graph, samples, precision, quantizing, observing, folder, even="bias-correction" in wanted.names)
     plain = _Candidate(bench.case(graph))
     reference = answers(graph, samples, observing.threads)
@@ -157,14 +164,15 @@ def mend(
     if not weights and len(bases) == 1:
         return Mended(bases[0].case.graph, (*reports, *_kept(bases[0], {})), rules, bases[0].case.graph)
     tried: list[dict[Set, _Candidate]] = [{} for _ in bases]
+    late: tuple[str, ...] = ()
 
     def judge(number: int, chosen: Set) -> float | None:
+        nonlocal late
         if chosen not in tried[number]:
-            if not clock.allows():
+            if sum(map(len, tried)) >= judgements:
+                late = (_ENDED.format(judgements),)
                 return None
-            with clock:
-                made = bench.judge(bases[number], {name: weights[name] for name in chosen})
-            tried[number][chosen] = made
+            tried[number][chosen] = bench.judge(bases[number], {name: weights[name] for name in chosen})
         return tried[number][chosen].score
 
     for number in range(len(bases)):
@@ -178,48 +186,19 @@ def mend(
         lambda one, other: tried[best][one].surely_above(tried[best][other]),
     )
     yield {"done": 5, "total": 5}
-    late = (clock.note,) if clock.late else ()
-    if not found.scores:
-        return Mended(bases[0].case.graph, (*reports, *_kept(bases[0], {})), rules, bases[0].case.graph, late)
     reports += _judged(bases, tried, best, found.chosen, found.scores)
     return Mended(tried[best][found.chosen].case.graph, tuple(reports), rules, bases[best].case.graph, late)
 
 
-def _most(graph: Graph) -> int:
-    """Samples that are worth their time."""
+def _worth(graph: Graph) -> tuple[int, int]:
+    """Samples and judgements that are worth their time."""
     from edgekit import artifact
     from edgekit.formats import read_facts
 
-    macs = read_facts(artifact.read(graph.path, verify=False)).macs
-    return int(np.clip(_WORK / max(macs or 1, 1), _FEWEST, SAMPLES))
-
-
-class _Clock:
-    """Bounds the time of judging: nothing is begun that would end too late, going by the slowest so far."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._started = time.monotonic()
-        self._slowest = 0.0
-        self._begun = 0.0
-        self.late = False
-
-    def allows(self) -> bool:
-        self.late = time.monotonic() - self._started + self._slowest > self._seconds
-        return not self.late
-
-    @property
-    def note(self) -> str:
-        return (
-            f"repairs ended after {self._seconds:g} s, what was judged so far decided: how far they come depends on "
-            "this machine; --time-limit gives them more, --repair none does without"
-        )
-
-    def __enter__(self) -> None:
-        self._begun = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._slowest = max(self._slowest, time.monotonic() - self._begun)
+    facts = read_facts(artifact.read(graph.path, verify=False))
+    macs = max(facts.macs or 1, 1)
+    most = int(np.clip(_WORK / macs, _FEWEST, SAMPLES))
+    return most, max(_FEWEST_JUDGEMENTS, int(_JUDGING / (most * macs + _STORED * facts.parameters)))
 
 
 class _Bench:

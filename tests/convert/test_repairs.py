@@ -476,23 +476,28 @@ def test_a_repair_that_harms_by_chance_stays():
 
 def test_large_models_are_mended_on_fewer_samples(lowered, monkeypatch):
     graph = lowered("detector", "onnx")
-    assert mend._most(graph) == mend.SAMPLES
+    assert mend._worth(graph)[0] == mend.SAMPLES
+    assert mend._worth(graph)[1] > 50
     monkeypatch.setattr(mend, "_WORK", 1.0)
-    assert mend._most(graph) == mend._FEWEST
+    assert mend._worth(graph)[0] == mend._FEWEST
 
 
-def test_time_that_ends_leaves_the_best_so_far(hard, lowered, tmp_path):
+def test_judging_is_bounded_by_counted_work_and_leaves_the_best_so_far(hard, lowered, tmp_path, monkeypatch):
     assert trying.eliminate(("a", "b"), lambda chosen: None if chosen else 1.0) == trying.Elimination({(): 1.0})
-    graph = lowered("detector", "onnx")
-    made = last(
-        mend.mend(
-            graph, iter([{"x": hard("detector")[0].calibration[:8]}]), Wanted(precisions.get("int8").repairs),
-            precision=precisions.get("int8"), quantizing=PLAIN, observing=OBSERVING, folder=tmp_path, seconds=0.0,
-        )
-    )  # fmt: skip
-    assert "--time-limit" in made.notes[-1]
-    assert [one.name for one in made.reports] == ["split-outputs"]
-    assert made.graph.path == graph.path
+    graph, data = lowered("detector", "onnx"), hard("detector")[0].calibration[:8]
+    judged = []
+
+    def judge(bench, base, modules, of=mend._Bench.judge):
+        judged.append(tuple(modules))
+        return of(bench, base, modules)
+
+    monkeypatch.setattr(mend._Bench, "judge", judge)
+    monkeypatch.setattr(mend, "_JUDGING", 1.0)
+    made = repaired(graph, data, tmp_path)
+    assert len(judged) == mend._FEWEST_JUDGEMENTS
+    assert made.notes[-1].startswith("repairs were judged 4 times")
+    assert {(), ("clip-weights", "adaptive-rounding", "bias-correction")} <= set(judged)
+    assert {one.name for one in made.reports} >= {"split-outputs", "adaptive-rounding"}
 
 
 # -- Heads whose channels mix ranges ------------------------------------------------------------------------------
