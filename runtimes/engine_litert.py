@@ -47,7 +47,17 @@ class LiteRT:
         return version_of(distribution)
 
     def open(self, artifact: Artifact, threads: int | None) -> LiteRTSession:
+        """Raises:
+        EngineMissingError: `engine-missing`. EngineError: `op-unsupported`, `engine-refused`. ArtifactError:
+        `model-unreadable`: the file is cut short or damaged.
+        """
         distribution, _ = _find()
+        if distribution == "tflite-runtime" and not artifact.members:
+            # It takes the file's word for where things lie, and the process would die; its successor looks by itself.
+            # What has a digest was compared with it.
+            from edgekit.formats import read_facts
+
+            read_facts(artifact)
         try:
             return LiteRTSession(interpreter(artifact.data, threads, plain=self._plain), artifact)
         except (ValueError, RuntimeError) as error:

@@ -137,7 +137,7 @@ def mixed(thing: object, name: str) -> Array:
     array = as_array(thing, name)
     if array.dtype.kind == "S":
         raise FeedError(
-            "feed-dtype", f"{name} is fed with samples, not {type(thing).__name__}",
+            "feed-dtype", f"{name} is fed with samples, not bytes",
             next_step="np.frombuffer(chunk, np.int16) makes samples of 16 bits of them.",
         )  # fmt: skip
     if array.ndim == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import edgekit
 from edgekit import artifact as artifacts_module
 from edgekit.errors import ArtifactError, EngineError, MissingFileError, UsageError
-from edgekit.runtimes import engines, open_session
+from edgekit.runtimes import engine_litert, engines, open_session
 
 FRESH = """
 import json, sys
@@ -313,3 +314,19 @@ def test_foreign_files_run_by_the_engines_own_names(tiny_files):
             assert model.manifest is None
             shape = (2, *model.inputs[0].shape[1:])
             assert next(iter(model.run(np.ones(shape)).values())).shape == (2, 5)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.9, 0.999])
+def test_a_file_that_was_cut_does_not_reach_an_engine_that_would_die_of_it(tiny_files, tmp_path, monkeypatch, share):
+    """tflite-runtime, of 32-bit boards, does not look where the file ends. Copying it was interrupted, say."""
+    engine = importlib.import_module("ai_edge_litert.interpreter")
+    monkeypatch.setattr(engine_litert, "_find", lambda: ("tflite-runtime", engine))
+    whole = tiny_files["tflite"].read_bytes()
+    (tmp_path / "cut.tflite").write_bytes(whole[: max(int(len(whole) * share), 8)])
+    monkeypatch.setattr(engine_litert, "interpreter", lambda *_, **__: pytest.fail("it came there"))
+    with pytest.raises(ArtifactError) as caught:
+        edgekit.load(tmp_path / "cut.tflite")
+    assert caught.value.code == "model-unreadable"
+    monkeypatch.undo()
+    monkeypatch.setattr(engine_litert, "_find", lambda: ("tflite-runtime", engine))
+    edgekit.load(tiny_files["tflite"]).close()
