@@ -391,8 +391,10 @@ def _perform(request: dict[str, Any], answer: Callable[[dict[str, Any]], None]) 
         sys.stderr.write("MemoryError\n")
         os._exit(1)  # the heap is exhausted: nothing more can be relied on
     except OSError as error:
-        traceback.print_exc()
-        return {"error": of_system(error).to_dict()}
+        with contextlib.suppress(OSError):  # the log lies on the same disk, which may be the one that is full
+            traceback.print_exc()
+            sys.stderr.flush()
+        return {"error": of_system(error, os.environ.get("TMPDIR") or tempfile.gettempdir()).to_dict()}
     except Exception as error:  # noqa: BLE001 - the one seam where a bug of ours, or of a framework, becomes an error
         text = f"{type(error).__name__}: {error}"
         return {"error": InternalError("internal", text, traceback=traceback.format_exc()).to_dict()}

@@ -199,9 +199,20 @@ def from_dict(data: Mapping[str, Any]) -> EdgeKitError:
 _revive = from_dict
 
 
-def of_system(error: OSError) -> EdgeKitError:
-    """What the system refused and no caller had better words for: a full disk, no permission, or a bug of ours."""
+def of_system(error: OSError, temporary: str | None = None) -> EdgeKitError:
+    """What the system refused and no caller had better words for: a full disk, no permission, or a bug of ours.
+
+    Args:
+        error: As it was raised.
+        temporary: The temporary folder, of a process that writes nowhere else.
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if temporary is not None and error.filename is None:
+            return UsageError(
+                "output-unwritable",
+                f"the temporary folder {temporary} cannot be written: {error.strerror}",
+                next_step="Free some space there, or name another folder by TMPDIR.",
+            )
         path = error.filename or "the output"
         return UsageError("output-unwritable", f"{path} cannot be written: {error.strerror}")
     if isinstance(error, PermissionError) and error.filename is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from edgekit import child as child_module
 from edgekit.child import Child, Limits
+from edgekit.codec import encode
 from edgekit.errors import DataError, InternalError, SourceError, UsageError, WorkerError
 
 # Jobs must be importable as edgekit.*: the child refuses anything else. This module is loaded into that name space.
@@ -219,6 +221,27 @@ def test_what_the_system_refuses_a_child_is_no_bug_of_ours(jobs, worker):
     assert full.value.code == "output-unwritable"
     with pytest.raises(InternalError):
         worker.call(jobs.denied, jobs.Ask(errno.EACCES), stage="s")
+
+
+class Full(io.RawIOBase):
+    """A file on a full disk."""
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_told_though_the_log_lies_on_it(jobs, monkeypatch):
+    request = {"job": f"{jobs.denied.__module__}:denied", "args": encode(jobs.Ask(errno.ENOSPC))}
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", io.TextIOWrapper(Full(), write_through=True))
+        patch.setenv("TMPDIR", "/full")
+        error = child_module._perform(request, print)["error"]
+    assert error["code"] == "output-unwritable"
+    assert "temporary folder /full cannot" in error["message"]
+    assert "TMPDIR" in error["next_step"]
 
 
 def test_only_our_own_functions_are_jobs(jobs, worker):
