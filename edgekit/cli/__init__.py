@@ -30,6 +30,10 @@ Start here:
 """
 
 
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a command: a manager's, and a terminal that was closed."""
+
+
 class _Commands(click.Group):
     """Sub-commands by file name."""
 
@@ -59,13 +63,15 @@ def cli(*, debug: bool) -> None:
 
 def main() -> None:
     """Entry point of the `edgekit` command."""
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in _ENDS:
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup's are to be ignored
+            signal.signal(number, _terminated)
     sys.exit(run(sys.argv[1:]))
 
 
-def _terminated(*_: object) -> None:
+def _terminated(number: int, *_: object) -> None:
     """Leave as an interrupt does, so that scratch folders go."""
-    sys.exit(128 + signal.SIGTERM)
+    sys.exit(128 + number)
 
 
 def run(args: Sequence[str]) -> int:
@@ -82,6 +88,9 @@ def run(args: Sequence[str]) -> int:
         _fail(UsageError("interrupted", "interrupted; nothing was written"), as_json=as_json)
         return 130
     except SystemExit as end:
+        if end.code in [128 + number for number in _ENDS]:
+            _fail(UsageError("interrupted", "terminated; nothing was written"), as_json=as_json)
+            return int(end.code or 0)
         if end.code != 1:
             raise
         # click and rich say so when the reader of our output went away, which is no error of ours

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -200,6 +201,18 @@ def test_an_interrupt_is_one_line_or_one_document(form, capsys, monkeypatch):
     else:
         assert out == ""
         assert err.lstrip() == "error: interrupted; nothing was written\n  more: edgekit explain interrupted\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_ended_says_so_in_one_document(number):
+    code = (
+        "import os, sys; from edgekit import cli; import edgekit.cli.cmd_explain as command;"
+        f"command.explanations = lambda *_: os.kill(os.getpid(), {int(number)});"
+        "sys.argv = ['edgekit', 'explain', '--json']; cli.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 128 + number
+    assert json.loads(ended.stdout)["error"]["code"] == "interrupted"
 
 
 def test_names_in_tables_are_never_folded(capsys):
