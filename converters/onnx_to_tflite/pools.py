@@ -26,6 +26,8 @@ from edgekit.converters.onnx_to_tflite.refusal import Refused
 from edgekit.converters.onnx_to_tflite.registry import lowers
 from edgekit.converters.onnx_to_tflite.slices import cut_out
 
+_NEVER_NEGATIVE = frozenset({"RELU", "RELU6", "RELU_0_TO_1", "LOGISTIC"})
+
 _TAPS = 64
 """Most positions of a dilated window, which is pooled position by position."""
 
@@ -72,8 +74,7 @@ def _pool_2d(low: Lowering, node: Node, x: Tensor, wide: Window, asked: Window) 
     if node.op == "MaxPool":
         if plain and wide.is_same(x.shape[1:3]):
             return _window(low, "MAX_POOL_2D", x, wide, SAME)
-        lowest = low.draft.scalar(np.finfo(np.float32).min, "float32")
-        x = padded(low, x, [(0, 0), *wide.pads, (0, 0)], filling=lowest)
+        x = _bordered(low, x, wide)
         return _window(low, "MAX_POOL_2D", x, wide, VALID) if plain else _by_taps(low, "MAXIMUM", x, wide)
     if node.op == "AveragePool" and plain and wide.is_same(x.shape[1:3]):
         inside = _counts(x.shape[1:3], wide, asked, include=False)
@@ -91,6 +92,31 @@ def _pool_2d(low: Lowering, node: Node, x: Tensor, wide: Window, asked: Window) 
         return made
     factors = factors[:1, :1] if np.all(factors == factors[0, 0]) else factors
     return Maths(low)("MUL", made, low.draft.constant(factors[None, :, :, None].astype(np.float32)))
+
+
+def _bordered(low: Lowering, x: Tensor, wide: Window) -> Tensor:
+    """Padded for a maximum: by numbers that are never greater than all others of their window.
+
+    The least float32 would be right as well, but as part of a range it leaves integers no step for anything else.
+    Zeros will do behind what gives nothing below; else the edges, which every window that meets the border holds. A
+    dilated window may step over them.
+    """
+    maker = low.draft.producers().get(x)
+    if maker is not None and maker.kind in _NEVER_NEGATIVE:
+        return padded(low, x, [(0, 0), *wide.pads, (0, 0)])
+    if any(d != 1 for d in wide.dilations):
+        lowest = low.draft.scalar(np.finfo(np.float32).min, "float32")
+        return padded(low, x, [(0, 0), *wide.pads, (0, 0)], filling=lowest)
+    for axis, (first, last) in enumerate(wide.pads, start=1):
+        if first or last:
+            ends = [
+                cut_out(low, x, [slice(at, at + 1) if i == axis else slice(None) for i in range(x.rank)])
+                for at, count in ((0, first), (x.shape[axis] - 1, last)) if count
+            ]  # fmt: skip
+            parts = [*(ends[:1] * first), x, *(ends[-1:] * last)]
+            shape = [size + (first + last) * (i == axis) for i, size in enumerate(x.shape)]
+            x = low.draft.emit("CONCATENATION", parts, shape, quant=x.quant, axis=axis, fusedActivationFunction=0)
+    return x
 
 
 def _window(low: Lowering, kind: str, x: Tensor, move: Window, padding: int) -> Tensor:

@@ -457,3 +457,32 @@ def test_a_saved_model_by_way_of_onnx_comes_back_without_a_transposition(shared)
     artifact = edgekit.convert(edgekit.convert(source, to="onnx").data, to="tflite")
     assert artifact.manifest.proof.relative_error < 1e-6
     assert not kinds(artifact.data)["TRANSPOSE"]
+
+
+@pytest.mark.parametrize("before", ["Relu", "LeakyRelu", None])
+def test_maxima_with_a_border_are_right_below_zero_and_in_int8(before):
+    random = np.random.default_rng(0)
+    weights = {
+        "w": random.normal(size=(4, 3, 3, 3)).astype(np.float32),
+        "v": random.normal(size=(5, 4, 2, 2)).astype(np.float32),
+        "b": np.full(4, -9, np.float32) if before != "Relu" else np.zeros(4, np.float32),
+    }
+    made = "r" if before else "c"
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"]),
+        *([helper.make_node(before, ["c"], ["r"])] if before else []),
+        helper.make_node("MaxPool", [made], ["p"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["p", "v"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", FLOAT, ["N", 3, 12, 12])],
+        [helper.make_tensor_value_info("y", FLOAT, ["N", 5, 4, 4])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = random.normal(size=(60, 3, 12, 12)).astype(np.float32)
+    wanted = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
+    for precision, least in (("fp32", 100), ("int8", 25)):
+        with edgekit.load(edgekit.convert(model, to="tflite", precision=precision, calibration=x)) as opened:
+            error = opened.run({"x": x})["y"] - wanted
+        assert 10 * np.log10(((wanted - wanted.mean()) ** 2).sum() / (error**2).sum()) > least
