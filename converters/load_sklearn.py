@@ -22,7 +22,7 @@ from edgekit.converters.from_sklearn import files
 from edgekit.converters.loaded import Loaded
 from edgekit.converters.stages import LoadedFacts, LoadedModel, Source
 from edgekit.converters.verification.answering import Answering
-from edgekit.errors import FeedError, SourceError
+from edgekit.errors import FeedError, SourceError, some
 from edgekit.tensors import TensorSpec
 
 NAME = "sklearn"
@@ -32,7 +32,6 @@ SUFFIXES = files.SUFFIXES
 PRELOAD = ("numpy", "sklearn.pipeline", "sklearn.ensemble", "onnx", "onnxruntime")
 TAKES_SIGNATURE = False
 
-_SHOWN_COLUMNS = 40
 _DTYPES = {"label": "int64"}
 _DOMAINS = ((-1.0, 1.0), (0.0, 1.0), (0.5, 2.0))
 """Ranges of rows that an estimator is tried with, until it answers."""
@@ -80,8 +79,10 @@ def loaded(model: Any, name: str, notes: tuple[str, ...] = (), shapes: dict[str,
         )
     model = anatomy.plain(anatomy.total(model))
     asked = _asked(model, name)
-    width, said = _columns(asked, name)
-    draft, told = Draft(), [*notes, *said]
+    width, columns = _columns(asked, name)
+    draft, told = Draft(), [*notes]
+    if columns:
+        told.append(f"the columns of the input are, in order: {some(columns, 40)}")
     start = draft.wide(answers.INPUT) if answers.in_double(asked) else answers.INPUT
     place = compose.Place(start, width)
     predicts = hasattr(asked, "predict")
@@ -112,6 +113,7 @@ def loaded(model: Any, name: str, notes: tuple[str, ...] = (), shapes: dict[str,
         classes=answers.class_names(asked) if "label" in outputs else (),
         answer=next(iter(outputs)) if len(outputs) > 1 else None,
         task=answers.task(outputs, predicts=predicts),
+        columns=columns,
         ranges=_domain(ask, width),
     )
     return Loaded(facts, modern, Answering(inputs, ask), exact=exact)
@@ -235,16 +237,14 @@ def _asked(model: Any, name: str) -> Any:
     return model
 
 
-def _columns(model: Any, name: str) -> tuple[int, list[str]]:
-    """How many columns it takes, and a note of their names."""
+def _columns(model: Any, name: str) -> tuple[int, tuple[str, ...]]:
+    """How many columns it takes, and what they are called if it knows."""
     # A pipeline asks its first step, which may be the word "passthrough".
     parts = [model, *(step for _, step in getattr(model, "steps", ()))]
     width = next((part.n_features_in_ for part in parts if hasattr(part, "n_features_in_")), None)
     if width is None:
         raise SourceError("sklearn-unsupported", f"{name} does not say how many columns it takes")
-    names = [str(column) for column in getattr(model, "feature_names_in_", ())]
-    shown = ", ".join(names[:_SHOWN_COLUMNS]) + (", ..." if len(names) > _SHOWN_COLUMNS else "")
-    return int(width), [f"the columns of the input are, in order: {shown}"] if names else []
+    return int(width), tuple(str(column) for column in getattr(model, "feature_names_in_", ()))
 
 
 def _declare(proto: Any, width: int) -> None:

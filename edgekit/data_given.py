@@ -26,10 +26,12 @@ def locate(given: Any, options: Options, facts: LoadedFacts, said: Metadata, fol
     calibrates = folder.name == "calibration"
     samples = options.calibration_samples if calibrates else options.evaluation_samples
     if not isinstance(given, (str, Path)):
-        from edgekit.data_objects import spill
+        from edgekit.data_objects import framed, spill
 
         folder.mkdir()
-        given = spill(given, facts.samples, folder).path
+        columns = facts.columns if said.preprocess.table is None else said.preprocess.table.columns
+        table = framed(given, columns, options.label, folder) if len(facts.inputs) == 1 else None
+        given = table or spill(given, facts.samples, folder).path
     if not Path(given).exists():
         raise MissingFileError("file-missing", f"there is no {given}")
     return DataRef(
@@ -40,6 +42,7 @@ def locate(given: Any, options: Options, facts: LoadedFacts, said: Metadata, fol
         seed=options.seed,
         preprocess=said.preprocess,
         classes=said.interpret.labels,
+        columns=facts.columns,
     )
 
 

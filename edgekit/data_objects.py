@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,28 @@ def spill(data: Any, inputs: tuple[TensorSpec, ...], folder: Path) -> DataRef:
     else:
         raise DataError("data-unknown", f"data cannot be read from a {type(data).__name__}")
     return DataRef(str(target))
+
+
+def framed(data: Any, columns: Container[str], label: str | None, folder: Path) -> Path | None:
+    """A data frame of pandas, alone or with its labels, as a table, in which the model's columns are found by name.
+
+    Args:
+        data: Anything that `spill` takes.
+        columns: What the model calls its columns.
+        label: What the column of labels is to be called; None for the usual name.
+        folder: Where the file goes.
+
+    Returns:
+        None of other data, and of a frame whose columns have other names than the model's: its order counts.
+    """
+    frame, labels = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    if not hasattr(frame, "to_csv") or not any(str(name) in columns for name in getattr(frame, "columns", ())):
+        return None
+    if labels is not None:
+        free = [name for name in LABEL_NAMES if name not in frame.columns]
+        frame = frame.assign(**{label or (free or LABEL_NAMES)[0]: _array(labels)})
+    frame.to_csv(folder / "data.csv", index=False)
+    return folder / "data.csv"
 
 
 def _save(target: Path, arrays: dict[str, NDArray[Any]]) -> None:

@@ -23,6 +23,7 @@ class DataRef:
         preprocess: How raw files become arrays.
         classes: Class names of the model in order; folders and text labels of these names get their indices. Without
             them, or with other names, the names that are found are numbered in sorted order.
+        columns: What the model calls its columns, in order, where it knows: those of a table are found by name.
     """
 
     path: str
@@ -32,6 +33,7 @@ class DataRef:
     preprocess: Preprocess = field(default_factory=Preprocess)
     classes: tuple[str, ...] = ()
     needs_label: bool = True
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.samples is not None and self.samples < 1:

@@ -2,7 +2,8 @@
 
 Comma, semicolon and tab divide, whichever the header has. An empty field, or what pandas writes for one, is NaN, which
 the lint then names. What cannot be told apart from a mistake is refused: a first line that is a sample, a row without
-its label.
+its label. Where the model's columns have names, those of the file are found by name; rows that [preprocess.table] tells
+of are prepared as `predict` does, so that a model is calibrated and judged on what the board will feed it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from numpy.typing import NDArray
 
 from edgekit.data_columns import FAILURES, ArrayColumn, Found, class_indices
 from edgekit.data_ref import DataRef
-from edgekit.errors import DataError
+from edgekit.errors import DataError, FeedError, some
 from edgekit.feeding import MISSING_TEXTS
+from edgekit.runtimes import preprocess
+from edgekit.runtimes.preparation.rows import row_array
 from edgekit.tensors import TensorSpec
 
 _DIVIDERS = ",;\t"
@@ -28,6 +31,7 @@ _WHOLE: dict[str, np.dtype[Any]] = {"i": np.dtype(np.int64), "u": np.dtype(np.ui
 _SAVE = (
     "Save it as UTF-8 with a header of names, one row a sample, and numbers such as 0.5 in all columns but the label."
 )
+_PREPARE = "[preprocess.table] says how: `missing` what stands in for a value, `categories` which there are."
 
 
 def read(path: Path, ref: DataRef, spec: TensorSpec) -> Found:
@@ -36,7 +40,7 @@ def read(path: Path, ref: DataRef, spec: TensorSpec) -> Found:
     names: list[str] = []
     count = line = 0
     # What a number of 64 bits holds is rounded, if at all, when the model is fed.
-    dtype, number = (np.dtype(np.float64), _number) if not _counts(spec) else (_WHOLE[spec.dtype[0]], _whole)
+    dtype = np.dtype(np.float64) if not _counts(spec) else _WHOLE[spec.dtype[0]]
     try:
         with open(path, encoding="utf-8-sig", newline="") as file, tempfile.TemporaryFile() as spilled:
             first = file.readline()
@@ -44,6 +48,7 @@ def read(path: Path, ref: DataRef, spec: TensorSpec) -> Found:
             rows = csv.reader(file, delimiter=_divider(first))
             names = [name.strip() for name in next(rows, [])]
             at = _label_column(path, names, ref)
+            fed = _Fed(path, [name if i != at else None for i, name in enumerate(names)], ref, spec)
             for row in rows:
                 line = rows.line_num
                 if not row:
@@ -55,8 +60,9 @@ def read(path: Path, ref: DataRef, spec: TensorSpec) -> Found:
                     if ref.needs_label and texts[-1].lower() in MISSING_TEXTS:
                         raise DataError("data-labels", f"{path} line {line} has no {names[at]}")
                 try:
-                    values = [number(text) for i, text in enumerate(row) if i != at]
-                    spilled.write(np.asarray(values, dtype).tobytes())
+                    spilled.write(np.asarray(fed.values(row), dtype).tobytes())
+                except FeedError as error:
+                    raise _unreadable(path, line, f"is no row that the model takes: {error}", _PREPARE) from error
                 except (ArithmeticError, TypeError) as error:
                     what = f"{path} line {line} holds what {spec.describe()}, of whole numbers, cannot: {error}"
                     raise DataError("data-dtype", what) from error
@@ -67,9 +73,56 @@ def read(path: Path, ref: DataRef, spec: TensorSpec) -> Found:
         if isinstance(error, DataError):
             raise
         raise _unreadable(path, line + (not names) or 1, f"cannot be read: {error}") from error
-    features = [name for i, name in enumerate(names) if i != at]
-    column = ArrayColumn(descriptor, 0, dtype, (count, *_row_shape(path, features, spec)))
+    column = ArrayColumn(descriptor, 0, dtype, (count, *_row_shape(path, fed.features, spec)))
     return Found({spec.name: column}, *(_labels(texts, ref) if at is not None else (None, ())))
+
+
+class _Fed:
+    """What a line of a table feeds: its fields in their order; or, where the model's columns have names and the header
+    has these, in the model's order, and prepared as the row that `predict` takes.
+
+    A header that has none of the names stands over finished values.
+
+    Attributes:
+        features: What the values are called; as many as a row gives.
+
+    Raises:
+        DataError: `data-names`: the header has some of the model's columns and lacks others.
+    """
+
+    def __init__(self, path: Path, names: list[str | None], ref: DataRef, spec: TensorSpec) -> None:
+        self._how, self._spec = ref.preprocess, spec
+        self._number = _whole if _counts(spec) else _number
+        steps = ref.preprocess.table
+        wanted = ref.columns if steps is None else steps.columns
+        places = {name: at for at, name in enumerate(names) if name is not None}
+        found = [name for name in wanted if name in places]
+        filled = {} if steps is None else steps.missing
+        lacks = [name for name in wanted if name not in places and name not in filled]
+        if found and lacks:
+            raise DataError(
+                "data-names",
+                f"{path} has no column {some(lacks)}; the model's are {some(wanted, 8)}",
+                next_step="Name the columns as the model's; columns that it does not know are left out.",
+            )
+        self._steps = steps if found else None
+        named = [(name, places[name]) for name in found]
+        self._places = named or [(name, at) for at, name in enumerate(names) if name is not None]
+        self.features = [name for name, _ in self._places]
+        if self._steps is not None and self._steps.width != len(self.features):
+            self.features = [str(number) for number in range(self._steps.width)]
+
+    def values(self, row: list[str]) -> Any:
+        """The numbers of one line, as many as `features`.
+
+        Raises:
+            FeedError: As `predict`. ValueError: A field is no number. ArithmeticError: It is no whole number.
+        """
+        if self._steps is None:
+            return [self._number(row[at]) for _, at in self._places]
+        given = {name: row[at].strip() for name, at in self._places}
+        made = preprocess.normalize(row_array(given, self._steps, self._spec)[None], self._how, self._spec)[0]
+        return [self._number(repr(float(value))) for value in made] if _counts(self._spec) else made
 
 
 def _divider(header: str) -> str:
@@ -127,8 +180,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _unreadable(path: Path, line: int, what: str) -> DataError:
-    return DataError("data-unreadable", f"{path} line {line} {what}", next_step=_SAVE)
+def _unreadable(path: Path, line: int, what: str, step: str = _SAVE) -> DataError:
+    return DataError("data-unreadable", f"{path} line {line} {what}", next_step=step)
 
 
 def _row_shape(path: Path, features: list[str], spec: TensorSpec) -> tuple[int, ...]:

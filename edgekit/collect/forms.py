@@ -227,7 +227,10 @@ def _table(folder: Path, samples: list[Found], entries: list[Entry], how: Prepro
             path.unlink(missing_ok=True)
         return
     (first,) = samples[0].inputs.values()
-    names = list(how.table.columns) if how.table is not None and len(how.table.columns) == first.size else []
+    # Captured values are finished ones: under the names of the model's columns they would be prepared once more.
+    steps = how.table if how.identity else None
+    own = steps is not None and not steps.categories and steps.width == first.size
+    names = list(steps.columns) if steps is not None and own else []
     names = names or [f"feature_{number}" for number in range(first.size)]
     labelled = entries[0].label is not None
     pairs = [(array, entry) for one, entry in zip(samples, entries, strict=True) for array in one.inputs.values()]

@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from edgekit.data import draw, open_data
 from edgekit.data_ref import DataRef
 from edgekit.errors import DataError, MissingFileError
+from edgekit.feeding import TableSteps
 from edgekit.manifest import Preprocess
+from edgekit.runtimes.preprocess import Preparer
 from edgekit.targets.carried import carried
 from edgekit.tensors import QuantParams, TensorSpec
 
@@ -480,3 +482,37 @@ def test_names_whose_order_is_a_guess_travel_to_a_board_as_names(tiny_files, tmp
         assert stored["y"].ravel().tolist() == ["zero", "one", "two"]
     assert open_data(replace(sent, classes=("zero", "one", "two")), IMAGE_2).labels.tolist() == [0, 1, 2]
     assert "one, two, zero" in (open_data(sent, IMAGE_2).guess or "")
+
+
+def test_columns_of_a_table_are_found_by_name(tmp_path: Path) -> None:
+    file, spec = tmp_path / "d.csv", TensorSpec("x", (None, 2), "float32")
+    ref = DataRef(str(file), columns=("age", "height"))
+    for text, read in [
+        ("height,age,label\n170,40,1\n", [40, 170]),
+        ("id,height,age\n7,170,40\n", [40, 170]),
+        ("a,b\n170,40\n", [170, 40]),
+    ]:
+        file.write_text(text)
+        feeds, _ = collect(open_data(ref, (spec,)))
+        assert feeds["x"].tolist() == [read]
+    file.write_text("height,b\n170,40\n")
+    with pytest.raises(DataError, match="no column age") as refused:
+        open_data(ref, (spec,))
+    assert refused.value.code == "data-names"
+
+
+def test_rows_of_a_table_are_prepared_as_predict_prepares_them(tmp_path: Path) -> None:
+    file, spec = tmp_path / "d.csv", TensorSpec("x", (None, 4), "float32")
+    steps = TableSteps(("age", "color"), {"age": 60.0}, {"color": ("red", "green", "none")})
+    how = Preprocess("table", mean=(50.0, 0, 0, 0), std=(10.0, 1, 1, 1), table=steps)
+    ref = DataRef(str(file), preprocess=how)
+    file.write_text("color,label,age\ngreen,1,40\nred,0,NA\nnone,0,80\n")
+    feeds, labels = collect(open_data(ref, (spec,)))
+    rows = [{"age": 40, "color": "green"}, {"age": None, "color": "red"}, {"age": 80, "color": "none"}]
+    assert labels.tolist() == [1, 0, 0]
+    np.testing.assert_array_equal(feeds["x"], Preparer((spec,), how)(rows).feeds["x"])
+    file.write_text("a,b,c,d\n1,2,3,4\n")
+    assert collect(open_data(ref, (spec,)))[0]["x"].tolist() == [[1, 2, 3, 4]]
+    file.write_text("age,color\n40,blue\n")
+    with pytest.raises(DataError, match="line 2 is no row that the model takes: color is 'blue'"):
+        open_data(ref, (spec,))

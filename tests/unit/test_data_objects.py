@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from edgekit.data import open_data
-from edgekit.data_objects import spill
+from edgekit.data_objects import framed, spill
 from edgekit.data_ref import DataRef
 from edgekit.errors import DataError
 from edgekit.tensors import TensorSpec
@@ -128,3 +130,29 @@ def test_empty_arrays_are_told_without_the_name_of_a_file_of_ours(data, tmp_path
         spill(data, (TensorSpec("x", (None, 3), "float32"),), tmp_path)
     assert refused.value.code == "data-empty"
     assert str(tmp_path) not in str(refused.value)
+
+
+class Frame(dict):
+    """What is asked of pandas'."""
+
+    columns = property(list)
+
+    def assign(self, **columns):
+        return Frame({**self, **columns})
+
+    def to_csv(self, path, index):
+        assert index is False
+        rows = zip(*self.values(), strict=True)
+        path.write_text("\n".join(",".join(map(str, row)) for row in (self.columns, *rows)))
+
+
+def test_columns_of_a_data_frame_are_found_by_name(tmp_path: Path) -> None:
+    frame = Frame({"b": [1.0, 2.0], "a": [3.0, 4.0]})
+    for data, labelled in ((frame, False), ((frame, [1, 0]), True)):
+        path = framed(data, ("a", "b"), None, tmp_path)
+        assert path is not None
+        opened = open_data(DataRef(str(path), columns=("a", "b")), (TensorSpec("x", (None, 2), "float32"),))
+        assert next(opened.batches(2)).feeds["x"].tolist() == [[3, 1], [4, 2]]
+        assert opened.labelled == labelled
+    assert framed(frame, ("c",), None, tmp_path) is None
+    assert framed(np.zeros((2, 2)), ("a", "b"), None, tmp_path) is None
