@@ -17,7 +17,7 @@ def test_those_that_nobody_takes_end_with_the_block():
         assert taken is not None
         assert begun.take("engine") is None
         left = begun._idle["framework"]
-        with Child(taken, Limits(60)) as child:
+        with Child(taken, Limits()) as child:
             assert child.call(answer, Call(), stage="wake") == Call()
     assert left._process.poll() is not None
     assert taken._process.poll() is not None
@@ -34,5 +34,5 @@ def test_names_alone_decide_what_is_imported(output):
 
 def test_what_cannot_be_imported_is_left_to_the_job_that_needs_it(tmp_path):
     process = Spawned(tmp_path / "log", early=("edgekit.nowhere", "json"))
-    with Child(process, Limits(60)) as child:
+    with Child(process, Limits()) as child:
         assert child.call(answer, Call(), stage="wake") == Call()
