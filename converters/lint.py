@@ -228,9 +228,16 @@ def _otherwise(name: str, how: Preprocess, survey: _Survey, inputs: tuple[Tensor
 
 
 def _as_they_are(name: str, data: Dataset, survey: _Survey) -> list[Finding]:
-    """Pictures that nobody said how to prepare: few models take bytes, and those that do not answer nonsense."""
-    (spec, *_), seen = data.inputs, survey.inputs[data.inputs[0].name]
-    if not data.raw_files or not spec.dtype.startswith("float") or spec.quant is not None or seen.high <= 1.0:
+    """Files that nobody said how to prepare: few models take bytes, or any rate, and the others answer nonsense."""
+    kind, spec = data.raw_files, data.inputs[0]
+    seen = survey.inputs[spec.name]
+    if kind is None or not spec.dtype.startswith("float") or spec.quant is not None:
+        return []
+    if kind == "sounds":
+        message = f"the sounds of the {name} data are fed at the rates of their files: nothing says the model's."
+        fix = 'Say kind = "waveform" under [preprocess] in --metadata, and its rate under [preprocess.audio].'
+        return [Finding("warning", "data-unprepared", message, fix)]
+    if seen.high <= 1.0:
         return []
     message = f"the pictures of the {name} data are fed as they are, {seen.low:g} to {seen.high:g}: nothing says more."
     fix = (

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit.data_ref import DataRef
 from edgekit.errors import DataError, MissingFileError
@@ -73,12 +73,12 @@ class Dataset:
         return len(self._chosen)
 
     @property
-    def raw_files(self) -> bool:
-        """Files of pictures or sounds, and nothing was said of how they are prepared."""
+    def raw_files(self) -> Literal["pictures", "sounds"] | None:
+        """Files of which, and nothing was said of how they are prepared."""
         from edgekit.data_columns import FileColumn
 
-        files = any(isinstance(column, FileColumn) for column in self._columns.values())
-        return files and self.ref.preprocess.kind == "array"
+        kinds = [column.kind for column in self._columns.values() if isinstance(column, FileColumn)]
+        return kinds[0] if kinds and self.ref.preprocess.kind == "array" else None
 
     @property
     def labelled(self) -> bool:

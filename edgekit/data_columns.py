@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -105,6 +105,9 @@ class FileColumn:
         self.length = len(paths)
         self.shape = first.shape
         self.dtype = first.dtype
+        self.kind: Literal["pictures", "sounds"] = (
+            "sounds" if paths[0].suffix.lower() in preprocess.SOUNDS else "pictures"
+        )
 
     def read(self, rows: NDArray[Any]) -> NDArray[Any]:
         return np.stack([self._decode(self._paths[int(row)]) for row in rows])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import wave
+
 import numpy as np
 import pytest
 
@@ -185,3 +187,15 @@ def test_pictures_that_nobody_prepares_are_told_of(tmp_path):
         data = open_data(DataRef(str(tmp_path), preprocess=how), (spec,))
         codes = [finding.code for finding in lint(data, None, (spec,)).findings]
         assert ("data-unprepared" in codes) == told
+
+
+def test_sounds_of_no_rate_are_told_of(tmp_path):
+    for number in range(2):
+        with wave.open(str(tmp_path / f"{number}.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(8000 << number)
+            file.writeframes(DICE.integers(-9000, 9000, 8).astype("<i2").tobytes())
+    for how, told in ((Preprocess(), True), (Preprocess("waveform", audio=AudioSteps(rate=8000)), False)):
+        data = open_data(DataRef(str(tmp_path), preprocess=how), INPUTS)
+        assert ("data-unprepared" in [finding.code for finding in lint(data, None, INPUTS).findings]) == told
