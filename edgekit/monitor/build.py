@@ -35,6 +35,15 @@ _SIZES = ((bins.BINS, 1), (16, 1), (8, 1), (8, 2), (8, 4))
 _BITS, _ROUGHLY = 9, 6
 """Bits of significance that means and deviations have, and what only bounds something."""
 
+_ALIKE = 8
+"""Samples a different number, from which on equal samples are no copies."""
+
+_KNOWN = 10
+"""Samples that tell a number, at least."""
+
+_ENDS = 3
+"""The third number from either end stands for those beyond: of a single one, means and deviations would tell."""
+
 _ROUNDS = 3
 """Until the kept mean of a filled column is what it is filled with: the first already is, but for the rounding."""
 
@@ -74,7 +83,9 @@ class Builder:
         how = interpret or Interpret()
         self.rows = Rows(inputs, outputs, preprocess or Preprocess(), how)
         self._labels = how.labels
-        self._seen: set[bytes] = set()
+        self._places: dict[bytes, int] = {}
+        self._counts: list[list[int]] = []  # how often each came, proven and not
+        self._again: list[tuple[int, Array, Array, bool]] = []
         self._inputs: list[Array] = []
         self._outputs: list[Array] = []
         self._scores: list[Array] = []
@@ -84,11 +95,11 @@ class Builder:
 
     @property
     def samples(self) -> int:
-        """Different ones that were seen."""
-        return len(self._inputs)
+        """That count: different ones, or of categories, of which many are alike by nature, all."""
+        return len(self._inputs) + (len(self._again) if self._alike else 0)
 
     def add(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], *, proven: bool = True) -> None:
-        """A batch: arrays [n, ...] by name. Samples that were there already are passed over.
+        """A batch: arrays [n, ...] by name. Samples that both data sets hold count once.
 
         Args:
             inputs: As the model takes them.
@@ -99,9 +110,19 @@ class Builder:
         own = len(self.rows.inputs)
         for sample, row in enumerate(rows):
             mark = row[:own].tobytes()
-            if mark in self._seen or len(self._inputs) == MOST:
+            place = self._places.get(mark)
+            if place is not None:
+                counts = self._counts[place]
+                counts[not proven] += 1
+                if counts[not proven] <= counts[proven]:
+                    continue  # the other set's
+            if len(self._inputs) + len(self._again) == MOST:
                 continue
-            self._seen.add(mark)
+            if place is not None:
+                self._again.append((place, row[own:], scores[sample], proven))
+                continue
+            self._places[mark] = len(self._inputs)
+            self._counts.append([int(proven), int(not proven)])
             self._inputs.append(row[:own])
             self._outputs.append(row[own:])
             self._proven.append(proven)
@@ -141,29 +162,35 @@ class Builder:
         Raises:
             DataError: `reference-samples`: too few different samples.
         """
-        if len(self._inputs) < LEAST:
-            raise DataError("reference-samples", f"{len(self._inputs)} different samples tell no distribution")
-        table = np.stack(self._inputs)
+        if self.samples < LEAST:
+            raise DataError("reference-samples", f"{self.samples} different samples tell no distribution")
+        again = self._again if self._alike else []
+        at = [*range(len(self._inputs)), *(place for place, *_ in again)]
+        outputs = [*self._outputs, *(row for _, row, _, _ in again)]
+        proved = np.array([*self._proven, *(proven for *_, proven in again)])
+        table = _known(np.stack(self._inputs)[at])
         gaps = np.isnan(table)
         usual = np.array([_usual(column) for column in table.T])
         table = _filled(table, gaps)
         mean, deviation = moments(table)
         z = (table - mean) / deviation
-        steps = partial.partials(_correlation(z), len(z))
-        correlation = partial.correlations(steps, z.shape[1], len(z))
         relations = z.shape[1] > 1 and len(z) >= _EACH * z.shape[1]
+        # Where they are not watched, none are kept: those of few samples would say much of each.
+        steps = partial.partials(_correlation(z) if relations else np.eye(z.shape[1]), len(z))
+        correlation = partial.correlations(steps, z.shape[1], len(z))
         shrink = shrinkage(correlation, len(z))
         towards = shrink if relations else 1.0
         residuals, whole = _crossed(z, towards, inverse(correlation, towards))
-        proven = np.array(self._proven) if sum(self._proven) >= PROVEN else np.ones(len(z), bool)
-        parts = [table, np.stack(self._outputs)[proven]]
+        evaluated = int(proved.sum()) >= PROVEN
+        proven = proved if evaluated else np.ones(len(z), bool)
+        parts = [table, np.stack(outputs)[proven]]
         frequencies = np.zeros(self.rows.classes)
         if relations:
             parts.append(residuals)
         if z.shape[1]:
             parts.append(whole[:, None])
         if self.rows.classes:
-            scores = np.stack(self._scores)[proven]
+            scores = np.stack([*self._scores, *(scores for _, _, scores, _ in again)])[proven]
             parts.append(confidence(scores))
             frequencies += np.bincount(scores.argmax(axis=1), minlength=self.rows.classes)
         columns = [column for part in parts for column in part.T]
@@ -172,7 +199,7 @@ class Builder:
             groups=grouped((*self.rows.inputs, *self.rows.outputs)),
             samples=len(z),
             proven=int(proven.sum()),
-            evaluated=sum(self._proven) >= PROVEN,
+            evaluated=evaluated,
             bins=1,
             classes=self.rows.classes,
             relations=relations,
@@ -190,6 +217,16 @@ class Builder:
             if len(made.to_bytes()) <= room:
                 break
         return made
+
+    @property
+    def _alike(self) -> bool:
+        """Whether samples that came again count: of categories. Of numbers of which many differ, no two samples are
+        alike by chance, and what came again is a copy.
+        """
+        if not self._again:
+            return False
+        different = max((np.unique(column).size for column in np.stack(self._inputs).T), default=0)
+        return bool(different * _ALIKE <= len(self._inputs) + len(self._again))
 
     def _by_drift(self, levels: int) -> list[fitting.Judged]:
         """Copies of each kind, so many levels of it together; in an order that does not depend on how they came."""
@@ -236,6 +273,12 @@ def _together(parts: Sequence[fitting.Judged]) -> fitting.Judged:
     return fitting.Judged(rows, scores, right, parts[0].family, places)
 
 
+def _known(table: Array) -> Array:
+    """Numbers [n, k]; what is missing in nearly all samples is in all: means of the others would be those samples'."""
+    few = np.isfinite(table).sum(axis=0) < min(_KNOWN, len(table))
+    return np.where(few, np.nan, table) if few.any() else table
+
+
 def _filled(table: Array, gaps: Array) -> Array:
     """Numbers [n, k] with the mean of its column for what is missing (bool [n, k]), as the device puts it: the mean
     as it is kept, of the numbers so filled.
@@ -251,7 +294,7 @@ def moments(table: Array) -> tuple[Array, Array]:
     """Mean and deviation of each column [n, k], as they are kept: to a thousandth of the deviation. A column that never
     changes has deviation 1, or what floats resolve.
     """
-    finite = np.where(np.isfinite(table), table, np.nan)
+    finite = _cut(np.where(np.isfinite(table), table, np.nan))
     known = np.isfinite(finite).any(axis=0)
     filled = np.where(known, finite, 0.0)
     mean = np.nanmean(filled, axis=0)
@@ -260,6 +303,17 @@ def moments(table: Array) -> tuple[Array, Array]:
     deviation = packing.trimmed(np.where(still, np.maximum(np.abs(mean) * 1e-3, 1e-6), deviation), _BITS)
     step = np.exp2(np.floor(np.log2(deviation)) - _BITS)
     return np.rint(mean / step) * step, deviation
+
+
+def _cut(table: Array) -> Array:
+    """Columns [n, k], NaN for what is not known, with the third number from either end in place of those beyond."""
+    if not len(table):
+        return table
+    ordered = np.sort(table, axis=0)  # NaN last
+    known = np.isfinite(ordered).sum(axis=0)
+    places, columns = np.minimum(_ENDS - 1, (known - 1).clip(0) // 2), np.arange(table.shape[1])
+    low, high = ordered[places, columns], ordered[(known - 1).clip(0) - places, columns]
+    return np.clip(table, low, high)
 
 
 def _correlation(z: Array) -> Array:
@@ -312,9 +366,9 @@ def _landmarks(whole: Array) -> tuple[float, float]:
 
 
 def _reach(column: Array) -> tuple[float, float]:
-    """Of numbers in deviations: the mean of the three smallest and of the three largest."""
+    """Of numbers in deviations: the third smallest and the third largest, roughly."""
     ordered = np.sort(column)
-    low, high = packing.trimmed(np.array([ordered[:3].mean(), ordered[-3:].mean()]), _ROUGHLY).tolist()
+    low, high = packing.trimmed(np.array([ordered[_ENDS - 1], ordered[-_ENDS]]), _ROUGHLY).tolist()
     return float(np.float16(low)), float(np.float16(high))
 
 

@@ -10,7 +10,7 @@ from edgekit.monitor import bins, words
 from edgekit.monitor.alarm import Kind
 from edgekit.monitor.book import Book, Finding
 from edgekit.monitor.columns import Array
-from edgekit.monitor.faults import Events, Fault, Runs
+from edgekit.monitor.faults import Events, Fault, Often, Runs
 from edgekit.monitor.features import CLIPPED
 from edgekit.monitor.reference import CLIP, Header, Reference
 from edgekit.monitor.rightness import EXTRAS, Rightness, Told
@@ -26,6 +26,9 @@ RECENT = 16 * BLOCK
 
 _QUIET = 0.6
 """It is quiet when everything is below this part of its threshold."""
+
+_ROUNDING = 2.0**-10
+"""Of an edge in half precision, and of numbers in single."""
 
 _SHAPE: dict[str, Kind] = {"input": "input-shape", "output": "output-shift", "embedding": "embedding-shift"}
 
@@ -69,7 +72,7 @@ class Detectors:
         self._sources = tuple(
             self._columns[place].source if place < len(self._columns) else "" for place in made.column.tolist()
         )
-        self.runs = Runs(reference.usual, rate * SHARES["runs"])
+        self.runs = Runs(reference.usual, rate * SHARES["runs"], _often(reference))
         self._low, self._high, self._event_kinds = _bounds(reference)
         chance = np.full(2 * self._inputs, 1 / (reference.header.samples + 2))
         chance[self._inputs :] = _gaps(reference.header)
@@ -276,6 +279,26 @@ def _gaps(header: Header) -> Array:
     """[inputs]: how often each number is missing at most, by three deviations of what the reference's samples tell."""
     share = np.zeros(header.inputs) if header.absent is None else np.array(header.absent)
     return np.asarray(share + 3 * np.sqrt(share * (1 - share) / header.samples) + 1 / (header.samples + 2))
+
+
+def _often(about: Reference) -> Often:
+    """Where each number of the inputs is most often. What lies near the bin's edge counts as in it: edges are kept in
+    half precision.
+    """
+    number, columns = about.header.inputs, np.arange(about.header.inputs)
+    mass = about.mass[:number]
+    fullest = mass.argmax(axis=1) if number else columns
+    edges = np.full((number, mass.shape[1] + 1), np.inf)
+    edges[:, 0], edges[:, 1:-1] = -np.inf, about.inner[:number].astype(np.float64)
+    low, high = (edges[columns, fullest + by] for by in (0, 1))
+    rest = mass.copy()
+    rest[columns, fullest] = 0.0
+    other = rest.max(axis=1, initial=0)
+    size = about.sizes[:number]
+    other = np.minimum(1.0, other + 3 * np.sqrt(other / size) + 1 / size)
+    low, high = low - _ROUNDING * (1 + np.abs(low)), high + _ROUNDING * (1 + np.abs(high))
+    mean, deviation = about.mean[:number], about.deviation[:number]
+    return Often(mean + deviation * low, mean + deviation * high, other)
 
 
 def _middles(made: Streams) -> Array:

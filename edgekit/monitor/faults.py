@@ -42,30 +42,46 @@ class Fault(NamedTuple):
     since: int
 
 
+class Often(NamedTuple):
+    """Where the numbers are that come most often, of each column [k].
+
+    Attributes:
+        low, high: The bin with the most samples: from `low` on, below `high`.
+        other: Share of the fullest of the other bins, as large as it may well be: no number there comes more often.
+    """
+
+    low: Array
+    high: Array
+    other: Array
+
+
 class Runs:
-    """Numbers that stand still.
+    """Numbers that stand still. One that stands where it seldom is, is found sooner than one where it usually is: a
+    pixel of the background may stay dark for long, but not half bright.
 
     Args:
         usual: [k]: share of the most frequent number in the reference; 1 for one that never changes.
         rate: False alarms a sample, of all columns together.
+        often: Where it usually is; None: nobody knows.
     """
 
-    def __init__(self, usual: Array, rate: float) -> None:
+    def __init__(self, usual: Array, rate: float, often: Often | None = None) -> None:
+        size = usual.size
         self._ties = np.maximum(usual.astype(np.float64), _TIES)
-        self._wanted = math.log(rate / max(1, usual.size))
+        self._wanted = math.log(rate / max(1, size))
+        self._low, self._high, other = often or Often(np.full(size, -np.inf), np.full(size, np.inf), np.ones(size))
+        self._ties_off = np.minimum(self._ties, np.maximum(other, _TIES))
         self._before: Array | None = None
-        self._run = np.zeros(usual.size)
-        self._equal = np.zeros(usual.size)
+        self._run = np.zeros(size)
+        self._equal, self._equal_off, self._off = np.zeros(size), np.zeros(size), np.zeros(size)
         self._seen = 0
-        self._limit = self._limits(self._ties)
-        self._least = int(min(_FAR, self._limit.min(initial=_FAR)))
         self._quick = True  # no run is open
+        self._settled(self._ties, self._ties_off)
 
     def add(self, rows: Array) -> bool:
         """Samples [n, k], no more than `slack` told; whether anything stands still now, at the last of them."""
-        count = len(rows)
         before, self._before = self._before, rows[-1].copy()
-        self._seen += count
+        self._seen += len(rows)
         equal = rows[1:] == rows[:-1] if before is None else rows == np.concatenate([before[None], rows[:-1]])
         if not equal.any():
             if len(equal):
@@ -73,17 +89,20 @@ class Runs:
                 self._quick = True
             return False
         self._quick = False
+        off = (rows < self._low) | (rows >= self._high)
         self._equal += np.count_nonzero(equal, axis=0)
+        self._off += np.count_nonzero(off, axis=0)
+        self._equal_off += np.count_nonzero(equal & off[-len(equal) :], axis=0)
         broken = equal[::-1].argmin(axis=0)  # how many of the last ones are equal, unless all are
         self._run = np.where(equal.all(axis=0), self._run + len(equal), broken)
-        return bool((self._run >= self._limit).any())
+        return bool(self._still().any())
 
     @property
     def slack(self) -> int:
         """Samples that may come before anything new can stand still."""
         if self._quick:
             return self._least
-        left = self._limit - self._run
+        left = np.where(self._run < self._limit_off, self._limit_off, self._limit) - self._run
         return int(min(_FAR, left[left > 0].min(initial=_FAR)))
 
     def settle(self) -> None:
@@ -91,25 +110,51 @@ class Runs:
         To be called now and then.
         """
         own = (self._equal - self._run + 1) / (self._seen - self._run + 20)
-        self._limit = self._limits(np.maximum(self._ties, np.minimum(1.0, 1.5 * own)))
-        self._least = int(min(_FAR, self._limit.min(initial=_FAR)))
+        here = self._run * self._outside()
+        off = (self._equal_off - here + 1) / (self._off - here + 20)
+        self._settled(
+            np.maximum(self._ties, np.minimum(1.0, 1.5 * own)), np.maximum(self._ties_off, np.minimum(1.0, 1.5 * off))
+        )
 
     def faults(self, sample: int) -> list[Fault]:
         """Those of now; `sample` is the last one's number."""
         return [
             Fault(int(place), int(self._run[place]) + 1, sample - int(self._run[place]))
-            for place in np.flatnonzero(self._run >= self._limit)
+            for place in np.flatnonzero(self._still())
         ]
+
+    def _still(self) -> Array:
+        """[k]: which stand still."""
+        still = self._run >= self._limit_off
+        if still.any():
+            still &= (self._run >= self._limit) | self._outside()
+        return np.asarray(still)
+
+    def _outside(self) -> Array:
+        """[k]: which are where they seldom are."""
+        if self._before is None:
+            return np.zeros(self._run.size, bool)
+        return np.asarray((self._before < self._low) | (self._before >= self._high))
+
+    def _settled(self, ties: Array, off: Array) -> None:
+        self._limit = self._limits(ties)
+        self._limit_off = np.minimum(self._limit, self._limits(off))
+        self._least = int(min(_FAR, self._limit_off.min(initial=_FAR)))
 
     def _limits(self, ties: Array) -> Array:
         with np.errstate(divide="ignore"):
             return np.where(ties < 1, np.ceil(self._wanted / np.log(np.minimum(ties, 1 - 1e-12))), np.inf)
 
     def state(self) -> dict[str, Array]:
-        return {"run": self._run, "equal": self._equal, "seen": np.array(self._seen)}
+        return {
+            "run": self._run, "equal": self._equal, "equal_off": self._equal_off, "off": self._off,
+            "seen": np.array(self._seen),
+        }  # fmt: skip
 
     def restore(self, state: dict[str, Array]) -> None:
+        """The last number is not kept: a run that goes on is first looked at as one where it usually is."""
         self._run, self._equal = state["run"].copy(), state["equal"].copy()
+        self._equal_off, self._off = state["equal_off"].copy(), state["off"].copy()
         self._seen = int(state["seen"])
         self._quick = False
         self.settle()

@@ -172,8 +172,10 @@ class Scan:
         sure = likeness > 2 * self._noise / np.sqrt(np.maximum(self._told, 1))
         most = (_SLOWEST - 1) / (_SLOWEST + 1)
         likeness = np.where(sure, np.minimum(likeness, most), 0.0)
-        # Squares of what has correlation r have r^2; theirs is known late, for their own noise is larger.
-        likeness = np.maximum(likeness, np.square(likeness[self._of]))
+        # A spread's own is known late, for its noise is larger. Squares of what has correlation r have r^2 on the
+        # average, but the tail of their sum is that of the covariance's largest eigenvalue, as the sum's of the numbers
+        # (V. Zolotarev, "Concerning a certain probability problem", Theory of Probability 6 (1961)).
+        likeness = np.maximum(likeness, likeness[self._of])
         return np.asarray((1 + likeness) / (1 - likeness))
 
     def begin(self, which: Array) -> None:

@@ -26,7 +26,7 @@ from edgekit.monitor.columns import Array
 
 NAME = "state.npz"
 LOCK = "lock"
-VERSION = 1
+VERSION = 2
 
 INTERVAL = 600.0
 """Seconds between snapshots."""

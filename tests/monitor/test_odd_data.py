@@ -1,0 +1,124 @@
+"""References of odd data: few samples, rare numbers, categories; small, and of no single sample."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgekit.errors import DataError
+from edgekit.monitor.build import Builder
+from edgekit.monitor.monitor import Monitor
+from edgekit.monitor.reference import LIMIT, Reference
+from edgekit.reading import Interpret
+from edgekit.tensors import TensorSpec
+
+HOW = Interpret(task="regression")
+VALUE = (TensorSpec("y", (None, 1), "float32"),)
+
+
+def spec(x):
+    return (TensorSpec("x", (None, *x.shape[1:]), "float32"),)
+
+
+def answers(x):
+    return {"y": x.reshape(len(x), -1)[:, :1]}
+
+
+def referenced(*sets):
+    builder = Builder(spec(sets[0]), VALUE, None, HOW)
+    for place, x in enumerate(sets):
+        builder.add({"x": x}, answers(x), proven=place == 0)
+    return Reference.from_bytes(builder.finish().to_bytes())
+
+
+def alarms(reference, x, number, seed=5):
+    """Of a stream that is drawn from samples."""
+    monitor = Monitor(reference, spec(x), VALUE, None, HOW, clock=lambda: 1e9, degrees=lambda: None)
+    dice = np.random.default_rng(seed)
+    found = []
+    for _ in range(number // 32):
+        some = x[dice.integers(0, len(x), 32)]
+        found += monitor.observe({"x": some}, answers(some)).alarms
+    return found
+
+
+@pytest.mark.parametrize("number", [1, 10, 19])
+def test_a_handful_of_samples_gives_none(number):
+    with pytest.raises(DataError) as caught:
+        referenced(np.random.default_rng(0).normal(size=(number, 5)).astype(np.float32))
+    assert caught.value.code == "reference-samples"
+
+
+@pytest.mark.parametrize("shape", [(20, 60), (600, 1000), (60, 5), (300, 64, 64)])
+def test_it_is_small_and_keeps_no_relations_of_too_few(shape):
+    made = referenced(np.random.default_rng(0).normal(size=shape).astype(np.float32))
+    assert len(made.to_bytes()) < LIMIT
+    if not made.header.relations:
+        assert not made.partials.any()
+    assert made.counts[made.counts > 0].min() >= 3
+
+
+def test_a_number_that_one_or_two_samples_alone_have_cannot_be_read_back():
+    def known(one, other):
+        x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+        x[:, 1], x[5, 1] = 0, one  # all others are 0
+        x[:, 2], x[[5, 9], 2] = np.nan, (one, other)  # nobody else has it
+        x[7, 3] = other  # an outlier
+        return referenced(x).to_bytes()
+
+    assert known(1234.5, 77.0) == known(9876.5, 55.0)
+
+
+def test_categories_are_counted_as_often_as_they_come():
+    dice = np.random.default_rng(1)
+    x = np.stack([dice.choice(3, 1000, p=[0.7, 0.2, 0.1]), dice.choice(2, 1000, p=[0.95, 0.05])], 1).astype(np.float32)
+    made = referenced(x, x[:300])  # of the other set all were there already
+    assert made.header.samples == 1000
+    assert abs(made.mean[0] - x[:, 0].mean()) < 0.01
+    assert alarms(made, x, 20_000) == []
+    rare = np.where(dice.random((1000, 1)) < 0.5, 2, x[:, :1])
+    moved = alarms(made, np.concatenate([rare, x[:, 1:]], axis=1).astype(np.float32), 640)
+    assert "input-shift" in {alarm.kind for alarm in moved}
+
+
+def test_copies_of_numbers_count_once():
+    x = np.random.default_rng(2).normal(size=(100, 3)).astype(np.float32)
+    assert referenced(np.concatenate([x, x, x]), x).header.samples == 100
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0])
+def test_what_never_changed_is_quiet_until_it_does(value):
+    x = np.random.default_rng(3).normal(size=(300, 3)).astype(np.float32)
+    x[:, 1] = value
+    made = referenced(x)
+    assert alarms(made, x, 3200) == []
+    x[:, 1] = value + 1
+    assert "constant" in {alarm.kind for alarm in alarms(made, x, 320)}
+
+
+def test_all_alike_is_a_reference_as_well():
+    made = referenced(np.full((100, 3), 3.0, np.float32))
+    assert made.header.samples == 100
+
+
+def background(number, seed):
+    """A pixel that is dark in four of five samples, and any of many grays in the others; beside a number."""
+    dice = np.random.default_rng(seed)
+    dark = dice.random(number) < 0.8
+    return np.stack([np.where(dark, 0.0, dice.uniform(50, 200, number)), dice.normal(size=number)], 1).astype("f4")
+
+
+@pytest.mark.parametrize(("value", "found"), [(120.0, True), (0.0, False)])
+def test_a_number_that_stands_still_where_it_seldom_is(value, found):
+    made = referenced(background(1000, 0))
+    assert alarms(made, background(3000, 1), 6400) == []
+    stuck = background(32, 2)
+    stuck[4:, 0] = value
+    monitor = Monitor(made, spec(stuck), VALUE, None, HOW, clock=lambda: 1e9, degrees=lambda: None)
+    delay = None
+    for place in range(4, 24):
+        some = stuck[place : place + 1]
+        if any(alarm.kind == "stuck" for alarm in monitor.observe({"x": some}, answers(some)).alarms):
+            delay = place - 3
+            break
+    assert (delay is not None) is found
