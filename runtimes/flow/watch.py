@@ -117,6 +117,7 @@ class Watched:
         capture: Plan | Maker | None = None,
     ) -> None:
         self._field: Field | None = None
+        self._closed = False
         self._shelf = Shelf(name, root)
         self._how: dict[str, Any] = {"threads": threads, "engine": engine, "watchdog": watchdog}
         self._lock = threading.Lock()
@@ -203,8 +204,11 @@ class Watched:
             yield held.model
 
     def close(self) -> None:
-        """Close what is open; calls that are under way finish first."""
+        """Close what is open, and follow no more; calls that are under way finish first. May be called twice."""
         with self._lock:
+            if self._closed:
+                return
+            self._closed = True
             held = (self._active, self._back)
             self._back = None
         for one in held:
@@ -272,7 +276,7 @@ class Watched:
 
     def _follow(self) -> None:
         """Switch if the record did; one thread does, the others go on with what they have."""
-        if time.monotonic() - self._asked < _EVERY or not self._switching.acquire(blocking=False):
+        if self._closed or time.monotonic() - self._asked < _EVERY or not self._switching.acquire(blocking=False):
             return
         try:
             self._asked = time.monotonic()
@@ -334,9 +338,12 @@ class Watched:
         if self._field is not None and active is not self._active:
             self._field.begin(active.model)
         with self._lock:
-            gone = [one for one in (self._active, self._back) if one is not None and one not in (active, back)]
-            self._active, self._back = active, back
-            self._comparing = _comparing(record) if record and back else None
+            if self._closed:  # meanwhile: what was opened is not wanted any more
+                gone = [active] if active is not self._active else []
+            else:
+                gone = [one for one in (self._active, self._back) if one is not None and one not in (active, back)]
+                self._active, self._back = active, back
+                self._comparing = _comparing(record) if record and back else None
         for one in gone:
             self._let_go(one)
 

@@ -22,6 +22,7 @@ from edgekit import cli
 from edgekit.deploy import admission, fleet, preflight
 from edgekit.deploy.trial import Bounds
 from edgekit.errors import ArtifactError, EdgeKitError, EngineError, LimitError, UsageError, VerificationError
+from edgekit.runtimes.flow import watch
 from edgekit.store import Record, Shelf
 
 NAME = "people-counter"
@@ -255,6 +256,29 @@ def test_a_watching_app_follows_and_no_call_fails(files, place):
             app.join()
         assert model.sha256 == sha(files["old"])
     assert {sha(files["old"]), sha(files["new"])} == set(outcomes)
+
+
+def test_a_watched_model_that_was_closed_follows_no_more(files, place, monkeypatch):
+    monkeypatch.setattr(watch, "_EVERY", 0.0)
+    x = np.random.default_rng(0).random((1, 8, 8, 2), np.float32)
+    model, opened = edgekit.watch(NAME, root=place), []
+    real = model._opened
+    monkeypatch.setattr(model, "_opened", lambda *args: opened.append(real(*args)) or opened[-1])
+    with model.using() as held:
+        model.close()
+        model.close()  # twice: whoever uses it still may
+        assert held.run(x)
+    fleet.deploy(asked(files["new"], place), "local")
+    with pytest.raises(EngineError) as caught:
+        model.run(x)
+    assert (caught.value.code, opened) == ("model-closed", [])
+    # While the next version is opened.
+    late = edgekit.watch(NAME, root=place)
+    found = real(sha(files["new"]), files["new"].read_bytes())
+    late.close()
+    late._exchange(found, None, None)
+    with pytest.raises(EngineError):
+        found.model.run(x)
 
 
 @pytest.mark.parametrize(("blocks", "inodes"), [(1, 10**6), (10**6, 3)])
