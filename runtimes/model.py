@@ -74,13 +74,14 @@ def load(
         MissingFileError: `file-missing`, `model-unknown`. ArtifactError: `artifact-unknown`, `artifact-damaged`.
         EngineMissingError: `engine-missing`. EngineError: the engine refuses the model; says why.
     """
-    opened = source if isinstance(source, Artifact) else _read(source, verify=verify)
+    opened = source if isinstance(source, Artifact) else read(source, verify=verify)
     model = Model.from_artifact(opened, threads=threads, engine=engine, watchdog=watchdog)
     model.metrics = metrics
     return model
 
 
-def _read(source: str | Path, *, verify: bool) -> Artifact:
+def read(source: str | Path, *, verify: bool = True) -> Artifact:
+    """The file of this path, or the active version of a deployed model of this name; the errors are those of `load`."""
     if isinstance(source, str) and "." not in source:
         from edgekit.store import reading  # names have no suffix; paths do not pay for this
 

@@ -42,7 +42,7 @@ class Pool:
     """Worker threads, each with a session of its own.
 
     Args:
-        source: Path or artifact; or a function without arguments that opens a `Model`.
+        source: Path, name of a deployed model, or artifact; or a function without arguments that opens a `Model`.
         sessions: How many.
         queue: How many requests may wait.
         policy: What happens to one too many: "block" makes `submit` wait, "drop-oldest" gives up the oldest and
@@ -238,14 +238,13 @@ def _watched(models: list[Model], folder: str | Path | None, capture: Taker | No
 
 def _opened(source: Any, sessions: int, threads: int | None) -> list[Model]:
     """All or none."""
-    from edgekit import artifact as artifacts
-    from edgekit.runtimes.model import load
+    from edgekit.runtimes.model import load, read
 
     if not callable(source):
-        read = source if isinstance(source, Artifact) else artifacts.read(source)
+        found = source if isinstance(source, Artifact) else read(source)
 
         def source() -> Model:
-            return load(read, threads=threads)
+            return load(found, threads=threads)
 
     models: list[Model] = []
     try:

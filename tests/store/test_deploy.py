@@ -122,6 +122,8 @@ def test_a_version_becomes_active_and_answers_by_its_name(files, place, monkeypa
     x = np.random.default_rng(0).random((3, 8, 8, 2), np.float32)
     with edgekit.load(NAME) as named, edgekit.load(files["new"]) as direct:
         np.testing.assert_array_equal(named.run(x)["probs"], direct.run(x)["probs"])
+        with edgekit.Pool(NAME, sessions=1) as pool:
+            assert pool.predict(x[:1]) == direct.predict(x[:1])
     again = fleet.deploy(asked(files["new"], place), "local")
     assert (again.changed, again.number) == (False, 2)
     stages = [event.what for event in Shelf(NAME, place).record().events]
