@@ -10,6 +10,7 @@ buffers that lie behind it) and gives the same bytes for the same model. Nothing
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -30,6 +31,8 @@ SubGraphT = Any
 _DEBRIS = (b"CONVERSION_METADATA",)
 """Metadata that only the converter that wrote it has a use for."""
 
+_AGAIN = re.compile(r"#\d+$")
+"""What `unique_names` adds."""
 _EMPTY_QUANTIZATION = ("min", "max", "scale", "zeroPoint", "details")
 
 
@@ -239,24 +242,30 @@ def shorten_names(model: ModelT) -> None:
     """Name inner tensors by the layer that makes them; inputs and outputs keep their names.
 
     A fused tensor's name lists all that was fused ("a/Relu;a/batch_norm;a/BiasAdd;a/Conv2D"), the last step
-    first: that one stays, without the scope that all share. Activations are named before constants.
+    first: that one stays, without the scope that all share. Activations are named before constants. Of numbers that
+    stayed real ones those that had one name get it again, see `unique_names`: nothing is kept by it.
     """
     for graph in model.subgraphs:
         names = [first_step(name_of(tensor)) for tensor in graph.tensors]
         scope = _common_scope([name for name in names if "/" in name])
         kept = {int(index) for index in (*graph.inputs, *graph.outputs)}
-        made = [int(index) for op in graph.operators or () for index in op.outputs]
+        made = dict.fromkeys(int(index) for op in graph.operators or () for index in op.outputs)
         taken = {name_of(graph.tensors[index]) for index in kept}
         for index in dict.fromkeys((*made, *range(len(names)))):
             if index in kept or index < 0:
                 continue
+            tensor = graph.tensors[index]
             short = names[index].removeprefix(scope) or "tensor"
+            real = tensor.quantization is None or not filled(tensor.quantization.scale)
+            if real and index in made and _AGAIN.search(short):
+                tensor.name = _AGAIN.sub("", short).encode()
+                continue
             name, number = short, 0
             while name in taken:
                 number += 1
                 name = f"{short}_{number}"
             taken.add(name)
-            graph.tensors[index].name = name.encode()
+            tensor.name = name.encode()
 
 
 def drop_metadata(model: ModelT, names: Iterable[bytes]) -> None:

@@ -268,6 +268,24 @@ def test_steps_that_are_alike_are_described_once(tmp_path):
     assert sizes[0] < sizes[1] - 25 * len(names[0])
 
 
+def test_half_the_weights_do_not_take_more_than_all(tmp_path):
+    """The quantizer's unique names do not stay where numbers stay real ones."""
+    from edgekit.converters import quantize_tflite
+    from edgekit.converters.stages import QuantizeOptions
+    from edgekit.precision import precisions
+
+    _, loaded, _ = lowered(recurrent("LSTM", batch=1, outputs=["Y_h"]), tmp_path)
+    graph = lower_onnx_tflite.lower(loaded, tmp_path / "m.tflite", floats=True)
+    quantize_tflite.quantize(
+        graph, None, precisions.get("fp16"), QuantizeOptions("float", allow_float_ops=False), tmp_path / "half.tflite"
+    )
+    assert (tmp_path / "half.tflite").stat().st_size < (tmp_path / "m.tflite").stat().st_size
+    feeds = {"x": np.random.default_rng(1).normal(size=(1, STEPS, WIDTH)).astype(np.float32)}
+    for name, want in loaded.run(feeds).items():
+        got = answers((tmp_path / "half.tflite").read_bytes(), feeds)[name]
+        np.testing.assert_allclose(got, want, rtol=5e-3, atol=5e-3)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_torch(tmp_path):
     torch = pytest.importorskip("torch")
