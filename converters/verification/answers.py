@@ -30,13 +30,13 @@ ALONE = 1e-3
 """Share of an output's range by which sums in another order never differ."""
 
 
-def mixed(together: Feeds, alone: Feeds) -> tuple[str, ...]:
-    """Outputs whose first sample, [n, ...] and [1, ...], is answered otherwise in company."""
+def mixed(together: Feeds, alone: Feeds, at: int = 0) -> tuple[str, ...]:
+    """Outputs whose sample number `at`, of [n, ...] and in [1, ...], is answered otherwise in company."""
     found = []
     for name, answer in together.items():
         if not answer.ndim or len(answer) < 2:
             continue
-        one, other = answer[:1].astype(float), alone[name].astype(float)
+        one, other = answer[at : at + 1].astype(float), alone[name].astype(float)
         if one.shape == other.shape and one.size:
             width = float(answer.max()) - float(answer.min())
             if abs(one - other).max() > ALONE * width:

@@ -331,7 +331,8 @@ def test_a_lowering_that_spoils_the_weights_gives_exit_5_and_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_samples_that_change_each_other_are_told(tmp_path):
+@pytest.mark.parametrize("first", [0.0, 9.0])
+def test_samples_that_change_each_other_are_told(first, tmp_path):
     """As of detectors that look at each other, or sounds scaled by the loudest of a batch: axis 0 is no batch."""
     onnx = pytest.importorskip("onnx", reason="comes with the convert extra")
     model = onnx.parser.parse_model(
@@ -339,7 +340,9 @@ def test_samples_that_change_each_other_are_told(tmp_path):
         "{ axes = Constant <value_ints = [0]> () top = ReduceMax (x, axes) y = Sub (x, top) }"
     )
     onnx.save(model, tmp_path / "m.onnx")
-    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32))
+    x = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    x[0] += first  # the loudest of all is answered as if it were alone
+    np.savez(tmp_path / "d.npz", x=x)
     (said,) = (
         warning
         for warning in run(tmp_path / "m.onnx", Options(to="onnx", evaluation=tmp_path / "d.npz")).warnings
