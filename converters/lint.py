@@ -41,6 +41,9 @@ BEYOND = 0.25
 WITHIN = 1 / 64
 """Arrays that fill less of that range were prepared otherwise: 1 of 255, or 2, is the usual share."""
 
+USUAL = 3.0
+"""Deviations by which the mean of a prepared column may be off zero, and that of a raw one off [preprocess]'s mean."""
+
 STEPS = 2.0
 """Of the 255 between the ends of an input: a feature that spans less than that comes out of int8 as a constant."""
 
@@ -206,6 +209,8 @@ def _alone(name: str, survey: _Survey) -> list[Finding]:
 
 def _otherwise(name: str, how: Preprocess, survey: _Survey, inputs: tuple[TensorSpec, ...]) -> list[Finding]:
     """Arrays go in as they are; files, and whatever the device is given, are prepared first. Both must agree."""
+    if how.kind == "table":
+        return _raw_rows(name, how, survey, inputs[0])
     reach = _reach(how)
     if reach is None:
         return []
@@ -225,6 +230,24 @@ def _otherwise(name: str, how: Preprocess, survey: _Survey, inputs: tuple[Tensor
             fix = "Store prepared values, as the model was trained with, or give the files; or correct [preprocess]."
             findings.append(Finding("error", "data-scale", message, fix))
     return findings
+
+
+def _raw_rows(name: str, how: Preprocess, survey: _Survey, spec: TensorSpec) -> list[Finding]:
+    """Arrays of rows that nobody prepared: a column lies where [preprocess] has it before, not about zero."""
+    seen = survey.inputs[spec.name]
+    if not seen.samples or any(len(given) not in (1, seen.totals.size) for given in (how.mean, how.std)):
+        return []
+    found = seen.totals / seen.samples
+    usual, spread = np.array(how.mean) / how.scale, np.abs(np.array(how.std) / how.scale)
+    raw = (np.abs(found - usual) <= USUAL * spread) & (np.abs(usual) > USUAL * (spread + 1))
+    if not raw.any():
+        return []
+    at = int(np.flatnonzero(raw)[0])
+    message = (
+        f"value {at} of {spec.name} is {found[at]:.4g} on average in the {name} data, and [preprocess] takes that off."
+    )
+    fix = "Store prepared values, as the model was trained with, or give rows as .csv with their columns' names."
+    return [Finding("error", "data-scale", message, fix)]
 
 
 def _as_they_are(name: str, data: Dataset, survey: _Survey) -> list[Finding]:

@@ -10,7 +10,7 @@ import pytest
 from edgekit.converters.lint import lint
 from edgekit.data import open_data
 from edgekit.data_ref import DataRef
-from edgekit.feeding import AudioSteps, Preprocess
+from edgekit.feeding import AudioSteps, Preprocess, TableSteps
 from edgekit.tensors import TensorSpec
 
 INPUTS = (TensorSpec("x", (None, 8), "float32"),)
@@ -199,3 +199,15 @@ def test_sounds_of_no_rate_are_told_of(tmp_path):
     for how, told in ((Preprocess(), True), (Preprocess("waveform", audio=AudioSteps(rate=8000)), False)):
         data = open_data(DataRef(str(tmp_path), preprocess=how), INPUTS)
         assert ("data-unprepared" in [finding.code for finding in lint(data, None, INPUTS).findings]) == told
+
+
+def test_rows_that_nobody_prepared_are_errors(tmp_path):
+    mean, std = (54.0, *[0.0] * 6, -170.0), (9.0, *[1.0] * 6, 5.0)
+    how = Preprocess("table", mean=mean, std=std, table=TableSteps(tuple("abcdefgh")))
+    prepared = DICE.normal(size=(60, 8))
+    for x, wrong in ((prepared, False), (prepared * std + mean, True), (prepared + 2, False)):
+        np.savez(tmp_path / "d.npz", x=x.astype(np.float32))
+        data = open_data(DataRef(str(tmp_path / "d.npz"), preprocess=how), INPUTS)
+        errors = [finding for finding in lint(data, None, INPUTS).findings if finding.severity == "error"]
+        assert [finding.code for finding in errors] == ["data-scale"] * wrong
+        assert not wrong or "value 0 of x is 5" in errors[0].message
