@@ -6,10 +6,11 @@
 The other tools are onnxruntime, NNCF and, where MODEL.tflite lies beside MODEL.onnx, ai-edge-quantizer.
 
 Each row is a fresh process that calibrates on samples made on the fly (normal, seeded), two threads; imports do not
-count. NNCF's time is that of `nncf.quantize`, which calibrates and rewrites. Rounds take the tools in turn; a row has
-the least of each tool's times, since other work on the machine only adds. onnxruntime's entropy and percentile
-calibrators keep all activations: they run on --samples only. --write puts the table into docs/benchmarks.md; --kept
-holds the rows between runs, so that rounds can be done one by one.
+count. "edgekit auto, with its choice" is all that `convert` spends on ranges, its samples read from a file. NNCF's time
+is that of `nncf.quantize`, which calibrates and rewrites. Rounds take the tools in turn; a row has the least of each
+tool's times, since other work on the machine only adds. onnxruntime's entropy and percentile calibrators keep all
+activations: they run on --samples only. --write puts the table into docs/benchmarks.md; --kept holds the rows between
+runs, so that rounds can be done one by one.
 """
 
 from __future__ import annotations
@@ -56,6 +57,35 @@ def edgekit(path: str, observer: str, count: int) -> Callable[[], Any]:
     graph = Graph("onnx", path, (TensorSpec(name, tuple(shape), "float32"),), ())
     steps = calibrate(graph, ({name: sample} for sample in samples(shape, count)), CalibrationOptions(observer))
     return lambda: [None for _ in steps]
+
+
+def edgekit_whole(path: str, observer: str, count: int) -> Callable[[], Any]:
+    """All that `convert` does for ranges, read from a file: a set of them for a trial, the way that is chosen by it."""
+    from edgekit.converters.calibration.observing import ObserveRequest, observe
+    from edgekit.converters.stages import CalibrationOptions, Graph, QuantizeOptions
+    from edgekit.data_ref import DataRef
+    from edgekit.tensors import TensorSpec
+
+    name, shape = shapes(path)
+    spec = TensorSpec(name, tuple(shape), "float32")
+    graph = Graph("onnx", path, (spec,), ())
+    folder = tempfile.TemporaryDirectory()
+    stored = np.lib.format.open_memmap(f"{folder.name}/x.npy", "w+", np.float32, (count, *shape[1:]))
+    for number, sample in enumerate(samples(shape, count)):
+        stored[number] = sample[0] + np.float32(1e-3 * number)  # one that comes again would count once
+    stored.flush()
+    del stored
+    request = ObserveRequest(
+        graph, DataRef(f"{folder.name}/x.npy"), (spec,), CalibrationOptions(observer), "int8", QuantizeOptions(),
+        folder.name, even=True,
+    )  # fmt: skip
+
+    def run() -> None:
+        for _ in observe(request):
+            pass
+        folder.cleanup()
+
+    return run
 
 
 def onnxruntime(path: str, method: str, count: int) -> Callable[[], Any]:
@@ -142,7 +172,12 @@ def main() -> None:
     if not options.model:
         print(json.dumps({"skipped": "no model was named"}))
         return
-    ways = [("edgekit", way) for way in OURS] + [("onnxruntime", way) for way in THEIRS] + [("nncf", "")]
+    ways = (
+        [("edgekit", way) for way in OURS]
+        + [("edgekit_whole", "auto")]
+        + [("onnxruntime", way) for way in THEIRS]
+        + [("nncf", "")]
+    )
     if Path(options.model).with_suffix(".tflite").exists():
         ways.append(("ai_edge_quantizer", ""))
     rows: dict[tuple[str, int], dict[str, float]] = {}
@@ -151,7 +186,7 @@ def main() -> None:
     for _ in range(options.rounds):
         for count in (options.samples, options.many):
             for tool, way in ways:
-                title = f"{tool} {way}".strip()
+                title = f"{tool} {way}".strip().replace("_whole auto", " auto, with its choice")
                 if options.only and title not in options.only:
                     continue
                 python = options.environments / "nncf/bin/python" if tool == "nncf" else Path(sys.executable)
