@@ -265,6 +265,7 @@ def nets(*, quick: bool = False) -> tuple[Net, ...]:
         _chain("mobile", (96, 96, 3), _conv(8, 3, 2), *[_wise(), _conv(16)], *[_wise(3, 2), _conv(32)], *[_wise(),
             _conv(32)], *[_wise(3, 2), _conv(64)], *[_wise(), _conv(64)], Layer("mean"), Layer("dense", 10),
             Layer("softmax")),
+        _chain("spreading-wide", (16, 16, 48), Layer("spread", 24), Layer("spread", 3)),
     ]  # fmt: skip
     return tuple(found[::2] if quick else found)
 

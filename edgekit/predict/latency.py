@@ -14,7 +14,7 @@ from edgekit.predict.parameters import Parameters, Spread, parameters
 from edgekit.predict.plan import Plan, kernels
 from edgekit.predict.prices import GROUPS, price
 from edgekit.predict.settings import cache_bytes, default_threads, library, near_bytes, setting
-from edgekit.predict.work import UNITS, Chip, Kernel, counted, held, merged, shared
+from edgekit.predict.work import STORED, UNITS, Chip, Kernel, counted, held, merged, shared
 
 if TYPE_CHECKING:
     from edgekit.device_profiles.schema import Profile
@@ -255,7 +255,9 @@ class _Costs:
         near = self._near if self._own(like, threads) else math.inf
         for unit, count in kernel.units.items():
             if amount := counted(unit, count, kernel.bytes, self._cache, near, share):
-                found[unit] = amount * self._price(unit, dense if GROUPS[unit] == "dense" else like, threads) * slow
+                unit = "mid" if unit == STORED else unit  # noqa: PLW2901 - priced as such
+                ns = amount * self._price(unit, dense if GROUPS[unit] == "dense" else like, threads) * slow
+                found[unit] = found.get(unit, 0.0) + ns
         own = self._own(like, threads) if threads > 1 else None
         return found | {unit: own.get(unit, 0.0) * count for unit, count in shared(kernel).items()} if own else found
 

@@ -8,7 +8,8 @@ is linear, a whole model's counts may be summed first, which is how figures publ
     idle        MACs more if channels are rounded up to twice as many, and rows to whole tiles: wide vectors and few
                 rows pay for them
     depthwise   MACs of depthwise convolutions
-    places      taps of depthwise convolutions for each place, however few channels there are
+    places      taps of depthwise convolutions for each place, however few channels there are; inputs of transposed
+                ones of XNNPACK for each place that they write
     grouped     MACs of depthwise convolutions with more taps than XNNPACK has kernels for
     taps        taps of dense convolutions for each place, however few channels there are
     passes      taps of dense convolutions for each output
@@ -77,6 +78,10 @@ UNITS = (
     "asking", "fed", "run",
 )  # fmt: skip
 
+STORED = "stored"
+"""Bytes of weights, which every run reads once: where those of a whole run do not fit into half of the second level of
+cache, they count as "mid" even of small kernels, as far as they do not fit."""
+
 SHARED_ONLY = ("asking", "fed")
 """Units that cost only where several threads share a kernel."""
 
@@ -84,6 +89,9 @@ MANY = 1 << 20
 """Pieces of a kernel of which nothing else is known."""
 LANES = 8
 """Output channels are computed this many at a time: narrower layers leave lanes idle."""
+_GATHERED = 1.5
+"""An input of a transposed convolution beside a tap of a depthwise one: 0.7 to 1.3 ns in float beside 0.64, seven
+layers of 3 to 64 channels (ai-edge-litert 2.3.0, x86-64)."""
 ROWS = 6
 """Rows of a tile, about: four to eight in XNNPACK and MLAS."""
 
@@ -169,7 +177,7 @@ class Product:
         stored = self.weight_size * self.weights
         moved = traffic + stored
         found = {"outputs": float(self.outputs), "traffic": traffic, "mid": moved, "far": moved}
-        found |= {"launch": 1.0, "kernel": 1.0}
+        found |= {"launch": 1.0, "kernel": 1.0, STORED: 0.0 if self.packed or self.gathered else stored}
         if self.packed:
             found["move"] = stored
             found["batch"] = float(self.matrices)
@@ -182,7 +190,10 @@ class Product:
             found["places"] = float(self.rows * self.taps)
             return found
         if self.scattered:
-            return {**found, "spread": float(self.macs // self.columns * whole(self.columns, self.tile))}
+            found["spread"] = float(self.macs // self.columns * whole(self.columns, self.tile))
+            if self.tile > 1:
+                found["places"] = _GATHERED * (self.outputs // self.columns) * (self.inputs // self.rows)
+            return found
         kind = "conv" if self.taps > 1 else "gemv" if self.rows == 1 else "gemm"
         found["rows"] = float(self.rows * self.groups * self.depth)
         if kind == "conv":
@@ -254,6 +265,7 @@ def total(
     for kernel in kernels:
         for unit, count in kernel.units.items():
             if amount := counted(unit, count, kernel.bytes, cache, near, far):
+                unit = "mid" if unit == STORED else unit  # noqa: PLW2901 - priced as such
                 found[unit] = found.get(unit, 0.0) + amount
     return found
 
@@ -290,6 +302,8 @@ def counted(unit: str, count: float, size: float, cache: float, near: float, sha
         return count * share
     if unit == "fed":
         return 0.0
+    if unit == STORED:
+        return count * share if size <= near else 0.0
     reached = size > cache if unit == "far" else near < size <= cache if unit == "mid" else True
     return count if reached else 0.0
 
