@@ -14,7 +14,7 @@ from latency_nets import NETS
 from latency_solver import Figure, Rough
 
 from edgekit.predict.prices import Core, Setting
-from edgekit.predict.work import Kernel
+from edgekit.predict.work import STORED, Kernel
 
 MIB = 2**20
 MICRO = Path(__file__).with_name("latency_micro.json")
@@ -123,7 +123,8 @@ def counts(row: dict[str, str], at: Setting) -> dict[str, float]:
     found: dict[str, float] = {"run": 1.0}
     for kernel in _kernels(row["model"], row["precision"]):
         for unit, count in kernel.units.items():
-            if (unit == "far" and kernel.bytes <= at.cache) or (unit == "select" and _without(row)):
+            far = unit == STORED or (unit == "far" and kernel.bytes <= at.cache)
+            if far or (unit == "select" and _without(row)):
                 continue
             found[unit] = found.get(unit, 0.0) + count
     return found

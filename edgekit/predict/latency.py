@@ -251,7 +251,7 @@ class _Costs:
         dense = "fp32" if kernel.precision == "uint8" and self._undotted else like
         slow = self._slow if kernel.precision == "int16x8" else 1.0
         threads = min(self._threads, kernel.pieces)
-        found = {}
+        found: dict[str, float] = {}
         near = self._near if self._own(like, threads) else math.inf
         for unit, count in kernel.units.items():
             if amount := counted(unit, count, kernel.bytes, self._cache, near, share):

@@ -89,10 +89,22 @@ def test_wide_vectors_fill_tiles_of_convolutions():
     assert len({*point}) == 1  # products have tiles of their own
 
 
+def test_weights_that_a_run_cannot_keep_near_count_as_farther():
+    """A kernel's own size tells of what it reads twice; weights come back only in the next run."""
+    layers = [convolution((1, 1, 1, 128), (1, 1, 1, 128), (1, 1), 1, 4, 4).kernel("", "", "fp32") for _ in range(8)]
+    weights, near = 8 * 4 * 128 * 128, 2.0**18
+    share = 1 - near / sum(layer.bytes for layer in layers)
+    assert total(layers, 2.0**22, near)["mid"] == pytest.approx(share * weights)
+    assert "mid" not in total(layers[:2], 2.0**22, near)  # those stay
+    assert "mid" not in total(layers, 2.0**22)  # what is near was not measured
+
+
 def test_transposed_convolutions_fill_whole_tiles():
     shape, weights = tensor(4, dtype="int32", constant=True), tensor(3, 2, 2, 8, constant=True)
     spread = op("TRANSPOSE_CONV", ["s", "w", "x"], ["y"], [shape, weights, tensor(1, 4, 4, 8)], [tensor(1, 8, 8, 3)], 1)
-    assert kernels(model(spread)).kernels[0].units["spread"] == 16 * 4 * 8 * 16  # three channels cost as sixteen
+    units = kernels(model(spread)).kernels[0].units
+    assert units["spread"] == 16 * 4 * 8 * 16  # three channels cost as sixteen
+    assert units["places"] == 1.5 * 64 * 8
 
 
 def test_convolutions_of_volumes_run_without_xnnpack():
