@@ -29,17 +29,10 @@ from edgekit.converters.stages import (
     complete,
 )
 from edgekit.converters.verification.answers import Answers, keep, mixed, read
-from edgekit.converters.verification.answers import batches as answered
-from edgekit.converters.verify import Verification
 from edgekit.data_ref import DataRef
 from edgekit.errors import InternalError, UsageError
 from edgekit.feeding import Preprocess
-from edgekit.manifest import Interpret
-from edgekit.selftest import SelfTest
 from edgekit.tensors import TensorSpec
-
-GLANCE = 128
-"""Calibration samples that show how classes are spread."""
 
 _loaded: list[LoadedModel] = []
 
@@ -133,26 +126,26 @@ def answer(request: AnswerRequest) -> Generator[Event, None, Answers]:
     for number, batch in enumerate(data.batches(batch_size(request.inputs, request.ragged))):
         said = run(batch.feeds)
         keep(folder / f"{number:06}.npz", said)
-        if free and number == 0 and not request.ragged and _length(batch.feeds) > 1:
-            last = _length(batch.feeds) - 1
+        if free and number == 0 and not request.ragged and length(batch.feeds) > 1:
+            last = length(batch.feeds) - 1
             for at in sorted({0, last // 2, last}):  # what hangs on a sign, or on the loudest, may be as it was
                 alone = run({name: array[at : at + 1] for name, array in batch.feeds.items()})
                 found = found or mixed(said, alone, at)
-        done += _length(batch.feeds)
+        done += length(batch.feeds)
         yield {"done": done, "total": len(data)}
     edges, nudged = [], []
     if request.edges is not None:
-        for number, feeds in enumerate(_edges(request.edges, request.ragged)):
+        for number, feeds in enumerate(edge_cases(request.edges, request.ragged)):
             edges.append(keep(folder / f"edges{number}.npz", run(feeds)))
             nudged.append(keep(folder / f"nudged{number}.npz", run(probes.nudged(feeds))))
     return Answers(str(folder), done, tuple(edges), tuple(nudged), found)
 
 
-def _edges(path: str, ragged: tuple[str, ...]) -> Iterator[Feeds]:
+def edge_cases(path: str, ragged: tuple[str, ...]) -> Iterator[Feeds]:
     """Edge cases: together, or one by one where answers cannot be stacked."""
     feeds = read(path)
-    size = 1 if ragged else _length(feeds)
-    for start in range(0, _length(feeds), size):
+    size = 1 if ragged else length(feeds)
+    for start in range(0, length(feeds), size):
         yield {name: array[start : start + size] for name, array in feeds.items()}
 
 
@@ -278,152 +271,6 @@ def quantize_to_compare(request: QuantizeRequest) -> Graph:
     return quantize(replace(request, options=replace(request.options, interface="float")))
 
 
-@dataclass(frozen=True)
-class CompareRequest:
-    """Compare the artifact's answers, through the real engine, with the source's."""
-
-    graph: Graph
-    answers: Answers
-    data: DataRef
-    proof_kind: ProofKind
-    inputs: tuple[TensorSpec, ...]
-    edges: str
-    interpret: Interpret
-    declared: bool
-    max_drop: float
-    scratch: str
-    threads: int = 2
-    calibration: DataRef | None = None
-    ragged: tuple[str, ...] = ()
-    half: bool = False
-    squashed: tuple[str, ...] = ()
-
-
-def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
-    """Measure and judge; nothing is written when the verdict is no."""
-    from edgekit.converters import verify
-    from edgekit.data import open_data
-
-    data = open_data(request.data, request.inputs, Path(request.scratch))
-    comparison = verify.Comparison(
-        policy=_policy(request.graph.precision, half=request.half),
-        interpret=request.interpret,
-        declared=request.declared,
-        max_drop=request.max_drop,
-        labels=data.labels if request.proof_kind == "evaluation" else None,
-        ragged=frozenset(request.ragged),
-        squashed=frozenset(request.squashed),
-        gaps=any(spec.missing for spec in request.inputs),
-        fed=frozenset(spec.shape[1:] for spec in request.inputs),
-    )
-    graph = request.graph
-    turn = sample_axis.each(graph.turn, request.inputs, graph.inputs)
-    with opened(graph, request.threads) as model:
-        run = sample_axis.each(lambda feeds: model.run(graph.turn(feeds)), request.inputs, graph.inputs)
-        done = 0
-        batches = data.batches(batch_size(request.inputs, request.ragged))
-        for batch, reference in zip(batches, answered(request.answers), strict=True):
-            count = _length(batch.feeds)
-            comparison.add(turn(reference), run(batch.feeds), count)
-            done += count
-            yield {"done": done, "total": len(data)}
-        held = zip(request.answers.edges, request.answers.nudged, strict=True)
-        for feeds, files in zip(_edges(request.edges, request.ragged), held, strict=False):
-            reference, nudged = (turn(read(file)) for file in files)
-            comparison.add_edges(reference, run(feeds), nudged)
-        if request.calibration is not None and request.proof_kind == "evaluation":
-            some = replace(request.calibration, samples=min(GLANCE, request.calibration.samples or GLANCE))
-            for batch in open_data(some, request.inputs).batches(batch_size(request.inputs, request.ragged)):
-                comparison.add_calibration(run(batch.feeds))
-    verification = comparison.finish(request.proof_kind)
-    return replace(verification, warnings=(*verification.warnings, *_company(request)))
-
-
-def _company(request: CompareRequest) -> tuple[str, ...]:
-    if not request.answers.mixed:
-        return ()
-    names, fed = ", ".join(request.answers.mixed), request.inputs[0]
-    sizes = ",".join("1" if size is None else str(size) for size in fed.shape)
-    message = (
-        f"{names} answers a sample otherwise when it is alone: samples of a batch change each other's answers in the "
-        f"source. Fix the batch that the board will feed: --input {fed.name}={sizes}"
-    )
-    return (message,)
-
-
-@dataclass(frozen=True)
-class RecordRequest:
-    """Record the self-test of the finished graph."""
-
-    graph: Graph
-    ranges: dict[str, tuple[float, float]]
-    data: DataRef
-    inputs: tuple[TensorSpec, ...]
-    seed: int
-    scratch: str
-
-
-@dataclass(frozen=True)
-class Recording:
-    """What only the engine's side knows at the end."""
-
-    selftest: SelfTest
-    engine: str
-    engine_version: str
-    tools: dict[str, str] = field(default_factory=dict)
-
-
-def record(request: RecordRequest) -> Recording:
-    """Run the finished graph on seeded inputs, and on a few real samples where they cost next to nothing."""
-    from edgekit.converters import record as recorder
-    from edgekit.converters.verification import probes
-    from edgekit.data import open_data
-    from edgekit.formats import read_facts
-
-    data = open_data(request.data, request.inputs, Path(request.scratch))
-    budget = Path(request.graph.path).stat().st_size // 50
-    first = next(iter(data.batches(4))).feeds
-    some = list(sample_axis.taken(first, request.inputs, request.graph.inputs))
-    if any(spec.missing for spec in request.inputs):
-        gaps = {spec.name: probes.gapped(first[spec.name][:1], spec, at) for at, spec in enumerate(request.inputs)}
-        some = [*sample_axis.taken(gaps, request.inputs, request.graph.inputs), *some]
-    samples = [request.graph.turn(feeds) for feeds in some]
-    with opened(request.graph, threads=1) as model:
-        selftest = recorder.record(
-            model,
-            request.graph.raw_ranges(request.ranges),
-            samples,
-            arithmetic=_arithmetic(request.graph.precision),
-            macs=read_facts(model.artifact).macs,
-            budget_bytes=budget,
-            seed=request.seed,
-        )
-        return Recording(selftest, model.engine, model.engine_version)
-
-
-def _policy(precision: str, *, half: bool = False) -> str:
-    """Of a precision of ours; a foreign file's mixture of integers and floats is judged as quantized.
-
-    Args:
-        precision: Of the artifact.
-        half: The source itself computes in float16.
-    """
-    from edgekit.precision import precisions
-
-    known = precisions.get(precision).policy if precision in precisions else "quantized"
-    return "fp16" if half and known == "fp32" else known
-
-
-def _arithmetic(precision: str) -> Any:
-    from edgekit.converters import record as recorder
-    from edgekit.precision import precisions
-
-    if _policy(precision) != "quantized":
-        return recorder.FLOATS
-    known = precisions.get(precision) if precision in precisions else None
-    return recorder.SIXTEEN_BITS if known and known.activations == "int16" else recorder.EIGHT_BITS
-
-
 def opened(graph: Graph, threads: int) -> Any:
     """A graph through the real engine, as a `Model` with the graph's own inputs and outputs; use in `with`."""
     from edgekit import artifact
@@ -443,5 +290,5 @@ def batch_size(inputs: tuple[TensorSpec, ...], ragged: tuple[str, ...] = ()) -> 
     return max(1, min(64, (1 << 20) // max(1, elements)))
 
 
-def _length(feeds: Feeds) -> int:
+def length(feeds: Feeds) -> int:
     return int(next(iter(feeds.values())).shape[0])

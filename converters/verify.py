@@ -15,9 +15,11 @@ import numpy as np
 
 from edgekit.converters.policy import Policy, policy
 from edgekit.converters.stages import Array, Feeds
+from edgekit.converters.verification import verdict
 from edgekit.converters.verification.agreement import ENOUGH, Classes, one_sided
 from edgekit.converters.verification.output_errors import OutputErrors, apart, senseless, span, unfinite
-from edgekit.converters.verification.thinned import Outputs, Thinner
+from edgekit.converters.verification.thinned import Thinner
+from edgekit.converters.verification.verdict import REPORT, TRY, Failure, Verification
 from edgekit.errors import VerificationError
 from edgekit.manifest import Interpret, Metric, Proof, Task
 from edgekit.metrics import Accumulator, accumulator
@@ -31,58 +33,6 @@ in other places, and has its own part in it."""
 
 FEW = 5
 """Fewer decided samples than this say little: the noise rule applies as well."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One bound that was missed: the figure and the bound, and what to try."""
-
-    code: Literal[
-        "verify-empty", "verify-parity", "verify-accuracy", "verify-agreement", "verify-noise", "verify-nonfinite"
-    ]
-    message: str
-    next_step: str
-
-
-@dataclass(frozen=True)
-class Verification:
-    """The verdict.
-
-    Attributes:
-        proof: What was measured.
-        interpret: How the outputs are read, completed by what was seen of them.
-        failures: Empty when the artifact passed.
-        warnings: For the user.
-        outputs: Some values of both sides.
-    """
-
-    proof: Proof
-    interpret: Interpret
-    failures: tuple[Failure, ...] = ()
-    warnings: tuple[str, ...] = ()
-    outputs: Outputs | None = None
-
-    @property
-    def passed(self) -> bool:
-        return not self.failures
-
-    def enforce(self, doubts: tuple[str, ...] = ()) -> None:
-        """Raise when the artifact failed.
-
-        Args:
-            doubts: What the data was warned about before: the first thing to look at.
-
-        Raises:
-            VerificationError: With the code of the first failure and the messages of all.
-        """
-        if self.failures:
-            code = self.failures[0].code
-            raise VerificationError(
-                code,
-                "; ".join(failure.message for failure in self.failures),
-                next_step=" ".join(map(_sentence, (*doubts, *self.warnings, self.failures[0].next_step))),
-                failures=[failure.message for failure in self.failures],
-            )
 
 
 @dataclass
@@ -190,7 +140,7 @@ class Comparison:
         """Measure and judge all that was added."""
         bounds = policy(self.policy)
         proof = self._proof(data)
-        parity = _parity(bounds, self._error(bounds), proof.cosine, self._edge_error())
+        parity = verdict.parity(bounds, self._error(bounds), proof.cosine, self._edge_error())
         failures = [*self._nothing(data), *self._finite(), *parity, *self._same_class(bounds)]
         warnings = [*self._chance(), *senseless(self._outputs), *self._first_output(), *self._one_sided(data)]
         warnings += self._rounding(bounds)
@@ -325,11 +275,11 @@ class Comparison:
         if share >= bounds.agreement:
             return []
         wrong = classes.samples - classes.same - classes.tied
-        return [Failure("verify-agreement", f"{wrong} of {classes.samples} samples get another top-1 class", _REPORT)]
+        return [Failure("verify-agreement", f"{wrong} of {classes.samples} samples get another top-1 class", REPORT)]
 
     def _noise(self, bounds: Policy, names: set[str]) -> list[Failure]:
         return [
-            Failure("verify-noise", f"SQNR of {name} is {output.sqnr:.1f} dB, {bounds.sqnr_db:g} dB are asked", _TRY)
+            Failure("verify-noise", f"SQNR of {name} is {output.sqnr:.1f} dB, {bounds.sqnr_db:g} dB are asked", TRY)
             for name, output in self._outputs.items()
             if name in names and bounds.sqnr_db is not None and output.sqnr < bounds.sqnr_db
         ]
@@ -343,7 +293,7 @@ class Comparison:
         # Labels and classes judge one output; noise judges the others.
         failures = self._noise(bounds, set(self._outputs) - {self._chosen or ""})
         if proof.metric is not None:
-            return [*_accuracy(proof.metric, self.max_drop), *failures]
+            return [*verdict.accuracy(proof.metric, self.max_drop), *failures]
         decided = self._classes.decided if self._is_classifier else 0
         if decided and bounds.decided_agreement is not None:
             share = self._classes.decided_same / decided
@@ -352,7 +302,7 @@ class Comparison:
                     f"the artifact agrees on {100 * share:.1f} % of the {decided} samples that the source decides, "
                     f"{100 * bounds.decided_agreement:.0f} % are asked"
                 )
-                failures.append(Failure("verify-agreement", message, _TRY))
+                failures.append(Failure("verify-agreement", message, TRY))
         if decided < FEW:
             failures += self._noise(bounds, {self._chosen or ""})
         if not self._is_classifier and self._classes.vector and self.interpret.task == "other" and not self._echoes:
@@ -379,47 +329,6 @@ class Comparison:
 
 _TASKS: dict[str, Task] = {"top1": "classification", "multi_label_f1": "multi-label", "r2": "regression"}
 
-_REPORT = "This is a conversion error, not rounding: report it with the model, or try the other format."
-
-_TRY = (
-    "Try --observer minmax or another --percentile, more representative calibration samples (100 to 500, as in "
-    "training), or --precision int16x8; with labels in --eval, accuracy decides instead."
-)
-
-
-def _accuracy(metric: Metric, max_drop: float) -> list[Failure]:
-    if metric.drop <= max_drop + 1e-9:  # points are differences of decimals
-        return []
-    message = (
-        f"{metric.name} falls from {metric.source:.2f} to {metric.artifact:.2f}: a drop of {metric.drop:.2f} points, "
-        f"at most {max_drop:g} are allowed"
-    )
-    step = (
-        "Try --observer minmax or another --percentile, more representative calibration samples, --precision int16x8, "
-        "or a larger --max-drop."
-    )
-    return [Failure("verify-accuracy", message, step)]
-
-
-def _parity(bounds: Policy, error: float, cosine: float, edge_error: float) -> list[Failure]:
-    failures = []
-    if bounds.relative_error is not None:
-        if not error <= bounds.relative_error:
-            message = f"the largest error is {error:.2g} of the output's range, {bounds.relative_error:g} is allowed"
-            failures.append(Failure("verify-parity", message, _REPORT))
-        elif not edge_error <= bounds.relative_error:
-            message = (
-                f"on edge cases (zeros, extremes) the error is {edge_error:.2g} of the output's range, "
-                f"{bounds.relative_error:g} is allowed"
-            )
-            failures.append(Failure("verify-parity", message, _REPORT))
-    if bounds.cosine is not None and not cosine >= bounds.cosine:
-        message = f"the cosine similarity is {cosine:.6f}, {bounds.cosine} is asked"
-        failures.append(
-            Failure("verify-parity", message, "Values may leave the range of float16: use --precision fp32.")
-        )
-    return failures
-
 
 def _like(answer: Feeds, name: str, expected: Array) -> Array:
     """The artifact's output of that name, in the reference's shape.
@@ -442,10 +351,6 @@ def _like(answer: Feeds, name: str, expected: Array) -> Array:
             next_step=step,
         )
     return found
-
-
-def _sentence(said: str) -> str:
-    return said if said.endswith((".", "!", "?")) else f"{said}."
 
 
 def _finite_number(value: float) -> float:

@@ -24,8 +24,9 @@ from edgekit.converters.repairs import jobs as mending
 from edgekit.converters.repairs.mend import Mended, Wanted
 from edgekit.converters.repairs.settle import Settled
 from edgekit.converters.stages import CalibrationOptions, Graph, LoadedFacts, QuantizeOptions, Ranges, Source
+from edgekit.converters.verification import jobs as verifying
 from edgekit.converters.verification.answers import Answers
-from edgekit.converters.verify import Verification
+from edgekit.converters.verification.verdict import Verification
 from edgekit.converters.waiting import Waiting
 from edgekit.data_ref import DataRef
 from edgekit.early import ENVIRONMENTS, Begun
@@ -278,12 +279,12 @@ class Workshop:
             self._answers = self.framework.result(jobs.answer, progress=self._tick)
             if self._answering is not None:
                 self._keep(self._answers, *self._answering)
-        request = jobs.CompareRequest(
+        request = verifying.CompareRequest(
             graph, self._answers, survey.proof, survey.proof_kind, facts.samples, survey.edges,
             said.interpret, said.declared, max_drop, str(self.scratch), threads, calibration,
             facts.ragged, facts.half, facts.squashed,
         )  # fmt: skip
-        return self.engine.call(jobs.compare, request, stage="verify", progress=self._tick)
+        return self.engine.call(verifying.compare, request, stage="verify", progress=self._tick)
 
     def paced(
         self, verification: Verification, before: Graph, after: Graph, facts: LoadedFacts, survey: jobs.Survey
@@ -312,9 +313,9 @@ class Workshop:
         )
         return self.engine.call(describing.describe, request, stage="describe", progress=self._tick)
 
-    def record(self, graph: Graph, facts: LoadedFacts, survey: jobs.Survey, seed: int) -> jobs.Recording:
-        request = jobs.RecordRequest(graph, survey.ranges, survey.proof, facts.samples, seed, str(self.scratch))
-        return self.engine.call(jobs.record, request, stage="record")
+    def record(self, graph: Graph, facts: LoadedFacts, survey: jobs.Survey, seed: int) -> verifying.Recording:
+        request = verifying.RecordRequest(graph, survey.ranges, survey.proof, facts.samples, seed, str(self.scratch))
+        return self.engine.call(verifying.record, request, stage="record")
 
     @property
     def framework(self) -> Child:

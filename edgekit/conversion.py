@@ -20,8 +20,9 @@ from edgekit.options import Options
 from edgekit.tensors import TensorSpec
 
 if TYPE_CHECKING:
-    from edgekit.converters.jobs import Recording, Survey
-    from edgekit.converters.verify import Verification
+    from edgekit.converters.jobs import Survey
+    from edgekit.converters.verification.jobs import Recording
+    from edgekit.converters.verification.verdict import Verification
     from edgekit.gate import Verdict
     from edgekit.targets.agent import Replayed
 

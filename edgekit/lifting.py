@@ -23,7 +23,7 @@ from edgekit.rules import LayerPrecision, Rule
 
 if TYPE_CHECKING:
     from edgekit.converters.jobs import Survey
-    from edgekit.converters.verify import Verification
+    from edgekit.converters.verification.verdict import Verification
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ from edgekit.options import Options
 from edgekit.precision import FormatRules, Precision, precisions
 
 if TYPE_CHECKING:
-    from edgekit.converters.jobs import Recording, Survey
+    from edgekit.converters.jobs import Survey
+    from edgekit.converters.verification.jobs import Recording
     from edgekit.device_profiles import Profile
     from edgekit.gate import Verdict
     from edgekit.targets.agent import Replayed

@@ -44,7 +44,7 @@ def _literals(node: ast.expr, place: str) -> list[str]:
         return [node.value]
     if isinstance(node, ast.IfExp):
         return _literals(node.body, place) + _literals(node.orelse, place)
-    if place.startswith(("edgekit/errors.py", "edgekit/child.py", "converters/verify.py")) and isinstance(
+    if place.startswith(("edgekit/errors.py", "edgekit/child.py", "converters/verification/verdict.py")) and isinstance(
         node, ast.Name
     ):
         return []  # passes on a code that is a literal elsewhere
