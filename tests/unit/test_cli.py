@@ -206,7 +206,8 @@ def test_an_interrupt_is_one_line_or_one_document(form, capsys, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_command_that_is_ended_says_so_in_one_document(number):
     code = (
-        "import os, sys; from edgekit import cli; import edgekit.cli.cmd_explain as command;"
+        f"import os, signal, sys; signal.signal({int(number)}, signal.SIG_DFL);"  # nohup ignores it, and so would we
+        "from edgekit import cli; import edgekit.cli.cmd_explain as command;"
         f"command.explanations = lambda *_: os.kill(os.getpid(), {int(number)});"
         "sys.argv = ['edgekit', 'explain', '--json']; cli.main()"
     )
