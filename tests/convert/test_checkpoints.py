@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from generators import result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -50,14 +51,6 @@ for _ in calibrate(graph, feeds(), CalibrationOptions(observer), Checkpoint(Path
 """
 
 
-def drain(steps):
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-
-
 def small(tiny_files, format: str) -> Graph:
     shape = {"tflite": (None, 8, 8, 2), "onnx": (None, 2, 8, 8)}[format]
     inputs = (TensorSpec("image", shape, "float32"),)
@@ -89,11 +82,11 @@ def test_a_killed_calibration_goes_on(tiny_files, tmp_path, samples, monkeypatch
     left = Checkpoint(saved).load()
     assert left is not None
     assert left.runs == left.samples == 23
-    whole = drain(calibrate(graph, feeds(graph, samples), CalibrationOptions(observer)))
+    whole = result(calibrate(graph, feeds(graph, samples), CalibrationOptions(observer)))
     ran = []
     observe = module._observe
     monkeypatch.setattr(module, "_observe", lambda *args, **more: (ran.append(1), observe(*args, **more)))
-    assert drain(calibrate(graph, feeds(graph, samples), CalibrationOptions(observer), Checkpoint(saved))) == whole
+    assert result(calibrate(graph, feeds(graph, samples), CalibrationOptions(observer), Checkpoint(saved))) == whole
     assert len(ran) == RUNS - 23
     assert not list(saved.parent.iterdir())
 
@@ -101,7 +94,7 @@ def test_a_killed_calibration_goes_on(tiny_files, tmp_path, samples, monkeypatch
 def test_in_several_passes_only_whole_blocks_count(tiny_files, tmp_path, samples, monkeypatch):
     graph = small(tiny_files, "onnx")
     options = CalibrationOptions("percentile")
-    whole = drain(calibrate(graph, feeds(graph, samples), options))
+    whole = result(calibrate(graph, feeds(graph, samples), options))
     made = sorted(set(whole.tensors) - {"image"})
     monkeypatch.setattr(module, "_plan", lambda *_: ([made[:2], made[2:]], 7))
     saved = Checkpoint(tmp_path / "state.npz", seconds=0)
@@ -109,7 +102,7 @@ def test_in_several_passes_only_whole_blocks_count(tiny_files, tmp_path, samples
     assert [next(steps)["samples"] for _ in range(3)] == [7, 14, 21]
     steps.close()
     assert saved.load().runs == 21
-    assert drain(calibrate(graph, feeds(graph, samples), options, saved)) == whole
+    assert result(calibrate(graph, feeds(graph, samples), options, saved)) == whole
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -177,5 +170,5 @@ def test_another_graph_sample_or_option_is_another_checkpoint(tiny_files, tmp_pa
 def test_short_calibrations_write_nothing(tiny_files, tmp_path, samples):
     graph = small(tiny_files, "onnx")
     saved = Checkpoint(tmp_path / "cache" / "state.npz", seconds=1000)
-    drain(calibrate(graph, feeds(graph, samples), CalibrationOptions(), saved))
+    result(calibrate(graph, feeds(graph, samples), CalibrationOptions(), saved))
     assert not Path(tmp_path / "cache").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from generators import result
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,14 +28,6 @@ pytest.importorskip("onnxruntime")
 
 NAMES = ("empirical-bias-correction",)
 FORMATS = ("tflite", "onnx")
-
-
-def last(steps):
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 def pictures(count, seed):
@@ -96,7 +89,7 @@ def lowered(tmp_path_factory):
 
 def settled(graph, folder, reference=None):
     data = [{"x": pictures(60, seed=0)}]
-    ranges = last(calibrate(reference or graph, map((reference or graph).turn, data), CalibrationOptions()))
+    ranges = result(calibrate(reference or graph, map((reference or graph).turn, data), CalibrationOptions()))
 
     def quantize(of, path):
         return jobs.quantize(jobs.QuantizeRequest(of, ranges, "int8", QuantizeOptions(), str(path)))

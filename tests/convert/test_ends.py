@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from generators import result
 from residual_nets import images, saved
 
 from edgekit.converters import jobs
@@ -24,14 +25,6 @@ pytest.importorskip("onnxruntime", reason="comes with the onnx extra")
 FORMATS = ["tflite", "onnx"]
 
 
-def drain(steps):
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-
-
 def flat(graph, count: int):
     """Pictures of one color but for a spot: most of every activation is one number."""
     made = images(graph, count)
@@ -45,7 +38,7 @@ def flat(graph, count: int):
 def case(request, tmp_path):
     graph = saved(request.param, tmp_path, spread=1.0)
     samples = flat(graph, 48)
-    ranges = drain(calibrate(graph, iter(samples), CalibrationOptions("minmax")))
+    ranges = result(calibrate(graph, iter(samples), CalibrationOptions("minmax")))
 
     def quantize(tried, path):
         options = QuantizeOptions("float")
@@ -56,10 +49,10 @@ def case(request, tmp_path):
 
 def test_answers_lose_what_they_are_off_by_on_average(case, tmp_path):
     graph, samples, ranges, quantize = case
-    choice = drain(choose(graph, ranges, quantize, lambda: iter(samples[:32]), tmp_path, even=True))
+    choice = result(choose(graph, ranges, quantize, lambda: iter(samples[:32]), tmp_path, even=True))
     if not choice.ranges.shifts:
         pytest.fail("there was nothing to take back")
-    plain = drain(choose(graph, ranges, quantize, lambda: iter(samples[:32]), tmp_path)).ranges
+    plain = result(choose(graph, ranges, quantize, lambda: iter(samples[:32]), tmp_path)).ranges
     assert plain.shifts == {}
     wanted = range_choice.answers(graph, lambda: iter(samples[32:]), 1)
     scores = {

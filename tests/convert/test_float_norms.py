@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from generators import result
 
 from edgekit.converters import jobs, mixed, quantizers
 from edgekit.converters.calibrate import calibrate
@@ -120,17 +121,9 @@ def lowered(tmp_path):
     return get
 
 
-def last(steps):
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-
-
 def mended(graph, data, tmp_path, precision="int8"):
     (tmp_path / "repairs").mkdir(exist_ok=True)
-    return last(
+    return result(
         mend.mend(
             graph, iter([{"x": data}]), Wanted(("float-norms",)), precision=precisions.get(precision),
             quantizing=QuantizeOptions(), observing=OBSERVING, folder=tmp_path / "repairs",
@@ -139,7 +132,7 @@ def mended(graph, data, tmp_path, precision="int8"):
 
 
 def quantized(graph, data, path, rules):
-    ranges = last(calibrate(graph, iter([{"x": data}]), OBSERVING))
+    ranges = result(calibrate(graph, iter([{"x": data}]), OBSERVING))
     options = QuantizeOptions(rules=rules, allow_float_ops=True)
     return quantizers.get(graph.format).quantize(graph, ranges, precisions.get("int8"), options, path)
 
@@ -199,7 +192,7 @@ def test_sixteen_bits_hold_them(lowered, tmp_path):
 def test_a_search_for_layers_to_lift_leaves_them_out(lowered, tmp_path):
     graph, data = lowered(SPELLINGS["layer"], "tflite"), rows()
     rules = mended(graph, data, tmp_path).rules
-    ranges = last(calibrate(graph, iter([{"x": data}]), OBSERVING))
+    ranges = result(calibrate(graph, iter([{"x": data}]), OBSERVING))
     known = mixed.layers(graph)
     less = {layer.made[0] for layer in mixed.candidates(known, ranges)} - {
         layer.made[0] for layer in mixed.candidates(known, ranges, rules)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from generators import result
 
 from edgekit import cli
 from edgekit.converters import jobs, quantizers, repairs
@@ -73,18 +74,10 @@ def lowered(hard, folder):
     return get
 
 
-def last(steps_):
-    while True:
-        try:
-            next(steps_)
-        except StopIteration as end:
-            return end.value
-
-
 def repaired(graph, data, tmp_path, names=None, *, demanded=False, quantizing=PLAIN):
     (tmp_path / "repairs").mkdir(exist_ok=True)
     precision = precisions.get("int8")
-    return last(
+    return result(
         mend.mend(
             graph, iter([{"x": data}]), Wanted(precision.repairs if names is None else names, demanded),
             precision=precision, quantizing=quantizing, observing=OBSERVING, folder=tmp_path / "repairs",
@@ -93,7 +86,7 @@ def repaired(graph, data, tmp_path, names=None, *, demanded=False, quantizing=PL
 
 
 def quantized(graph, data, path, rules=()):
-    ranges = last(calibrate(graph, iter([{"x": data}]), OBSERVING))
+    ranges = result(calibrate(graph, iter([{"x": data}]), OBSERVING))
     return quantizers.get(graph.format).quantize(
         graph, ranges, precisions.get("int8"), QuantizeOptions(rules=rules), path
     )

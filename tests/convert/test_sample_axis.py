@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime as ort
 import pytest
+from generators import result
 from onnx import TensorProto, helper, numpy_helper
 
 import edgekit
@@ -108,15 +109,6 @@ def test_what_is_remembered_of_samples_is_bounded(monkeypatch):
     assert found["x"].ravel().tolist() == [1.0, 2.0, 3.0, 3.0]
 
 
-def finished(steps):
-    """What a generator returns."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-
-
 def vector(sizes: list[int], answer: list[int]):
     """A linear model of a sample that has no batch axis."""
     width = int(np.prod(sizes))
@@ -157,7 +149,7 @@ def test_a_sample_without_a_batch_axis_is_one_sample_everywhere(tmp_path, sizes,
         assert [answer.classes[0].index for answer in opened.predict_batch(list(x[:3]))] == y[:3].tolist()
         assert opened.run({"x": x[0]})["y"].shape == tuple(answer)
     opening = agent.Opening(str(path), engine=None, threads=1)
-    found = finished(agent.evaluate(agent.EvaluateRequest(opening, DataRef(str(data)))))
+    found = result(agent.evaluate(agent.EvaluateRequest(opening, DataRef(str(data)))))
     assert found.metric.value == pytest.approx(made.manifest.proof.metric.artifact)
     shown = agent.run(agent.RunRequest(opening, DataRef(str(data)), samples=2))
     assert [one["classes"][0]["index"] for one in shown.answers] == y[:2].tolist()
