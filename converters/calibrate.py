@@ -26,6 +26,7 @@ from edgekit.converters.calibration.taps import Feed, Session, Tap, tap
 from edgekit.converters.stages import CalibrationOptions, Graph, Ranges
 from edgekit.converters.steps import folded, origins
 from edgekit.errors import ConversionError, DataError
+from edgekit.tensors import whole
 
 if TYPE_CHECKING:
     from edgekit.converters.stages import Feeds
@@ -277,12 +278,13 @@ def _resident() -> int:
 def single_feeds(graph: Graph, tapped: Tap, batches: Iterable[Feeds]) -> Iterator[tuple[int, Feed]]:
     """Batches cut into what one run of the graph takes: the number of samples and arrays by name inside the file."""
     name_of = _names_inside(graph, tapped)
+    alone = whole(graph.inputs, graph.outputs)
     for batch in batches:
         missing = sorted(set(name_of) - set(batch))
         if missing:
             raise DataError("calibration-shape", f"the calibration data lacks the input {', '.join(missing)}")
         arrays = {inside: np.asarray(batch[public]) for public, inside in name_of.items()}
-        if _is_whole(arrays, tapped):
+        if alone and all(_fits(array.shape, tapped.inputs[name][0]) for name, array in arrays.items()):
             yield 1, {name: np.asarray(array, tapped.inputs[name][1], order="C") for name, array in arrays.items()}
             continue
         total = min((len(array) for array in arrays.values()), default=0)
@@ -299,13 +301,6 @@ def _names_inside(graph: Graph, tapped: Tap) -> dict[str, str]:
     """Public name -> name inside the file."""
     public = {tapped.inside(spec): spec.name for spec in graph.inputs}
     return {public.get(inside, inside): inside for inside in tapped.inputs}
-
-
-def _is_whole(arrays: dict[str, NDArray[Any]], tapped: Tap) -> bool:
-    """Whether these are one sample of a graph whose inputs share no first axis, see `sample_axis`."""
-    shapes = {name: shape for name, (shape, _) in tapped.inputs.items()}
-    apart = len({shape[:1] for shape in shapes.values()}) > 1 or () in shapes.values()
-    return apart and all(_fits(array.shape, shapes[name]) for name, array in arrays.items())
 
 
 def _step(tapped: Tap) -> int:

@@ -125,7 +125,8 @@ def fixed_batch(specs: tuple[TensorSpec, ...]) -> int:
 
 def whole(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> bool:
     """Whether a sample is all of each input, since no first axis can be a batch: they differ, or there is none; or they
-    are fixed, longer than 1, and either the only axis (a wave [15600]) or shared by no output ([28,28] -> [10]).
+    are fixed, longer than 1, and either the only axis (a wave [15600]) or shared by no output ([28,28] -> [10]), where
+    these are known.
     """
     firsts = {spec.shape[0] if spec.shape else -1 for spec in inputs}
     if len(firsts) > 1 or -1 in firsts:
@@ -133,7 +134,7 @@ def whole(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> bo
     first = firsts.pop() if firsts else None
     if first in (None, 1):
         return False
-    shared = any(spec.shape and spec.shape[0] in (None, first) for spec in outputs)
+    shared = not outputs or any(spec.shape and spec.shape[0] in (None, first) for spec in outputs)
     return not shared or any(len(spec.shape) == 1 for spec in inputs)
 
 
@@ -146,7 +147,8 @@ def sampled(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> 
 
 def unbatched(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> frozenset[str]:
     """Outputs whose first axis counts no samples: it is fixed, longer than 1, and no input's batch."""
-    counted = {None, 1, *(spec.shape[0] for spec in inputs if spec.shape and not whole(inputs, outputs))}
+    batches = () if whole(inputs, outputs) else [spec.shape[0] for spec in inputs]
+    counted = {None, 1, *batches}
     return frozenset(spec.name for spec in outputs if spec.shape and spec.shape[0] not in counted)
 
 
