@@ -20,8 +20,9 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from edgekit.artifact import TornError, lacking
+from edgekit.artifact import lacking
 from edgekit.errors import SourceError, UnsafeSourceError
+from edgekit.protobuf import TornError, varint
 
 _IR_VERSION, _GRAPH, _INITIALIZER, _EXTERNAL, _KEY, _VALUE = 1, 7, 5, 13, 1, 2
 _LAST_FIELD = 30
@@ -58,13 +59,13 @@ class Wire:
                 raise ValueError(f"more than {_FIELDS_LIMIT} fields")
             self._file.seek(at)
             head = self._file.read(min(20, end - at))
-            tag, used = _varint(head, 0)
+            tag, used = varint(head, 0, len(head))
             number, wire = tag >> 3, tag & 7
             start = at + used
             if wire == _VARINT:
-                stop = at + _varint(head, used)[1]
+                stop = at + varint(head, used, len(head))[1]
             elif wire == _BYTES:
-                length, used = _varint(head, used)
+                length, used = varint(head, used, len(head))
                 start = at + used
                 stop = start + length
             elif wire in (_FIXED64, _FIXED32):
@@ -207,13 +208,3 @@ def _locations(wire: Wire, begin: int, end: int) -> Iterator[str]:
                 entry = {n: wire.text(b, e) for n, k, b, e in wire.fields(at, until) if k == _BYTES}
                 if entry.get(_KEY) == "location":
                     yield entry.get(_VALUE, "")
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A base-128 number and the position behind it."""
-    value = 0
-    for count, byte in enumerate(data[at : at + 10]):
-        value |= (byte & 0x7F) << (7 * count)
-        if byte < 0x80:
-            return value, at + count + 1
-    raise ValueError("no number")
