@@ -72,8 +72,8 @@ class Options:
         layout: "keep" the axes of images as the source has them, or "nhwc" or "nchw"; for ONNX graphs to TFLite.
         exact_labels: Decide as an estimator does in double precision, in float32 files of scikit-learn's models.
         fold_preprocess: Put the metadata's scale, mean, std, color order and layout into the graph.
-        observer: How calibration decides on ranges: "auto", "minmax", "moving-average", "percentile", "mse" or
-            "entropy"; None for the precision's default.
+        observer: How calibration decides on ranges: "auto", "room", "minmax", "moving-average", "percentile", "mse"
+            or "entropy"; None for the precision's default.
         percentile: Share of values (percent) that observer "percentile" keeps inside.
         calibration_memory: Bound on the growth of the calibrating process, in MiB.
         resume: Go on where a calibration of the same model, data and options was killed; it is found in the user's

@@ -159,8 +159,8 @@ the device (exit 6), and its self-test passes on the target (exit 5).
 @click.option(
     "--observer",
     metavar="NAME",
-    help="How ranges are decided: auto (several ways, measured), minmax, moving-average, percentile, mse, entropy; by "
-    "default auto for int8, minmax for int16x8.",
+    help="How ranges are decided: auto (several ways, measured), room (for values not seen), minmax, moving-average, "
+    "percentile, mse, entropy; by default auto for int8, room for int16x8.",
 )
 @click.option("--percentile", type=float, default=99.999, show_default=True, help="For --observer percentile.")
 @click.option(

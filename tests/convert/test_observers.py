@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from edgekit.cli import cmd_convert
 from edgekit.converters.calibration import observers
 from edgekit.converters.calibration.observers import Histogram
 from edgekit.converters.stages import CalibrationOptions, Range
@@ -276,3 +278,11 @@ def test_by_default_there_is_room_for_values_that_were_not_seen(precision):
     assert unseen.max() > given.max()
     assert found.max > given.max()
     assert np.clip(unseen, found.min, found.max).max() > given.max() + 0.5 * (unseen.max() - given.max())
+
+
+def test_the_option_names_every_observer_and_the_defaults():
+    option = next(one for one in cmd_convert.command.params if one.name == "observer")
+    said = re.findall(r"[a-z-]+", option.help)
+    assert set(observers.names()) <= set(said)
+    for name in ("int8", "int16x8"):
+        assert f"{precisions.get(name).observer} for {name}" in option.help
