@@ -21,7 +21,7 @@ import hashlib
 import stat
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Literal
 
 from edgekit import interface
 from edgekit.errors import ArtifactError, MissingFileError
-from edgekit.protobuf import FIELD_LIMIT, TornError, as_varint, field, fields, scan
 
 MANIFEST, SELFTEST, DIGEST = "edgekit.json", "edgekit.selftest.json", "edgekit.sha256"
 REFERENCE = "edgekit.reference"
@@ -39,6 +38,8 @@ _ORDER = (MANIFEST, SELFTEST, REFERENCE, DIGEST)
 _METADATA_PROPS = 14
 FILE_LIMIT = (2 << 30) - 1
 """Both formats end here: offsets of a flatbuffer and lengths of a protobuf message are signed 32-bit numbers."""
+_TOP_LEVEL_LIMIT = 100_000
+"""Fields of a ModelProto: real ones have tens. Memory stays bounded on a hostile file."""
 _LISTED_LIMIT = 10_000
 """Files in the zip behind a model: real ones have a few."""
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -176,7 +177,7 @@ def from_bytes(data: bytes, *, path: Path | None = None, verify: bool = True) ->
     """Like `read`, for a file in memory."""
     format = format_of(data)
     if format is None:
-        if missing := lacking(islice(scan(data), FIELD_LIMIT), len(data)):
+        if missing := lacking(islice(scan(data), _TOP_LEVEL_LIMIT), len(data)):
             raise ArtifactError(
                 "artifact-damaged", f"{path or 'this'} is an ONNX model that was cut off: {missing} bytes are missing"
             )
@@ -220,6 +221,43 @@ def format_of(data: bytes) -> Format | None:
     return "onnx" if {1, 7} <= seen and max(seen) <= 30 else None
 
 
+def fields(
+    data: bytes, start: int = 0, end: int | None = None, *, limit: int = _TOP_LEVEL_LIMIT
+) -> list[tuple[int, int, int, int]]:
+    """Fields of one protobuf message without looking inside: (number, wire type, begin, end of its payload).
+
+    For a varint the payload is the varint itself. Source: https://protobuf.dev/programming-guides/encoding.
+
+    Args:
+        data: Holds the message.
+        start: Where the message begins.
+        end: Where it ends; None for the end of `data`.
+        limit: More fields than this are refused, so that two-byte fields cannot fill the memory.
+
+    Raises:
+        ValueError: Not a protobuf message, or over the limit.
+    """
+    found: list[tuple[int, int, int, int]] = []
+    for field in scan(data, start, end):
+        if len(found) == limit:
+            raise ValueError(f"more than {limit} fields in one message")
+        found.append(field)
+    return found
+
+
+class TornError(ValueError):
+    """A field runs past the end of its message.
+
+    Attributes:
+        end: Where the field would end.
+        number: Which one.
+    """
+
+    def __init__(self, number: int, end: int) -> None:
+        super().__init__(f"field {number} ends at byte {end}, behind the end")
+        self.number, self.end = number, end
+
+
 def lacking(walk: Iterable[tuple[int, int, int, int]], size: int) -> int:
     """How many bytes a ModelProto of `size` lacks, at least, that was cut off inside its graph; 0 for anything else.
 
@@ -237,6 +275,45 @@ def lacking(walk: Iterable[tuple[int, int, int, int]], size: int) -> int:
     except ValueError:
         return 0
     return 0
+
+
+def scan(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int, int, int]]:
+    """Like `fields`, one at a time."""
+    end = len(data) if end is None else end
+    at = start
+    while at < end:
+        tag, at = varint(data, at, end)
+        number, wire = tag >> 3, tag & 7
+        begin = at
+        if wire == 0:
+            _, at = varint(data, at, end)
+        elif wire == 1:
+            at += 8
+        elif wire == 2:
+            size, begin = varint(data, at, end)
+            at = begin + size
+        elif wire == 5:
+            at += 4
+        else:
+            raise ValueError(f"wire type {wire} at byte {begin}")
+        if number == 0:
+            raise ValueError(f"field 0 at byte {begin}")
+        if at > end:
+            raise TornError(number, at)
+        yield number, wire, begin, at
+
+
+def varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """A base-128 varint at `at`: (value, position behind it)."""
+    value = shift = 0
+    while at < end and shift < 70:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if not byte & 0x80:
+            return value, at
+        shift += 7
+    raise ValueError(f"no varint at byte {at}")
 
 
 def _digest(model: bytes | memoryview, members: dict[str, bytes]) -> bytes:
@@ -327,6 +404,23 @@ def _metadata(members: dict[str, bytes]) -> bytes:
         entry = field(1, name.encode()) + field(2, content)
         out += field(_METADATA_PROPS, entry)
     return out
+
+
+def field(number: int, payload: bytes | int) -> bytes:
+    """One protobuf field: of bytes, or a varint."""
+    if isinstance(payload, int):
+        return as_varint(number << 3) + as_varint(payload)
+    return as_varint(number << 3 | 2) + as_varint(len(payload)) + payload
+
+
+def as_varint(value: int) -> bytes:
+    """A number as protobuf and Thrift write it: seven bits a byte, the lowest first."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
 
 
 def _split_onnx(data: bytes) -> tuple[int, dict[str, bytes]]:

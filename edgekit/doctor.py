@@ -197,7 +197,7 @@ def write_tiny(engine: str, folder: Path) -> Path:
 
 def tiny_onnx() -> bytes:
     """A ModelProto of one Relu, float32 [1,4] -> [1,4], written field by field (onnx.proto; opset 13, IR 7)."""
-    from edgekit.protobuf import field
+    from edgekit.artifact import field
 
     def tensor(name: bytes) -> bytes:
         shape = b"".join(field(1, field(1, size)) for size in (1, 4))

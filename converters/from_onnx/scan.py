@@ -20,9 +20,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from edgekit.artifact import lacking
+from edgekit.artifact import TornError, lacking, varint
 from edgekit.errors import SourceError, UnsafeSourceError
-from edgekit.protobuf import TornError, varint
 
 _IR_VERSION, _GRAPH, _INITIALIZER, _EXTERNAL, _KEY, _VALUE = 1, 7, 5, 13, 1, 2
 _LAST_FIELD = 30

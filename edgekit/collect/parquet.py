@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.protobuf import as_varint
+from edgekit.artifact import as_varint
 
 _MAGIC = b"PAR1"
 _FLOAT, _DOUBLE, _BYTES = 4, 5, 6

@@ -1,6 +1,6 @@
 """ONNX's protobuf messages, as far as inspection needs them, read without protobuf.
 
-Fields are found by `edgekit.protobuf.scan`; payloads of weights are never copied. Source: onnx.proto (field numbers
+Fields are found by `edgekit.artifact.scan`; payloads of weights are never copied. Source: onnx.proto (field numbers
 stand beside the code that reads them) and https://protobuf.dev/programming-guides/encoding: repeated numbers may be
 packed into one payload or stand one by one; both are read.
 """
@@ -11,11 +11,11 @@ import math
 import struct
 from collections.abc import Iterator
 
+from edgekit.artifact import scan, varint
 from edgekit.formats.facts import MAX_RANK, Budget, elements
 from edgekit.formats.onnx_model import Const, Field, Graph, Model, Node, Value
 from edgekit.formats.onnx_trees import LISTS
 from edgekit.formats.onnx_trees import elements as elements_of
-from edgekit.protobuf import scan, varint
 
 MAX_DEPTH = 32
 """Graphs inside graphs: If, Loop and Scan nest a few deep."""

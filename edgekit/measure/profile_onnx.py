@@ -201,7 +201,7 @@ def chain(length: int, inputs: int) -> bytes:
     """A ModelProto: `length` nodes one after the other, each of one number in four axes and `inputs` inputs
     (opset 13, IR 7).
     """
-    from edgekit.protobuf import field
+    from edgekit.artifact import field
 
     def text(value: str) -> bytes:
         return value.encode()

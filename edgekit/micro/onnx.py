@@ -6,9 +6,9 @@ import math
 import struct
 from typing import TYPE_CHECKING, Any
 
+from edgekit.artifact import field
 from edgekit.micro.nets import Layer, Map, Net
 from edgekit.micro.onnx_blocks import BLOCKS
-from edgekit.protobuf import field
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

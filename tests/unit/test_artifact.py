@@ -12,7 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from edgekit import artifact, protobuf
+from edgekit import artifact
 from edgekit.errors import ArtifactError, EdgeKitError, MissingFileError
 from edgekit.formats import read_facts
 
@@ -173,7 +173,7 @@ def test_a_member_more_or_less_is_damage(sample):
     if tail:
         assert notices(sample.model + tail) == "artifact-damaged"
     assert notices(sample.data + b"\0") == ("artifact-unknown" if sample.format == "onnx" else "artifact-damaged")
-    more = sample.data + protobuf.field(artifact._METADATA_PROPS, protobuf.field(1, b"a") + protobuf.field(2, b"b"))
+    more = sample.data + artifact.field(artifact._METADATA_PROPS, artifact.field(1, b"a") + artifact.field(2, b"b"))
     assert notices(more) == "artifact-damaged"
 
 
@@ -216,8 +216,8 @@ def test_paths_that_cannot_be_read(tmp_path):
 def test_only_the_top_level_is_scanned():
     """A hundred megabytes of weights cost no more steps than a hundred bytes."""
     payload = bytes(50 << 20)
-    data = b"\x08\x08" + protobuf.field(7, payload) + protobuf.field(8, b"\x10\x11")
-    steps = list(protobuf.scan(data))
+    data = b"\x08\x08" + artifact.field(7, payload) + artifact.field(8, b"\x10\x11")
+    steps = list(artifact.scan(data))
     assert [number for number, *_ in steps] == [1, 7, 8]
     assert artifact.format_of(data) == "onnx"
 

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit import artifact, formats, protobuf
+from edgekit import artifact, formats
 from edgekit.errors import ArtifactError
 from edgekit.formats import onnx as reader
 from edgekit.formats import read_facts
@@ -491,10 +491,10 @@ def test_graphs_nest_only_so_deep():
     def nested(depth: int) -> bytes:
         graph = b""
         for _ in range(depth):
-            attribute = protobuf.field(1, b"body") + protobuf.field(6, graph)
-            graph = protobuf.field(1, protobuf.field(4, b"Loop") + protobuf.field(5, attribute))
-        opset = protobuf.field(8, b"\x10\x11")
-        return b"\x08\x08" + protobuf.field(7, graph) + opset
+            attribute = artifact.field(1, b"body") + artifact.field(6, graph)
+            graph = artifact.field(1, artifact.field(4, b"Loop") + artifact.field(5, attribute))
+        opset = artifact.field(8, b"\x10\x11")
+        return b"\x08\x08" + artifact.field(7, graph) + opset
 
     assert facts_of(nested(MAX_DEPTH)).op_counts() == {"Loop": MAX_DEPTH}
     for depth in (MAX_DEPTH + 2, 500):
@@ -505,7 +505,7 @@ def test_millions_of_tiny_fields_are_refused_in_time_and_memory():
     import tracemalloc
 
     empty_nodes = b"\x0a\x00" * 3_000_000
-    data = b"\x08\x08" + protobuf.field(7, empty_nodes) + protobuf.field(8, b"\x10\x11")
+    data = b"\x08\x08" + artifact.field(7, empty_nodes) + artifact.field(8, b"\x10\x11")
     tracemalloc.start()
     started = time.process_time()
     refused(data, "more than a reader can walk through")

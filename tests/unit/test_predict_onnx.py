@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from edgekit.artifact import Artifact
+from edgekit.artifact import Artifact, field
 from edgekit.device_profiles import load_profile
 from edgekit.formats import read_facts
 from edgekit.formats.facts import ModelFacts, Operand, OpFacts
@@ -14,7 +14,6 @@ from edgekit.micro import nets, onnx
 from edgekit.predict import predict
 from edgekit.predict.plan import kernels
 from edgekit.predict.work import Chip, total
-from edgekit.protobuf import field
 from edgekit.tensors import TensorSpec
 
 NETS = {net.name: net for net in nets.nets()}
