@@ -103,7 +103,7 @@ def loaded(model: Any, name: str, notes: tuple[str, ...] = (), shapes: dict[str,
     ask = answers.caller(asked, outputs)
     missing, said = _missing(ask, modern, width, apart=missing_values.columns_differ(tuple(anatomy.parts(model))))
     told += said
-    inputs = (replace(specs.pop(answers.INPUT), missing=missing),)
+    inputs = (replace(specs.pop(answers.INPUT), missing=missing, columns=columns or None),)
     facts = LoadedFacts(
         NAME,
         inputs,
@@ -113,7 +113,6 @@ def loaded(model: Any, name: str, notes: tuple[str, ...] = (), shapes: dict[str,
         classes=answers.class_names(asked) if "label" in outputs else (),
         answer=next(iter(outputs)) if len(outputs) > 1 else None,
         task=answers.task(outputs, predicts=predicts),
-        columns=columns,
         ranges=_domain(ask, width),
     )
     return Loaded(facts, modern, Answering(inputs, ask), exact=exact)

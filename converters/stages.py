@@ -73,7 +73,6 @@ class LoadedFacts:
         ragged: Outputs that have another size for each sample; such a source is asked one sample at a time.
         half: It computes in float16, and rounds more than float32 does.
         squashed: Outputs that its own engine's sigmoid answers, which rounds as if they were near 1.
-        columns: What its columns are called, in order, where it knows.
         ranges: Input -> least and greatest value to try it with where there is no data; the usual ones of its type for
             others.
     """
@@ -90,8 +89,12 @@ class LoadedFacts:
     ragged: tuple[str, ...] = ()
     half: bool = False
     squashed: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What the columns of its only input are called, in order; none where nobody knows."""
+        return (self.inputs[0].columns or ()) if len(self.inputs) == 1 else ()
 
     @property
     def samples(self) -> tuple[TensorSpec, ...]:

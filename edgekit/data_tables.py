@@ -94,7 +94,7 @@ class _Fed:
         self._how, self._spec = ref.preprocess, spec
         self._number = _whole if _counts(spec) else _number
         steps = ref.preprocess.table
-        wanted = ref.columns if steps is None else steps.columns
+        wanted = ref.columns or spec.columns or () if steps is None else steps.columns
         places = {name: at for at, name in enumerate(names) if name is not None}
         found = [name for name in wanted if name in places]
         filled = {} if steps is None else steps.missing

@@ -69,6 +69,7 @@ class TensorSpec:
         tensor: The name inside the file, when it differs from `name`.
         missing: Of an input: where NaN is taken, for a value that is missing. True: everywhere; or places along the
             last axis, as of columns; None: nowhere.
+        columns: Of an input: what the places along the last axis are called, where the source knows; None: nobody does.
     """
 
     name: str
@@ -78,6 +79,7 @@ class TensorSpec:
     quant: QuantParams | None = None
     tensor: str | None = None
     missing: bool | tuple[int, ...] | None = None
+    columns: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -92,6 +94,8 @@ class TensorSpec:
             self.shape and 0 <= place < (self.shape[-1] or math.inf) for place in self.missing
         ):
             raise ValueError(f"{self.name}: no such places to be missing: {self.missing[:8]}")
+        if self.columns is not None and self.shape[-1:] != (len(self.columns),):
+            raise ValueError(f"{self.name}: {len(self.columns)} columns are named, its shape is {self.shape}")
 
     @property
     def key(self) -> str:

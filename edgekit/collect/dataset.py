@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,16 @@ from numpy.typing import NDArray
 from edgekit import files
 from edgekit.codec import CodecError, decode, encode
 from edgekit.errors import ArtifactError, UsageError
+from edgekit.feeding import Preprocess
 from edgekit.monitor.records import Read, Sample, unpack
 from edgekit.monitor.sealing import Seal
 from edgekit.monitor.segments import Header, scan
 
 MANIFEST, LABELS, STATUS, LOCK, SEGMENTS = "manifest.json", "labels.json", "status.jsonl", ".lock", "segments"
 SCHEMA = 1
+LABEL = "label"
+"""The column of a table that has the labels."""
+
 _NAME = re.compile(r"([0-9a-f]{16})-(\d{8,12})\.segment\Z")
 
 
@@ -97,7 +101,7 @@ class Manifest:
         name: Of the model.
         form: What its samples are.
         classes: Labels that are given, sorted as the model has them.
-        about: What the boards say of the model: `preprocess`, `labels`.
+        about: What the boards say of the model: `preprocess`, `labels`, `columns`.
         ragged: Samples that are left out of data.npz, because their shape is not that of the others.
         damaged: Records that could not be read.
     """
@@ -200,6 +204,22 @@ def statuses(folder: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     except (OSError, ValueError) as error:
         raise ArtifactError("dataset-damaged", f"{path} cannot be read: {error}") from error
+
+
+def names(about: Mapping[str, Any], size: int) -> list[str]:
+    """What the numbers of a captured row are called, as many as `size`.
+
+    Captured values are finished ones: under the names of columns that are prepared they would be prepared once more.
+
+    Args:
+        about: As `Manifest.about`.
+        size: How many the row has.
+    """
+    how = decode(Preprocess, about.get("preprocess", {}))
+    table = how.table
+    known = about.get("columns", ()) if table is None else table.columns if not table.categories else ()
+    plain = how.identity and len(known) == size and LABEL not in known
+    return list(known) if plain else [f"feature_{number}" for number in range(size)]
 
 
 def path_of(folder: Path, header: Header) -> Path:

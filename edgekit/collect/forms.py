@@ -65,7 +65,7 @@ def write(folder: Path, found: Content, labels: Mapping[str, str], targets: Mapp
         chosen = [entry for entry in entries.values() if (entry.label is not None) == (part == "labelled")]
         ragged += _arrays(folder / part / "data.npz", [found.samples[entry.id] for entry in chosen], chosen, names)
         if form == "table":
-            _table(folder / part, [found.samples[entry.id] for entry in chosen], chosen, how)
+            _table(folder / part, [found.samples[entry.id] for entry in chosen], chosen, found.about)
     given = {entry.label for entry in entries.values() if entry.label is not None}
     known = _manifest(folder)
     manifest = Manifest(
@@ -219,7 +219,7 @@ def _labels(given: list[str | None], names: tuple[str, ...]) -> list[NDArray[Any
     return [np.asarray(value, np.int64 if whole else np.float64) for value in values]
 
 
-def _table(folder: Path, samples: list[Found], entries: list[Entry], how: Preprocess) -> None:
+def _table(folder: Path, samples: list[Found], entries: list[Entry], about: Mapping[str, Any]) -> None:
     """Rows of features, and their labels where there are any; those of another length are left out."""
     paths = folder / "table.csv", folder / "table.parquet"
     if not samples:
@@ -227,17 +227,13 @@ def _table(folder: Path, samples: list[Found], entries: list[Entry], how: Prepro
             path.unlink(missing_ok=True)
         return
     (first,) = samples[0].inputs.values()
-    # Captured values are finished ones: under the names of the model's columns they would be prepared once more.
-    steps = how.table if how.identity else None
-    own = steps is not None and not steps.categories and steps.width == first.size
-    names = list(steps.columns) if steps is not None and own else []
-    names = names or [f"feature_{number}" for number in range(first.size)]
+    names = dataset.names(about, first.size)
     labelled = entries[0].label is not None
     pairs = [(array, entry) for one, entry in zip(samples, entries, strict=True) for array in one.inputs.values()]
     alike = [(array, entry.label or "") for array, entry in pairs if array.shape == first.shape]
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow([*names, *(["label"] if labelled else [])])
+    rows.writerow([*names, *([dataset.LABEL] if labelled else [])])
     for array, label in alike:
         cells = ["" if value != value else repr(value) for value in array.tolist()]  # noqa: PLR0124 - NaN test
         rows.writerow([*cells, *([label] if labelled else [])])
@@ -245,7 +241,7 @@ def _table(folder: Path, samples: list[Found], entries: list[Entry], how: Prepro
     values = np.stack([array for array, _ in alike])
     values = values.astype(np.float32 if values.dtype in (np.float16, np.float32) else np.float64)
     labels = [[label for _, label in alike]] if labelled else []
-    _put(paths[1], parquet.table([*names, *(["label"] if labelled else [])], [*values.T, *labels]))
+    _put(paths[1], parquet.table([*names, *([dataset.LABEL] if labelled else [])], [*values.T, *labels]))
 
 
 def _put(path: Path, data: bytes) -> None:

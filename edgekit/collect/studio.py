@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+from edgekit.collect import dataset
 from edgekit.collect.dataset import Entry, Found, Manifest
 
 TASKS, FORM = "label-studio.json", "label-studio.xml"
@@ -50,10 +51,8 @@ def _result(field: str, label: str) -> dict[str, Any]:
 
 def _row(found: Found, manifest: Manifest) -> dict[str, float | None]:
     (array,) = found.inputs.values()
-    table = manifest.about.get("preprocess", {}).get("table") or {}
-    names = table.get("columns") or [f"feature_{number}" for number in range(array.size)]
-    pairs = zip(names, array.tolist(), strict=False)
-    return {str(name): float(value) if math.isfinite(value) else None for name, value in pairs}
+    pairs = zip(dataset.names(manifest.about, array.size), array.tolist(), strict=True)
+    return {name: float(value) if math.isfinite(value) else None for name, value in pairs}
 
 
 def _form(manifest: Manifest, choices: tuple[str, ...]) -> str:

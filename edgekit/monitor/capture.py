@@ -345,8 +345,10 @@ class Capture:
 def _about(model: Model) -> dict[str, Any]:
     """What makes pictures, sounds and named rows of a model's input arrays again."""
     preprocess = {key: value for key, value in encode(model.preprocess).items() if value != _PLAIN.get(key)}
-    labels = list(model.interpret.labels)
-    return {"preprocess": preprocess, **({"labels": labels} if len(str(labels)) <= _LABELS else {})}
+    texts = {"labels": list(model.interpret.labels)}
+    if len(model.inputs) == 1 and model.inputs[0].columns is not None:
+        texts["columns"] = list(model.inputs[0].columns)
+    return {"preprocess": preprocess, **{name: text for name, text in texts.items() if len(str(text)) <= _LABELS}}
 
 
 def _seal(key: str | Path | Seal | None) -> Seal | None:

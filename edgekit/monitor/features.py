@@ -72,7 +72,7 @@ def extractor(spec: TensorSpec, how: Preprocess | None, room: int = VALUES) -> E
     if spec.dtype in ("int32", "int64", "uint32", "uint64") and spec.quant is None and size > BANDS:
         return Ids()
     if size <= min(VALUES, room) and kind != "image" and None not in shape:
-        return Values(spec, _named(how, size))
+        return Values(spec, _named(spec, how, size))
     picture = _picture(sizes, spec, kind)
     if picture is not None:
         return Picture(spec, *picture)
@@ -90,12 +90,12 @@ def numbered(count: int) -> tuple[str, ...]:
     return tuple(f"value {place}" for place in range(count)) if count > 1 else ("value",)
 
 
-def _named(how: Preprocess | None, size: int) -> tuple[str, ...]:
-    """Names of the values: the columns of a table whose values are its columns."""
+def _named(spec: TensorSpec, how: Preprocess | None, size: int) -> tuple[str, ...]:
+    """Names of the values: the columns of a table whose values are its columns, or those that the source knew."""
     table = how.table if how is not None else None
-    if table is not None and table.width == size == len(table.columns):
-        return table.columns
-    return numbered(size)
+    if table is not None:
+        return table.columns if table.width == size == len(table.columns) else numbered(size)
+    return spec.columns if spec.columns is not None and len(spec.columns) == size else numbered(size)
 
 
 def _picture(sizes: tuple[int, ...], spec: TensorSpec, kind: str) -> tuple[int, bool] | None:
