@@ -152,7 +152,7 @@ class _Watch:
     """The observers, one a tensor, made when the tensor is first seen.
 
     Answers are never clipped: what is rare in them, such as the one box with a face among thousands, is what the model
-    is for.
+    is for. Scores lose only what the sigmoid behind them does not tell apart.
     """
 
     def __init__(self, options: CalibrationOptions, tapped: Tap) -> None:
@@ -161,7 +161,7 @@ class _Watch:
         steps = tapped.steps()
         self._folded = folded(steps, self._answers)
         self.masks = Masks(steps, self._answers)
-        self._bends = bends(steps)
+        self._bends, self._squashed = bends(steps), tapped.squashed()
         self.told = origins(
             steps, self._answers | self._folded, cut=hasattr(observers.factory(options.observer), "positive")
         )
@@ -191,7 +191,8 @@ class _Watch:
             whole = name in self._folded or self._options.observer not in observers.ROOMY
             factory = observers.factory("minmax") if whole else observers.Answers
         made = factory(self._options)
-        if name in self._bends and isinstance(made, observers.Auto):
+        cuts = isinstance(made, observers.Auto) or (name in self._squashed and self._options.observer == "auto")
+        if name in self._bends and cuts and isinstance(made, observers.Auto | observers.Answers):
             made.read_by(self._bends[name])
         return made
 

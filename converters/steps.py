@@ -53,24 +53,6 @@ def answers(steps: Sequence[Step], outputs: Iterable[str]) -> set[str]:
     return found
 
 
-_SQUASHING = frozenset({"SOFTMAX", "LOG_SOFTMAX", "LOGISTIC", "TANH", "Softmax", "LogSoftmax", "Sigmoid", "Tanh"})
-_RESCALING = frozenset({"QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear"})
-
-
-def scores(steps: Sequence[Step], outputs: Iterable[str]) -> list[str]:
-    """An output each: the tensor that it squashes, or else itself."""
-    maker = {name: step for step in steps for name in step.made}
-
-    def behind(name: str) -> str:
-        found = at = name
-        while (step := maker.get(at)) is not None and step.kind in _SQUASHING | _RESCALING:
-            at = step.read[0]
-            found = at if step.kind in _SQUASHING else found
-        return found
-
-    return [behind(name) for name in outputs]
-
-
 _MOVING = frozenset(
     (
         *("RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH"),
@@ -78,6 +60,50 @@ _MOVING = frozenset(
     )
 )
 """Operators that put each value of their first input somewhere else, once."""
+
+_SQUASHING = frozenset({"SOFTMAX", "LOG_SOFTMAX", "LOGISTIC", "TANH", "Softmax", "LogSoftmax", "Sigmoid", "Tanh"})
+_RESCALING = frozenset({"QUANTIZE", "DEQUANTIZE", "QuantizeLinear", "DequantizeLinear"})
+_BY_VALUE = {"LOGISTIC": "sigmoid", "Sigmoid": "sigmoid", "TANH": "tanh", "Tanh": "tanh"}
+
+
+@dataclass(frozen=True)
+class Score:
+    """What an output tells in other numbers, such as the logits of a softmax.
+
+    Attributes:
+        name: Of the tensor.
+        function: "sigmoid" or "tanh", where that makes the output of it value by value.
+    """
+
+    name: str
+    function: str | None = None
+
+
+def scores(steps: Sequence[Step], outputs: Iterable[str]) -> list[Score]:
+    """An output each: the tensor that it squashes, or else itself."""
+    maker = {name: step for step in steps for name in step.made}
+
+    def behind(name: str) -> Score:
+        found, at, functions = name, name, list[str | None]()
+        while (step := maker.get(at)) is not None and step.kind in _SQUASHING | _RESCALING | _MOVING:
+            at = step.read[0]
+            if step.kind in _SQUASHING:
+                found = at
+                functions.append(_BY_VALUE.get(step.kind))
+        return Score(found, functions[0] if len(functions) == 1 else None)
+
+    return [behind(name) for name in outputs]
+
+
+def squashed(steps: Sequence[Step], outputs: Iterable[str]) -> set[str]:
+    """Tensors that nothing but one sigmoid or tanh reads."""
+    readers: dict[str, list[Step]] = {}
+    for step in steps:
+        for name in step.read:
+            readers.setdefault(name, []).append(step)
+    alone = {name for name, reading in readers.items() if len(reading) == 1 and reading[0].kind in _BY_VALUE}
+    return alone - set(outputs)
+
 
 _CUTTING = frozenset({"RELU", "Relu"})
 

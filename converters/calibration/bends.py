@@ -4,6 +4,11 @@ What such a function hardly tells apart needs no steps of its own: HardSwish ans
 nearly zero to all below -6, a sigmoid the same to 6 and to 12. A range that reaches there spends its 256 numbers on
 what nobody reads. So an end of a range where the function is flat is cut to where the squared error of the
 *function's* answers is least; an end where it is steep stays as the observer left it.
+
+Where the function's answers are the model's own, what is rare in them counts as much as the rest, so that an end is cut
+only as far as half a step of those answers tells nothing apart: most pixels of a mask, and most boxes of a detector,
+lie far below zero, and the few others need the numbers. (An autoencoder of digits, whose scores reach -58: 31.7 dB, and
+33.9 cut.)
 """
 
 from __future__ import annotations
@@ -25,13 +30,16 @@ Function = Callable[[Floats], Floats]
 _FLAT = 0.25
 """Of the steepest slope inside the range: an end that is less steep may be cut."""
 
+_FINE = 4097
+"""Places at which a function is looked at."""
+
 _NEAR = 1e-3
 """Half the distance over which a slope is measured, as a share of the range."""
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
-def _sigmoid(x: Floats) -> Floats:
+def sigmoid(x: Floats) -> Floats:
     return np.asarray(0.5 * (1 + np.tanh(x / 2)))
 
 
@@ -50,7 +58,7 @@ def _elu(x: Floats, alpha: float) -> Floats:
 def _gate(step: Step) -> Function | None:
     """Functions that also stand before a product with their own operand."""
     if step.kind in ("Sigmoid", "LOGISTIC"):
-        return _sigmoid
+        return sigmoid
     if step.kind == "HardSigmoid":
         numbers = dict(step.numbers)
         return partial(_hard_sigmoid, alpha=numbers.get("alpha", 0.2), beta=numbers.get("beta", 0.5))
@@ -100,7 +108,16 @@ def _multiplies(step: Step, one: str, other: str) -> bool:
     return step.kind in ("Mul", "MUL") and set(step.read) == {one, other}
 
 
-def cut(found: Range, seen: Counted, grid: Grid, function: Function) -> Range:
+def told_apart(function: Function, found: Range, steps: int) -> Range:
+    """The part of a range in which a rising function's answers are farther than half a step from those at its ends."""
+    places = np.linspace(found.min, found.max, _FINE)
+    answers = function(places)
+    half = 0.5 * (answers[-1] - answers[0]) / steps
+    within = places[(answers >= answers[0] + half) & (answers <= answers[-1] - half)]
+    return Range(float(within[0]), float(within[-1])) if within.size else found
+
+
+def cut(found: Range, seen: Counted, grid: Grid, function: Function, *, least: Range | None = None) -> Range:
     """A range without what the function does not tell apart.
 
     Args:
@@ -108,6 +125,7 @@ def cut(found: Range, seen: Counted, grid: Grid, function: Function) -> Range:
         seen: The tensor's values.
         grid: The numbers that it can be.
         function: What alone reads it.
+        least: What the range must hold.
     """
     if not found.max > found.min:
         return found
@@ -120,6 +138,8 @@ def cut(found: Range, seen: Counted, grid: Grid, function: Function) -> Range:
     lows = found.min * CUTS if flat[0] and found.min < 0 else ends[:1]
     highs = found.max * CUTS if flat[1] and found.max > 0 else ends[1:]
     lows, highs = lows[lows < found.max], highs[highs > found.min]
+    if least is not None:
+        lows, highs = lows[lows <= max(least.min, found.min)], highs[highs >= min(least.max, found.max)]
     answers = function(inside)
     below = np.array([_clipped(answers, counts, inside < low, function(np.array([low]))) for low in lows])
     above = np.array([_clipped(answers, counts, inside > high, function(np.array([high]))) for high in highs])

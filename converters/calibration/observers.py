@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from edgekit.converters.calibration.bends import Function, cut
+from edgekit.converters.calibration.bends import Function, cut, told_apart
 from edgekit.converters.calibration.clipping import GRIDS, least_divergence, least_expected, least_squares
 from edgekit.converters.calibration.histogram import Histogram, State, Values
 from edgekit.converters.stages import CalibrationOptions, Range
@@ -225,11 +225,26 @@ class Entropy(_Counting):
 
 
 class Answers(_Counting):
-    """Of a model's outputs, for `auto` and `room`: nothing that was seen is cut, and more has room."""
+    """Of a model's outputs, for `auto` and `room`: nothing that was seen is cut, and more has room.
+
+    `auto` cuts what alone a function reads whose answers are the outputs, as far as these do not tell it apart.
+    """
+
+    def __init__(self, options: CalibrationOptions) -> None:
+        super().__init__(options)
+        self._function: Function | None = None
+
+    def read_by(self, function: Function) -> None:
+        """All that reads the tensor is this function, a rising one."""
+        self._function = function
 
     def range(self) -> Range:
         seen = self._histogram.counted()
-        return _hull(Range(seen.low, seen.high), least_expected(seen, self._grid))
+        whole = Range(seen.low, seen.high)
+        found = _hull(whole, least_expected(seen, self._grid))
+        if self._function is None:
+            return found
+        return cut(found, seen, self._grid, self._function, least=told_apart(self._function, whole, self._grid.steps))
 
 
 @observer("auto")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgekit.converters import steps as graphs
 from edgekit.converters.stages import Graph
-from edgekit.converters.steps import Step
+from edgekit.converters.steps import Score, Step
 from edgekit.errors import EngineError, EngineMissingError, InternalError
 from edgekit.tensors import TensorSpec
 
@@ -67,8 +67,12 @@ class Tap(Protocol):
         """The outputs, and the tensors that they are a rearrangement or a squashing of, such as logits."""
         ...
 
-    def scores(self) -> list[str]:
+    def scores(self) -> list[Score]:
         """An output each, in order: the tensor that it squashes (the logits of a softmax), or else itself."""
+        ...
+
+    def squashed(self) -> set[str]:
+        """Tensors that nothing but one sigmoid or tanh reads."""
         ...
 
     def real(self, name: str, values: NDArray[Any]) -> NDArray[np.float32]:
@@ -135,8 +139,11 @@ class TFLiteTap:
     def answers(self) -> set[str]:
         return graphs.answers(self.steps(), [self._names[int(i)] for i in self._model.subgraphs[0].outputs])
 
-    def scores(self) -> list[str]:
+    def scores(self) -> list[Score]:
         return graphs.scores(self.steps(), [self._names[int(i)] for i in self._model.subgraphs[0].outputs])
+
+    def squashed(self) -> set[str]:
+        return graphs.squashed(self.steps(), [self._names[int(i)] for i in self._model.subgraphs[0].outputs])
 
     def steps(self) -> list[Step]:
         from edgekit.converters.tflite_graphs import graph as files
@@ -276,8 +283,11 @@ class OnnxTap:
     def answers(self) -> set[str]:
         return graphs.answers(self.steps(), [value.name for value in self._outputs])
 
-    def scores(self) -> list[str]:
+    def scores(self) -> list[Score]:
         return graphs.scores(self.steps(), [value.name for value in self._outputs])
+
+    def squashed(self) -> set[str]:
+        return graphs.squashed(self.steps(), [value.name for value in self._outputs])
 
     def steps(self) -> list[Step]:
         floats = self._onnx.AttributeProto.FLOAT

@@ -9,10 +9,14 @@ import numpy as np
 
 from edgekit.converters.debugging.figures import Comparison
 from edgekit.converters.debugging.naming import WEIGHTED
-from edgekit.converters.debugging.nets import Array, Net, Op, Tensor
+from edgekit.converters.debugging.nets import CONVERSIONS, Array, Net, Op, Tensor
 from edgekit.converters.debugging.pairing import Order, Pairing, comparable, cosine, layers, orders
 from edgekit.converters.debugging.results import Weights
 from edgekit.tensors import INTEGER_RANGE
+
+_TOLD = {"LOGISTIC": 6.0, "Sigmoid": 6.0, "TANH": 3.0, "Tanh": 3.0}
+"""Where they come within half a step of 8 bits of their ends, or a little before: ranges may end there, see
+`calibration.bends`."""
 
 
 @dataclass
@@ -28,6 +32,7 @@ class Watched:
         reads: Tensors to feed so that it runs alone -> the origin whose values they take; None: it cannot.
         order: How the reference's axes lie in the artifact, once a sample has told.
         factors: By which a repair scaled each channel, see `rescaling`; float32 that broadcasts.
+        ends: Of a range that ends where the sigmoid that reads it tells nothing apart: values beyond are right.
         cumulative, isolated: The counts.
         own: Isolated, less what the float graph itself makes of the layer's rounded inputs; in real numbers.
         measured: Whether its error was carried on to the outputs.
@@ -46,6 +51,7 @@ class Watched:
     own: Comparison
     order: Order | None = None
     factors: Array | None = None
+    ends: tuple[float, float] | None = None
     output_noise: dict[str, float] = field(default_factory=dict)
     measured: bool = False
     blames: dict[str, float] = field(default_factory=dict)
@@ -53,7 +59,8 @@ class Watched:
     def aligned(self, array: Array) -> Array:
         """The reference's values with the artifact's axes and scales of channels."""
         turned = array if self.order is None else array.transpose(self.order)
-        return turned if self.factors is None else turned * self.factors
+        scaled = turned if self.factors is None else turned * self.factors
+        return scaled if self.ends is None else scaled.clip(*self.ends)
 
     def lies(self, expected: Array, real: Array) -> bool:
         """Find out how the reference's axes lie in the artifact: as the values agree best; False if in no way."""
@@ -153,7 +160,28 @@ def _watch(net: Net, op: Op | None, name: str, found: Pairing, reads: dict[str, 
     return Watched(
         op, name, seen, found[name].reference, found[name].how, reads,
         Comparison(tensor, channels), Comparison(tensor, channels), Comparison(Tensor(seen, "float32"), channels),
+        ends=_ends(net, name, tensor),
     )  # fmt: skip
+
+
+def _ends(net: Net, name: str, tensor: Tensor) -> tuple[float, float] | None:
+    reach, kinds = tensor.representable, {op.kind for op in _readers(net, name)}
+    if reach is None or len(kinds) != 1 or kinds - _TOLD.keys() or net.origin(name) in map(net.origin, net.outputs):
+        return None
+    told = _TOLD[kinds.pop()]
+    low, high = (end if abs(end) >= told else np.inf * np.sign(end) for end in reach)
+    return (low, high) if np.isfinite([low, high]).any() and low < 0 < high else None
+
+
+def _readers(net: Net, name: str) -> list[Op]:
+    """What reads a tensor, looking through conversions."""
+    found: list[Op] = []
+    waiting = [name]
+    while waiting:
+        for op in net.readers.get(waiting.pop(), ()):
+            waiting += op.outputs if op.kind in CONVERSIONS else ()
+            found += [] if op.kind in CONVERSIONS else [op]
+    return found
 
 
 def unpaired(artifact: Net, found: Mapping[str, object]) -> tuple[str, ...]:

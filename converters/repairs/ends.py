@@ -47,7 +47,7 @@ def ends(graph: Graph) -> list[End | None]:
     makers = {name: op for op in opened.ops for name in op.outputs}
     readers = Counter(name for op in opened.ops for name in op.inputs)
     scores = tap(graph, 1).scores()
-    ways = [_way(name, makers, readers) for name in scores]
+    ways = [_way(score.name, makers, readers) for score in scores]
     found = [None if way is None else _end(*way) for way in ways]
     # One layer may stand behind several outputs: a bias cannot serve both.
     times = Counter(end.layer for end in found if end is not None)

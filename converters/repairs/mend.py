@@ -222,6 +222,7 @@ class _Bench:
         self._observing = observing
         self.refused: list[Report] = []
         self.scores = self._scores(graph)
+        self._squashed = range_choice.squashes(graph)
 
     def _scores(self, graph: Graph) -> list[range_choice.Answers]:
         """The samples' answers before they are squashed."""
@@ -257,7 +258,8 @@ class _Bench:
             made.case = replace(base.case, graph=self.work.written(base.case.graph, opened, "weights"))
         quantized = self.work.quantized(made.case.graph, base.case.ranges)
         answered = self._scores(quantized)
-        made.judged = range_choice.score(self.scores, answered, shifts(self.scores, answered, self._ends(base.case)))
+        lack = shifts(self.scores, answered, self._ends(base.case))
+        made.judged = range_choice.score(self.scores, answered, lack, self._squashed)
         Path(quantized.path).unlink()
         return made
 

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.converters.calibration.bends import bends
+from edgekit.converters.calibration.taps import tap
 from edgekit.converters.debugging import pairing
 from edgekit.converters.debugging.nets import Array, Net, Op
 from edgekit.converters.debugging.readers import OnnxNet, TFLiteNet
@@ -84,7 +86,7 @@ def apply(case: EngineCase, opened: View) -> Change:
     samples = case.samples.first(_count(case, net, found))
     if len(samples) < _FEWEST or not found:
         return Change()
-    means = _means(case.reference, samples, found, case.threads)
+    means = _means(case.reference, samples, found, case.threads, _ends(case, net, found))
     feeds = _feeds(net, biased, map(biased.turn, samples))
     shifts: dict[str, Doubles] = {}
     for site, differences in _differences(net, found, feeds, means, case.threads):
@@ -171,29 +173,41 @@ class _Means:
 
     Attributes:
         each: Mean of each channel of each sample, [samples, channels].
-        passing: Share of a channel's values that a Relu passes; one where there is none.
+        passing: Share of a channel's values that a Relu and the range let pass; one where there is neither.
     """
 
     each: Doubles
     passing: Doubles
 
 
-def _means(graph: Graph, samples: Samples, found: list[_Site], threads: int) -> dict[str, _Means]:
+def _ends(case: EngineCase, net: Net, found: list[_Site]) -> dict[str, tuple[float, float]]:
+    """Of ranges that end where nobody tells values beyond apart (`calibration.bends`), by float tensor."""
+    bent = bends(tap(case.reference, case.threads).steps())
+    reach = {site.reference: net.tensors[site.shown].representable for site in found if site.reference in bent}
+    return {name: ends for name, ends in reach.items() if ends is not None}
+
+
+def _means(
+    graph: Graph, samples: Samples, found: list[_Site], threads: int, ends: Mapping[str, tuple[float, float]]
+) -> dict[str, _Means]:
     axes = {site.reference: site.layer.made_axis for site in found}
     sums: dict[str, list[Doubles]] = {name: [] for name in axes}
     above: dict[str, list[Doubles]] = {name: [] for name in axes}
+    inside: dict[str, list[Doubles]] = {name: [] for name in axes}
     least = dict.fromkeys(axes, np.inf)
 
     def show(number: int, name: str, values: Array) -> None:
         del number  # they come in order
-        sums[name].append(_by_channel(values, axes[name]))
+        low, high = ends.get(name, (-np.inf, np.inf))
+        sums[name].append(_by_channel(values.clip(low, high), axes[name]))
         above[name].append(_by_channel(values > 0, axes[name]))
+        inside[name].append(_by_channel((values >= low) & (values <= high), axes[name]))
         least[name] = min(least[name], float(values.min()))
 
     look(graph, samples, list(axes), show, threads)
     found_means = {}
     for name, each in sums.items():
-        passing = np.mean(above[name], axis=0) if least[name] == 0.0 else np.ones_like(each[0])
+        passing = np.mean(above[name] if least[name] == 0.0 else inside[name], axis=0)
         found_means[name] = _Means(np.array(each), np.maximum(passing, _PASSING))
     return found_means
 

@@ -68,12 +68,15 @@ def settle(
     def scores(of: Graph) -> list[range_choice.Answers]:
         return range_choice.answers(of, lambda: map(graph.turn, judging), threads)
 
+    def judged(one: Graph) -> range_choice.Score:
+        return range_choice.score(wanted, scores(quantized(one)), squashed=squashed)
+
     def quantized(one: Graph) -> Graph:
         return bench.quantized(one, ranges)
 
     rules = bench.quantizing.rules
-    wanted = scores(reference)
-    best = range_choice.score(wanted, scores(quantized(graph)))
+    wanted, squashed = scores(reference), range_choice.squashes(reference)
+    best = judged(graph)
     reports = []
     for name in names:
         opened = open_view(graph)
@@ -86,7 +89,7 @@ def settle(
         if not change.changed:
             continue
         repaired = bench.written(graph, opened)
-        found = range_choice.score(wanted, scores(quantized(repaired)))
+        found = judged(repaired)
         gain, kept = found.decibels - best.decibels, found.surely_above(best)
         detail = change.detail if kept else f"taken back, it did not help: {change.detail}"
         reports.append(Report(name, change.changed, kept, round(gain, 2), detail))

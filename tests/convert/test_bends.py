@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from generators import result
 
 from edgekit.converters.calibrate import calibrate
+from edgekit.converters.calibration import observers
 from edgekit.converters.calibration.bends import bends, cut
 from edgekit.converters.calibration.clipping import GRIDS
 from edgekit.converters.calibration.histogram import Histogram
@@ -90,6 +92,43 @@ def test_the_gate_of_a_product_is_a_sigmoid_s_answer():
     found = bends([Step("Sigmoid", ("x",), ("s",)), Step("Mul", ("s", "other"), ("y",))])
     assert found["x"](np.array([0.0])) == 0.5
     assert "s" not in found
+
+
+@pytest.mark.parametrize("kind", ["Sigmoid", "Tanh"])
+def test_scores_of_a_model_lose_what_their_function_does_not_tell_apart(kind):
+    random = np.random.default_rng(4)
+    scores = np.concatenate([random.uniform(-60, -8, 20_000), np.linspace(1, 5, 5)]).astype(np.float32)
+    observer = observers.Answers(CalibrationOptions("auto"))
+    observer.update(scores, float(scores.min()), float(scores.max()))
+    whole = observer.range()
+    assert whole.min <= scores.min()
+    function = bends([Step(kind, ("x",), ("y",))])["x"]
+    observer.read_by(function)
+    made = observer.range()
+    assert made.min > -15
+    if kind == "Sigmoid":
+        assert made.max > 4.7  # what is rare stays
+    ends = function(np.array([made.min, min(made.max, 5.0), scores.min(), 5.0]))
+    assert np.abs(ends[:2] - ends[2:]).max() <= 0.5 * (ends[3] - ends[2]) / GRID.steps + 1e-9
+
+
+@pytest.mark.parametrize(("observer", "shown"), [("auto", False), ("auto", True), ("mse", False), ("room", False)])
+def test_calibration_cuts_scores_that_are_no_answers_themselves(tmp_path, observer, shown):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    nodes = [onnx.helper.make_node("Mul", ["x", "one"], ["a"]), onnx.helper.make_node("Sigmoid", ["a"], ["s"])]
+    nodes += [onnx.helper.make_node("Flatten", ["s"], ["y"])]
+    value = lambda name: onnx.helper.make_tensor_value_info(name, 1, ["N", 64])  # noqa: E731
+    one = onnx.numpy_helper.from_array(np.float32([1.0]), "one")
+    ends = [value("y"), *([value("a")] if shown else [])]
+    graph = onnx.helper.make_graph(nodes, "g", [value("x")], ends, [one])
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "m.onnx")
+    made = Graph("onnx", str(tmp_path / "m.onnx"), (TensorSpec("x", (None, 64), "float32"),), ())
+    samples = np.random.default_rng(2).uniform(-62, 3, (50, 64)).astype(np.float32)
+    found = result(calibrate(made, iter([{"x": samples}]), CalibrationOptions(observer))).tensors["a"]
+    assert (found.min > -15) == (observer == "auto" and not shown)
+    assert found.max > 2.8
 
 
 @pytest.mark.parametrize("gated", [True, False])

@@ -130,8 +130,8 @@ class Made:
             target = folder / f"made.{format}"
             self.artifact = QUANTIZERS[format].quantize(self.lowered, ranges, known, options, target)
 
-    def _ranges(self) -> Ranges:
-        steps = calibrate(self.lowered, [{"image": images()}], CalibrationOptions())
+    def _ranges(self, observer: str = CalibrationOptions().observer) -> Ranges:
+        steps = calibrate(self.lowered, [{"image": images()}], CalibrationOptions(observer))
         while True:
             try:
                 next(steps)
@@ -244,6 +244,22 @@ def test_a_range_that_calibration_cut_is_named(format, tmp_path):
     assert worst.source_layer == "second"
     assert worst.reasons[0].code == "clipped"
     assert worst.spread.saturation > 0.01
+
+
+@BOTH
+def test_scores_that_a_sigmoid_tells_nothing_apart_of_are_right(format, tmp_path):
+    net = Net()
+    x = net.conv(net.conv("image", "stem", 16, 3), "scores", 4, 16, relu=False)
+    net.constants["scores.weight"] *= 8
+    net.constants["scores.bias"] -= 20
+    made = Made(net.finish(net.node("Sigmoid", [x], "mask")), format, tmp_path)
+    made.artifact = QUANTIZERS[format].quantize(
+        made.lowered, made._ranges("auto"), precisions.get("int8"), QuantizeOptions("float"), tmp_path / "auto"
+    )
+    scores = next(layer for layer in made.examined().layers if layer.source_layer == "scores")
+    assert scores.representable[0] > -20
+    assert scores.isolated.sqnr_db > 35
+    assert not {reason.code for reason in scores.reasons} & {"clipped", "kernel"}
 
 
 @BOTH

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from edgekit.converters import jobs
 from edgekit.converters.calibrate import calibrate
 from edgekit.converters.repairs import repair_empirical_bias_correction as repair
-from edgekit.converters.repairs.repair import Change
+from edgekit.converters.repairs.repair import Change, EngineCase
 from edgekit.converters.repairs.samples import Samples, look
 from edgekit.converters.repairs.settle import settle
 from edgekit.converters.repairs.view import layers, open_view
@@ -173,7 +173,7 @@ def test_a_relu_passes_a_share_of_a_shift(lowered):
     seen = []
     look(graph, samples, [relu], lambda _number, _name, values: seen.append(values.copy()), 1)
     site = repair._Site(next(iter(layers(open_view(graph)))), relu, "", None, "", np.ones(1))
-    (found,) = repair._means(graph, samples, [site], 1).values()
+    (found,) = repair._means(graph, samples, [site], 1, {}).values()
     shares = (np.concatenate(seen) > 0).mean(axis=(0, 2, 3))
     np.testing.assert_allclose(found.passing, np.maximum(shares, 0.1))
     np.testing.assert_allclose(found.each.mean(axis=0), np.concatenate(seen).mean(axis=(0, 2, 3)), rtol=1e-5)
@@ -195,3 +195,40 @@ def test_a_sure_shift_is_taken_whole_and_noise_hardly_at_all():
     noise = np.random.default_rng(0).normal(size=(200, 50))
     np.testing.assert_allclose(repair._surely(1.0 + 1e-6 * noise), 1.0, atol=1e-5)
     assert np.square(repair._surely(noise)).sum() < 0.4 * np.square(noise.mean(axis=0)).sum()
+
+
+def masker():
+    """A convolution whose scores mostly lie far below zero, and their sigmoid."""
+    random = np.random.default_rng(6)
+    kernel = random.normal(0, 1, (2, 3, 3, 3)).astype(np.float32)
+    weights = [
+        onnx.numpy_helper.from_array(12 * kernel, "w"),
+        onnx.numpy_helper.from_array(np.float32([-30, -20]), "b"),
+    ]
+    nodes = [onnx.helper.make_node("Conv", ["x", "w", "b"], ["s"], pads=[1] * 4)]
+    nodes += [onnx.helper.make_node("Sigmoid", ["s"], ["y"])]
+    ends = [onnx.helper.make_tensor_value_info(n, 1, ["N", c, 16, 16]) for n, c in (("x", 3), ("y", 2))]
+    graph = onnx.helper.make_graph(nodes, "masker", ends[:1], ends[1:], weights)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_a_range_leaves_out_because_nobody_tells_it_apart_is_no_shift(tmp_path, kind):
+    onnx.save(masker(), tmp_path / "net.onnx")
+    source = identify(tmp_path / "net.onnx", signature=None, shapes={}, trusted=False, dtypes={}, model=None)
+    jobs.load(source)
+    graph = jobs.lower(jobs.LowerRequest(lowering_for(source.kind, kind), str(tmp_path / f"net.{kind}")))
+    data = [{"x": pictures(60, seed=0)}]
+    ranges = result(calibrate(graph, map(graph.turn, data), CalibrationOptions("auto")))
+    bench = Workbench(tmp_path, "int8", QuantizeOptions())
+    seen = Samples(data, 40)
+    case = EngineCase(
+        graph, seen, ranges, 8, quantized=lambda one: bench.quantized(one, ranges), written=bench.written,
+        reference=graph, macs=1,
+    )  # fmt: skip
+    opened = open_view(graph)
+    (layer,) = layers(opened)
+    before = opened.bias(layer)
+    change = repair.apply(case, opened)
+    assert change.changed == 1
+    assert np.abs(opened.bias(layer) - before).max() < 1

@@ -15,7 +15,7 @@ from edgekit.converters.calibration.observing import ObserveRequest, observe
 from edgekit.converters.calibration.range_choice import Trial, choose
 from edgekit.converters.calibration.taps import tap
 from edgekit.converters.stages import CalibrationOptions, Graph, QuantizeOptions, Range, Ranges
-from edgekit.converters.steps import Step, scores
+from edgekit.converters.steps import Score, Step, scores, squashed
 from edgekit.data_ref import DataRef
 from edgekit.precision import precisions
 from edgekit.tensors import TensorSpec
@@ -223,7 +223,36 @@ def test_scores_lie_behind_squashing_and_rescaling():
         Step("DequantizeLinear", ("pq", "s"), ("y",)),
         Step("Sigmoid", ("p",), ("z",)),
     ]
-    assert scores(steps, ["y", "z", "a", "aq", "x"]) == ["ad", "ad", "a", "aq", "x"]
+    assert [one.name for one in scores(steps, ["y", "z", "a", "aq", "x"])] == ["ad", "ad", "a", "aq", "x"]
+    assert {one.function for one in scores(steps, ["y", "z", "a", "aq", "x"])} == {None}
+
+
+@pytest.mark.parametrize(("kind", "function"), [("LOGISTIC", "sigmoid"), ("Tanh", "tanh"), ("SOFTMAX", None)])
+def test_scores_lie_behind_what_only_moves_the_answers(kind, function):
+    steps = [
+        Step("Conv", ("x", "w"), ("a",)),
+        Step("Reshape", ("a", "s"), ("b",)),
+        Step(kind, ("b",), ("c",)),
+        Step("TRANSPOSE", ("c", "p"), ("d",)),
+        Step("Reshape", ("d", "s"), ("y",)),
+        Step("Reshape", ("a", "s"), ("z",)),
+    ]
+    assert scores(steps, ["y", "z"]) == [Score("b", function), Score("z")]
+    assert squashed(steps, ["y", "z"]) == ({"b"} if function else set())
+    assert squashed(steps, ["y", "b"]) == set()
+
+
+def test_many_values_are_compared_as_their_function_answers_them():
+    random = np.random.default_rng(3)
+    wanted = [[random.choice(np.float32([-40.0, 1.0]), size=(1, 200))] for _ in range(8)]
+    flat = [[np.where(one < 0, one + 5, one)] for (one,) in wanted]
+    steep = [[np.where(one < 0, one, one + 0.5)] for (one,) in wanted]
+    by_score = [range_choice.score(wanted, one).decibels for one in (flat, steep)]
+    by_answer = [range_choice.score(wanted, one, squashed=["sigmoid"]).decibels for one in (flat, steep)]
+    assert by_score[0] < by_score[1]
+    assert by_answer[0] > by_answer[1] + 20
+    few = [[[array[:, :20] for array in one] for one in answers] for answers in (wanted, flat)]
+    assert range_choice.score(*few, squashed=["sigmoid"]).decibels == range_choice.score(*few).decibels
 
 
 def test_only_what_holds_from_sample_to_sample_is_surely_above():
