@@ -31,6 +31,7 @@ from edgekit.converters.debugging.pictures import (
     real_values,
     samples,
 )
+from edgekit.converters.debugging.reach import reach
 from edgekit.converters.debugging.results import Examination, Layer
 from edgekit.converters.stages import Feeds
 from edgekit.errors import DataError, EngineError
@@ -103,8 +104,8 @@ class _Work:
                          ((reference, tapped), (artifact, shown)))  # fmt: skip
         self.outputs = Outputs(self.pictures, self.request.answers)
         done, size, number = 0, 1, 0
+        held: Block = []
         while block := list(islice(arrays, size)):
-            held: Block = []
             with (
                 reference.open(reference.inputs, tapped, self.request.threads, as_written=True) as float_runner,
                 artifact.open(artifact.inputs, shown, self.request.threads) as runner,
@@ -113,9 +114,15 @@ class _Work:
                     held.append(self._run(feeds, (float_runner, runner), origins, number))
                     number += 1
                     yield {"done": done + len(held), "total": total}
+            fitting = max(1, BUDGET // max(1, sum(array.nbytes for array in held[0][1].values())))
+            if number == 1 and fitting > 1:
+                # The first run tells their size. It joins the next ones, as each layer is opened anew for every block.
+                size = fitting - 1
+                continue
             yield from self._alone(held, number - len(held), done, total)
-            done += len(block)
-            size = max(1, BUDGET // max(1, sum(array.nbytes for array in held[0][1].values())))
+            done, size, held = done + len(held), fitting, []
+        if held:
+            yield from self._alone(held, number - len(held), done, total)
 
     def _run(
         self, feeds: Feeds, runners: tuple[nets.Runner, nets.Runner], origins: list[str], number: int
@@ -303,7 +310,8 @@ class _Work:
         ]
         floats = self.request.floats
         if not floats:  # what is wrong there is said by `divergence`
-            layers = [reasons.explained(layer, layers, self.request.used) for layer in layers]
+            within = reach(self.request.lowered)
+            layers = [reasons.explained(layer, layers, self.request.used, within) for layer in layers]
         layers = reasons.ranked(layers)
         kept = {layer.name for layer in layers[: self.request.histograms]}
         histograms = {w.origin: w.cumulative.histogram() for w in self.watched if w.origin in kept}

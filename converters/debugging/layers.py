@@ -17,6 +17,15 @@ from edgekit.tensors import INTEGER_RANGE
 _TOLD = {"LOGISTIC": 6.0, "Sigmoid": 6.0, "TANH": 3.0, "Tanh": 3.0}
 """Where they come within half a step of 8 bits of their ends, or a little before: ranges may end there, see
 `calibration.bends`."""
+_FIRST = frozenset({"Conv", "ConvTranspose", "ConvInteger", "BatchNormalization", "InstanceNormalization"})
+"""What has its channels behind the batch, in ONNX."""
+_LAST = frozenset({
+    "MatMul", "Gemm", "MatMulInteger", "DynamicQuantizeMatMul", "LayerNormalization", "SimplifiedLayerNormalization",
+    "RMSNormalization", "LSTM", "GRU", "RNN",
+})  # fmt: skip
+"""What has them at the end."""
+_TURNING = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
+_IMAGE = 4
 
 
 @dataclass
@@ -115,6 +124,30 @@ def boundary(net: Net, target: str, found: Pairing) -> dict[str, str] | None:
     return ends or None
 
 
+def channel_axis(net: Net, name: str) -> int:
+    """Where a tensor has its channels: always last in TFLite; in ONNX as the layer has them that made it.
+
+    Where that is unknown, as behind a transposition: where pictures (four axes and more) have theirs, else last.
+    """
+    if net.format == "tflite":
+        return -1
+    op, at = net.producer.get(name), name
+    while op is not None and op.kind not in _TURNING:
+        if op.kind in _FIRST | _LAST:
+            return 1 if op.kind in _FIRST else -1
+        at = next((read for read in op.inputs if read and read not in net.constants), "")
+        if not at or _rank(net, at) != _rank(net, name):
+            break
+        op = net.producer.get(at)
+    rank = _rank(net, name)
+    return 1 if rank is None or rank >= _IMAGE else -1
+
+
+def _rank(net: Net, name: str) -> int | None:
+    shape = net.tensors[net.origin(name)].shape
+    return None if shape is None else len(shape)
+
+
 def weights(net: Net, op: Op | None) -> Weights | None:
     """The constant matrix that an op multiplies by, where it is stored in integers."""
     if op is None or op.kind not in WEIGHTED:
@@ -156,7 +189,7 @@ def _bias_peak(held: Sequence[tuple[object, Array]]) -> float | None:
 def _watch(net: Net, op: Op | None, name: str, found: Pairing, reads: dict[str, str] | None) -> Watched:
     seen = net.seen(name)
     tensor = net.tensors[seen]
-    channels = -1 if net.format == "tflite" else 1
+    channels = channel_axis(net, name)
     return Watched(
         op, name, seen, found[name].reference, found[name].how, reads,
         Comparison(tensor, channels), Comparison(tensor, channels), Comparison(Tensor(seen, "float32"), channels),

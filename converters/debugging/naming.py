@@ -101,7 +101,7 @@ def _scope(step: str) -> str:
 
 
 def _node(names: Names, op: Op, reference: str) -> str | None:
-    found = names.nodes.get(reference) or names.nodes.get(_NUMBER.sub("", reference))
+    found = names.nodes.get(reference) or names.nodes.get(_NUMBER.sub("", reference)) or _around(names, reference)
     if found is None:
         return None
     at = found
@@ -113,6 +113,15 @@ def _node(names: Names, op: Op, reference: str) -> str | None:
             break
         at = back
     return found.name
+
+
+def _around(names: Names, reference: str) -> Node | None:
+    """The node that was lowered to several operators, of which this is one: "norm/mean" is a part of "norm"."""
+    while "/" in reference:
+        reference = reference.rpartition("/")[0]
+        if reference in names.nodes:
+            return names.nodes[reference]
+    return None
 
 
 def _same(kind: str, wanted: str) -> bool:

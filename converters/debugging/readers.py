@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -57,29 +58,31 @@ class TFLiteNet(Net):
         self, inputs: Sequence[str], outputs: Sequence[str], threads: int = 1, *, as_written: bool = False
     ) -> Runner:
         del as_written  # LiteRT runs what stands there
-        data = self._cut(inputs, outputs)
-        places = [{name: self._index[name] for name in side} for side in (inputs, outputs)]
+        data, moved = self._cut(inputs, outputs)
+        places = [{name: moved[self._index[name]] for name in side} for side in (inputs, outputs)]
         return Runner(TFLiteSession(data, places[0], places[1], threads, stateful=self._stateful))
 
     def put(self, name: str, values: Array) -> None:
         files.set_constant(self._model, self._model.subgraphs[0].tensors[self._index[name]], values)
 
-    def _cut(self, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    def _cut(self, inputs: Sequence[str], outputs: Sequence[str]) -> tuple[bytes, dict[int, int]]:
+        """The part as a file of its own tensors alone, since one is written for each layer; and where these went."""
         main, model = self._model.subgraphs[0], self._model
-        ops = self.between(inputs, outputs)
-        before = main.operators, main.inputs, main.outputs, model.signatureDefs, model.metadata, model.buffers
-        kept = {int(main.tensors[self._index[name]].buffer) for op in ops for name in (*op.inputs, *op.outputs) if name}
-        kept |= {int(tensor.buffer) for graph in model.subgraphs[1:] for tensor in graph.tensors}
+        ops = [main.operators[op.number] for op in self.between(inputs, outputs)]
+        ends = [[self._index[name] for name in side] for side in (inputs, outputs)]
+        used = {int(i) for op in ops for part in _indices(op) for i in part if int(i) >= 0}
+        moved = {old: new for new, old in enumerate(sorted(used.union(*ends)))}
+        part, whole = copy(main), copy(model)
+        part.tensors = [main.tensors[index] for index in moved]
+        part.operators = [_renumbered(op, moved) for op in ops]
+        part.inputs, part.outputs = (np.array([moved[index] for index in side], np.int32) for side in ends)
+        whole.subgraphs, whole.signatureDefs, whole.metadata = [part, *model.subgraphs[1:]], None, None
+        kept = {int(tensor.buffer) for graph in whole.subgraphs for tensor in graph.tensors}
         empty = files.schema().BufferT()
-        main.operators = [main.operators[op.number] for op in ops]
-        main.inputs = np.array([self._index[name] for name in inputs], np.int32)
-        main.outputs = np.array([self._index[name] for name in outputs], np.int32)
-        model.signatureDefs = model.metadata = None
-        model.buffers = [buffer if number in kept else empty for number, buffer in enumerate(model.buffers)]
-        try:
-            return write(model)
-        finally:
-            main.operators, main.inputs, main.outputs, model.signatureDefs, model.metadata, model.buffers = before
+        whole.buffers = [buffer if number in kept else empty for number, buffer in enumerate(model.buffers)]
+        if len(whole.subgraphs) == 1:
+            part.tensors, whole.buffers = _with_own_buffers(part.tensors, model.buffers)
+        return write(whole), moved
 
     def _stored_names(self) -> Iterable[str]:
         main = self._model.subgraphs[0]
@@ -94,6 +97,34 @@ class TFLiteNet(Net):
     def _variable(self, op: Op) -> bool:
         tensors = self._model.subgraphs[0].tensors
         return any(tensors[self._index[name]].isVariable for name in op.inputs if name) or not op.inputs
+
+
+def _indices(op: Any) -> Iterator[Sequence[int]]:
+    """Everything by which an operator names tensors."""
+    yield from (part for part in (op.inputs, op.outputs, op.intermediates) if part is not None)
+
+
+def _renumbered(op: Any, moved: dict[int, int]) -> Any:
+    own = copy(op)
+    for part in ("inputs", "outputs", "intermediates"):
+        held = getattr(op, part)
+        if held is not None:
+            setattr(own, part, np.array([moved.get(int(index), -1) for index in held], np.int32))
+    return own
+
+
+def _with_own_buffers(tensors: Sequence[Any], buffers: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Tensors that refer to a list of their own buffers; its first one is empty, as the schema demands."""
+    own, found = [files.schema().BufferT()], []
+    for tensor in tensors:
+        held = copy(tensor)
+        if files.filled(buffers[int(tensor.buffer)].data):
+            held.buffer = len(own)
+            own.append(buffers[int(tensor.buffer)])
+        else:
+            held.buffer = 0
+        found.append(held)
+    return found, own
 
 
 _KNOWN = frozenset({"float32", "float16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool"})

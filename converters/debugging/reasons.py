@@ -15,6 +15,7 @@ from importlib import resources
 from typing import Any
 
 from edgekit.converters.debugging.figures import Figures, Histogram
+from edgekit.converters.debugging.reach import Reach
 from edgekit.converters.debugging.results import Layer, Reason, Weights
 
 Facts = dict[str, str]
@@ -40,7 +41,7 @@ _SHIFT = 0.7
 _BROKEN_DB = 10.0
 """Less than the noise of 2 bits: no rounding of a sound layer makes it."""
 _INHERITED_DB = 6.0
-"""Cumulative below isolated by one bit: three quarters of the error come from upstream."""
+"""Cumulative below its own by one bit: three quarters of the error come from upstream."""
 _GIVEN_BACK_DB = 3.0
 """Half of the noise that right inputs give is gone with the artifact's own: that is what its bias was made for."""
 _MINOR = 0.1
@@ -83,14 +84,22 @@ def ranked(layers: Sequence[Layer]) -> list[Layer]:
     return sorted(layers, key=badness)
 
 
-def explained(layer: Layer, layers: Sequence[Layer], used: Sequence[str] = ()) -> Layer:
-    """The layer with its reasons; options in `used` are not recommended again."""
+def explained(layer: Layer, layers: Sequence[Layer], used: Sequence[str] = (), reach: Reach | None = None) -> Layer:
+    """The layer with its reasons.
+
+    Args:
+        layer: To be explained.
+        layers: All of them, for what comes from upstream.
+        used: Options of the conversion, which are not recommended again.
+        reach: What the repairs can do here; None: anything.
+    """
     found = []
     for code, test in _TESTS.items():
         facts = test(layer, layers)
         if facts is not None:
             entry = catalogue()[code]
-            options = tuple(option for option in entry["options"] if option not in used)
+            useless = {*used, *(() if reach is None else reach.in_vain(layer)), *_in_vain(code, layer, layers)}
+            options = tuple(option for option in entry["options"] if option not in useless)
             found.append(Reason(code, entry["text"].format(**facts), options))
             if code in _FINAL:
                 break
@@ -157,7 +166,9 @@ def _weights_share_scale(layer: Layer, _: Sequence[Layer]) -> Facts | None:
 
 def _weights_saturated(layer: Layer, _: Sequence[Layer]) -> Facts | None:
     found: Weights | None = layer.weights
-    return {"saturation": _percent(found.saturation)} if found and found.saturation >= _SATURATED else None
+    if found is None or found.saturation < _SATURATED or _explained(layer):
+        return None
+    return {"saturation": _percent(found.saturation)}
 
 
 def _tiny_range(layer: Layer, _: Sequence[Layer]) -> Facts | None:
@@ -189,28 +200,22 @@ def _one_sided(layer: Layer, _: Sequence[Layer]) -> Facts | None:
 
 
 def _kernel(layer: Layer, _: Sequence[Layer]) -> Facts | None:
-    decibels = layer.isolated.sqnr_db if layer.isolated else None
-    return {"isolated": _decibels(decibels)} if decibels is not None and decibels < _BROKEN_DB else None
+    decibels = _own(layer).sqnr_db if layer.isolated else None
+    return {"own": _decibels(decibels)} if decibels is not None and decibels < _BROKEN_DB else None
 
 
 def _inherited(layer: Layer, layers: Sequence[Layer]) -> Facts | None:
-    alone, all_in = layer.isolated, layer.cumulative.sqnr_db
-    if alone is None or all_in is None or (layer.contribution or 0.0) >= _MINOR:
+    own, all_in = _own(layer).sqnr_db, layer.cumulative.sqnr_db
+    if layer.isolated is None or all_in is None or (layer.contribution or 0.0) >= _MINOR:
         return None
-    if alone.sqnr_db is not None and alone.sqnr_db - all_in < _INHERITED_DB:
+    if own is not None and own - all_in < _INHERITED_DB:
         return None
     upstream = _worst_upstream(layer, layers)
-    return (
-        {"isolated": _decibels(alone.sqnr_db), "upstream": upstream.source_layer or upstream.name} if upstream else None
-    )
+    return {"own": _decibels(own), "upstream": upstream.source_layer or upstream.name} if upstream else None
 
 
 def _activation_rounding(layer: Layer, _: Sequence[Layer]) -> Facts | None:
-    expected = _rounding_db(layer)
-    own = _own(layer).sqnr_db
-    if expected is None or own is None or layer.scale is None or own < expected - 10 * math.log10(_EXPLAINED):
-        return None
-    return {"step": _number(layer.scale)}
+    return {"step": _number(layer.scale)} if layer.scale is not None and _explained(layer) else None
 
 
 def _weight_rounding(layer: Layer, _: Sequence[Layer]) -> Facts | None:
@@ -260,6 +265,12 @@ _FINAL = frozenset({"exact", "taken-back", "activation-rounding"})
 """After these nothing is left to explain."""
 
 
+def _in_vain(code: str, layer: Layer, layers: Sequence[Layer]) -> set[str]:
+    """Options that cannot help: no observer narrows what has the scale of its input, as after a pooling."""
+    shared = any(other.name in layer.inputs and other.scale == layer.scale for other in layers)
+    return {"--observer mse"} if code == "few-levels" and shared else set()
+
+
 def _worst_upstream(layer: Layer, layers: Sequence[Layer]) -> Layer | None:
     """The ancestor that does most to the outputs."""
     known = {other.name: other for other in layers}
@@ -287,6 +298,12 @@ def _rounding_db(layer: Layer) -> float | None:
 
 def _eight_bits(layer: Layer) -> bool:
     return layer.scale is not None and layer.dtype in ("int8", "uint8")
+
+
+def _explained(layer: Layer) -> bool:
+    """Whether rounding to its steps makes up its own error."""
+    expected, own = _rounding_db(layer), _own(layer).sqnr_db
+    return expected is not None and own is not None and own >= expected - 10 * math.log10(_EXPLAINED)
 
 
 def _left(small: float, large: float) -> str:

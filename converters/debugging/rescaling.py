@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgekit.converters.debugging.layers import Watched
+from edgekit.converters.debugging.layers import Watched, channel_axis
 from edgekit.converters.debugging.nets import Array
 from edgekit.converters.debugging.pictures import Pictures, real_values
 from edgekit.converters.stages import Feeds
@@ -32,7 +32,7 @@ def rescale(pictures: Pictures, watched: Sequence[Watched], early: Sequence[Feed
     origins = list(dict.fromkeys(layer.reference for layer in watched))
     tapped = [name for name in dict.fromkeys(map(reference.seen, origins)) if name not in reference.inputs]
     shown = [name for name in dict.fromkeys(layer.seen for layer in watched) if name not in artifact.inputs]
-    gauges = [Gauge(-1 if artifact.format == "tflite" else 1) for _ in watched]
+    gauges = [Gauge(channel_axis(artifact, layer.origin)) for layer in watched]
     with (
         reference.open(reference.inputs, tapped, threads, as_written=True) as float_runner,
         artifact.open(artifact.inputs, shown, threads) as runner,

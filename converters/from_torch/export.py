@@ -278,7 +278,8 @@ def _modules(graph: Any) -> dict[str, str]:
         weights = [name.rpartition(".")[0] for name in node.input if name.endswith(".weight")]
         noted = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "[]")
         scopes = [part for part in ast.literal_eval(noted)[:-1] if part]
-        path = (weights or scopes[-1:] or [""])[0].removeprefix(_WRAPPED)
+        path = (weights or scopes[-1:] or [""])[0]
+        path = "" if f"{path}." == _WRAPPED else path.removeprefix(_WRAPPED)
         if path:
             found.update(dict.fromkeys(node.output, path))
     return found

@@ -58,12 +58,22 @@ class _Head:
     behind: tuple[Op, ...]
 
 
+def splittable(opened: View) -> frozenset[str]:
+    """Tensors that this can split where their parts differ: of joinings at outputs, of heads, and what moves these."""
+    readers = _readers(opened)
+    found = set()
+    for op in opened.ops:
+        behind = _moves_to_output(op, readers, opened.outputs) if op.kind == "concat" else None
+        if behind is not None:
+            found |= {name for one in (op, *behind) for name in one.outputs}
+    for head in _heads(opened, readers):
+        found |= {head.name, head.layer.name, *(name for one in head.behind for name in one.outputs)}
+    return frozenset(found)
+
+
 def apply(case: Case, opened: View) -> Change:
     """Find both forms; the graph is changed for the second alone."""
-    readers: dict[str, list[Op]] = {}
-    for op in opened.ops:
-        for name in op.inputs:
-            readers.setdefault(name, []).append(op)
+    readers = _readers(opened)
     chosen: list[Op] = []
     for op in opened.ops:
         behind = _moves_to_output(op, readers, opened.outputs)
@@ -83,6 +93,14 @@ def apply(case: Case, opened: View) -> Change:
         furthest = max(float(factors.max()) for _, factors in spread)
         said.append(f"its channels keep scales up to {furthest:g} times apart, given back in floats: {names}")
     return Change(len(joined) + len(spread), "; ".join(said), rules, rewrites=bool(spread))
+
+
+def _readers(opened: View) -> dict[str, list[Op]]:
+    readers: dict[str, list[Op]] = {}
+    for op in opened.ops:
+        for name in op.inputs:
+            readers.setdefault(name, []).append(op)
+    return readers
 
 
 def _short(name: str) -> str:

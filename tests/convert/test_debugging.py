@@ -181,12 +181,49 @@ def test_a_layer_given_a_hundredfold_range_ranks_first(culprit, format, tmp_path
     assert found.unpaired == ()
 
 
+def rows(*, culprit: str, factor: float = 100.0) -> onnx.ModelProto:
+    """Dense layers on rows of twelve, as in a transformer: channels lie last, in both formats. One is scaled up where
+    `wide` makes it, before a Relu, or where `value` does, before a sum over the rows that softmax weighs.
+    """
+    net, random = Net(), np.random.default_rng(5)
+    net.constants["rows"] = np.array([-1, 12, 36])
+
+    def dense(x: str, name: str, inside: int, out: int) -> str:
+        net.constants[f"{name}.weight"] = (random.normal(size=(inside, out)) / np.sqrt(inside)).astype(np.float32)
+        net.constants[f"{name}.bias"] = (random.normal(size=out) / 10).astype(np.float32)
+        return net.node("Add", [net.node("MatMul", [x, f"{name}.weight"], name), f"{name}.bias"], f"{name}_sum")
+
+    x = dense(net.node("Reshape", ["image", "rows"], "cut"), "stem", 36, 24)
+    y = dense(net.node("Relu", [dense(x, "wide", 24, 32)], "wide_act"), "narrow", 32, 24)
+    scores = net.node("MatMul", [x, net.node("Transpose", [y], "turn", perm=[0, 2, 1])], "scores")
+    mixed = net.node("MatMul", [net.node("Softmax", [scores], "weigh", axis=-1), dense(y, "value", 24, 24)], "mix")
+    out = net.node("ReduceMean", [dense(mixed, "head", 24, 6)], "mean", axes=[1], keepdims=0)
+    for part in ("weight", "bias"):
+        net.constants[f"{culprit}.{part}"][..., 7] *= factor
+    net.constants[{"wide": "narrow.weight", "value": "head.weight"}[culprit]][7] /= factor
+    return net.finish(out)
+
+
+@BOTH
+@pytest.mark.parametrize("culprit", ["wide", "value"])
+def test_channels_of_rows_lie_last_and_what_cannot_help_is_not_advised(culprit, format, tmp_path):
+    found = Made(rows(culprit=culprit), format, tmp_path).examined()
+    worst = found.layers[0]
+    assert worst.source_layer.removesuffix("_sum") == culprit
+    assert (worst.reasons[0].code, worst.spread.peaks.index(max(worst.spread.peaks))) == ("outlier-channel", 7)
+    # A channel is scaled through a Relu; not through the sum that softmax weighs.
+    advised = [option for option in worst.reasons[0].options if "--repair" in option]
+    assert advised == (["--repair equalize"] if culprit == "wide" else [])
+    codes = {layer.source_layer: [reason.code for reason in layer.reasons] for layer in found.layers}
+    assert not any("kernel" in known or "weights-saturated" in known for known in codes.values())
+
+
 @BOTH
 def test_an_output_that_mixes_ranges_is_named_as_such(format, tmp_path):
     found = Made(detector(), format, tmp_path).examined()
     worst = next(layer for layer in found.layers if layer.source_layer == "join")
     assert worst.reasons[0].code in ("mixed-concat", "mixed-output")
-    assert worst.reasons[0].options
+    assert worst.reasons[0].options[0] == "--repair split-outputs"
 
 
 @BOTH

@@ -98,14 +98,14 @@ CASES = {
     "clipped": replace(LAYER, spread=spread(clipped=0.8, saturation=0.02)),
     "bias-overflow": replace(LAYER, weights=weights(bias_peak=0.9)),
     "weights-share-scale": replace(LAYER, weights=weights(scales=(0.1,), peaks=(1.0, 1.0, 30.0, 1.0))),
-    "weights-saturated": replace(LAYER, weights=weights(saturation=0.05)),
+    "weights-saturated": replace(LAYER, own=replace(FINE, sqnr_db=25.0), weights=weights(saturation=0.05)),
     "tiny-range": replace(LAYER, spread=spread(low=0.0, high=1e-7)),
     "few-levels": replace(LAYER, representable=(-10.0, 10.0)),
     "taken-back": replace(
         LAYER, isolated=replace(FINE, sqnr_db=25.0), own=replace(FINE, shift=-0.9), weights=weights()
     ),
     "one-sided": replace(LAYER, own=replace(FINE, shift=-0.9)),
-    "kernel": replace(LAYER, isolated=replace(FINE, sqnr_db=2.0)),
+    "kernel": replace(LAYER, isolated=replace(FINE, sqnr_db=2.0), own=replace(FINE, sqnr_db=2.0)),
     "activation-rounding": replace(LAYER, own=replace(FINE, sqnr_db=45.0)),
     "weight-rounding": replace(LAYER, own=replace(FINE, sqnr_db=25.0), weights=weights()),
     "stored-weights": replace(LAYER, scale=None, dtype="float32", weights=weights()),
@@ -144,6 +144,23 @@ def test_noise_from_upstream_is_said_to_come_from_there():
 
 def test_every_reason_of_the_catalogue_can_occur():
     assert set(reasons.catalogue()) == {*CASES, "inherited"}
+
+
+def test_weights_at_their_ends_are_no_reason_where_rounding_explains_the_error():
+    layer = replace(CASES["weights-saturated"], own=replace(FINE, sqnr_db=45.0))
+    assert codes(layer) == ["activation-rounding"]
+
+
+def test_a_kernel_is_no_reason_where_what_it_reads_is_coarse():
+    layer = replace(CASES["kernel"], own=FINE, contribution=0.0)
+    assert "kernel" not in codes(layer)
+
+
+def test_no_observer_is_advised_for_what_has_the_scale_of_its_input():
+    layer = replace(CASES["few-levels"], inputs=("before",))
+    before = replace(LAYER, name="before", scale=layer.scale)
+    assert reasons.explained(layer, [layer]).reasons[0].options[0] == "--observer mse"
+    assert "--observer mse" not in reasons.explained(layer, [before, layer]).reasons[0].options
 
 
 def test_options_that_were_used_are_not_recommended_again():
@@ -216,6 +233,14 @@ def test_a_variable_of_an_op_does_not_keep_it_from_running_alone():
     net.__dict__["constants"] = frozenset()
     found = {"x": Match("x", "interface"), "y": Match("y", "interface")}
     assert boundary(net, "y", found) == {"x": "x"}
+
+
+def test_parts_of_a_lowered_node_bear_its_name():
+    names = Names({"/norm/out": Node("block.norm", "LayerNormalization", "x")})
+    net = Net(["x"], ["/norm/out"], {}, [])
+    part = Op(0, "MEAN", ("x",), ("/norm/out/mean_1",))
+    assert source_layer(names, net, part, "/norm/out/mean_1") == "block.norm"
+    assert source_layer(names, net, part, "/other/mean_1") is None
 
 
 def test_what_was_fused_into_a_convolution_bears_its_name():
