@@ -48,6 +48,7 @@ class Detectors:
         self._streams = made = streams(reference)
         self._columns = reference.columns
         self._inputs = reference.header.inputs
+        self._of = _middles(made)
         extras = len(self._columns) + EXTRAS  # and what the estimate of the accuracy asks of each sample
         self._scan = Scan(
             made.tables,
@@ -56,7 +57,7 @@ class Detectors:
             made.floors,
             extras=extras,
             rate=rate * SHARES["scan"],
-            of=_middles(made),
+            of=self._of,
             numbers=np.where([aspect == "middle" for aspect in made.aspect], made.column, -1),
         )
         self._sketches = Sketches(
@@ -127,9 +128,14 @@ class Detectors:
         return found
 
     def _moved(self, excess: Excess, book: Book) -> list[Finding]:
-        """Findings of the scan: one for each kind and tensor, which names what moved most."""
+        """Findings of the scan: one for each kind and tensor, which names what moved most.
+
+        A number that has moved lies far from where it was, and so do its squares, though it varies as it did: of one
+        whose middle is known to have moved, the spread is not told.
+        """
         groups: dict[tuple[Kind, str], list[int]] = {}
-        for stream in np.flatnonzero(excess.ratio > 1).tolist():
+        apart = (self._of == np.arange(self._of.size)) | (excess.ratio[self._of] <= 1)
+        for stream in np.flatnonzero((excess.ratio > 1) & apart).tolist():
             groups.setdefault((self._streams.kinds[stream], self._sources[stream]), []).append(stream)
         findings = []
         for (kind, source), members in groups.items():
@@ -217,7 +223,7 @@ class Detectors:
                 over = self._sketches.calm(np.array([column.source == source for column in self._columns]))
             if over:
                 if mine and kind != "input-shape":
-                    self._scan.begin(np.array(mine))
+                    self._scan.begin(np.flatnonzero(np.isin(self._of, mine)))  # spreads that it stood for as well
                 book.end((kind, source), self.samples)
 
     # -- Telling --------------------------------------------------------------------------------------------------

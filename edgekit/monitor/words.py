@@ -52,7 +52,7 @@ _OPENINGS: dict[Kind, str] = {
 
 def moved(kind: Kind, moves: list[Move], since: int) -> str:
     """A sentence about moves, the largest first."""
-    told = "; ".join(_told(move, relation=kind == "input-relation") for move in moves[:_NAMED])
+    told = "; ".join(_told(move, relation=kind in ("input-relation", "embedding-relation")) for move in moves[:_NAMED])
     more = len(moves) - _NAMED
     others = f"; and {more} more" if more > 0 else ""
     return f"{_OPENINGS[kind]}: {told}{others}. Since about sample {since}."
@@ -61,6 +61,8 @@ def moved(kind: Kind, moves: list[Move], since: int) -> str:
 def _told(move: Move, *, relation: bool) -> str:
     if move.aspect == "share":
         return f"{move.where} {move.before:.1%} before, {move.now:.1%} now"
+    if move.aspect == "spread" and relation:
+        return f"{move.where} follows the others {'less' if move.amount > 0 else 'more'} closely"
     if move.aspect == "spread":
         return f"{move.where} varies {'more' if move.amount > 0 else 'less'}"
     direction = "higher" if move.amount > 0 else "lower"

@@ -35,3 +35,11 @@ def test_what_is_cut_at_eight_deviations_is_told_as_a_bound(amount, now, told):
     """Numbers a hundred deviations away were said to be 8.00."""
     move = words.Move("x", "middle", amount, 10.0, now, "sigma")
     assert told in words.moved("input-shift", [move], 5)
+
+
+def test_a_residual_that_spreads_is_no_number_that_varies():
+    """Of a number whose relation to others broke it was said that it varies more, which it did not."""
+    move = words.Move("x: tax", "spread", 2.0, 0.0, 0.0, "sigma")
+    assert "x: tax follows the others less closely" in words.moved("input-relation", [move], 5)
+    assert "x: tax follows the others more closely" in words.moved("embedding-relation", [move._replace(amount=-1)], 5)
+    assert "x: tax varies more" in words.moved("input-spread", [move], 5)

@@ -113,3 +113,23 @@ def test_a_tensor_that_is_missing_is_named(missing):
             {name: array for name, array in inputs.items() if name != missing},
             {name: array for name, array in outputs.items() if name != missing},
         )
+
+
+@pytest.mark.parametrize("by", [2.0, -3.0, 6.0])
+def test_what_has_moved_and_varies_as_before_is_not_said_to_vary(by):
+    """All of its samples are far away, which is not that they lie far apart."""
+    dice = np.random.default_rng(3)
+    inputs, value = (TensorSpec("x", (None, 8), "float32"),), (TensorSpec("y", (None, 1), "float32"),)
+    builder = Builder(inputs, value, None, Interpret(task="regression"))
+    x = dice.normal(size=(1000, 8)).astype(np.float32)
+    builder.add({"x": x}, {"y": x[:, :1]})
+    monitor = Monitor(builder.finish(), inputs, value, None, Interpret(task="regression"))
+    x = dice.normal(size=(960, 8)).astype(np.float32)
+    x[320:, 3] += by
+    told = [a for part in np.split(x, 30) for a in monitor.observe({"x": part}, {"y": part[:, :1]}).alarms]
+    assert any("value 3" in alarm.message for alarm in told)
+    assert not any(word in alarm.message for alarm in told for word in ("varies", "closely")), told
+    x[320:, 5] *= 3  # and what lies further apart is
+    again = Monitor(monitor.reference, inputs, value, None, Interpret(task="regression"))
+    told = [a for part in np.split(x, 30) for a in again.observe({"x": part}, {"y": part[:, :1]}).alarms]
+    assert any("value 5 varies more" in alarm.message for alarm in told)
