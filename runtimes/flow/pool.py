@@ -227,9 +227,8 @@ def _watched(models: list[Model], folder: str | Path | None, capture: Taker | No
             first.watch = Watch(None, first.inputs, first.outputs, capture)
         else:
             first.monitor(folder, capture=capture)
-    except EdgeKitError:
-        for model in models:
-            model.close()
+    except BaseException:
+        _closed(models)
         raise
     for model in models[1:]:
         model.watch = first.watch
@@ -250,8 +249,12 @@ def _opened(source: Any, sessions: int, threads: int | None) -> list[Model]:
     try:
         for _ in range(sessions):
             models.append(source())
-    except EdgeKitError:
-        for model in models:
-            model.close()
+    except BaseException:  # a function of the user's raises what it likes
+        _closed(models)
         raise
     return models
+
+
+def _closed(models: list[Model]) -> None:
+    for model in models:
+        model.close()

@@ -9,8 +9,10 @@ that became too old while it waited is not worth the engine's time, and is skipp
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -23,6 +25,10 @@ from edgekit.runtimes.flow.queue import Aging, Policy
 
 if TYPE_CHECKING:
     from edgekit.runtimes.flow.metrics import Metrics
+
+
+_LAST = 1.0
+"""Seconds that an app waits at its end for the frames that its streams wait for."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,8 @@ class Tally:
 
 class Stream:
     """Iterate over it once; `close` or the end of the loop ends the thread after the frame that it waits for, and a
-    generator that gives frames with it: what it does at its `finally` (release the camera) is done then.
+    generator that gives frames with it: what it does at its `finally` (release the camera) is done then, also where
+    the app ends meanwhile, unless the frame takes more than a second to come.
 
     Args:
         model: Anything with `predict`: a `Model`, a `Cascade`; or a function of a frame.
@@ -112,6 +119,7 @@ class Stream:
         if self._thread is not None:
             raise UsageError("stream-used", "a stream is iterated over once: make another")
         self._thread = threading.Thread(target=self._read, name="edgekit-stream", daemon=True)
+        _OPEN[self._thread] = self
         self._thread.start()
         return self._answers()
 
@@ -163,6 +171,7 @@ class Stream:
             self._failure = error
         finally:
             self._queue.close()
+            _OPEN.pop(threading.current_thread(), None)
 
     def _take(self, source: Iterator[Any]) -> None:
         for number, frame in enumerate(source):
@@ -176,3 +185,21 @@ class Stream:
     def _count(self, what: str) -> None:
         if self._metrics is not None:
             self._metrics.count("frames", what)
+
+
+_OPEN: dict[threading.Thread, Stream] = {}
+"""By the thread that reads for them, as long as it does."""
+
+
+def _end() -> None:
+    """When the app ends: a thread that is cut off in a source never comes to its `finally`."""
+    open_ = tuple(_OPEN.items())
+    for _, stream in open_:
+        stream.close()
+    ends = time.monotonic() + _LAST
+    for thread, _ in open_:
+        thread.join(max(ends - time.monotonic(), 0.0))
+
+
+atexit.register(_end)
+os.register_at_fork(after_in_child=_OPEN.clear)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import socket
+import subprocess
+import sys
 import threading
 from concurrent.futures import CancelledError
 
@@ -585,3 +587,47 @@ def test_without_a_supervisor_nothing_is_sent(monkeypatch, tmp_path):
     with pytest.raises(EngineError) as caught:
         notify("READY=1")
     assert caught.value.code == "notify-failed"
+
+
+_CAMERA = """
+import threading, edgekit
+def camera():
+    try:
+        yield from range(10**9)
+    finally:
+        print("released", flush=True)
+def stuck():
+    yield 1
+    threading.Event().wait()
+for frames in (camera(), stuck()):
+    for seen in edgekit.Stream(str, frames):
+        break
+print("done", flush=True)
+"""
+
+
+def test_a_camera_is_released_when_the_app_ends_after_a_break():
+    """The thread was cut off in the source; one that never gives another frame does not hold the app up."""
+    ended = subprocess.run([sys.executable, "-c", _CAMERA], capture_output=True, text=True, timeout=120, check=True)
+    assert sorted(ended.stdout.split()) == ["done", "released"], ended
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_pool_that_cannot_be_made_closes_what_it_opened(error):
+    opened = []
+
+    class Session:
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    def source():
+        if len(opened) == 2:
+            raise error
+        opened.append(Session())
+        return opened[-1]
+
+    with pytest.raises(error):
+        edgekit.Pool(source, sessions=3)
+    assert [one.closed for one in opened] == [True, True]
