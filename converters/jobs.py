@@ -161,7 +161,10 @@ def loaded() -> LoadedModel:
 
 @dataclass(frozen=True)
 class SurveyRequest:
-    """Look at the data before any work; `ranges` are the source's own, see `LoadedFacts`."""
+    """Look at the data before any work.
+
+    `ranges` are the source's own, see `LoadedFacts`; `activations` the precision's.
+    """
 
     inputs: tuple[TensorSpec, ...]
     calibration: DataRef | None
@@ -169,6 +172,7 @@ class SurveyRequest:
     scratch: str
     seed: int = 0
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    activations: str = "int8"
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,7 @@ def survey(request: SurveyRequest) -> Survey:
     evaluation = open_data(request.evaluation, request.inputs, scratch) if request.evaluation else None
     if evaluation is not None:
         evaluation.require_classes()
-    report = lint.lint(calibration, evaluation, request.inputs)
+    report = lint.lint(calibration, evaluation, request.inputs, request.activations)
     ranges = probes.input_ranges(request.inputs, {**request.ranges, **report.ranges})
     kind: ProofKind = "evaluation" if request.evaluation else "calibration" if request.calibration else "random"
     proof = request.evaluation or request.calibration

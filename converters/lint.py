@@ -44,6 +44,9 @@ WITHIN = 1 / 64
 USUAL = 3.0
 """Deviations by which the mean of a prepared column may be off zero, and that of a raw one off [preprocess]'s mean."""
 
+_LEVELS = {"int8": 255, "int16": 65535}
+"""Steps of a range, by the element type of activations."""
+
 STEPS = 2.0
 """Of the 255 between the ends of an input: a feature that spans less than that comes out of int8 as a constant."""
 
@@ -133,8 +136,13 @@ class _Survey:
     samples: int
 
 
-def lint(calibration: Dataset | None, evaluation: Dataset | None, inputs: tuple[TensorSpec, ...]) -> Report:
-    """Look at both data sets; either may be missing."""
+def lint(
+    calibration: Dataset | None,
+    evaluation: Dataset | None,
+    inputs: tuple[TensorSpec, ...],
+    activations: str = "int8",
+) -> Report:
+    """Look at both data sets; either may be missing. `activations`: element type that calibration is for."""
     findings: list[Finding] = []
     surveys: dict[str, _Survey] = {}
     for name, data in (("calibration", calibration), ("evaluation", evaluation)):
@@ -147,7 +155,7 @@ def lint(calibration: Dataset | None, evaluation: Dataset | None, inputs: tuple[
         for doubt, fix in evaluation.doubts:
             findings.append(Finding("warning", "data-labels", f"evaluation data: {doubt}", fix))
     if calibration is not None:
-        findings += [*_enough(calibration), *_scales(surveys["calibration"])]
+        findings += [*_enough(calibration), *_scales(surveys["calibration"], activations)]
     if calibration is not None and evaluation is not None:
         findings += _labels(calibration, evaluation)
         findings += _together(surveys["calibration"], surveys["evaluation"])
@@ -296,18 +304,20 @@ def _enough(calibration: Dataset) -> list[Finding]:
     return [Finding("warning", "data-few", message, "100 to 500 representative samples are usual.")]
 
 
-def _scales(calibration: _Survey) -> list[Finding]:
+def _scales(calibration: _Survey, activations: str) -> list[Finding]:
     """Features of one input whose sizes no single scale serves."""
+    if activations not in _LEVELS:
+        return []
     findings = []
     for tensor, seen in calibration.inputs.items():
         spans = seen.most - seen.least
         varying = int((spans > 0).sum())
-        step = (max(seen.high, 0.0) - min(seen.low, 0.0)) / 255
+        step = (max(seen.high, 0.0) - min(seen.low, 0.0)) / _LEVELS[activations]
         lost = int(((spans > 0) & (spans < STEPS * step)).sum())
         if varying > 1 and lost > LOST * varying:
             message = (
-                f"{lost} of the {varying} features of {tensor} span less than {STEPS:g} steps of int8, whose one scale "
-                f"reaches from {seen.low:.4g} to {seen.high:.4g}: int8 takes them for constants."
+                f"{lost} of the {varying} features of {tensor} span less than {STEPS:g} steps of {activations}, whose "
+                f"one scale reaches from {seen.low:.4g} to {seen.high:.4g}: {activations} takes them for constants."
             )
             fix = (
                 "Normalize before the model and not in it, or use --precision dynamic, which keeps floats at the "

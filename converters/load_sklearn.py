@@ -104,6 +104,9 @@ def loaded(model: Any, name: str, notes: tuple[str, ...] = (), shapes: dict[str,
     missing, said = _missing(ask, modern, width, apart=missing_values.columns_differ(tuple(anatomy.parts(model))))
     told += said
     inputs = (replace(specs.pop(answers.INPUT), missing=missing, columns=columns or None),)
+    last = anatomy.steps_of(model)[-1]
+    answer, task = answers.reading(last, outputs, predicts=predicts)
+    told += answers.left_out(last)
     facts = LoadedFacts(
         NAME,
         inputs,
@@ -111,8 +114,8 @@ def loaded(model: Any, name: str, notes: tuple[str, ...] = (), shapes: dict[str,
         notes=tuple(dict.fromkeys((*told, *changes))),
         tools={"onnx": str(onnx.__version__), **_tools(model)},
         classes=answers.class_names(asked) if "label" in outputs else (),
-        answer=next(iter(outputs)) if len(outputs) > 1 else None,
-        task=answers.task(outputs, predicts=predicts),
+        answer=answer if len(outputs) > 1 else None,
+        task=task,
         ranges=_domain(ask, width),
     )
     return Loaded(facts, modern, Answering(inputs, ask), exact=exact)

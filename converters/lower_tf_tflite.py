@@ -25,6 +25,7 @@ from edgekit import files
 from edgekit.converters.from_tensorflow.model import TfModel
 from edgekit.converters.load_keras import reason
 from edgekit.converters.stages import Graph, LoadedModel
+from edgekit.converters.tflite_graphs import roots
 from edgekit.errors import ConversionError, EdgeKitError, SourceError, UsageError
 from edgekit.tensors import TensorSpec
 
@@ -69,6 +70,7 @@ def lower(model: LoadedModel, path: Path) -> Graph:
             except ConversionError:
                 raise _both_refused(error, other) from error
         notes = ("the batch is fixed to 1: a recurrent layer of this model converts in no other way",)
+    data = roots.bounded(data)
     path.write_bytes(data)
     inputs, outputs, keeps_state = _interface(data, handle)
     if keeps_state:

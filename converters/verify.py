@@ -19,7 +19,7 @@ from edgekit.converters.verification import verdict
 from edgekit.converters.verification.agreement import ENOUGH, Classes, one_sided
 from edgekit.converters.verification.output_errors import OutputErrors, apart, senseless, span, unfinite
 from edgekit.converters.verification.thinned import Thinner
-from edgekit.converters.verification.verdict import REPORT, TRY, Failure, Verification
+from edgekit.converters.verification.verdict import REPORT, Failure, Verification
 from edgekit.errors import VerificationError
 from edgekit.manifest import Interpret, Metric, Proof, Task
 from edgekit.metrics import Accumulator, accumulator
@@ -50,6 +50,7 @@ class Comparison:
         gaps: Inputs take NaN, so that NaN is an answer.
         fed: Shapes of a sample of each input: an answer of such a shape is no vector of class scores, but what an
             autoencoder makes of its input.
+        precision: The artifact's, for what to try instead.
     """
 
     policy: str
@@ -61,6 +62,7 @@ class Comparison:
     squashed: frozenset[str] = frozenset()
     gaps: bool = False
     fed: frozenset[tuple[int | None, ...]] = frozenset()
+    precision: str = "int8"
     _outputs: dict[str, OutputErrors] = field(default_factory=dict)
     _edges: dict[str, OutputErrors] = field(default_factory=dict)
     _classes: Classes = field(default_factory=Classes)
@@ -84,9 +86,9 @@ class Comparison:
         self._chosen = self.interpret.output or self._chosen or next(iter(reference))
         self._echoes |= reference[self._chosen].shape[1:] in self.fed
         for name, expected in reference.items():
-            self._outputs.setdefault(name, OutputErrors()).add(expected, _like(answer, name, expected))
+            self._outputs.setdefault(name, OutputErrors()).add(expected, self._as_given(answer, name, expected))
         expected, found = reference[self._chosen], answer[self._chosen]
-        self._thinner.add(expected, _like(answer, self._chosen, expected))
+        self._thinner.add(expected, self._as_given(answer, self._chosen, expected))
         samples = len(expected) if samples is None else samples
         if self._chosen in self.ragged or not expected.ndim or len(expected) != samples:
             self._classes.vector = False
@@ -117,7 +119,7 @@ class Comparison:
         for name, expected in reference.items():
             if name in self.ragged:
                 continue
-            found = _like(answer, name, expected)
+            found = self._as_given(answer, name, expected)
             if bound is None or nudged is None or nudged[name].shape != expected.shape or not expected.ndim:
                 self._edges.setdefault(name, OutputErrors()).add(expected, found)
                 continue
@@ -148,6 +150,9 @@ class Comparison:
             failures += self._quantized(bounds, proof, warnings)
         some = self._thinner.finish(self._chosen or "")
         return Verification(proof, self._reading(), tuple(failures), tuple(warnings), some)
+
+    def _as_given(self, answer: Feeds, name: str, expected: Array) -> Array:
+        return _like(answer, name, expected, ragged=name in self.ragged)
 
     @property
     def _is_classifier(self) -> bool:
@@ -279,21 +284,22 @@ class Comparison:
 
     def _noise(self, bounds: Policy, names: set[str]) -> list[Failure]:
         return [
-            Failure("verify-noise", f"SQNR of {name} is {output.sqnr:.1f} dB, {bounds.sqnr_db:g} dB are asked", TRY)
+            Failure(
+                "verify-noise",
+                f"SQNR of {name} is {output.sqnr:.1f} dB, {bounds.sqnr_db:g} dB are asked",
+                verdict.attempts(self.precision),
+            )
             for name, output in self._outputs.items()
             if name in names and bounds.sqnr_db is not None and output.sqnr < bounds.sqnr_db
         ]
 
     def _quantized(self, bounds: Policy, proof: Proof, warnings: list[str]) -> list[Failure]:
-        warnings += [
-            f"{name} errs by more than it varies over this data: check it with labels, or use --precision int16x8"
-            for name, output in self._outputs.items()
-            if output.drowned and self._samples >= FEW
-        ]
+        drowned = [name for name, output in self._outputs.items() if output.drowned and self._samples >= FEW]
+        warnings += verdict.drowned(drowned, self.precision)
         # Labels and classes judge one output; noise judges the others.
         failures = self._noise(bounds, set(self._outputs) - {self._chosen or ""})
         if proof.metric is not None:
-            return [*verdict.accuracy(proof.metric, self.max_drop), *failures]
+            return [*verdict.accuracy(proof.metric, self.max_drop, self.precision), *failures]
         decided = self._classes.decided if self._is_classifier else 0
         if decided and bounds.decided_agreement is not None:
             share = self._classes.decided_same / decided
@@ -302,7 +308,7 @@ class Comparison:
                     f"the artifact agrees on {100 * share:.1f} % of the {decided} samples that the source decides, "
                     f"{100 * bounds.decided_agreement:.0f} % are asked"
                 )
-                failures.append(Failure("verify-agreement", message, TRY))
+                failures.append(Failure("verify-agreement", message, verdict.attempts(self.precision)))
         if decided < FEW:
             failures += self._noise(bounds, {self._chosen or ""})
         if not self._is_classifier and self._classes.vector and self.interpret.task == "other" and not self._echoes:
@@ -330,7 +336,7 @@ class Comparison:
 _TASKS: dict[str, Task] = {"top1": "classification", "multi_label_f1": "multi-label", "r2": "regression"}
 
 
-def _like(answer: Feeds, name: str, expected: Array) -> Array:
+def _like(answer: Feeds, name: str, expected: Array, *, ragged: bool = False) -> Array:
     """The artifact's output of that name, in the reference's shape.
 
     Raises:
@@ -338,19 +344,29 @@ def _like(answer: Feeds, name: str, expected: Array) -> Array:
     """
     found = answer.get(name)
     if found is None or found.shape != expected.shape:
-        shape = None if found is None else list(found.shape)
-        step = (
-            "Where the shape says how much was found, more or less was found here: convert the model without its "
-            "last selection (NonMaxSuppression), or with --precision fp32."
-            if expected.ndim
-            else "One number for a whole batch, such as a loss, is no answer to a sample: convert the model without it."
-        )
         raise VerificationError(
             "verify-outputs",
-            f"output {name} has shape {shape} in the artifact and {list(expected.shape)} in the source",
-            next_step=step,
+            f"output {name} has shape {None if found is None else list(found.shape)} in the artifact and "
+            f"{list(expected.shape)} in the source",
+            next_step=_instead(found, expected, ragged=ragged),
         )
     return found
+
+
+def _instead(found: Array | None, expected: Array, *, ragged: bool) -> str:
+    """What to do about an output of another shape."""
+    if not expected.ndim:
+        return "One number for a whole batch, such as a loss, is no answer to a sample: convert the model without it."
+    if ragged:
+        return (
+            "Where the shape says how much was found, more or less was found here: convert the model without its "
+            "last selection (NonMaxSuppression), or with --precision fp32."
+        )
+    if found is not None and found.ndim == expected.ndim and found.shape[1:] == expected.shape[1:]:
+        return (
+            "It is not one answer a sample, such as a constant or a sum over the batch: convert the model without it."
+        )
+    return REPORT
 
 
 def _finite_number(value: float) -> float:

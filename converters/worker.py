@@ -126,9 +126,16 @@ class Workshop:
         return facts
 
     def survey(
-        self, facts: LoadedFacts, calibration: DataRef | None, evaluation: DataRef | None, seed: int
+        self,
+        facts: LoadedFacts,
+        calibration: DataRef | None,
+        evaluation: DataRef | None,
+        seed: int,
+        activations: str,
     ) -> jobs.Survey:
-        request = jobs.SurveyRequest(facts.samples, calibration, evaluation, str(self.scratch), seed, facts.ranges)
+        request = jobs.SurveyRequest(
+            facts.samples, calibration, evaluation, str(self.scratch), seed, facts.ranges, activations
+        )
         return self.engine.call(jobs.survey, request, stage="survey")
 
     def lower(

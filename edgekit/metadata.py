@@ -177,6 +177,7 @@ def complete(
         how = replace(how, output=label)
     if how.output in (None, answer) and how.task == "other" and not said.declared:
         how = replace(how, task=task)
+        said = replace(said, declared=task != "other")
     if how.output is None and answer is not None:
         how = replace(how, output=_scored(outputs, answer) if how.task == "anomaly" else answer)
     if how.output is not None and how.output not in names:

@@ -11,6 +11,7 @@ the target have passed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -70,6 +71,9 @@ def convert(source: Any, *, to: str | None = None, output: str | Path | None = N
     Raises:
         EdgeKitError: See the classes in `edgekit.errors`: what is wrong, why, and what to do.
 
+    What `edgekit convert` prints as warnings goes to the logger `edgekit`, which writes to standard error unless the
+    program says otherwise.
+
     Example:
         artifact = edgekit.convert("model.keras", to="tflite", precision="int8", calibration="train.npz",
                                    evaluation="test.npz", device="raspberry-pi-4b")
@@ -78,7 +82,10 @@ def convert(source: Any, *, to: str | None = None, output: str | Path | None = N
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UsageError("option-unknown", f"convert() takes no {', '.join(unknown)}; known: {', '.join(known)}")
-    return run(source, Options(to=to, output=Path(output) if output else None, **options)).artifact
+    done = run(source, Options(to=to, output=Path(output) if output else None, **options))
+    for warning in done.warnings:
+        logging.getLogger("edgekit").warning("%s", warning)
+    return done.artifact
 
 
 def run(
@@ -117,7 +124,7 @@ def run(
             calibration = data_given.locate(options.calibration, options, facts, said, shop.scratch / "calibration")
             evaluation = data_given.locate(options.evaluation, options, facts, said, shop.scratch / "evaluation")
             data_given.require_calibration(calibration, precision)
-            survey = shop.survey(facts, calibration, evaluation, options.seed)
+            survey = shop.survey(facts, calibration, evaluation, options.seed, precision.activations)
             data_given.enforce_lint(survey)
             said = metadata.complete(
                 said, facts.outputs, label=options.label, class_names=survey.class_names, inputs=facts.inputs

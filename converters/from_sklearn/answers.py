@@ -111,12 +111,32 @@ def class_names(model: Any) -> tuple[str, ...]:
     return tuple(str(int(value)) if _is_whole(value) else str(value) for value in values.tolist())
 
 
-def task(outputs: Iterable[str], *, predicts: bool) -> Task:
-    """What the first of these public outputs says, of an estimator that predicts or one that transforms."""
+def reading(last: Any, outputs: Iterable[str], *, predicts: bool) -> tuple[str, Task]:
+    """Which of these public outputs holds the answer, and what it says.
+
+    Args:
+        last: The pipeline's last step, fitted.
+        outputs: Their names, in order.
+        predicts: Whether it predicts, or transforms.
+    """
     first = next(iter(outputs))
     if first == "output" and predicts:
-        return "regression"
-    return "classification" if first == "probabilities" else "other"
+        return first, "regression"
+    if first == "scores" and getattr(last, "decision_function_shape", None) == "ovo" and len(last.classes_) > 2:
+        return "label", "classification"  # scores have a column a pair of classes
+    return first, "classification" if first in ("probabilities", "scores") else "other"
+
+
+def left_out(last: Any) -> list[str]:
+    """What an estimator can answer and its graph cannot, said to the user; `last` as in `reading`."""
+    if not (getattr(last, "probability", False) is True and hasattr(last, "decision_function")):
+        return []
+    name = type(last).__name__
+    said = (
+        f"predict_proba of {name} is left out, which answers where an iteration happens to stop: scores are those of "
+        f"decision_function; CalibratedClassifierCV({name}()) has probabilities"
+    )
+    return [said]
 
 
 def _is_whole(value: Any) -> bool:

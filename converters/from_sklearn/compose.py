@@ -210,8 +210,8 @@ def _chances(model: Any, place: Place, draft: Draft, notes: list[str]) -> str:
     if "probabilities" not in outputs:
         raise unsupported(
             name_of(model),
-            "it has no probabilities, and what holds it needs them",
-            "Let it have some: SVC(probability=True), or a CalibratedClassifierCV around it.",
+            "it has no probabilities that are reproducible, and what holds it needs them",
+            "Put a CalibratedClassifierCV around it: SVC(probability=True) answers where an iteration happens to stop.",
         )
     return outputs["probabilities"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,8 @@ def _pool(low: Lowering, node: Node) -> None:
         raise Refused("TFLite's pooling does not tell the places of its maxima")
     rank = value.rank - 2
     move = window(node, value.shape[2:], node.ints("kernel_shape") or [])
+    if node.attribute("ceil_mode", 0):
+        output.shape = (*output.shape[:2], *_begun(output.shape[2:], move, value.shape[2:]))
     x = spatial_input(low, value) if rank < 3 else low.get(value, channels_last(value.rank))
     if x.dtype != "float32" and x.quant is None:
         x = steps.cast(draft, x, "float32")
@@ -65,6 +68,15 @@ def _pool(low: Lowering, node: Node) -> None:
         put_spatial(low, output, steps.cast(draft, made, steps.carrier(output.dtype)) if made.quant is None else made)
     else:
         low.put(output, steps.cast(draft, made, steps.carrier(output.dtype)), channels_last(value.rank))
+
+
+def _begun(counts: Sequence[int], move: Window, sizes: Sequence[int]) -> Iterator[int]:
+    """Windows that begin before the border at the end, as onnxruntime and PyTorch count them with ceil_mode.
+
+    What onnx infers counts one more where that one would lie in the border alone.
+    """
+    for count, stride, size, (first, _) in zip(counts, move.strides, sizes, move.pads, strict=True):
+        yield count - ((count - 1) * stride >= size + first)
 
 
 def _pool_2d(low: Lowering, node: Node, x: Tensor, wide: Window, asked: Window) -> Tensor:

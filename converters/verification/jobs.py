@@ -59,6 +59,7 @@ def compare(request: CompareRequest) -> Generator[Event, None, Verification]:
         squashed=frozenset(request.squashed),
         gaps=any(spec.missing for spec in request.inputs),
         fed=frozenset(spec.shape[1:] for spec in request.inputs),
+        precision=request.graph.precision,
     )
     graph = request.graph
     turn = sample_axis.each(graph.turn, request.inputs, graph.inputs)

@@ -12,10 +12,26 @@ from edgekit.manifest import Interpret, Metric, Proof
 
 REPORT = "This is a conversion error, not rounding: report it with the model, or try the other format."
 
-TRY = (
-    "Try --observer minmax or another --percentile, more representative calibration samples (100 to 500, as in "
-    "training), or --precision int16x8; with labels in --eval, accuracy decides instead."
-)
+_FINER = {"int16x8": "fp16", "dynamic": "fp16", "int4": "dynamic"}
+"""The precision that loses less, where that is not int16x8."""
+
+_UNCALIBRATED = frozenset({"dynamic", "int4"})
+
+
+def finer(precision: str) -> str:
+    """The option that loses less than this precision."""
+    return f"--precision {_FINER.get(precision, 'int16x8')}"
+
+
+def attempts(precision: str) -> str:
+    """What to try where this precision loses too much and there are no labels."""
+    ways = f"Try {finer(precision)}"
+    if precision not in _UNCALIBRATED:
+        ways = (
+            "Try --observer minmax or another --percentile, more representative calibration samples (100 to 500, as in "
+            f"training), or {finer(precision)}"
+        )
+    return f"{ways}; with labels in --eval, accuracy decides instead."
 
 
 @dataclass(frozen=True)
@@ -70,17 +86,28 @@ class Verification:
             )
 
 
-def accuracy(metric: Metric, max_drop: float) -> list[Failure]:
+def drowned(outputs: list[str], precision: str) -> list[str]:
+    """Of outputs whose error is larger than what they vary by."""
+    if not outputs:
+        return []
+    one = len(outputs) == 1
+    said = f"{' and '.join(outputs)} {'errs' if one else 'err'} by more than {'it varies' if one else 'they vary'}"
+    return [f"{said} over this data: check {'it' if one else 'them'} with labels, or use {finer(precision)}"]
+
+
+def accuracy(metric: Metric, max_drop: float, precision: str) -> list[Failure]:
     if metric.drop <= max_drop + 1e-9:  # points are differences of decimals
         return []
     message = (
         f"{metric.name} falls from {metric.source:.2f} to {metric.artifact:.2f}: a drop of {metric.drop:.2f} points, "
         f"at most {max_drop:g} are allowed"
     )
-    step = (
-        "Try --observer minmax or another --percentile, more representative calibration samples, --precision int16x8, "
-        "or a larger --max-drop."
-    )
+    step = f"Try {finer(precision)}, or a larger --max-drop."
+    if precision not in _UNCALIBRATED:
+        step = (
+            "Try --observer minmax or another --percentile, more representative calibration samples, "
+            f"{finer(precision)}, or a larger --max-drop."
+        )
     return [Failure("verify-accuracy", message, step)]
 
 

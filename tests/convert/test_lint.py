@@ -65,6 +65,11 @@ def test_features_that_one_scale_cannot_hold_are_told(tmp_path):
     assert found(tmp_path, (x,), (sane() * sizes,)) == {"data-scales": "warning"}
     (finding,) = lint(dataset(tmp_path, x), None, INPUTS).findings
     assert finding.message.startswith("6 of the 8 features of x span less than 2 steps")
+    # What has finer steps, or none, loses less: 0.01 and 0.001 of 3000, and nothing.
+    (finding,) = lint(dataset(tmp_path, sane() * (sizes / 100) ** 2), None, INPUTS, "int16").findings
+    assert "int8" not in finding.message
+    assert "steps of int16" in finding.message
+    assert lint(dataset(tmp_path, x), None, INPUTS, "float32").findings == ()
     # The same sizes where int8 holds them; and one small feature, or ones that never change, say nothing.
     assert found(tmp_path, (x / sizes,)) == {}
     assert found(tmp_path, (sane() * [1, 1, 1, 1, 1, 1, 1, 1e-3],)) == {}

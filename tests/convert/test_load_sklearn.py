@@ -151,6 +151,36 @@ def test_scores_of_duels_are_those_of_decision_function(to, iris):
     np.testing.assert_allclose(scores, model.decision_function(iris[0]), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["ridge", "linear-svc", "votes", "svc", "duels"])
+def test_classifiers_without_probabilities_answer_with_classes(kind, iris):
+    from sklearn import svm, tree
+
+    model = {
+        "ridge": linear_model.RidgeClassifier(),
+        "linear-svc": svm.LinearSVC(),
+        "votes": ensemble.VotingClassifier([("a", tree.DecisionTreeClassifier()), ("b", svm.LinearSVC())]),
+        "svc": svm.SVC(),
+        "duels": pipeline.make_pipeline(preprocessing.StandardScaler(), svm.SVC(decision_function_shape="ovo")),
+    }[kind]
+    x, names = iris[0], datasets.load_iris().target_names
+    model.fit(x, names[iris[1]])
+    with edgekit.load(edgekit.convert(model, to="tflite")) as opened:
+        said = [opened.predict(row) for row in x[::10]]
+    assert {answer.to_dict()["task"] for answer in said} == {"classification"}
+    assert [answer.label for answer in said] == model.predict(x[::10]).tolist()
+
+
+@pytest.mark.filterwarnings("ignore:The `probability` parameter:FutureWarning")
+def test_what_svc_says_of_probabilities_is_said_to_be_left_out(iris, caplog):
+    from sklearn import svm
+
+    edgekit.convert(svm.SVC(probability=True).fit(*iris), to="onnx")
+    assert "predict_proba of SVC is left out" in caplog.text
+    caplog.clear()
+    edgekit.convert(svm.SVC().fit(*iris), to="onnx")
+    assert not caplog.text
+
+
 def test_trees_with_linear_leaves_are_refused_by_name(iris):
     lightgbm = pytest.importorskip("lightgbm", reason="comes with the boosting extra")
     model = lightgbm.LGBMRegressor(linear_tree=True, n_estimators=2, verbose=-1).fit(iris[0], iris[0][:, 0])

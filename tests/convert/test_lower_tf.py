@@ -196,6 +196,20 @@ def test_what_only_our_own_lowering_writes(tmp_path: Path) -> None:
     assert relative_error(model, graph, feeds_for(model, 3)) == 0
 
 
+@both
+def test_rows_of_zeros_have_a_length_of_one_too(format: str, tmp_path: Path) -> None:
+    """XNNPACK's 1 / sqrt(0) is NaN, which the bound behind it would keep."""
+    x = keras.Input((6,), name="x")
+    model = live(keras.Model(x, keras.layers.UnitNormalization(name="y")(x)), tmp_path)
+    graph = LOWERINGS[format].lower(model, tmp_path / f"m.{format}")
+    rows = np.random.default_rng(0).normal(size=(6, 6)) * 10.0 ** np.arange(-16, 2, 3)[:, None]
+    rows[2] = 0
+    feeds = {"x": rows.astype(np.float32)}
+    found, source = answer(graph, feeds)["y"], model.run(feeds)["y"]
+    assert not found[2].any()
+    assert np.abs(found - source).max() < 1e-6
+
+
 def test_what_was_trained_to_be_quantized_is_not_rounded_twice(tmp_path: Path) -> None:
     x = keras.Input((6,), name="x")
     rounded = keras.layers.Lambda(lambda v: tf.quantization.fake_quant_with_min_max_args(v, -3.0, 3.0))(x)

@@ -295,6 +295,20 @@ def test_a_convolution_net_is_turned_once_and_everything_folds(tmp_path):
             assert model.run({"x": np.zeros((batch, 3, 8, 8), np.float32)})["y"].shape == (batch, 5)
 
 
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+@pytest.mark.parametrize("size", [6, 7])
+def test_with_ceil_mode_no_window_begins_in_the_border_at_the_end(op, size, tmp_path):
+    """onnx infers one more, and onnxruntime and PyTorch leave it out."""
+    window = {"kernel_shape": [2, 2], "strides": [3, 3], "pads": [0, 1, 1, 0], "ceil_mode": 1}
+    nodes = [helper.make_node(op, ["x"], ["p"], **window), helper.make_node("Flatten", ["p"], ["y"])]
+    model = model_of(nodes, {"x": ("N", 1, size, size)}, {"y": ("N", "m")}, {}, opset=22)
+    artifact = edgekit.convert(model, to="tflite")
+    x = np.random.default_rng(0).normal(size=(3, 1, size, size)).astype(np.float32)
+    (expected,) = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    with edgekit.load(artifact) as opened:
+        np.testing.assert_allclose(opened.run({"x": x})["y"], expected, rtol=1e-5)
+
+
 def upsampler():
     """An image to an image."""
     weights = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)

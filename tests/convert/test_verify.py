@@ -251,6 +251,24 @@ def test_missing_or_reshaped_outputs_are_refused():
         comparison.add({"out": logits()}, {"out": logits()[:, :5]})
 
 
+@pytest.mark.parametrize(
+    ("source", "artifact", "ragged", "word"),
+    [
+        ((1, 5, 4), (1, 4, 4), True, "NonMaxSuppression"),
+        ((8, 5, 5), (8, 6, 6), False, "conversion error"),
+        ((1, 3), (8, 3), False, "constant"),
+        ((), (8,), False, "loss"),
+    ],
+)
+def test_other_shapes_are_advised_by_what_they_are(source, artifact, ragged, word):
+    comparison = Comparison("fp32", Interpret(output="x"), ragged=frozenset({"out"} if ragged else ()))
+    x = np.zeros((8, 2), np.float32)
+    with pytest.raises(VerificationError) as caught:
+        comparison.add({"out": np.zeros(source), "x": x}, {"out": np.zeros(artifact), "x": x})
+    told = {"NonMaxSuppression", "conversion error", "constant", "loss"}
+    assert {one for one in told if one in caught.value.next_step} == {word}
+
+
 def test_constant_outputs():
     ones = np.ones((8, 3), np.float32)
     assert verdict("fp32", ones, ones).passed
@@ -343,6 +361,21 @@ def test_the_error_names_figure_bound_and_next_step():
     assert "--observer minmax" in caught.value.next_step
 
 
+@pytest.mark.parametrize(
+    ("precision", "finer"), [("int8", "int16x8"), ("int16x8", "fp16"), ("dynamic", "fp16"), ("int4", "dynamic")]
+)
+def test_what_was_asked_for_is_not_what_to_try(precision, finer):
+    scores = softmax(logits())
+    for labels in (None, scores.argmax(axis=1)):
+        comparison = Comparison("quantized", Interpret(), labels=labels, precision=precision)
+        comparison.add({"out": scores}, {"out": np.roll(scores, 1, axis=1)})
+        with pytest.raises(VerificationError) as caught:
+            comparison.finish("evaluation").enforce()
+        assert f"--precision {finer}" in caught.value.next_step
+        assert f"--precision {precision}" not in caught.value.next_step
+        assert ("--observer" in caught.value.next_step) == (precision in ("int8", "int16x8"))
+
+
 def test_fp32_asks_the_same_class_even_within_the_parity_bound():
     """One sample with scores of thousands widens the output's range; a flip in another one is still wrong."""
     source = np.array([[5000, 0, 0], [0.3, 0.2, 0.0]], np.float32)
@@ -368,6 +401,11 @@ def test_an_offset_that_hides_the_error_is_told():
     assert seen.passed
     assert any("errs by more than it varies" in warning for warning in seen.warnings)
     assert verdict("quantized", source, source + 0.01).warnings == ()
+    both = Comparison("quantized", Interpret(), precision="int16x8")
+    both.add({"a": source, "b": source}, {"a": np.full_like(source, 1000), "b": np.full_like(source, 1000)})
+    (told,) = [said for said in both.finish("evaluation").warnings if "over this data" in said]
+    assert told.startswith("a and b err by more than they vary")
+    assert told.endswith("use --precision fp16")
 
 
 def test_unknown_policies_are_refused():
