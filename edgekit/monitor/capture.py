@@ -4,14 +4,18 @@
         model.monitor("/var/lib/app/monitor", capture=capture)    # every run and predict is offered from now on
 
 `offer` costs a few microseconds where nothing is drawn. What is drawn is held in memory until its window of time ends,
-because only then its probability is known; then it is redacted, encrypted if there is a key, and written. A kill takes
-the window that is open; a power cut also what was not yet flushed (`Plan.sync`). Nothing of a capture stops an app: a
-full disk, or a redaction that fails, is counted in `status` and the sample is not kept.
+because only then its probability is known; then it is redacted, encrypted if there is a key, and written. The end of
+the app ends the window. A kill takes the one that is open; a power cut also what was not yet flushed (`Plan.sync`).
+Nothing of a capture stops an app: a full disk, or a redaction that fails, is counted in `status` and the sample is not
+kept.
 """
 
 from __future__ import annotations
 
+import atexit
+import os
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,7 +138,8 @@ class Capture:
         self._sums = _Sums()
         self._alarms: dict[tuple[str, str], Alarm] = {}
         self._counts: Counter[str] = Counter()
-        self._closed = False
+        self._closed, self._pid = False, os.getpid()
+        atexit.register(_close, weakref.ref(self))  # an app that ends without a word
 
     @property
     def model(self) -> Model:
@@ -144,7 +149,7 @@ class Capture:
     @model.setter
     def model(self, model: Model) -> None:
         with self._lock:
-            if model.artifact.sha256 != self._model.artifact.sha256:
+            if model.artifact.sha256 != self._model.artifact.sha256 and not self._quiet:
                 self._end()
                 self._tell()
                 self._guarded(lambda: self._ring.describe(_about(model)))
@@ -173,7 +178,7 @@ class Capture:
         rows = min((len(array) for array in outputs.values()), default=0)
         outputs = _real(outputs, self._model.outputs)
         with self._lock:
-            if self._closed:
+            if self._quiet:
                 return
             self._turn()
             for row in range(rows):
@@ -188,7 +193,7 @@ class Capture:
     def flush(self) -> None:
         """End the window now, and bring all of it onto the disk."""
         with self._lock:
-            if not self._closed:
+            if not self._quiet:
                 self._end()
                 self._tell()
                 self._guarded(lambda: self._ring.sync(now=True))
@@ -201,7 +206,7 @@ class Capture:
     def close(self) -> None:
         """Write what is held, and let others capture. May be called twice."""
         with self._lock:
-            if self._closed:
+            if self._quiet:
                 return
             self._end()
             self._tell()
@@ -213,6 +218,11 @@ class Capture:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def _quiet(self) -> bool:
+        """Whether it is closed, or that of the process which this one was forked from."""
+        return self._closed or self._pid != os.getpid()
 
     # -- One sample --------------------------------------------------------------------------------------------
 
@@ -340,6 +350,12 @@ class Capture:
     def _now(self) -> float | None:
         now = self._clock.wall()
         return now if now >= CLOCK_SET else None
+
+
+def _close(known: weakref.ref[Capture]) -> None:
+    capture = known()
+    if capture is not None:
+        capture.close()
 
 
 def _about(model: Model) -> dict[str, Any]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -266,6 +270,43 @@ def test_a_closed_capture_is_quiet(tmp_path):
     capture.offer(*answer())
     capture.flush()
     opened(tmp_path).close()
+
+
+_APP = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_capture import answer, opened
+capture = opened(Path(sys.argv[2]))
+capture.offer(*answer(7.0))
+"""
+
+
+def test_the_end_of_an_app_is_the_end_of_a_window(tmp_path):
+    """An app that runs for less than a window each time kept nothing."""
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", _APP, Path(__file__).parent, tmp_path], check=True, timeout=120)
+    assert [read.inputs["x"].tolist() for read in samples(tmp_path)] == [[7.0] * 4] * 2
+
+
+def test_a_process_that_was_forked_writes_nothing(tmp_path):
+    """It has the lock's descriptor and the open window of its parent, and would write beside it."""
+    capture = opened(tmp_path)
+    capture.offer(*answer(1.0))
+    child = os.fork()
+    if not child:
+        try:
+            capture.offer(*answer(2.0))
+            capture.flush()
+            capture.close()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert samples(tmp_path) == []
+    capture.offer(*answer(3.0))
+    capture.close()
+    assert {float(read.inputs["x"][0]) for read in samples(tmp_path)} <= {1.0, 3.0}
+    assert len(samples(tmp_path)) >= 1
 
 
 def test_nothing_is_written_but_into_its_folder(tmp_path):
