@@ -1,7 +1,7 @@
 """Outputs that mix parts of very different size, such as boxes in pixels and scores up to one, keep a scale a part.
 
 An integer tensor has one scale: boxes up to 640 leave steps of 2.5, and every score up to one becomes zero. It comes
-in two forms.
+in three forms.
 
 Joined: a concatenation at an output. The parts stay integers with scales of their own, and only the joining, and what
 moves values behind it, is done in floats: a copy.
@@ -9,6 +9,9 @@ moves values behind it, is done in floats: a copy.
 Made by one layer: a head whose channels are boxes and scores. Its small channels are made larger by powers of two, so
 that all span about the same, and the division by these, and what moves values behind it, is done in
 floats. Weights have a scale a channel, so the layer loses nothing by it.
+
+Made by arithmetic: channels that are alike until a constant a channel multiplies them, or is added. That, and what
+moves values behind it, is done in floats.
 
 Either way the output is then a float one, as the source's is.
 """
@@ -39,6 +42,11 @@ APART = 8.0
 _DEAD = 1e-6
 """Of the largest span: a channel that spans less says nothing."""
 _FURTHEST = 2.0**20
+_ARITHMETIC = frozenset({"Mul", "Div", "Add", "Sub", "MUL", "DIV", "ADD", "SUB"})
+_SHAPES = frozenset({"Shape", "Size", "SHAPE"})
+"""What reads no values."""
+_ROWS = 3
+"""Axes of rows of boxes: channels are the second or the last of them."""
 _SUMMED = ("Gemm", "MatMul", "Add")
 """onnxruntime gives these at an output as floats, from the sums themselves: there is no scale to share."""
 
@@ -58,29 +66,63 @@ class _Head:
     behind: tuple[Op, ...]
 
 
+class _Ends:
+    """Which operators have nothing behind them, up to outputs, but what is done in floats.
+
+    Attributes:
+        readers: Name -> the operators that read it.
+        late: Names of sums and products that are done in floats, as moves are.
+    """
+
+    def __init__(self, opened: View) -> None:
+        self.readers: dict[str, list[Op]] = {}
+        self.late: set[str] = set()
+        self._outputs = opened.outputs
+        for op in opened.ops:
+            for name in op.inputs if op.title not in _SHAPES else ():
+                self.readers.setdefault(name, []).append(op)
+
+    def behind(self, op: Op) -> list[Op] | None:
+        """What is between an operator and outputs; None when anything else reads its values."""
+        found: list[Op] = []
+        for name in op.outputs:
+            if name not in self._outputs and not self.readers.get(name):
+                return None
+            for reader in self.readers.get(name, []):
+                passed = reader.moves or reader.outputs[0] in self.late
+                behind = self.behind(reader) if passed else None
+                if behind is None:
+                    return None
+                found += [reader, *behind]
+        return found
+
+
 def splittable(opened: View) -> frozenset[str]:
     """Tensors that this can split where their parts differ: of joinings at outputs, of heads, and what moves these."""
-    readers = _readers(opened)
-    found = set()
+    ends = _Ends(opened)
+    ends.late |= {op.outputs[0] for op in _sums(opened, ends)}
+    found = set(ends.late)
     for op in opened.ops:
-        behind = _moves_to_output(op, readers, opened.outputs) if op.kind == "concat" else None
+        behind = ends.behind(op) if op.kind == "concat" or op.outputs[0] in ends.late else None
         if behind is not None:
             found |= {name for one in (op, *behind) for name in one.outputs}
-    for head in _heads(opened, readers):
+    for head in _heads(opened, ends):
         found |= {head.name, head.layer.name, *(name for one in head.behind for name in one.outputs)}
     return frozenset(found)
 
 
 def apply(case: Case, opened: View) -> Change:
-    """Find both forms; the graph is changed for the second alone."""
-    readers = _readers(opened)
+    """Find all forms; the graph is changed for heads alone."""
+    ends = _Ends(opened)
+    sums = _spreading(case, opened, ends)
     chosen: list[Op] = []
     for op in opened.ops:
-        behind = _moves_to_output(op, readers, opened.outputs)
-        if op.kind == "concat" and behind is not None and _apart(op, case.ranges.tensors):
+        behind = ends.behind(op)
+        apart = op.outputs[0] in ends.late or (op.kind == "concat" and _apart(op, case.ranges.tensors))
+        if apart and behind is not None:
             chosen += [one for one in (op, *behind) if one not in chosen]
     joined = [_short(op.outputs[0]) for op in chosen if op.kind == "concat"]
-    heads = [head for head in _heads(opened, readers) if head.layer.name not in case.lifted]
+    heads = [head for head in _heads(opened, ends) if head.layer.name not in case.lifted]
     spread = _spread(case, opened, heads)
     quotients = [_scale(opened, head, factors) for head, factors in spread]
     for head, _ in spread:
@@ -88,37 +130,58 @@ def apply(case: Case, opened: View) -> Change:
     # Joinings of joinings are one: what lies between two that stay in floats must not be rounded in between.
     rules = (*quotients, *(Rule("float", f"re:^{re.escape(op.outputs[0])}$", op.title) for op in chosen))
     said = [f"joined in floats, its parts keep their own scales: {', '.join(joined)}"] if joined else []
+    if sums:
+        names = ", ".join(_short(op.outputs[0]) for op in sums)
+        said.append(f"its constants give channels ranges of their own, which is done in floats: {names}")
     if spread:
         names = ", ".join(_short(head.name) for head, _ in spread)
         furthest = max(float(factors.max()) for _, factors in spread)
         said.append(f"its channels keep scales up to {furthest:g} times apart, given back in floats: {names}")
-    return Change(len(joined) + len(spread), "; ".join(said), rules, rewrites=bool(spread))
+    return Change(len(joined) + len(sums) + len(spread), "; ".join(said), rules, rewrites=bool(spread))
 
 
-def _readers(opened: View) -> dict[str, list[Op]]:
-    readers: dict[str, list[Op]] = {}
-    for op in opened.ops:
-        for name in op.inputs:
-            readers.setdefault(name, []).append(op)
-    return readers
+def _sums(opened: View, ends: _Ends) -> list[Op]:
+    """Arithmetic with constants at outputs, the last first; the bias of a layer is the layer's own."""
+    made = {op.outputs[0] for op in opened.ops if op.layer is not None}
+    found: list[Op] = []
+    known = set(ends.late)
+    for op in reversed(opened.ops):
+        bias = op.kind == "shift" and op.inputs[0] in made
+        if op.title in _ARITHMETIC and len(op.inputs) == 1 and not bias and ends.behind(op) is not None:
+            found.append(op)
+            ends.late.add(op.outputs[0])
+    ends.late = known
+    return found
+
+
+def _spreading(case: Case, opened: View, ends: _Ends) -> list[Op]:
+    """Of these, the ones that make channels of very different size; they are done in floats from now on."""
+    found = _sums(opened, ends)
+    ways = [{op.outputs[0]: _axes(op, opened)[-way] for op in found if len(_axes(op, opened)) >= way} for way in (1, 2)]
+    apart = {
+        name
+        for axes in ways
+        for name, seen in (observe(case, opened, axes) if axes else {}).items()
+        if _factors(seen).max() >= APART
+    }
+    chosen = []
+    for op in found:
+        if op.outputs[0] in apart and ends.behind(op) is not None:
+            ends.late.add(op.outputs[0])
+            chosen.append(op)
+    return chosen
+
+
+def _axes(op: Op, opened: View) -> tuple[int, ...]:
+    """Where its channels may lie."""
+    rank = len(opened.shape(op.outputs[0]) or ())
+    if op.axis >= 0:
+        return (op.axis,)
+    return tuple(range(1, rank)) if rank <= _ROWS else ()
 
 
 def _short(name: str) -> str:
     return name.split(";", 1)[0]
-
-
-def _moves_to_output(op: Op, readers: dict[str, list[Op]], outputs: frozenset[str]) -> list[Op] | None:
-    """What moves values between an operator and outputs; None when anything else reads them."""
-    found: list[Op] = []
-    for name in op.outputs:
-        if name not in outputs and not readers.get(name):
-            return None
-        for reader in readers.get(name, []):
-            behind = _moves_to_output(reader, readers, outputs) if reader.moves else None
-            if behind is None:
-                return None
-            found += [reader, *behind]
-    return found
 
 
 def _apart(op: Op, ranges: dict[str, Range]) -> bool:
@@ -131,7 +194,7 @@ def _span(seen: Range) -> float:
     return max(seen.max, 0.0) - min(seen.min, 0.0)
 
 
-def _heads(opened: View, readers: dict[str, list[Op]]) -> Iterator[_Head]:
+def _heads(opened: View, ends: _Ends) -> Iterator[_Head]:
     """Layers with nothing but sums, Relus and moves between them and outputs."""
     for op in opened.ops:
         layer = op.layer
@@ -140,13 +203,13 @@ def _heads(opened: View, readers: dict[str, list[Op]]) -> Iterator[_Head]:
         last: Op | None = op
         constants: list[str] = []
         while last is not None:
-            behind = _moves_to_output(last, readers, opened.outputs)
+            behind = ends.behind(last)
             if behind is not None:
                 if not behind and last.title in _SUMMED:
                     break
                 yield _Head(layer, last.outputs[0], layer.made_axis, tuple(constants), tuple(behind))
                 break
-            last = _next(opened, last, readers, layer.made_axis)
+            last = _next(opened, last, ends.readers, layer.made_axis)
             constants += () if last is None else last.constants
 
 

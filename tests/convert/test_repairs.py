@@ -544,6 +544,51 @@ def test_rows_of_mixed_units_keep_a_scale_each_and_their_float_answers(tmp_path,
     assert min(noise["ours"]) > 28
 
 
+def _boxes(folder, kind, *, before):
+    """Boxes of 0..640 and scores beside each other, as exporters write it: the shape of the rows is computed, and a
+    factor a column makes pixels, before the two are joined or behind that.
+    """
+    onnx = pytest.importorskip("onnx")
+    node, constant = onnx.helper.make_node, onnx.numpy_helper.from_array
+    random = np.random.default_rng(8)
+    constants = {f"{name}.w": random.normal(size=(out, 3, 3, 3)) / 3 for name, out in (("box", 4), ("score", 2))}
+    constants |= {"pixels": np.full((1, 4, 1, 1), 640.0), "columns": np.array([640.0] * 4 + [1.0] * 2).reshape(1, 6, 1)}
+    nodes = [
+        *(node("Conv", ["x", f"{name}.w"], [name], pads=[1, 1, 1, 1]) for name in ("box", "score")),
+        node("Sigmoid", ["box"], ["unit"]), node("Sigmoid", ["score"], ["s"]),
+        node("Mul", ["unit", "pixels"], ["wide"]),
+        node("Concat", ["wide" if before else "unit", "s"], ["joined"], axis=1),
+        node("Shape", ["joined"], ["sizes"], start=0, end=2), node("Concat", ["sizes", "rest"], ["rows"], axis=0),
+        node("Reshape", ["joined", "rows"], ["y" if before else "flat"]),
+    ]  # fmt: skip
+    nodes += [] if before else [node("Mul", ["flat", "columns"], ["y"])]
+    graph = onnx.helper.make_graph(
+        [one for one in nodes if before or "wide" not in one.output], "boxes",
+        [onnx.helper.make_tensor_value_info("x", 1, ["N", 3, 6, 6])],
+        [onnx.helper.make_tensor_value_info("y", 1, ["N", 6, 36])],
+        [constant(value.astype(np.float32), name) for name, value in constants.items()]
+        + [constant(np.array([-1]), "rest")],
+    )  # fmt: skip
+    path = folder / "boxes.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
+    source = identify(path, signature=None, shapes={}, trusted=False, dtypes={}, model=None)
+    jobs.load(source)
+    return jobs.lower(jobs.LowerRequest(lowering_for(source.kind, kind), str(folder / f"boxes.{kind}")))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("before", [True, False])
+def test_boxes_and_scores_keep_a_scale_each_however_they_are_joined(tmp_path, kind, before):
+    graph = _boxes(tmp_path, kind, before=before)
+    data = np.random.default_rng(9).normal(size=(40, 3, 6, 6)).astype(np.float32)
+    made = repaired(graph, data, tmp_path, ("split-outputs",), demanded=True)
+    assert [(one.name, one.kept) for one in made.reports] == [("split-outputs", True)]
+    assert "y" in splitting.splittable(open_view(graph))
+    reference, ours = (answered(which, data) for which in
+                       (graph, quantized(made.graph, data, tmp_path / f"made.{kind}", made.rules)))  # fmt: skip
+    assert min(sqnr(reference[:, c], ours[:, c]) for c in range(6)) > 30
+
+
 def test_sums_that_are_given_as_floats_have_no_scale_to_share(tmp_path):
     graph = _rows(tmp_path, "onnx", [500.0, 0.5])
     data = np.random.default_rng(9).normal(size=(40, 16)).astype(np.float32)
