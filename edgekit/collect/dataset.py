@@ -243,16 +243,21 @@ def content(folder: Path, seal: Seal | None) -> Content:
         ArtifactError: `capture-key`, `capture-newer`; `dataset-damaged`: a segment is no longer what was fetched.
     """
     found = Content()
+    known = read(folder).segments if (folder / MANIFEST).exists() else ()
+    kept = {(segment.store, segment.number): segment for segment in known}
     for path in stored(folder):
         data = path.read_bytes()
         seen = scan(data)
-        if seen.header is None or seen.end != len(data):
-            raise ArtifactError("dataset-damaged", f"{path} is not what was fetched", next_step=f"Remove {path}.")
         header = seen.header
+        if header is None or seen.end != len(data) or not _begins(data, kept.get((header.store, header.number))):
+            raise ArtifactError("dataset-damaged", f"{path} is not what was fetched", next_step=f"Remove {path}.")
         found.segments.append(Kept(header.store, header.number, len(data), hashlib.sha256(data).hexdigest()))
         found.hosts[header.store] = header.host
         found.name, found.about = header.name, {**found.about, **header.about}
+        found.damaged += len(seen.broken)
         for place, (begin, end) in enumerate(seen.frames):
+            if place in seen.broken:
+                continue
             try:
                 record = unpack(header.open(place, data[begin:end], seal))
             except ArtifactError as error:
@@ -262,6 +267,11 @@ def content(folder: Path, seal: Seal | None) -> Content:
                 continue
             _add(found, header, record)
     return found
+
+
+def _begins(data: bytes, kept: Kept | None) -> bool:
+    """Whether a segment is what it was when the manifest was written, or that and more."""
+    return kept is None or hashlib.sha256(data[: kept.bytes]).hexdigest() == kept.sha256
 
 
 def _add(found: Content, header: Header, read: Read) -> None:

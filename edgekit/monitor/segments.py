@@ -5,7 +5,8 @@
 
 The digest (BLAKE2b, RFC 7693) is keyed by the segment's own random number and covers the place of the record, so that
 neither a torn write nor what other files left in the blocks of a disk passes as a record. Reading ends at the first
-frame that does not fit: what comes behind it was on its way when the power went.
+frame that does not fit: what comes behind it was on its way when the power went. Where the next one fits again, a disk
+has changed what was written: that record alone is lost, and is told.
 """
 
 from __future__ import annotations
@@ -86,13 +87,15 @@ class Scanned:
 
     Attributes:
         header: None when not even that was written.
-        frames: Beginning and end of the content of each whole record.
+        frames: Beginning and end of the content of each record, in their order.
         end: Bytes up to the end of the last.
+        broken: Places of records that are not as they were written.
     """
 
     header: Header | None
     frames: tuple[tuple[int, int], ...]
     end: int
+    broken: frozenset[int] = frozenset()
 
 
 def scan(data: bytes) -> Scanned:
@@ -108,11 +111,17 @@ def scan(data: bytes) -> Scanned:
     if header is None or found is None:
         return Scanned(None, (), 0)
     frames: list[tuple[int, int]] = []
+    broken: set[int] = set()
     end, salt = found[1], bytes.fromhex(header.salt)
-    while (found := _framed(data, end, salt, len(frames))) is not None:
+    while True:
+        found = _framed(data, end, salt, len(frames))
+        if found is None:
+            found = _extent(data, end)
+            if found is None or _framed(data, found[1], salt, len(frames) + 1) is None:
+                return Scanned(header, tuple(frames), end, frozenset(broken))
+            broken.add(len(frames))
         frames.append(found)
         end = found[1]
-    return Scanned(header, tuple(frames), end)
 
 
 def payloads(data: bytes, seal: Seal | None = None) -> list[bytes]:
@@ -124,18 +133,27 @@ def payloads(data: bytes, seal: Seal | None = None) -> list[bytes]:
     seen = scan(data)
     if seen.header is None:
         return []
-    return [seen.header.open(place, data[begin:end], seal) for place, (begin, end) in enumerate(seen.frames)]
+    whole = ((place, frame) for place, frame in enumerate(seen.frames) if place not in seen.broken)
+    return [seen.header.open(place, data[begin:end], seal) for place, (begin, end) in whole]
 
 
 def _framed(data: bytes, at: int, salt: bytes, place: int) -> tuple[int, int] | None:
+    """Where the content of a frame is; None if it is not whole."""
+    found = _extent(data, at)
+    if found is None:
+        return None
+    begin, end = found
+    _, digest = _FRAME.unpack_from(data, at)
+    return found if hmac.compare_digest(digest, _digest(salt, place, data[begin:end])) else None
+
+
+def _extent(data: bytes, at: int) -> tuple[int, int] | None:
+    """The same by what it says of its length."""
     begin = at + _FRAME.size
     if begin > len(data):
         return None
-    length, digest = _FRAME.unpack_from(data, at)
-    end = begin + length
-    if end > len(data) or not hmac.compare_digest(digest, _digest(salt, place, data[begin:end])):
-        return None
-    return begin, end
+    length, _ = _FRAME.unpack_from(data, at)
+    return (begin, begin + length) if begin + length <= len(data) else None
 
 
 def _digest(salt: bytes, place: int, content: bytes) -> bytes:

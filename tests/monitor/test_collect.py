@@ -22,6 +22,7 @@ from edgekit.monitor import export
 from edgekit.monitor.alarm import Alarm, Verdict
 from edgekit.monitor.capture import Capture, Plan
 from edgekit.monitor.ring import Bounds, Ring, listed
+from edgekit.monitor.segments import scan
 from edgekit.monitor.strata import Draw
 from edgekit.targets.local import Local
 from edgekit.tensors import TensorSpec
@@ -326,6 +327,38 @@ def test_a_damaged_dataset_says_which_file(boards, tmp_path):
     (out / "manifest.json").write_text("{")
     with pytest.raises(ArtifactError):
         dataset.read(out)
+
+
+def test_a_record_that_a_disk_has_changed_is_told_and_the_others_are_kept(tmp_path):
+    """One bit on a card took all records behind it, and nobody said so."""
+    root = captured(tmp_path / "board", [as_fed(one) for one in pictures(12)], photographer())
+    (_, path) = listed(root / "pets")[0]
+    data = bytearray(path.read_bytes())
+    begin, end = scan(bytes(data)).frames[3]
+    data[(begin + end) // 2] ^= 16
+    path.write_bytes(data)
+    done = collect([str(root)], tmp_path / "data")
+    assert (done.samples, done.damaged) == (11, 1)
+    with Capture("pets", photographer(), ALL, root=root, seed=0, clock=Time().clock) as capture:  # goes on behind it
+        capture.offer({"x": as_fed(pictures(1, seed=9)[0])[None]}, {"p": np.eye(3, dtype=np.float32)[:1]})
+    done = collect([str(root)], tmp_path / "data")
+    assert (done.samples, done.damaged) == (12, 1)
+
+
+def test_a_byte_that_changed_within_a_dataset_is_found(boards, tmp_path):
+    out = tmp_path / "data"
+    collect(boards, out)
+    path = dataset.stored(out)[0]
+    data = bytearray(path.read_bytes())
+    begin, end = scan(bytes(data)).frames[2]
+    data[(begin + end) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ArtifactError, match=path.name) as refused:
+        collect(boards, out)
+    assert refused.value.code == "dataset-damaged"
+    path.unlink()
+    done = collect(boards, out)
+    assert (done.samples, done.damaged) == (12, 0)
 
 
 def test_what_makes_no_sense_is_refused(boards, tmp_path):

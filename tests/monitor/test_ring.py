@@ -102,9 +102,13 @@ def test_a_torn_tail_is_ignored_and_healed(tmp_path_factory, data):
         content[-cut] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
     before = records(folder)
-    assert before == list(range(len(before)))
     untouched = len(content) if kind == "cut" else len(content) - cut
-    assert len(before) >= sum(end <= untouched for _, end in frames)
+    hit = next((place for place, (begin, end) in enumerate(frames) if begin <= untouched < end), None)
+    if kind == "flip" and hit is not None:  # within a record: that alone is lost
+        assert before == [number for number in range(8) if number != 8 - len(frames) + hit]
+    else:
+        assert before == list(range(len(before)))
+        assert len(before) >= sum(end <= untouched for _, end in frames)
     writer = ring(folder)
     writer.append(numbered(50, 300))
     writer.close()
