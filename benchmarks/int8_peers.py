@@ -68,9 +68,8 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         for name in chosen.model or MODELS:
-            case = next(
-                case for case in (*models.CASES, *models.HARD, *models.FURTHER, *models.UNSEEN) if case.name == name
-            )
+            known = (*models.CASES, *models.HARD, *models.FURTHER, *models.UNSEEN, *models.FRESH)
+            case = next(case for case in known if case.name == name)
             folder = (chosen.files or Path(temporary)).resolve() / name
             folder.mkdir(parents=True, exist_ok=True)
             made = _kept(folder / "made.json")

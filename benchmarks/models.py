@@ -86,6 +86,11 @@ UNSEEN = tuple(
     )
 )  # fmt: skip
 """And more: `unseen_nets.py`."""
+FRESH = tuple(
+    Case(f"fresh_{name}", "", f"fresh_{name}", options=("--allow-float-ops",) if name == "bilstm" else ())
+    for name in ("shuffle", "detr", "branches", "bilstm", "tasks", "wavenet", "larger")
+)
+"""And more: `fresh_nets.py`."""
 
 
 @cache
@@ -95,9 +100,12 @@ def _trained(name: str) -> Any:
 
     if name.startswith("hard_"):
         return hard_nets.make(name.removeprefix("hard_"))
+    import fresh_nets
     import further_nets
     import unseen_nets
 
+    if name.startswith("fresh_"):
+        return fresh_nets.make(name.removeprefix("fresh_"))
     if name.startswith("unseen_"):
         return unseen_nets.make(name.removeprefix("unseen_"))
     return further_nets.make(name.removeprefix("further_"))
@@ -105,7 +113,7 @@ def _trained(name: str) -> Any:
 
 def file(case: Case, folder: Path) -> Path:
     """The model's file; one that is trained here is made in `folder`."""
-    if case not in (*HARD, *FURTHER, *UNSEEN):
+    if case not in (*HARD, *FURTHER, *UNSEEN, *FRESH):
         return SHARED / "models" / case.path
     made = _trained(case.data)
     import hard_nets
@@ -117,7 +125,7 @@ def file(case: Case, folder: Path) -> Path:
 def arrays(data: str) -> tuple[Any, Any]:
     """Samples and labels (or None) as the model wants them."""
     folder = SHARED / "data"
-    if data.startswith(("hard_", "further_", "unseen_")):
+    if data.startswith(("hard_", "further_", "unseen_", "fresh_")):
         made = _trained(data)
         x = np.concatenate([made.calibration, made.evaluation])
         return x, None if made.labels is None else np.concatenate([made.calibration_labels, made.labels])

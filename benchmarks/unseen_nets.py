@@ -165,7 +165,7 @@ def _bank() -> Any:
     return np.maximum(0, np.minimum(up, down))
 
 
-def _listener(net: nn.Module, steps: int) -> Hard:
+def listener(net: nn.Module, steps: int) -> Hard:
     x, y = _sound()
     frames, digits = torch.from_numpy(x[:200]), torch.from_numpy(y[:200])
 
@@ -193,7 +193,7 @@ class _Causal(nn.Module):
 
 def dilated() -> Hard:
     """Causal convolutions along time, each looking twice as far back."""
-    return _listener(nn.Sequential(
+    return listener(nn.Sequential(
         nn.Conv1d(BANDS, 32, 1), _Causal(32, 1), _Causal(32, 2), _Causal(32, 4), nn.AdaptiveAvgPool1d(1), nn.Flatten(),
         nn.Linear(32, 10),
     ), 200)  # fmt: skip
@@ -213,7 +213,7 @@ class Hearer(nn.Module):
 
 
 def hearer() -> Hard:
-    return _listener(Hearer(), 250)
+    return listener(Hearer(), 250)
 
 
 def _copier(net: nn.Module, x: Any, evaluated: Any, loss: Callable[[Tensor, Tensor], Tensor], steps: int) -> Hard:

@@ -39,8 +39,13 @@ _TRANSPARENT = frozenset(
 """Operators that move values or squash each range of them monotonically: what goes in is the answer already."""
 
 
+def _scales(step: Step, maker: Mapping[str, Step]) -> bool:
+    """Whether it multiplies or divides by something that no operator makes, such as sizes in pixels."""
+    return step.kind in ("MUL", "DIV", "Mul", "Div") and sum(name in maker for name in step.read) == 1
+
+
 def answers(steps: Sequence[Step], outputs: Iterable[str]) -> set[str]:
-    """The outputs, and the tensors that they are a rearrangement or a squashing of."""
+    """The outputs, and the tensors that they are a rearrangement, a squashing or a multiple of."""
     maker = {name: step for step in steps for name in step.made}
     found: set[str] = set()
     waiting = list(outputs)
@@ -49,7 +54,7 @@ def answers(steps: Sequence[Step], outputs: Iterable[str]) -> set[str]:
         if name not in found:
             found.add(name)
             step = maker.get(name)
-            waiting += step.read if step is not None and step.kind in _TRANSPARENT else ()
+            waiting += step.read if step is not None and (step.kind in _TRANSPARENT or _scales(step, maker)) else ()
     return found
 
 

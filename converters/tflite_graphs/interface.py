@@ -56,6 +56,7 @@ class _Interface:
         else:
             sources = {index: self._source(index, "DEQUANTIZE") for index in self._places("outputs")}
             self._replace("outputs", {index: at for index, at in sources.items() if at is not None and self._whole(at)})
+            self._replace("outputs", {index: at for index in self._places("outputs") if (at := self._computed(index))})
 
     def _places(self, side: Literal["inputs", "outputs"]) -> list[int]:
         return list(dict.fromkeys(int(index) for index in getattr(self._graph, side)))
@@ -69,6 +70,14 @@ class _Interface:
     def _source(self, index: int, kind: str) -> int | None:
         op = self._made_by.get(index)
         return int(op.inputs[0]) if op is not None and files.op_name(self._model, op) == kind else None
+
+    def _computed(self, index: int) -> int | None:
+        """The floats that an operator computes, where the quantizer put an output's integers behind them."""
+        source = self._source(index, "QUANTIZE")
+        if source is None or files.dtype_of(self._graph.tensors[source]) != "float32":
+            return None
+        maker = self._made_by.get(source)
+        return None if maker is None or files.op_name(self._model, maker) == "DEQUANTIZE" else source
 
     def _float_input(self, index: int) -> int:
         """A float tensor that is converted to the integers; what read their DEQUANTIZE reads it itself."""

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from generators import result
 
+import edgekit
 from edgekit import cli
 from edgekit.converters import jobs, quantizers, repairs
 from edgekit.converters.calibrate import calibrate
@@ -587,6 +588,26 @@ def test_boxes_and_scores_keep_a_scale_each_however_they_are_joined(tmp_path, ki
     reference, ours = (answered(which, data) for which in
                        (graph, quantized(made.graph, data, tmp_path / f"made.{kind}", made.rules)))  # fmt: skip
     assert min(sqnr(reference[:, c], ours[:, c]) for c in range(6)) > 30
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_numbers_that_sizes_behind_a_layer_make_differ_are_floats(tmp_path, kind):
+    onnx = pytest.importorskip("onnx")
+    helper, random = onnx.helper, np.random.default_rng(8)
+    values = {"w": random.normal(size=(16, 3)), "b": np.ones(3), "sizes": np.array([300.0, 28.0, 0.5])}
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["m"]), helper.make_node("Mul", ["m", "sizes"], ["y"])]
+    ends = [helper.make_tensor_value_info(name, 1, ["N", size]) for name, size in (("x", 16), ("y", 3))]
+    constants = [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "sizes", ends[:1], ends[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
+    data = random.normal(size=(60, 16)).astype(np.float32)
+    made = run(tmp_path / "m.onnx", Options(to=kind, precision="int8", calibration=data, evaluation=data))
+    (spec,) = made.artifact.manifest.outputs
+    assert spec.dtype == "float32"
+    path = made.artifact.write(tmp_path / f"made.{kind}").path
+    ours = edgekit.load(path).run({"x": data})["y"]
+    wanted = (data @ values["w"] + values["b"]) * values["sizes"]
+    assert min(sqnr(wanted[:, c], ours[:, c]) for c in range(3)) > 28
 
 
 def test_sums_that_are_given_as_floats_have_no_scale_to_share(tmp_path):
