@@ -210,12 +210,18 @@ class Builder:
         )
         reach = np.array([_reach(column) for column in z.T])
         judged = sum(len(part.right) for part in self._clean) >= JUDGED
+        anchors = 0  # bytes that they take, one by one
         for limit, together in _SIZES:
             made = _described(columns, header, steps, reach, usual, frequencies, limit)
+            bare = len(made.to_bytes())
+            # So many of them together take no less than their part: what cannot fit is not fitted.
+            if bare + anchors // together > room and (limit, together) != _SIZES[-1]:
+                continue
             if judged:
                 made = fitting.fit(made, _together(self._clean), self._by_drift(together))
-            if len(made.to_bytes()) <= room:
+            if (size := len(made.to_bytes())) <= room:
                 break
+            anchors = max(anchors, size - bare)
         return made
 
     @property

@@ -7,8 +7,10 @@ import pickle
 import numpy as np
 import pytest
 
+from edgekit.converters.judging import copies_of
 from edgekit.converters.perturbing import copies
 from edgekit.errors import UsageError
+from edgekit.monitor import fitting
 from edgekit.monitor.build import JUDGED, Builder, Drift
 from edgekit.monitor.fitting import _hierarchical
 from edgekit.monitor.monitor import Monitor
@@ -205,3 +207,34 @@ def test_copies_keep_shape_and_range_and_are_the_same_again(shape, sizes):
         if shape != "table":
             assert x.min() <= copy.min()
             assert copy.max() <= x.max()
+
+
+def test_models_that_cost_little_are_judged_on_more_copies_and_none_on_fewer():
+    small, table = copies_of(500_000, 784), copies_of(5_000, 64)
+    assert small == table > 2 * copies_of(12_500_000, 32 * 32 * 3)
+    for macs in (1, 10**6, 10**8, 10**10):
+        counts = [copies_of(macs, elements) for elements in (1, 10**3, 10**5, 10**7)]
+        assert counts == sorted(counts, reverse=True)
+        assert min(counts) >= max(1200, min(8000, int(2e11 / macs)))
+
+
+def test_what_has_no_room_is_not_fitted(monkeypatch):
+    x, y = samples(200, 5)
+    builder = Builder(ROWS, SCORES, None, HOW)
+    builder.add({"x": x}, {"scores": answer(x)})
+    builder.judge({"x": x}, {"scores": answer(x)}, y)
+    for kind, level, places, copy in copies(x, "table", 2_000):
+        drift = Drift(kind.name, kind.family, level)
+        builder.judge({"x": copy}, {"scores": answer(copy)}, y[places], drift, places)
+    fitted, fit = [], fitting.fit
+    monkeypatch.setattr(fitting, "fit", lambda *parts: fitted.append(1) or fit(*parts))
+    whole = builder.finish()
+    assert len(fitted) == 1
+    fitted.clear()
+    least = builder.finish(room=1)
+    assert len(fitted) == 1
+    assert least.header.estimator.anchors < whole.header.estimator.anchors
+    fitted.clear()
+    middle = builder.finish(room=len(whole.to_bytes()) - 1)
+    assert len(least.to_bytes()) < len(middle.to_bytes()) < len(whole.to_bytes())
+    assert len(fitted) <= 3
