@@ -198,10 +198,14 @@ class TFLiteSession:
         self._shown = shown
         try:
             self._engine = Interpreter(model_content=data, num_threads=threads)
-            self._engine.allocate_tensors()
+            about = self._engine.get_input_details()
+            # Sizes that are free stand as 1 here, which an operator behind may refuse: those of a feed decide.
+            self._ready = all((detail["shape_signature"] >= 0).all() for detail in about)
+            if self._ready:
+                self._engine.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise _refused(error) from error
-        self._shapes = {detail["index"]: tuple(detail["shape"]) for detail in self._engine.get_input_details()}
+        self._shapes = {detail["index"]: tuple(detail["shape"]) for detail in about}
 
     def run(self, feed: Feed, show: Show) -> None:
         engine = self._engine
@@ -223,9 +227,10 @@ class TFLiteSession:
         changed = {index: shape for index, shape in changed.items() if shape != self._shapes[index]}
         for index, shape in changed.items():
             self._engine.resize_tensor_input(index, shape)
-        if changed:
+        if changed or not self._ready:
             self._shapes.update(changed)
             self._engine.allocate_tensors()
+            self._ready = True
 
     def close(self) -> None:
         del self._engine

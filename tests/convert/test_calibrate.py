@@ -13,6 +13,7 @@ import pytest
 from edgekit.converters import calibrate as module
 from edgekit.converters.calibrate import calibrate
 from edgekit.converters.calibration import observers
+from edgekit.converters.calibration.taps import TFLiteSession
 from edgekit.converters.stages import CalibrationOptions, Graph, Range
 from edgekit.converters.steps import Step, peak
 from edgekit.converters.tflite_graphs.builder import Builder
@@ -67,6 +68,19 @@ def tflite_net(folder, batch=1, signature=None):
     path = folder / "net.tflite"
     path.write_bytes(graph.finish([bent, best], signature=signature))
     return Graph("tflite", str(path), (spec("x", (batch, 6)),), (spec("bent", (batch, 8)),))
+
+
+def test_rows_whose_number_is_free_are_as_many_as_are_fed():
+    """One row is what stands in the file for a free number, and twelve is what a shape behind it demands."""
+    graph = Builder()
+    x = graph.input("x", (1, 3), free=(0,))
+    shape = graph.constant("shape", np.array([-1, 12, 3], np.int32))
+    turned = graph.op("RESHAPE", [x, shape], (1, 12, 3), "turned", "ReshapeOptions", {"newShape": [-1, 12, 3]})
+    data = graph.finish([turned])
+    shown = []
+    session = TFLiteSession(data, {"x": x}, {"turned": turned}, 1, stateful=False)
+    session.run({"x": np.ones((24, 3), np.float32)}, lambda name, values: shown.append((name, values.shape)))
+    assert shown == [("turned", (2, 12, 3))]
 
 
 def onnx_net(folder, batch=1):
