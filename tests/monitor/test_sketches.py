@@ -15,12 +15,18 @@ SHAPES = {
     "skewed": lambda dice, n: dice.exponential(size=n) - 1,
     "counts": lambda dice, n: (dice.poisson(3, n) - 3.0) / 3**0.5,
     "two humps": lambda dice, n: dice.normal(size=n) * 0.3 + np.where(dice.random(n) < 0.4, -1.0, 0.8),
+    "heavy tails": lambda dice, n: dice.standard_cauchy(n),
+    "mostly zeros": lambda dice, n: np.where(dice.random(n) < 0.7, 0.0, dice.gamma(2, 1, n)),
+    "rounded": lambda dice, n: np.round(dice.normal(size=n) * 2) / 2,
+    "far apart": lambda dice, n: np.where(dice.random(n) < 0.03, 50.0, dice.normal(size=n) * 1e-3),
+    "three values": lambda dice, n: dice.choice([-3.0, 0.0, 1e-4], n),
 }
 CHANGES = {
     "none": lambda x: x,
     "moved": lambda x: x + 0.5,
     "wider": lambda x: x * 1.6,
     "cut": lambda x: np.minimum(x, 0.2),
+    "turned": lambda x: -x,
 }
 
 
