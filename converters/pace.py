@@ -40,6 +40,10 @@ _SHARE = 0.8
 _FACTOR = 1.05
 """Of the medians; less is not worth a word."""
 
+_MORE = 0.05
+_BYTES = 4096
+"""By which share, and by how much at least, a file must be larger to be worth a word."""
+
 
 @dataclass(frozen=True)
 class PaceRequest:
@@ -148,6 +152,19 @@ def judge(pairs: Sequence[tuple[int, int]], engine: str) -> Pace:
     lost = sum(second > first for first, second in pairs)
     slower = lost >= _SHARE * len(pairs) and after >= _FACTOR * before
     return Pace(before / 1000, after / 1000, slower, engine)
+
+
+def heavier(before: Graph, after: Graph) -> tuple[str, ...]:
+    """For the user, where the quantized graph is clearly larger than the float one."""
+    sizes = [Path(graph.path).stat().st_size for graph in (before, after)]
+    if sizes[1] < sizes[0] + max(_BYTES, _MORE * sizes[0]):
+        return ()
+    figures = f"{sizes[1] / 1000:.1f} and {sizes[0] / 1000:.1f} kB"
+    said = (
+        f"{after.precision} is larger than float here, {figures}: it has few weights to make smaller, and the "
+        "scales of its many operators take more; --precision fp32 loses nothing"
+    )
+    return (said,)
 
 
 def advice(found: Pace, after: Graph) -> tuple[str, ...]:

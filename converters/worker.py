@@ -296,12 +296,15 @@ class Workshop:
     def paced(
         self, verification: Verification, before: Graph, after: Graph, facts: LoadedFacts, survey: jobs.Survey
     ) -> Verification:
-        """The verification, which also says so when integers are slower than floats."""
+        """The verification, which also says so when integers are larger, or slower, than floats."""
         known = precisions.get(after.precision) if after.precision in precisions else None
-        if not verification.passed or known is None or known.activations != "int8":
+        if not verification.passed or known is None or known.weights == "float32":
             return verification
         from edgekit.converters import pace
 
+        verification = replace(verification, warnings=(*verification.warnings, *pace.heavier(before, after)))
+        if known.activations != "int8":
+            return verification
         request = pace.PaceRequest(before, after, survey.proof, facts.samples, str(self.scratch))
         found = self.engine.call(pace.pace, request, stage="verify")
         return replace(verification, warnings=(*verification.warnings, *pace.advice(found, after)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def read(path: Path, ref: DataRef, spec: TensorSpec) -> Found:
     except FAILURES as error:
         if isinstance(error, DataError):
             raise
-        raise _unreadable(path, line + (not names) or 1, f"cannot be read: {error}") from error
+        raise _unreadable(path, line + (not names) or 1, f"cannot be read: {_cause(error)}") from error
     column = ArrayColumn(descriptor, 0, dtype, (count, *_row_shape(path, fed.features, spec)))
     return Found({spec.name: column}, *(_labels(texts, ref) if at is not None else (None, ())))
 
@@ -182,6 +183,18 @@ def _is_number(text: str) -> bool:
 
 def _unreadable(path: Path, line: int, what: str, step: str = _SAVE) -> DataError:
     return DataError("data-unreadable", f"{path} line {line} {what}", next_step=step)
+
+
+def _cause(error: Exception) -> str:
+    """What spreadsheets write by default is told by its name."""
+    said = str(error)
+    if isinstance(error, UnicodeDecodeError):
+        if error.object.startswith((b"\xff\xfe", b"\xfe\xff")):
+            return "it is UTF-16, not UTF-8"
+        return f"it is not UTF-8 (byte {error.object[error.start]:#04x}): older spreadsheets write Latin-1"
+    if re.search(r"'\s*[-+]?\d+,\d+\s*'", said):
+        return f"its numbers have commas for decimal points ({said.rpartition(': ')[2]})"
+    return said
 
 
 def _row_shape(path: Path, features: list[str], spec: TensorSpec) -> tuple[int, ...]:

@@ -21,6 +21,10 @@ _WORTH = 1.15
 
 _SWAPS = {"fp32": ("int8", {"float32": "int8"}), "int8": ("fp32", {"int8": "float32", "uint8": "float32"})}
 
+_COMPARISONS = frozenset({"GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL"})
+_PLACING = frozenset({"CAST", "ADD", "MUL", "SUB", "RESHAPE"})
+"""Operators by which TFLite makes a place in a table of the answers of comparisons, level by level of a tree."""
+
 
 def choices(case: Case, now: Prediction | None) -> tuple[Choice, ...]:
     """Settings of the same network on the same board, fastest first; empty when nothing is predicted."""
@@ -72,10 +76,25 @@ def sentences(case: Case, now: Prediction | None, found: tuple[Choice, ...]) -> 
 def _variants(case: Case) -> Iterator[tuple[str, ModelFacts]]:
     """The file, and its network in the other of the two usual precisions; of QDQ graphs of ONNX the file alone."""
     yield case.precision, case.facts
-    if case.precision in _SWAPS and not (case.facts.format == "onnx" and case.precision != "fp32"):
+    fixed = case.facts.format == "onnx" and case.precision != "fp32"
+    if case.precision in _SWAPS and not fixed and not _decides(case.facts.ops):
         precision, types = _SWAPS[case.precision]
         ops = tuple(_retyped(case.facts.ops, types))
         yield precision, replace(case.facts, ops=ops, precision=precision)
+
+
+def _decides(ops: Sequence[OpFacts]) -> bool:
+    """Whether there are trees, whose thresholds no integers stand for: `convert` refuses them in int8."""
+    if any("TreeEnsemble" in op.kind for op in ops):
+        return True
+    places = {id(op.reads[1]) for op in ops if op.kind == "GATHER" and len(op.reads) > 1}
+    for op in reversed(ops):
+        if not places.isdisjoint(map(id, op.writes)):
+            if op.kind in _COMPARISONS:
+                return True
+            if op.kind in _PLACING:
+                places |= set(map(id, op.reads))
+    return False
 
 
 def _retyped(ops: Sequence[OpFacts], types: dict[str, str]) -> Iterator[OpFacts]:

@@ -37,6 +37,18 @@ def test_only_a_clear_difference_is_told(given, slower):
     assert pace.judge(given, "engine").slower is slower
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "told"), [(50_000, 20_000, False), (2_000, 5_000, False), (90_000, 130_000, True)]
+)
+def test_integers_that_are_larger_than_floats_are_told(before, after, told, tmp_path):
+    graphs = [Graph("tflite", str(tmp_path / name), (), ()) for name in ("float", "int")]
+    for graph, size in zip(graphs, (before, after), strict=True):
+        (tmp_path / graph.path).write_bytes(bytes(size))
+    said = pace.heavier(graphs[0], replace(graphs[1], precision="int8"))
+    assert bool(said) == told
+    assert all("int8 is larger than float here, 130.0 and 90.0 kB" in one for one in said)
+
+
 def test_equal_graphs_on_a_busy_machine_are_not_slower():
     assert not any(pace.judge(pairs(1.0, noise=0.5, seed=seed), "engine").slower for seed in range(300))
 

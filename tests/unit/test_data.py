@@ -396,6 +396,20 @@ def test_tables_that_would_be_misread_are_refused(text: str, code: str, said: st
 
 
 @pytest.mark.parametrize(
+    ("text", "encoding", "said"),
+    [
+        ("a;b;c\n1,5;2;3\n", "utf-8", "line 2 .*commas for decimal points .*1,5"),
+        ("a,b,c\n1,2,3\n", "utf-16", "line 1 .*it is UTF-16"),
+        ("gr\u00f6\u00dfe,b,c\n1,2,3\n", "latin-1", "line 1 .*it is not UTF-8 .*0xf6.*Latin-1"),
+    ],
+)
+def test_what_spreadsheets_write_is_told_by_its_name(text: str, encoding: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=said) as caught:
+        table(tmp_path / "t.csv", text, encoding)
+    assert caught.value.code == "data-unreadable"
+
+
+@pytest.mark.parametrize(
     ("dtype", "text", "read"),
     [("int64", "9007199254740993", 9007199254740993), ("int32", "-7", -7), ("int32", "7.0", 7), ("uint8", "200", 200),
      ("uint64", "18446744073709551615", 18446744073709551615), ("float64", "0.1234567890123456", 0.1234567890123456),

@@ -352,6 +352,27 @@ def test_choices_are_sorted_and_relative_to_what_was_asked_for():
     assert verdict.choices[0].gain > 3
 
 
+def test_no_integers_are_proposed_for_trees():
+    """Of which `convert` makes none."""
+    from edgekit.formats.facts import Operand
+
+    def operand(dtype: str, *shape: int, constant: bool = False) -> Operand:
+        return Operand(shape, dtype, constant=constant)
+
+    conv = real("float32").ops[0]
+    seen, step, place = operand("bool", 1, 9), operand("int32", 1, 9), operand("int32", 1, 9)
+    reads = (operand("float32", 1, 9), operand("float32", 9, constant=True))
+    greater = OpFacts("GREATER", "g", 1, ("x", "t"), ("g",), 0, "float32", reads, (seen,))
+    cast = OpFacts("CAST", "c", 1, ("g",), ("c",), 0, "bool", (seen,), (step,))
+    add = OpFacts("ADD", "a", 1, ("c", "o"), ("a",), 0, "int32", (step, operand("int32", 9, constant=True)), (place,))
+    table = operand("float32", 99, constant=True)
+    gather = OpFacts("GATHER", "l", 1, ("v", "a"), ("l",), 0, "float32", (table, place), (operand("float32", 1, 9),))
+    unread = dataclasses.replace(gather, reads=(table, operand("int32", 1, 9)))
+    for last, proposed in ((gather, {"fp32"}), (unread, {"fp32", "int8"})):
+        facts = tflite(conv, greater, cast, add, last, precision="fp32", macs=conv.macs)
+        assert {choice.precision for choice in check(facts, None, PI5, threads=1).choices} == proposed
+
+
 def test_one_thread_is_one_thread():
     from edgekit.gate.verdict import threads
 
