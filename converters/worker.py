@@ -77,6 +77,7 @@ class Workshop:
         self._answering: tuple[Any, ...] | None = None
         self._inner: inner.InnerRequest | None = None
         self._framework: Child | None = None
+        self._preload: tuple[str, ...] = ()
         self._engine: Child | None = None
         self._waiting = waiting
         self._begun = begun
@@ -111,7 +112,10 @@ class Workshop:
         """
         parts.refuse_a_mixture()
         engine = (*_PRELOAD[format], *((_QUANTIZERS[format],) if quantizes else ()))
-        self._framework = self._child("framework", ("edgekit.converters.jobs", *preload))
+        self._preload = ("edgekit.converters.jobs", *preload)
+        key = ("framework", self._preload, self._limits)
+        if self._waiting is None or self._waiting.idle(key) or not self._waiting.known:
+            self._framework = self._child("framework", self._preload)  # else nothing more may be asked of the source
         self._engine = self._child("engine", engine)
 
     def load(self, source: Source) -> LoadedFacts:
@@ -121,7 +125,9 @@ class Workshop:
 
     def _load(self, source: Source) -> LoadedFacts:
         self._loaded = True
-        facts: LoadedFacts = _started(self._framework).call(jobs.load, source, stage="load")
+        if self._framework is None:
+            self._framework = self._child("framework", self._preload)
+        facts: LoadedFacts = self._framework.call(jobs.load, source, stage="load")
         self._keep(facts, "facts")
         return facts
 

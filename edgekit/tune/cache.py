@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ _TOOLS = (
 )  # fmt: skip
 
 
+@cache
 def tools() -> dict[str, str]:
     """Versions that may decide the bytes of an artifact, of what is installed here."""
     found = {"edgekit": __version__}

@@ -10,7 +10,8 @@ are read by the workers under the paths that they have here; artifacts travel.
 
 A machine gets no more conversions at once than it has cores: each keeps a core busy, and every worker that joins in
 starts processes of its own first, which takes as long as two trials of a small network. Further workers of a machine
-wait for one that is lost.
+wait for one that is lost. They are told what those at work found out of the source, and go on with the next trial
+without loading it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,8 @@ class Cluster:
             ) from error
         self._work, self._cache, self._progress = work, cache, progress
         self._cores: dict[str, int] = {}
+        self._told: dict[str, set[Hashable]] = {}
+        self._telling: list[Any] = []
         try:
             self._client = Client(address, timeout=_CONNECT, set_as_default=False)
         except (OSError, ValueError) as error:
@@ -101,15 +105,33 @@ class Cluster:
             for count, future in enumerate(done, 1):
                 number = futures.pop(future)
                 try:
-                    result: Converted | Cost | Refused = future.result()
+                    said: Said | Cost | Refused = future.result()
                 except KilledWorker as error:
                     message = f"every worker that tried it was lost: {label(jobs[number])}"
                     raise TargetError("cluster-worker-lost", message) from error
                 send()
                 self._progress({"stage": label(jobs[number]), "done": count, "total": len(jobs)})
-                yield number, result
+                if isinstance(said, Said):
+                    self._spread(said)
+                yield number, said.converted if isinstance(said, Said) else said
         finally:
             self._client.cancel(list(futures))
+
+    def _spread(self, said: Said) -> None:
+        """What a worker knows, those that wait are told, each thing once; nobody waits for that."""
+        self._told.setdefault(said.worker, set()).update(said.known)
+        there = self._client.scheduler_info(n_workers=-1)["workers"]
+        working = set(room(there, self._cores)[1])
+        lacks = {one: set(said.known) - self._told.get(one, set()) for one in there if one not in working}
+        wanted = set().union(*lacks.values())
+        if not wanted or said.worker not in there:
+            return
+        told = self._client.run(evaluate.tell, wanted, workers=[said.worker], on_error="ignore").get(said.worker)
+        if told is None:
+            return
+        for one, keys in lacks.items():
+            self._telling.append(self._client.submit(evaluate.learn, told, workers=[one], pure=False))
+            self._told.setdefault(one, set()).update(keys)
 
     def _room(self) -> tuple[int, list[str]]:
         there = self._client.scheduler_info(n_workers=-1)["workers"]
@@ -158,9 +180,24 @@ def room(workers: Mapping[str, Mapping[str, Any]], cores: Mapping[str, int | Non
     return max(1, total), taken
 
 
-def _convert(order: Order, tools: dict[str, str]) -> Converted:
+@dataclass(frozen=True)
+class Said:
+    """What a worker answers.
+
+    Attributes:
+        known: What it could tell others of, see `Waiting`.
+    """
+
+    converted: Converted
+    worker: str
+    known: tuple[Hashable, ...]
+
+
+def _convert(order: Order, tools: dict[str, str]) -> Said:
+    from distributed import get_worker
+
     _check_tools(tools)
-    return evaluate.convert(order)
+    return Said(evaluate.convert(order), get_worker().address, evaluate.known())
 
 
 def _measure(data: bytes, format: str, setting: Setting, place: Place, tools: dict[str, str]) -> Cost | Refused:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from edgekit import artifact as artifacts
 from edgekit import files
 from edgekit.codec import encode
 from edgekit.conversion import Conversion
-from edgekit.converters.waiting import Waiting
+from edgekit.converters.waiting import Known, Waiting
 from edgekit.device_profiles import load_profile
 from edgekit.errors import (
     ConversionError,
@@ -34,6 +35,11 @@ PERFECT_DB = 60.0
 
 _waiting = Waiting()
 """Child processes of this one, between the conversions of a search."""
+
+THREADS = 1
+"""Of the engine in a conversion: a task of a Dask worker is one thread's work. And sums of floats in onnxruntime differ
+in their last bits by the number of threads; with one number, artifacts are the same wherever they are made.
+"""
 
 _IMPOSSIBLE = (ConversionError, LimitError, EngineError)
 """Errors that say something of a recipe, and will say so again."""
@@ -102,6 +108,21 @@ def convert(order: Order, progress: Progress | None = None) -> Converted:
     return Converted(_made(done), done.artifact.data)
 
 
+def known() -> tuple[Hashable, ...]:
+    """By which there is something that other processes of the search need not work out."""
+    return _waiting.known
+
+
+def tell(keys: Collection[Hashable]) -> Known:
+    """What is known under keys."""
+    return _waiting.tell(keys)
+
+
+def learn(told: Known) -> None:
+    """Know what another process worked out."""
+    _waiting.learn(told)
+
+
 def rest() -> None:
     """The search is over: nothing waits for another conversion."""
     _waiting.close()
@@ -112,7 +133,7 @@ def _options(order: Order) -> Options:
     more = {name: value for name, value in recipe.variant.items() if value is not None}
     return replace(
         order.options, to=recipe.format, output=None, precision=recipe.precision, rules=recipe.rules or None,
-        reference=order.options.reference and order.described,
+        reference=order.options.reference and order.described, threads=THREADS,
         embedding=order.options.embedding if order.described else None, **more,
     )  # fmt: skip
 

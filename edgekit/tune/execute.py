@@ -21,7 +21,7 @@ from edgekit.tune.trial import Cost, Recipe, Refused
 Progress = Callable[[dict[str, Any]], None]
 
 _IRRELEVANT = ("output", "device", "target", "calibration", "evaluation", "metadata", "labels", "rules", "trust",
-               "time_limit", "lift_cache", "reference")  # fmt: skip
+               "time_limit", "lift_cache", "reference", "threads")  # fmt: skip
 """Options that change no byte of an artifact, or that stand in a key by their content."""
 
 

@@ -172,6 +172,10 @@ def test_keys_tell_what_decides_a_result(tmp_path):
     first = key(options)
     assert key(options) == first
     assert key(replace(options, output=tmp_path / "x.onnx", time_limit=5.0)) == first
+    # Trials take one thread of the engine, whatever is said: artifacts do not hang on where they were made.
+    assert key(replace(options, threads=8)) == first
+    order = evaluate.Order(str(model), "s", job.recipe, replace(options, threads=8))
+    assert evaluate._options(order).threads == 1
     copy = tmp_path / "same.npz"
     copy.write_bytes(b"1")
     assert key(replace(options, evaluation=copy)) == first

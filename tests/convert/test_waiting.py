@@ -14,7 +14,7 @@ from residual_nets import images, saved
 from edgekit import files
 from edgekit.child import Child, Limits
 from edgekit.converters import waiting as module
-from edgekit.converters.waiting import Call, Waiting, answer
+from edgekit.converters.waiting import Call, Known, Waiting, answer
 from edgekit.errors import ConversionError, EdgeKitError
 from edgekit.options import Options
 from edgekit.pipeline import run
@@ -128,8 +128,10 @@ def test_conversions_share_processes_and_give_the_same_bytes(tmp_path):
         with pytest.raises(EdgeKitError) as caught:
             run(graph.path, Options(to="onnx", precision="int8", calibration=tmp_path / "bad.npz"), None, seen)
         assert not isinstance(caught.value, ConversionError)
+        failed = len(seen.taken)
         run(graph.path, options, None, seen)
-        assert not set(seen.taken[:2]) & set(seen.taken[-2:])
+        assert seen.taken[failed:]
+        assert not set(seen.taken[:failed]) & set(seen.taken[failed:])
     finally:
         seen.close()
 
@@ -180,3 +182,34 @@ def test_a_source_is_loaded_and_asked_once(tmp_path):
         assert other != made
     finally:
         heard.close()
+
+
+def test_what_one_process_worked_out_serves_another(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="comes with the onnx extra")
+    graph = saved("onnx", tmp_path, spread=1.0)
+    data = tmp_path / "data.npz"
+    np.savez(data, image=images(graph, 24)["image"])
+    options = Options(to="onnx", precision="int8", calibration=data, repairs="none")
+    one, other = _Heard(), _Heard()
+    one.serve(files.sha256(Path(graph.path)))
+    try:
+        made = run(graph.path, options, None, one).artifact.sha256
+        told = one.tell(one.known)
+        assert set(told.values) == set(one.known)
+        one.close()  # its files are gone
+        other.serve("another source")
+        other.keep("a", 1, "another source")
+        other.learn(told)
+        assert other.recall("a") is None
+        assert set(other.known) == set(told.values)
+        assert run(graph.path, options, None, other).artifact.sha256 == made
+        assert other.jobs == []
+        other.learn(Known(None))
+        assert other.known
+        monkeypatch.setattr(module, "LARGEST", 100)
+        facts = other.tell(other.known)  # the graph and the answers are too large
+        assert len(facts.values) == 1
+        assert not facts.contents[next(iter(facts.values))]
+    finally:
+        one.close()
+        other.close()
