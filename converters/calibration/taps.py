@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -112,6 +113,17 @@ class TFLiteTap:
             sizes = () if shape is None else tuple(int(size) for size in shape)
             self.inputs[self._names[index]] = (sizes, files.np_dtype(tensor))
 
+    @cached_property
+    def _unsigned(self) -> bytes:
+        """The file without signatures, which name the outputs there are."""
+        from edgekit.converters.tflite_graphs.write import write
+
+        signatures, self._model.signatureDefs = self._model.signatureDefs, None
+        try:
+            return write(self._model)
+        finally:
+            self._model.signatureDefs = signatures
+
     def inside(self, spec: TensorSpec) -> str:
         from edgekit.converters.tflite_graphs import graph as files
 
@@ -164,21 +176,14 @@ class TFLiteTap:
         return (values.astype(np.float32) - int(found.zeroPoint[0])) * np.float32(found.scale[0])
 
     def open(self, names: Sequence[str], *, fused: bool = False) -> Session:
-        from edgekit.converters.tflite_graphs.write import write
+        from edgekit.converters.tflite_graphs.write import with_outputs
 
         del fused  # its kernels are the same either way
 
-        graph = self._model.subgraphs[0]
         index_of = {name: index for index, name in enumerate(self._names)}
         shown = {name: index_of[name] for name in names}
-        outputs, signatures = graph.outputs, self._model.signatureDefs
-        kept = [int(i) for i in outputs if int(i) not in shown.values()]
-        graph.outputs = np.array([*shown.values(), *kept], np.int32)
-        self._model.signatureDefs = None  # signatures name the outputs there were
-        try:
-            data = write(self._model)
-        finally:
-            graph.outputs, self._model.signatureDefs = outputs, signatures
+        kept = [int(i) for i in self._model.subgraphs[0].outputs if int(i) not in shown.values()]
+        data = with_outputs(self._unsigned, [*shown.values(), *kept])
         inputs = {name: index_of[name] for name in self.inputs}
         return TFLiteSession(data, inputs, shown, self._threads, stateful=self._stateful)
 

@@ -6,7 +6,8 @@ else, and ignores the alignment that the schema demands for weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -14,6 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 IDENTIFIER = b"TFL3"
+_OUTPUTS = 8
+"""Where the virtual table of a SubGraph has its outputs: the third field."""
+_ROOM = 256
+"""Bytes that a tensor, an operator or a buffer takes beside its data, so that the builder need not grow: it doubles."""
 _WEIGHT_ALIGNMENT = 16
 """`force_align` of Buffer.data in the schema."""
 
@@ -21,9 +26,30 @@ _WEIGHT_ALIGNMENT = 16
 def write(model: Any) -> bytes:
     """Write a model as it is: indices of tensors, buffers and operator codes stay."""
     size = sum(0 if buffer.data is None else len(buffer.data) for buffer in model.buffers)
-    builder = _builder_class()(size + (1 << 14))
+    parts = len(model.buffers) + sum(len(g.tensors) + len(g.operators or ()) for g in model.subgraphs)
+    builder = _builder_class()(size + _ROOM * parts + (1 << 14))
     builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
-    return bytes(builder.Output())
+    return bytes(memoryview(builder.Bytes)[builder.head :])
+
+
+def with_outputs(data: bytes, tensors: Sequence[int]) -> bytes:
+    """A written model whose first graph answers other tensors: their list is appended, and the graph refers to it.
+
+    Writing a model anew takes a second of Python for tens of megabytes of weights; this takes a copy.
+
+    Args:
+        data: The file; of its signatures, which name the outputs there were, there must be none.
+        tensors: Indices of the tensors that it is to answer.
+    """
+    from ai_edge_litert.schema_py_generated import Model
+
+    table = Model.GetRootAs(data).Subgraphs(0)._tab  # noqa: SLF001 - the generated classes tell no places
+    field = int(table.Pos) + int(table.Offset(_OUTPUTS))
+    made = bytearray(data)
+    made.extend(bytes(-len(made) % 4))
+    made[field : field + 4] = (len(made) - field).to_bytes(4, "little")
+    made.extend(np.array([len(tensors), *tensors], "<i4").tobytes())
+    return bytes(made)
 
 
 def write_shared(model: Any, holders: Iterable[tuple[Any, str]]) -> bytes:
@@ -92,7 +118,7 @@ def _builder_class() -> Callable[[int], Any]:
             if key not in self._places:
                 alignment = _WEIGHT_ALIGNMENT if x.dtype == np.uint8 else x.dtype.alignment
                 self.StartVector(x.itemsize, x.size, alignment)
-                payload = np.ascontiguousarray(x, x.dtype.newbyteorder("<")).tobytes()
+                payload = key[1] if sys.byteorder == "little" else x.astype(x.dtype.newbyteorder("<")).tobytes()
                 self.head -= len(payload)
                 self.Bytes[self.head : self.head + len(payload)] = payload
                 self.vectorNumElems = x.size

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgekit.converters.tflite_graphs import graph as files
 from edgekit.converters.tflite_graphs.builder import Builder
-from edgekit.converters.tflite_graphs.write import write
+from edgekit.converters.tflite_graphs.write import with_outputs, write
 from edgekit.errors import InternalError, SourceError
 from edgekit.tensors import TensorSpec
 
@@ -140,3 +140,18 @@ def test_a_file_cut_short_is_refused_or_read(cut):
         files.read(data)
     except SourceError as error:
         assert error.code == "tflite-unreadable"
+
+
+def test_other_outputs_are_those_of_a_model_that_is_written_with_them():
+    model = files.read(twins(signature=None))
+    written = write(model)
+    graph = model.subgraphs[0]
+    everything = [int(index) for op in graph.operators for index in op.outputs]
+    feed = RANDOM.normal(size=(1, 6)).astype(np.float32)
+    for shown in (everything, everything[::-1], everything[:1], []):
+        graph.outputs = np.array(shown, np.int32)
+        patched = with_outputs(written, shown)
+        assert files.read(patched).subgraphs[0].outputs.tolist() == shown
+        if shown:
+            for ours, theirs in zip(answers(patched, feed), answers(write(model), feed), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
