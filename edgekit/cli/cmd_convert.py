@@ -9,6 +9,7 @@ import click
 
 from edgekit.cli import output
 from edgekit.cli.options import FOLDER, PATH, input_sizes, label_option, report_option
+from edgekit.errors import some
 from edgekit.reading import Task
 
 if TYPE_CHECKING:
@@ -272,10 +273,7 @@ def _show(conversion: Conversion) -> None:
     if "reference" in document:
         about = document["reference"]
         lines.append(("reference", f"{about['samples']} samples, {output.size(about['bytes'])}"))
-    if document["float_ops"]:
-        lines.append(("float ops", ", ".join(document["float_ops"])))
-    if document["lifted"]:
-        lines.append(("lifted", "\n".join(document["lifted"])))
+    lines += _left_behind(document["float_ops"], document["lifted"])
     if "device" in document:
         lines.append((f"fits {document['device']['name']}", _limits(document["device"]["limits"])))
     if "target" in document:
@@ -284,6 +282,18 @@ def _show(conversion: Conversion) -> None:
     slow = [stage for stage in document["stages"] if stage["seconds"] >= 0.05]
     lines.append(("took", ", ".join(f"{stage['name']} {stage['seconds']:.1f} s" for stage in slow)))
     output.facts(f"wrote {made['path']}", lines)
+
+
+_LISTED = 8
+"""Operators that are named here; `--json`, `--report` and `inspect` name all."""
+
+
+def _left_behind(float_ops: list[str], lifted: list[str]) -> list[tuple[str, object]]:
+    """What is not in the precision that was asked for; an operator that was lifted to float is named once."""
+    known = {said.removesuffix(": float") for said in lifted}
+    others = [op for op in float_ops if op not in known]
+    lines = [("float ops", some(others, _LISTED)), ("lifted", some(lifted, _LISTED, "\n"))]
+    return [(title, said) for title, said in lines if said]
 
 
 def _limits(limits: list[dict[str, Any]]) -> str:

@@ -313,3 +313,15 @@ def test_limits_that_start_nothing_are_usage_errors(option, capsys):
     ):
         code, out, _ = invoke(capsys, *call, *option, "--json")
         assert (code, json.loads(out)["error"]["code"]) == (2, "option-value")
+
+
+def test_a_long_list_of_lifted_operators_is_cut_and_names_each_once():
+    from edgekit.cli.cmd_convert import _left_behind
+
+    norms = [f"MUL (norm/{number})" for number in range(40)]
+    lifted = [*(f"{op}: float" for op in norms), "ADD (last): int16x8"]
+    shown = dict(_left_behind([*norms, "TOPK (best)"], lifted))
+    assert shown["float ops"] == "TOPK (best)"
+    assert shown["lifted"].count("float") == 8
+    assert shown["lifted"].endswith("and 33 more")
+    assert _left_behind([], []) == []
