@@ -223,10 +223,22 @@ def _finished(program: Any, net: Network, path: Path) -> Loaded:
     facts = replace(
         loaded.facts,
         framework=NAME,
-        notes=(*net.notes, *loaded.facts.notes),
+        notes=(*net.notes, *_fixed_after_all(net.inputs, loaded.facts.inputs), *loaded.facts.notes),
         tools={**versions, **loaded.facts.tools},
     )
     return Loaded(facts, loaded.handle, Answering(facts.inputs, _caller(net)), loaded.precision, modules)
+
+
+def _fixed_after_all(asked: tuple[TensorSpec, ...], found: tuple[TensorSpec, ...]) -> list[str]:
+    """Free sizes of the recording that torch.onnx wrote as numbers, for the user."""
+    made = {spec.name: spec.shape for spec in found}
+    return [
+        f"axis {axis} of {spec.name} is fixed to {size}: torch.onnx writes this network for one size only; another one "
+        "is given by --input"
+        for spec in asked
+        for axis, (wanted, size) in enumerate(zip(spec.shape, made.get(spec.name, ()), strict=False))
+        if wanted is None and size is not None
+    ]
 
 
 def _caller(net: Network) -> Any:

@@ -574,3 +574,25 @@ def test_programs_know_their_shapes_and_types(programs):
     refused(ask(shapes={"input": (None, 2, 9, 8)}), "shape-conflict")
     refused(ask(shapes={}, dtypes={"input": "int64"}), "dtype-conflict")
     refused(ask(shapes={}, model="torch_nets:resnet"), "torch-code-unused")
+
+
+class Places(nn.Module):
+    """A table of 64 places, cut to the steps that are there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(64, 4))
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.layer(x + self.places[: x.shape[1]])
+
+
+def test_a_free_size_that_ends_up_fixed_is_told(tmp_path):
+    loaded = live(Places().eval(), tmp_path, {"x": (None, None, 4)})
+    told = [note for note in loaded.facts.notes if note.startswith("axis 1 of x is fixed to")]
+    assert bool(told) == (loaded.facts.inputs[0].shape[1] is not None)
+    assert load_torch._fixed_after_all(loaded.facts.inputs, loaded.facts.inputs) == []
+    free = dataclasses.replace(loaded.facts.inputs[0], shape=(None, None, 4))
+    fixed = dataclasses.replace(free, shape=(None, 64, 4))
+    assert "axis 1 of x is fixed to 64" in load_torch._fixed_after_all((free,), (fixed,))[0]
