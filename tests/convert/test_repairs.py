@@ -30,6 +30,7 @@ from edgekit.converters.repairs.view import Layer, Window, layers, open_view, re
 from edgekit.converters.sources import identify, lowering_for
 from edgekit.converters.stages import CalibrationOptions, Graph, QuantizeOptions
 from edgekit.converters.tflite_graphs.builder import Builder
+from edgekit.converters.tflite_graphs.graph import pack
 from edgekit.errors import ConversionError, UsageError
 from edgekit.inspect import inspect
 from edgekit.options import Options
@@ -630,3 +631,16 @@ def test_classes_of_one_size_and_squashed_ones_stay_integers(tmp_path, kind):
 def test_dead_channels_say_nothing_about_scales():
     seen = scaling.Seen(np.array([-100.0, 0.0, 0.0, -1.0]), np.array([100.0, 0.0, 1e-5, 1.0]), np.zeros(4), 1)
     assert splitting._factors(seen).tolist() == [1, 1, 1, 64]
+
+
+@pytest.mark.parametrize(("times", "repaired"), [(4, 4), (5, 0)])
+def test_kernels_of_one_content_stay_one_where_many_steps_share_them(tmp_path, times, repaired):
+    net = Builder()
+    x = net.input("x", (1, 6))
+    weights = np.arange(36, dtype=np.float32).reshape(6, 6) / 36
+    for number in range(times):
+        x = net.op("FULLY_CONNECTED", [x, net.constant(f"w{number}", weights), -1], (1, 6), f"y{number}",
+                   "FullyConnectedOptions", {})  # fmt: skip
+    path = tmp_path / "steps.tflite"
+    path.write_bytes(pack(net.finish([x])))
+    assert len(layers(open_view(Graph("tflite", str(path), (), (), ())))) == repaired
