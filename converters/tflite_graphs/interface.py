@@ -77,7 +77,14 @@ class _Interface:
         if source is None or files.dtype_of(self._graph.tensors[source]) != "float32":
             return None
         maker = self._made_by.get(source)
-        return None if maker is None or files.op_name(self._model, maker) == "DEQUANTIZE" else source
+        if maker is None or files.op_name(self._model, maker) == "DEQUANTIZE" or self._divides(maker):
+            return None
+        return source
+
+    def _divides(self, op: OperatorT) -> bool:
+        """Whether its divisor may be rounded to zero: integers end where floats would be infinite."""
+        read = self._graph.tensors[int(op.inputs[-1])]
+        return files.op_name(self._model, op) == "DIV" and not files.is_constant(self._model, read)
 
     def _float_input(self, index: int) -> int:
         """A float tensor that is converted to the integers; what read their DEQUANTIZE reads it itself."""

@@ -590,19 +590,19 @@ def test_without_a_supervisor_nothing_is_sent(monkeypatch, tmp_path):
 
 
 _CAMERA = """
-import threading, edgekit
+import os, threading, edgekit
 def camera():
     try:
         yield from range(10**9)
     finally:
-        print("released", flush=True)
+        os.write(1, b"released\\n")
 def stuck():
     yield 1
     threading.Event().wait()
 for frames in (camera(), stuck()):
     for seen in edgekit.Stream(str, frames):
         break
-print("done", flush=True)
+os.write(1, b"done\\n")
 """
 
 
