@@ -116,10 +116,10 @@ def choose(
     """
     ways = _distinct(ranges.alternatives) or {"": ranges.tensors}
     known = ends(graph) if even and not too_large(graph) else []
-    squashed = squashes(graph)
     if too_large(graph) or (len(ways) < 2 and not any(known)):
         way = next(iter(ways))
         return Choice(_taken(ranges, way, ways[way]), {})
+    squashed = squashes(graph)
     asked, tried = (feeds, ways) if trial is None else (trial.feeds, {way: trial.ways[way] for way in ways})
     wanted = answers(graph, asked, threads)
 
