@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from generators import result
 
 from edgekit import artifact
 from edgekit.converters import quantize_tflite
@@ -94,13 +95,8 @@ def samples(graph: Graph, count: int = 48, seed: int = 1) -> dict[str, Any]:
 
 
 def observe(graph: Graph, feeds: dict[str, Any], **options: Any) -> Ranges:
-    steps = calibrate(graph, iter([feeds]), CalibrationOptions(**options))
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: Ranges = end.value
-            return found
+    found: Ranges = result(calibrate(graph, iter([feeds]), CalibrationOptions(**options)))
+    return found
 
 
 def convert(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from generators import result
 
 from edgekit import artifact as artifacts
 from edgekit.converters.calibrate import calibrate
@@ -103,13 +104,8 @@ def images(graph: Graph, count: int = 24) -> dict[str, Any]:
 
 
 def observe(graph: Graph, **options: Any) -> Ranges:
-    steps = calibrate(graph, iter([images(graph)]), CalibrationOptions(**options))
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: Ranges = end.value
-            return found
+    found: Ranges = result(calibrate(graph, iter([images(graph)]), CalibrationOptions(**options)))
+    return found
 
 
 def answers(graph: Graph, feeds: dict[str, Any]) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from generators import result
 
 onnx = pytest.importorskip("onnx", reason="comes with the convert extra")
 ort = pytest.importorskip("onnxruntime", reason="comes with the onnx extra")
@@ -83,13 +84,7 @@ def test_scores_keep_their_steps(way: str, to: str, tmp_path: Path) -> None:
     feeds, source = _feeds(), load(WAYS[way], tmp_path)
     lowering = lower_onnx_tflite if to == "tflite" else lower_onnx_onnx
     graph = lowering.lower(source, tmp_path / f"float.{to}")
-    observing = calibrate(graph, iter([feeds]), CalibrationOptions(observer="minmax"))
-    while True:
-        try:
-            next(observing)
-        except StopIteration as end:
-            ranges = end.value
-            break
+    ranges = result(calibrate(graph, iter([feeds]), CalibrationOptions(observer="minmax")))
     assert min(seen.min for seen in ranges.tensors.values()) > -100
     made = quantizers.get(to).quantize(graph, ranges, precisions.get("int8"), QuantizeOptions(), tmp_path / f"m.{to}")
     assert made.float_ops == ()

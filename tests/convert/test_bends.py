@@ -150,12 +150,7 @@ def test_calibration_cuts_for_the_automatic_choice_alone(tmp_path, gated):
     samples = np.random.default_rng(2).normal(0, 4, (50, 64)).astype(np.float32)
 
     def ranges(observer):
-        steps = calibrate(made, iter([{"x": samples}]), CalibrationOptions(observer))
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return end.value
+        return result(calibrate(made, iter([{"x": samples}]), CalibrationOptions(observer)))
 
     low = float(samples.min())
     assert ranges("minmax").tensors["a"].min == low

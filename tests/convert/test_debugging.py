@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from generators import result
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit import artifact as artifacts
@@ -131,13 +132,8 @@ class Made:
             self.artifact = QUANTIZERS[format].quantize(self.lowered, ranges, known, options, target)
 
     def _ranges(self, observer: str = CalibrationOptions().observer) -> Ranges:
-        steps = calibrate(self.lowered, [{"image": images()}], CalibrationOptions(observer))
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                found: Ranges = end.value
-                return found
+        found: Ranges = result(calibrate(self.lowered, [{"image": images()}], CalibrationOptions(observer)))
+        return found
 
     def examined(self, *, floats: bool = False, **changes: Any) -> Examination:
         own = Graph("onnx", str(self.own), self.source.facts.inputs, self.source.facts.outputs)
@@ -154,13 +150,8 @@ class Made:
             names=naming.collect(self.source),
             floats=floats,
         )
-        steps = examine(replace(request, **changes))
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                found: Examination = end.value
-                return found
+        found: Examination = result(examine(replace(request, **changes)))
+        return found
 
 
 # -- Quantized artifacts -----------------------------------------------------------------------------------------------
