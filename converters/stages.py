@@ -209,6 +209,11 @@ class Range:
         if not self.min <= self.max:
             raise ValueError(f"range [{self.min}, {self.max}] is empty or not a number")
 
+    @property
+    def span(self) -> float:
+        """How far it reaches as integers hold it: zero is always inside."""
+        return max(self.max, 0.0) - min(self.min, 0.0)
+
 
 @dataclass(frozen=True)
 class Ranges:

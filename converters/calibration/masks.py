@@ -98,8 +98,7 @@ class Masks:
             if not known:
                 continue
             scores = known[-1][0]  # the mask may be a constant
-            span = max(scores.max, 0.0) - min(scores.min, 0.0)
-            lowest = -(span + _FAR) if place.added else min(scores.min, 0.0) - _FAR
+            lowest = -(scores.span + _FAR) if place.added else min(scores.min, 0.0) - _FAR
             for seen, mask in known[:-1]:
                 if seen.min < lowest and (seen.max >= _ROUND_ZERO or not place.added):
                     masks.update({name: min(masks.get(name, 0.0), lowest) for name in mask})

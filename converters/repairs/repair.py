@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -15,6 +15,9 @@ from edgekit.converters.stages import Graph, Ranges
 from edgekit.rules import Rule
 
 Kind = Literal["floats", "weights", "plan", "engine"]
+
+_SHOWN = 3
+"""Names of tensors in what a repair says of itself."""
 
 
 @dataclass(frozen=True)
@@ -129,3 +132,14 @@ class Repair(Protocol):
     def apply(self, case: Case, opened: View) -> Change:
         """Change the graph `opened` in place."""
         ...
+
+
+def short(name: str) -> str:
+    """A tensor's name for people: the first of those that converters join by semicolons."""
+    return name.split(";", 1)[0]
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few for people: "a, b, c and 4 more"."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(short, names[:_SHOWN])) + more

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgekit.converters.repairs.repair import Case, Change, Kind
+from edgekit.converters.repairs.repair import Case, Change, Kind, some
 from edgekit.converters.repairs.view import Op, View
 from edgekit.converters.stages import Range
 from edgekit.rules import maker_of
@@ -23,7 +23,6 @@ ORDER = 30
 
 _WIDE = 32.0
 """From here on one step is an eighth and more, where values near one matter."""
-_SHOWN = 3
 _BY_VALUE = frozenset({"ADD", "SUB", "MUL", "DIV", "LOG", "SELECT", "SELECTV2", "WHERE", "POW", "SQRT", "TANH", "NEG",
                        "RECIPROCAL", "MIN", "MAX", "MINIMUM", "MAXIMUM", "SUM", "REDUCESUM"})  # fmt: skip
 
@@ -40,12 +39,11 @@ def apply(case: Case, opened: View) -> Change:
     roots = []
     for op in opened.ops:
         if _kind(op) == "EXP" and _span(case.ranges.tensors, op.outputs[0]) > _WIDE:
-            roots.append(op.outputs[0].split(";", 1)[0])
+            roots.append(op.outputs[0])
             lifted |= dict.fromkeys(_until_small(op, readers, case.ranges.tensors))
     if not roots:
         return Change()
-    more = f" and {len(roots) - _SHOWN} more" if len(roots) > _SHOWN else ""
-    detail = f"exponentials in floats, whose values 8 bits cannot hold: {', '.join(roots[:_SHOWN])}{more}"
+    detail = f"exponentials in floats, whose values 8 bits cannot hold: {some(roots)}"
     return Change(len(roots), detail, tuple(maker_of(name, "float") for name in lifted))
 
 
@@ -65,7 +63,7 @@ def _until_small(root: Op, readers: Mapping[str, list[Op]], ranges: Mapping[str,
 
 def _span(ranges: Mapping[str, Range], name: str) -> float:
     found = ranges.get(name)
-    return 0.0 if found is None else max(found.max, 0.0) - min(found.min, 0.0)
+    return 0.0 if found is None else found.span
 
 
 def _kind(op: Op) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from edgekit.converters.repairs.repair import Case, Change, Kind
+from edgekit.converters.repairs.repair import Case, Change, Kind, some
 from edgekit.converters.repairs.view import Op, View
 from edgekit.rules import maker_of
 
@@ -30,7 +30,6 @@ _SQUARES = frozenset({"MUL", "SQUARE", "POW", "SQUAREDDIFFERENCE"})
 _NUMBERS = frozenset({"ADD", "SUB", "MUL", "DIV", "SQUARE", "POW", "MAX", "MAXIMUM", "CLIP", "RELU", "ABS", "NEG",
                       "RECIPROCAL"})  # fmt: skip
 """Between means and roots, and between these and the answer."""
-_SHOWN = 3
 
 
 def apply(case: Case, opened: View) -> Change:
@@ -48,9 +47,8 @@ def apply(case: Case, opened: View) -> Change:
                 lifted |= _whole(norm, opened.ops)
     if not roots:
         return Change()
-    names = [root.outputs[0].split(";", 1)[0] for root in roots]
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    detail = f"normalized in floats, whose squares and roots 8 bits cannot hold: {', '.join(names[:_SHOWN])}{more}"
+    names = some([root.outputs[0] for root in roots])
+    detail = f"normalized in floats, whose squares and roots 8 bits cannot hold: {names}"
     return Change(len(roots), detail, tuple(maker_of(name, "float") for name in lifted))
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.converters.repairs.repair import Case, Change, Kind
+from edgekit.converters.repairs.repair import Case, Change, Kind, short
 from edgekit.converters.repairs.scaling import Seen, observe
 from edgekit.converters.repairs.view import Layer, Op, View
 from edgekit.converters.stages import Range
@@ -121,7 +121,7 @@ def apply(case: Case, opened: View) -> Change:
         apart = op.outputs[0] in ends.late or (op.kind == "concat" and _apart(op, case.ranges.tensors))
         if apart and behind is not None:
             chosen += [one for one in (op, *behind) if one not in chosen]
-    joined = [_short(op.outputs[0]) for op in chosen if op.kind == "concat"]
+    joined = [short(op.outputs[0]) for op in chosen if op.kind == "concat"]
     heads = [head for head in _heads(opened, ends) if head.layer.name not in case.lifted]
     spread = _spread(case, opened, heads)
     quotients = [_scale(opened, head, factors) for head, factors in spread]
@@ -131,10 +131,10 @@ def apply(case: Case, opened: View) -> Change:
     rules = (*quotients, *(Rule("float", f"re:^{re.escape(op.outputs[0])}$", op.title) for op in chosen))
     said = [f"joined in floats, its parts keep their own scales: {', '.join(joined)}"] if joined else []
     if sums:
-        names = ", ".join(_short(op.outputs[0]) for op in sums)
+        names = ", ".join(short(op.outputs[0]) for op in sums)
         said.append(f"its constants give channels ranges of their own, which is done in floats: {names}")
     if spread:
-        names = ", ".join(_short(head.name) for head, _ in spread)
+        names = ", ".join(short(head.name) for head, _ in spread)
         furthest = max(float(factors.max()) for _, factors in spread)
         said.append(f"its channels keep scales up to {furthest:g} times apart, given back in floats: {names}")
     return Change(len(joined) + len(sums) + len(spread), "; ".join(said), rules, rewrites=bool(spread))
@@ -180,18 +180,10 @@ def _axes(op: Op, opened: View) -> tuple[int, ...]:
     return tuple(range(1, rank)) if rank <= _ROWS else ()
 
 
-def _short(name: str) -> str:
-    return name.split(";", 1)[0]
-
-
 def _apart(op: Op, ranges: dict[str, Range]) -> bool:
-    spans = [_span(ranges[name]) for name in op.inputs if name in ranges]
+    spans = [ranges[name].span for name in op.inputs if name in ranges]
     real = [span for span in spans if span > 0]
     return len(real) > 1 and max(real) >= APART * min(real)
-
-
-def _span(seen: Range) -> float:
-    return max(seen.max, 0.0) - min(seen.min, 0.0)
 
 
 def _heads(opened: View, ends: _Ends) -> Iterator[_Head]:

@@ -42,21 +42,16 @@ def usable(model: ModelT, ranges: Mapping[str, Range]) -> dict[str, Range]:
         model: The float graph, its tensors named uniquely.
         ranges: What was observed, by tensor.
     """
-    found = {name: seen if _span(seen) > _NOTHING else Range(0.0, 1.0) for name, seen in ranges.items()}
+    found = {name: seen if seen.span > _NOTHING else Range(0.0, 1.0) for name, seen in ranges.items()}
     graph = model.subgraphs[0]
     for op in graph.operators or ():
         read = [files.name_of(graph.tensors[int(index)]) for index in op.inputs if int(index) >= 0]
-        widest = max((_span(found[name]) for name in read if name in found), default=1.0)
+        widest = max((found[name].span for name in read if name in found), default=1.0)
         for index in op.outputs:
             name = files.name_of(graph.tensors[int(index)])
-            if name in ranges and _span(ranges[name]) <= _NOTHING:
+            if name in ranges and ranges[name].span <= _NOTHING:
                 found[name] = Range(0.0, widest)
     return found
-
-
-def _span(seen: Range) -> float:
-    """Zero is always inside."""
-    return max(seen.max, 0.0) - min(seen.min, 0.0)
 
 
 def width(bits: Bits, made: str) -> int:
@@ -67,7 +62,7 @@ def width(bits: Bits, made: str) -> int:
 def scale(seen: Range, bits: int) -> float:
     """What the quantizer will choose: asymmetric in 8 bits, symmetric in 16, zero always representable."""
     if bits == 8:
-        return _span(seen) / 255
+        return seen.span / 255
     return max(abs(seen.min), abs(seen.max)) / 32767
 
 
@@ -95,7 +90,7 @@ def tame_masks(model: ModelT, ranges: dict[str, Range]) -> None:
             continue
         seen = ranges[scores[0]]
         # Added to the largest score a mask must still come out below the least.
-        lowest = min(seen.min, 0.0) - _FAR if kind != "ADD" else -(_span(seen) + _FAR)
+        lowest = min(seen.min, 0.0) - _FAR if kind != "ADD" else -(seen.span + _FAR)
         values = files.constant(model, graph.tensors[masks[0]])
         if values.size and float(values.min()) < lowest:
             near = np.maximum(values, np.float32(lowest))
