@@ -239,18 +239,24 @@ class _Active:
 
     def add(self, placed: _Placed) -> None:
         bisect.insort(self._all, placed)
-        spans = range(placed[2] // _SPAN, placed[3] // _SPAN + 1)
-        for part in [self._long] if len(spans) > _MANY else [self._spans.setdefault(span, []) for span in spans]:
+        spans = _spans(placed[2], placed[3])
+        for part in [self._long] if spans is None else [self._spans.setdefault(span, []) for span in spans]:
             bisect.insort(part, placed)
 
     def meets(self, first: int, last: int) -> Sequence[_Placed]:
         """All that may be alive between two steps, and perhaps some more."""
-        spans = range(first // _SPAN, last // _SPAN + 1)
-        if len(spans) > _MANY:
+        spans = _spans(first, last)
+        if spans is None:
             return self._all
         parts = [part for span in spans if (part := self._spans.get(span))]
         parts += [self._long] if self._long else []
         return parts[0] if len(parts) == 1 else sorted({placed for part in parts for placed in part})
+
+
+def _spans(first: int, last: int) -> range | None:
+    """Of the steps between two; None where they are many: a 32-bit Python has no length for a range to `_FOREVER`."""
+    begin, end = first // _SPAN, last // _SPAN + 1
+    return None if end - begin > _MANY else range(begin, end)
 
 
 def _gap(active: Sequence[_Placed], size: int, first: int, last: int) -> int:

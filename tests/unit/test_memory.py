@@ -280,6 +280,14 @@ def test_thousands_of_ops_are_planned_in_time(monkeypatch):
     assert onnx.running(g, footprint.machine("aarch64")) is None  # all alive at once: too many to plan, which is said
 
 
+def test_state_is_planned_where_a_range_to_forever_has_no_length(monkeypatch):
+    # As on a 32-bit board, whose Python counts to 2^31: there the length of a range to 2^62 overflows.
+    monkeypatch.setattr(arena, "_FOREVER", 1 << 70)
+    found = arena.layout({"s": 64, "x": 64, "y": 64}, [arena.Step(("x", "s"), ("y",))], ["x"], ["y"], variables=["s"])
+    assert found is not None
+    assert (found.bytes, found.kept_bytes) == (192, 64)
+
+
 def first_fit(tensors):
     """Offsets as the planner's own code finds them, looking at every tensor that is placed already."""
     placed, offsets = [], []
