@@ -170,7 +170,7 @@ class Drawn(Generic[T]):
 
     Attributes:
         taken: The strata that drew it.
-        chances: Stratum that it belongs to -> the probability that this one drew it.
+        chances: Stratum that it belongs to -> the probability that this one drew it, given what was found out of it.
         probability: That any did.
     """
 
@@ -233,11 +233,18 @@ class Window(Generic[T]):
                 taken.setdefault(id(held), []).append(name)
         drawn = []
         for key, held in found.items():
-            chances = {
-                str(name): share * min(1.0, self._reservoirs[name].each / self._reservoirs[name].seen)
-                for name, share in held.examined.items()
-                if name in self._reservoirs
-            }
+            chances = self._chances(held.examined)
             missed = math.prod(1 - chance for chance in chances.values())
             drawn.append(Drawn(held.item, tuple(taken[key]), chances, min(1.0, 1 - missed)))
         return drawn
+
+    def _chances(self, examined: Mapping[Stratum, float]) -> dict[str, float]:
+        """Given what was found out of a sample. One that others may draw as well would else stand for those of its
+        kind that were not examined twice, since these come by the others and nobody knows that they are of its kind.
+        """
+        shares = {name: share for name, share in examined.items() if name in self._reservoirs}
+        alone = all(share < 1 for share in shares.values())
+        return {
+            str(name): (share if alone else 1.0) * min(1.0, self._reservoirs[name].each / self._reservoirs[name].seen)
+            for name, share in shares.items()
+        }

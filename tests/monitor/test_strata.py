@@ -7,7 +7,7 @@ import pytest
 
 from edgekit.monitor.answers import Answer
 from edgekit.monitor.plan import Plan
-from edgekit.monitor.strata import Belonging, Draw
+from edgekit.monitor.strata import Belonging, Draw, Window
 
 
 def answered(score: float, value: float = 0.0) -> Answer:
@@ -62,3 +62,21 @@ def test_of_disagreements_those_count_in_which_the_other_is_surer(gain):
     assert ("disagreeing" in later) == (gain > 0)
     assert "disagreeing" not in belongs(None, None, answered(0.5), answered(0.99), 0.25)
     assert "disagreeing" in belongs(None, None, answered(0.5), Answer(2.0, None, is_class=True), 0.25)
+
+
+@pytest.mark.parametrize("random", [1, 0])
+def test_what_a_second_model_was_not_asked_about_is_counted_once(random):
+    """Those that would disagree and were not asked come by the other strata: the others must not stand for them too."""
+    dice, weights = np.random.default_rng(2), [0.0, 0.0]
+    windows, samples, asked = 4000, 20, 0.25
+    for _ in range(windows):
+        window = Window({"random": random, "uncertain": 1, "disagreeing": 2}, dice)
+        for number in range(samples):
+            disagrees, examined = number % 4 == 0, dice.random() < asked
+            belongs = {"random": 1.0} | ({"disagreeing": asked} if disagrees and examined else {})
+            if wanted := window.wants(belongs):
+                window.keep(number, belongs, wanted)
+        for drawn in window.close():
+            weights[drawn.item % 4 == 0] += 1 / drawn.probability
+    assert weights[1] / windows == pytest.approx(samples / 4, rel=0.06)
+    assert weights[0] / windows == pytest.approx(samples * 3 / 4 if random else 0, rel=0.06)
