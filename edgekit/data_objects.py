@@ -133,9 +133,19 @@ def _array(value: Any) -> NDArray[Any]:
         found = np.asarray(value)
     except (ValueError, TypeError) as error:
         raise DataError("data-shape", f"the samples do not form an array: {error}") from error
-    if found.dtype.hasobject:
+    return _plain(found) if found.dtype.hasobject else found
+
+
+def _plain(found: NDArray[Any]) -> NDArray[Any]:
+    """What pandas holds as objects: texts, or numbers, truths and None together, which is no number."""
+    import numpy as np
+
+    kinds = {type(value) for value in found.flat}
+    if kinds and all(issubclass(kind, str) for kind in kinds):
+        return found.astype(str)
+    if any(not issubclass(kind, (bool, int, float, np.number, np.bool_, type(None))) for kind in kinds):
         raise DataError("data-dtype", "the data holds Python objects; arrays of numbers or text are read")
-    return found
+    return found.astype(np.float64)
 
 
 def _stream(samples: Iterable[Any], inputs: tuple[TensorSpec, ...], label: str, target: Path) -> None:

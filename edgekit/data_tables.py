@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from edgekit.data_columns import FAILURES, ArrayColumn, Found, class_indices
 from edgekit.data_ref import DataRef
 from edgekit.errors import DataError, FeedError, some
-from edgekit.feeding import MISSING_TEXTS
+from edgekit.feeding import MISSING_TEXTS, TRUTH_TEXTS
 from edgekit.runtimes import preprocess
 from edgekit.runtimes.preparation.rows import row_array
 from edgekit.tensors import TensorSpec
@@ -153,7 +153,15 @@ def _label_column(path: Path, names: list[str], ref: DataRef) -> int | None:
 
 
 def _number(text: str) -> float:
-    return float("nan") if text.strip().lower() in MISSING_TEXTS else float(text)
+    try:
+        return float(text)
+    except ValueError:
+        said = text.strip().lower()
+        if said in MISSING_TEXTS:
+            return float("nan")
+        if said in TRUTH_TEXTS:
+            return TRUTH_TEXTS[said]
+        raise
 
 
 def _counts(spec: TensorSpec) -> bool:

@@ -15,6 +15,9 @@ Convention = Literal["tensorflow", "librosa"]
 MISSING_TEXTS = frozenset({"", "na", "n/a", "nan", "-nan", "+nan", "null", "none", "#n/a", "<na>"})
 """What stands for a number that is not there, in lower case; as pandas reads it, and as C prints it."""
 
+TRUTH_TEXTS = {"true": 1.0, "false": 0.0}
+"""What stands for a truth among numbers, in lower case; as pandas and JSON write it."""
+
 
 @dataclass(frozen=True)
 class ImageSteps:

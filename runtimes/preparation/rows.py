@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import FeedError
-from edgekit.feeding import MISSING_TEXTS, Preprocess, TableSteps
+from edgekit.feeding import MISSING_TEXTS, TRUTH_TEXTS, Preprocess, TableSteps
 from edgekit.runtimes.base import Array
 from edgekit.tensors import TensorSpec
 
@@ -113,6 +113,9 @@ def _number(value: Any, column: str, spec: TensorSpec) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError) as error:
+        truth = TRUTH_TEXTS.get(str(value).strip().lower())
+        if truth is not None:
+            return truth
         raise FeedError("feed-dtype", f"{spec.name}: {column} is {value!r}, which is no number") from error
     except OverflowError:  # of an integer
         number = _MOST * 2

@@ -56,6 +56,13 @@ def test_what_means_that_there_is_no_number(text):
     assert caught.value.code == "feed-missing"
 
 
+@pytest.mark.parametrize(("text", "number"), [("True", 1.0), (" false ", 0.0), (True, 1.0)])
+def test_truths_are_numbers_in_a_row_as_in_a_table(text, number):
+    row = {"age": text, "color": "red", "height": 170}
+    np.testing.assert_allclose(prepare(row, (ROW,), HOW)["row"][0, 0], (number - 40) / 10)
+    assert data_tables._number(str(text)) == number
+
+
 def test_a_category_may_be_called_so():
     steps = TableSteps(("wine",), {"wine": "red"}, {"wine": ("none", "red", "NA")}, "index")
     for wine, place in (("none", 0), ("NA", 2), ("", 1), (None, 1), (float("nan"), 1)):

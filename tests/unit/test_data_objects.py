@@ -156,3 +156,16 @@ def test_columns_of_a_data_frame_are_found_by_name(tmp_path: Path) -> None:
         assert opened.labelled == labelled
     assert framed(frame, ("c",), None, tmp_path) is None
     assert framed(np.zeros((2, 2)), ("a", "b"), None, tmp_path) is None
+
+
+def test_texts_and_truths_that_pandas_holds_as_objects(tmp_path: Path) -> None:
+    labels = np.array(["ok", "fault"], object)
+    rows = np.array([[1.5, True, None], [2, False, 3.0]], object)
+    feeds, found = read(spill((rows, labels), ROWS, tmp_path), ROWS)
+    np.testing.assert_array_equal(feeds["rows"], [[1.5, 1, np.nan], [2, 0, 3]])
+    assert found.tolist() == [1, 0]
+    frame = Frame({"b": [True, False], "a": [3.0, 4.0]})
+    path = framed((frame, labels), ("a", "b"), None, tmp_path)
+    opened = open_data(DataRef(str(path), columns=("a", "b")), (TensorSpec("x", (None, 2), "float32"),))
+    assert next(opened.batches(2)).feeds["x"].tolist() == [[3, 1], [4, 0]]
+    assert opened.labelled
