@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgekit import files
 from edgekit.codec import CodecError, decode, encode
+from edgekit.collect import standing
 from edgekit.errors import ArtifactError, UsageError
 from edgekit.feeding import Preprocess
 from edgekit.monitor.records import Read, Sample, unpack
@@ -253,20 +254,36 @@ def content(folder: Path, seal: Seal | None) -> Content:
             raise ArtifactError("dataset-damaged", f"{path} is not what was fetched", next_step=f"Remove {path}.")
         found.segments.append(Kept(header.store, header.number, len(data), hashlib.sha256(data).hexdigest()))
         found.hosts[header.store] = header.host
-        found.name, found.about = header.name, {**found.about, **header.about}
+        found.name, found.about = header.name, {**found.about, **_about(path, header)}
         found.damaged += len(seen.broken)
         for place, (begin, end) in enumerate(seen.frames):
             if place in seen.broken:
                 continue
             try:
-                record = unpack(header.open(place, data[begin:end], seal))
+                _add(found, header, unpack(header.open(place, data[begin:end], seal)))
             except ArtifactError as error:
                 if error.code != "capture-damaged":
                     raise
                 found.damaged += 1
-                continue
-            _add(found, header, record)
     return found
+
+
+@dataclass(frozen=True)
+class _About:
+    """What is asked of what a segment says of its model."""
+
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    labels: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+
+def _about(path: Path, header: Header) -> dict[str, Any]:
+    try:
+        decode(_About, header.about)
+    except CodecError as error:
+        said = f"{path} says of its model what cannot be: {error}"
+        raise ArtifactError("dataset-damaged", said, next_step=f"Remove {path}.") from error
+    return header.about
 
 
 def _begins(data: bytes, kept: Kept | None) -> bool:
@@ -277,8 +294,7 @@ def _begins(data: bytes, kept: Kept | None) -> bool:
 def _add(found: Content, header: Header, read: Read) -> None:
     sample = read.record.sample
     if sample is None:
-        line = {"store": header.store, "host": header.host, "kind": read.record.kind, "at": read.record.at}
-        found.status.append({**line, **read.record.about})
+        found.status.append(standing.line(header, read.record))
         return
     key = read.digest
     if key not in found.samples:

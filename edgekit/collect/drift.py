@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit.collect import dataset
+from edgekit.codec import encode
+from edgekit.collect import dataset, standing
 from edgekit.collect.dataset import Entry, Manifest
 from edgekit.errors import UsageError
-from edgekit.monitor.digest import digest
 from edgekit.monitor.records import STRATA
 
 _Z = 1.96
@@ -82,14 +82,12 @@ def _boards(manifest: Manifest, lines: list[dict[str, Any]]) -> Iterable[dict[st
 
 
 def _told(line: dict[str, Any]) -> dict[str, Any] | None:
-    """What the board's monitor told; boards of a version before tell all of its status."""
-    told = line.get("monitor")
-    if not told:
+    """What the board's monitor told; what moved most comes first."""
+    told = standing.watched(line)
+    if told is None:
         return None
-    told = digest(told) if "scales" in told else told
-    nothing = {"samples": 0, "alarms": [], "over": 0, "accuracy": None, "moved": {}, "seconds": {}}
-    found = {name: told.get(name, value) for name, value in nothing.items()}
-    return {**found, "moved": dict(sorted(found["moved"].items(), key=lambda one: -abs(one[1])))}
+    moved = dict(sorted(told.moved.items(), key=lambda one: -abs(one[1])))
+    return {"accuracy": None, **encode(told), "seconds": dict(told.seconds), "moved": moved}
 
 
 def _last(series: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ Stratum = Literal["random", "uncertain", "out-of-distribution", "disagreeing"]
 STRATA: tuple[Stratum, ...] = ("random", "uncertain", "out-of-distribution", "disagreeing")
 ARRAY_LIMIT = 64 << 20
 """Bytes of all arrays of a record: a bound for what a forged one makes its reader allocate."""
+_YEAR_10000 = 253_402_300_800.0
 _DTYPES = frozenset(
     ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
 )
@@ -85,6 +86,7 @@ class Sample:
     at: float | None = None
 
     def __post_init__(self) -> None:
+        _check_time(self.at)
         values = [self.probability, *self.chances.values()]
         if not all(0 < value <= 1 for value in values):
             raise ValueError("a probability lies between 0 and 1")
@@ -115,6 +117,7 @@ class Record:
     at: float | None = None
 
     def __post_init__(self) -> None:
+        _check_time(self.at)
         if (self.kind == "sample") != (self.sample is not None) or not 0 <= self.inputs <= len(self.arrays):
             raise ValueError(f"a {self.kind} record has other parts")
         if sum(array.bytes for array in self.arrays) > ARRAY_LIMIT:
@@ -191,6 +194,11 @@ def digest(inputs: Mapping[str, NDArray[Any]]) -> str:
         array = np.ascontiguousarray(inputs[name])
         whole.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
     return whole.hexdigest()
+
+
+def _check_time(at: float | None) -> None:
+    if at is not None and not 0 <= at < _YEAR_10000:
+        raise ValueError(f"{at} s are no time of a calendar")
 
 
 def _inflated(body: bytes, size: int) -> bytes:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 MAGIC = b"edgekit capture 1\n"
 _FRAME = struct.Struct("<I16s")
 SCHEMA = 1
+_STORE, _SALT = re.compile(r"[0-9a-f]{16}\Z"), re.compile(r"[0-9a-f]{32}\Z")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class Header:
     created: float | None = None
     about: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        # A desk names files after these, and a board's files may be anybody's.
+        if not _STORE.match(self.store) or not _SALT.match(self.salt) or not 0 <= self.number < 10**12:
+            raise ValueError("no EdgeKit numbers a segment like this")
 
     def start(self) -> bytes:
         """The bytes that a segment begins with."""
@@ -166,7 +173,6 @@ def _header(content: bytes) -> Header | None:
         if isinstance(document, dict) and document.get("schema", SCHEMA) > SCHEMA:
             raise ArtifactError("capture-newer", "these captures were written by a newer EdgeKit")
         header = decode(Header, document)
-        bytes.fromhex(header.salt)
     except (ValueError, TypeError, CodecError) as error:
         if isinstance(error, ArtifactError):
             raise
