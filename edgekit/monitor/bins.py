@@ -6,6 +6,8 @@ values, and no bin holds fewer than `LEAST` samples, so that neither the largest
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from edgekit.monitor import normal
@@ -83,9 +85,17 @@ def index(values: Array, inner: Array) -> Array:
     """Bin of each value: [n, k] of values [n, k] and edges [k, b - 1] (at most 255), padded with infinity; NaN is in
     bin 0. Compared as what the values are: float32 takes half the time.
     """
-    upright = np.ascontiguousarray(inner.T.astype(values.dtype))
-    above = values >= upright[:, None, :]
-    return np.asarray(above.view(np.uint8).sum(axis=0, dtype=np.uint8), np.intp)
+    return np.asarray(passed(values, upright(inner, values.dtype)), np.intp)
+
+
+def upright(inner: Array, dtype: Any) -> Array:
+    """Edges [k, b - 1] as `passed` takes them: [b - 1, 1, k]."""
+    return np.ascontiguousarray(inner.T.astype(dtype))[:, None, :]
+
+
+def passed(values: Array, edges: Array) -> Array:
+    """How many edges [b - 1, 1, k] each of the values [n, k] has reached: [n, k] uint8."""
+    return np.asarray((values >= edges).view(np.uint8).sum(axis=0, dtype=np.uint8))
 
 
 def scores(mass: Array) -> Array:

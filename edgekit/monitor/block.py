@@ -13,7 +13,7 @@ import numpy as np
 
 from edgekit.monitor.alarm import Alarm, Verdict
 from edgekit.monitor.columns import Array
-from edgekit.monitor.reference import CLIP, Reference
+from edgekit.monitor.reference import CLIP, Reference, weighed
 from edgekit.monitor.rightness import Rightness
 from edgekit.monitor.rows import Rows, confidence
 from edgekit.monitor.scan import BLOCK
@@ -78,11 +78,11 @@ _SURE = 1e-6
 """Below which one minus a probability is mostly rounding."""
 
 
-def _unsure(scores: Array) -> Array:
-    """[n]: one minus the top class's probability [n, classes]; of a model that is nearly always sure what the others
-    add up to, or all of its answers were as sure as each other.
+def _unsure(best: Array, scores: Array) -> Array:
+    """[n]: one minus the top class's probability `best` [n], of `scores` [n, classes]; of a model that is nearly always
+    sure what the others add up to, or all of its answers were as sure as each other.
     """
-    found = 1.0 - scores.max(axis=1)
+    found = 1.0 - best
     sure = np.flatnonzero(found < _SURE)
     if sure.size:
         others = scores[sure]
@@ -192,10 +192,7 @@ class Block:
         rows, told = self.rows[begin:end], self.told
         if self._inputs:
             z = (rows[:, self._own] - self._center) * self._per
-            np.maximum(z, -CLIP, out=z)
-            np.minimum(z, CLIP, out=z)
-            weighted = z @ self._precision
-            far = np.sqrt(np.maximum(np.einsum("nk,nk->n", weighted, z), 0.0) / self._inputs)
+            weighted, far = weighed(z.clip(-CLIP, CLIP), self._precision)
             if self._residual.stop > self._residual.start:
                 rows[:, self._residual] = weighted * self._units
             rows[:, self._far] = far
@@ -204,7 +201,8 @@ class Block:
             told.far[begin:end] = -self.middle / self._reach
         if self._rows.classes:
             scores = self.scores[begin:end] = self._rows.probabilities(self._raw[begin:end])
-            told.unsure[begin:end] = _unsure(scores)
+            sure = rows[:, -3:] = confidence(scores)
+            told.unsure[begin:end] = _unsure(sure[:, 0], scores)
         self.judged = end
 
     def doubt(self, right: Rightness) -> None:
@@ -212,9 +210,10 @@ class Block:
         self.judge()
         begin, end = self.doubted, self.judged
         if begin < end:
-            rows, scores = self.rows[begin:end], self.scores[begin:end]
-            rows[:, -3:] = confidence(scores)
-            self.told.doubt[begin:end] = 1.0 - right.each(rows, scores.argmax(axis=1))[:, 0]
+            rows = self.rows[begin:end]
+            z = (rows[:, self._own] - self._center) * self._per
+            found = right.each(z, rows[:, -3:], self.scores[begin:end].argmax(axis=1))
+            self.told.doubt[begin:end] = 1.0 - found[:, 0]
             self.doubted = end
 
     def clear(self, slack: int) -> None:
@@ -228,4 +227,6 @@ class Block:
         self.doubted = 0
         self.filled = self.read = self.judged = count = min(len(rows), BLOCK - 1)
         self.rows[:count], self.scores[:count] = rows[:count], scores[:count]
+        if count and self._rows.classes:
+            self.rows[:count, -3:] = confidence(self.scores[:count])
         self.due = min(BLOCK, count + max(1, min(WAIT, slack)))

@@ -63,7 +63,9 @@ class Detectors:
         self._sketches = Sketches(
             reference.inner, reference.mass, reference.sizes, block=BLOCK, rate=rate * SHARES["sketches"]
         )
-        self._nothing = np.zeros((BLOCK, EXTRAS))
+        self._edges = bins.upright(reference.inner, np.float32)
+        self._index = np.zeros((BLOCK, len(self._columns) + 1), np.intp)
+        self._extras = np.zeros((BLOCK, extras))
         self.right = Rightness(reference, made) if reference.header.estimator is not None else None
         self.chance: Array | None = None
         self._shape = np.array([column.role in _SHAPE for column in self._columns], bool)
@@ -104,22 +106,24 @@ class Detectors:
         """
         self.samples += BLOCK
         z = (rows - self.reference.mean) / self.reference.deviation
-        index = bins.index(z.astype(np.float32), self.reference.inner)
-        all_bins = index
-        answered = scores.argmax(axis=1) if scores.shape[1] else None
-        if answered is not None:
-            all_bins = np.concatenate([index, self._streams.heaps[answered][:, None]], axis=1)
-        table = self._tables.take(all_bins.take(self._streams.column, axis=1) + self._offsets)
-        extras = self._nothing if self.right is None or answered is None else self.right.each(rows, answered)
-        self.chance = None if self.right is None else extras[:, 0]
-        self._scan.add(table, np.concatenate([np.minimum(np.maximum(z, -CLIP), CLIP), extras], axis=1))
+        index, extras, width = self._index, self._extras, len(self._columns)
+        index[:, :width] = bins.passed(z.astype(np.float32), self._edges)
+        if scores.shape[1]:
+            answered = scores.argmax(axis=1)
+            index[:, width] = self._streams.heaps.take(answered)
+            if self.right is not None:
+                extras[:, width:] = self.right.each(z, rows[:, -3:], answered)
+                self.chance = extras[:, width]
+        extras[:, :width] = z.clip(-CLIP, CLIP)
+        table = self._tables.take(index.take(self._streams.column, axis=1) + self._offsets)
+        self._scan.add(table, extras)
         excess = self._scan.look()
         found: list[Finding] = []
-        if excess.ratio.size and excess.ratio.max() > 1:
+        if excess is not None:
             found += self._moved(excess, book)
         found += self._happened(rows)
         tau = self._scan.memory()[self._middles] if self._sketches.ends else None
-        apart = self._sketches.add(index, tau)
+        apart = self._sketches.add(index[:, :width], tau)
         if apart is not None:
             found += self._reshaped(apart, book)
         if self._scan.blocks % 8 == 0:

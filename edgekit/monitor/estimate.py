@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -143,9 +144,15 @@ class Estimator:
             far: Logarithms of the samples' distances from the reference [n].
             lean: Of the class that was answered [n].
         """
-        terms = (curve_terms(sure, far)[:, : len(self.center)] - self.center) / self.scale
-        raised = np.clip(terms @ np.array(self.weights[1:]) + self.weights[0] + lean, -30, 30)
-        return np.asarray(1 / (1 + np.exp(-raised)))
+        weights, constant = self._curve
+        raised = curve_terms(sure, far)[:, : weights.size] @ weights + (constant + lean)
+        return np.asarray(1 / (1 + np.exp(-raised.clip(-30, 30))))
+
+    @cached_property
+    def _curve(self) -> tuple[Array, float]:
+        """Weights of the terms as they come, and the constant."""
+        weights = np.array(self.weights[1:]) / self.scale
+        return weights, self.weights[0] - float(weights @ self.center)
 
     def deviates(self, left: float) -> float:
         """Half the interval over the process's deviation, where anchors leave this part of its variance open."""
@@ -174,7 +181,11 @@ def curve_terms(sure: Array, far: Array) -> Array:
 
     Far from what it knows, a model is sure of nonsense.
     """
-    best = np.clip(sure[:, 0], 1e-6, 1 - 1e-6)
+    best = sure[:, 0].clip(1e-6, 1 - 1e-6)
     odds = np.log(best / (1 - best))
-    unsure = np.log(np.clip(sure[:, 2], 1e-6, 1))
-    return np.stack([odds, np.square(odds), sure[:, 1], sure[:, 2], unsure, far, np.square(far), far * odds], axis=1)
+    terms = np.empty((len(sure), TERMS))
+    terms[:, 0], terms[:, 1] = odds, odds * odds
+    terms[:, 2:4] = sure[:, 1:]
+    terms[:, 4] = np.log(sure[:, 2].clip(1e-6, 1))
+    terms[:, 5], terms[:, 6], terms[:, 7] = far, far * far, far * odds
+    return terms

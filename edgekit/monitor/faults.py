@@ -179,6 +179,7 @@ class Events:
         self._at = np.zeros(chance.size, np.int64)
         self._since = np.zeros(chance.size, np.int64)
         self._count = np.zeros(chance.size, np.int64)
+        self._most = 0.0  # of the sums: between events they only fall
 
     def hit(self, which: Array, sample: int) -> None:
         """Events `which` (bool [e]) happened at this sample."""
@@ -192,9 +193,12 @@ class Events:
         self._sum[places] = np.minimum(left + self._hit[places], 1.5 * self._limit)
         self._count[places] += 1
         self._at[places] = sample
+        self._most = float(self._sum.max(initial=0))
 
     def faults(self, sample: int) -> list[Fault]:
         """Those that happen too often by now."""
+        if self._most <= self._limit:
+            return []
         now = self._sum + self._miss * np.maximum(0, sample - self._at)
         return [
             Fault(int(place), int(self._count[place]), int(self._since[place]))
@@ -206,3 +210,4 @@ class Events:
 
     def restore(self, state: dict[str, Array]) -> None:
         self._sum, self._at, self._since, self._count = (state[name].copy() for name in self.state())
+        self._most = float(self._sum.max(initial=0))

@@ -32,7 +32,7 @@ from edgekit.monitor.detect import SHARES, Detectors
 from edgekit.monitor.estimate import LEVEL, NARROW
 from edgekit.monitor.pace import Pace, thermometer
 from edgekit.monitor.reference import Reference
-from edgekit.monitor.rows import Rows, confidence, samples_of
+from edgekit.monitor.rows import Rows, samples_of
 from edgekit.monitor.scan import BLOCK
 from edgekit.reading import Interpret
 from edgekit.tensors import TensorSpec
@@ -196,8 +196,6 @@ class Monitor:
     def _flush(self, alarms: list[Alarm]) -> None:
         block = self._block
         block.judge()
-        if self._rows.classes:
-            block.rows[:, -3:] = confidence(block.scores)
         found = self._detectors.block(block.rows, block.scores, self._book)
         if self._detectors.chance is not None:
             block.told.doubt[:] = 1.0 - self._detectors.chance

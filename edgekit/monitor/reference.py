@@ -228,7 +228,11 @@ def distances(z: Array, precision: Array) -> tuple[Array, Array]:
     With P the inverse correlation, (Pz)_i / sqrt(P_ii) is the residual of number i given all others, in units of about
     its own deviation; sqrt(z'Pz / k) is Mahalanobis' distance a column.
     """
-    clipped = np.minimum(np.maximum(z, -CLIP), CLIP)
-    weighted = clipped @ precision
-    whole = np.sqrt(np.maximum((weighted * clipped).sum(axis=1), 0) / z.shape[1])
+    weighted, whole = weighed(z.clip(-CLIP, CLIP), precision)
     return weighted / np.sqrt(np.diag(precision)), whole
+
+
+def weighed(z: Array, precision: Array) -> tuple[Array, Array]:
+    """Pz [n, k] and the distance [n], see `distances`; of numbers that are cut."""
+    weighted = z @ precision
+    return weighted, np.sqrt(np.maximum(np.einsum("nk,nk->n", weighted, z), 0.0) / z.shape[1])

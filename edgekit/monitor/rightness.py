@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekit.monitor.columns import Array
 from edgekit.monitor.estimate import Estimator
-from edgekit.monitor.reference import CLIP, Reference, distances, inverse
+from edgekit.monitor.reference import CLIP, Reference, inverse, weighed
 from edgekit.monitor.streams import Streams
 
 DEVIATE = 1.6449
@@ -71,13 +71,16 @@ class Signals:
         """
         far = self.far(z)
         chance = about.chances(sure, far, lean)
-        return np.stack([chance, chance * (1 - chance), far], axis=1)
+        made = np.empty((len(z), EXTRAS))
+        made[:, 0], made[:, 1], made[:, 2] = chance, chance * (1 - chance), far
+        return made
 
     def far(self, z: Array) -> Array:
         """[n]: logarithms of distances from the reference, by numbers [n, inputs] that vary there."""
         if not self._columns.size:
             return np.zeros(len(z))
-        return np.asarray(np.log(np.clip(distances(z[:, self._columns], self._precision)[1], *_DISTANCES)))
+        varied = z.take(self._columns, axis=1).clip(-CLIP, CLIP)
+        return np.asarray(np.log(weighed(varied, self._precision)[1].clip(*_DISTANCES)))
 
     def read(self, streams: Array, columns: Array, extras: Array) -> tuple[Array, Array]:
         """General means [..., GENERAL] and the inputs' moves [..., size].
@@ -122,7 +125,7 @@ class Rightness:
         self._about = about
         self._signals = Signals(reference, made)
         number = reference.header.inputs
-        self._mean, self._per = reference.mean[:number], 1 / reference.deviation[:number]
+        self._number = number
         arrays = reference.anchors
         self._axes = arrays["axes"].astype(np.float64) * about.steps[0]
         self._places = arrays["places"].astype(np.float64) * about.steps[1]
@@ -131,11 +134,16 @@ class Rightness:
         self._inverse = np.linalg.inv(about.kernel(self._places, self._places) + np.diag(noise))
         self._weights = self._inverse @ errors
 
-    def each(self, rows: Array, answered: Array) -> Array:
-        """Of rows [n, columns] as the reference has them and the classes that were answered [n], see `Signals.each`."""
-        z = (rows[:, : self._mean.size] - self._mean) * self._per
+    def each(self, z: Array, sure: Array, answered: Array) -> Array:
+        """See `Signals.each`.
+
+        Args:
+            z: Numbers in deviations [n, columns]; those of the inputs come first.
+            sure: Confidence, margin, entropy [n, 3].
+            answered: Classes [n].
+        """
         lean = 0.0 if self._leans is None else self._leans.take(answered)
-        return self._signals.each(z, rows[:, -3:], lean, self._about)
+        return self._signals.each(z[:, : self._number], sure, lean, self._about)
 
     def place(self, streams: Array, columns: Array, extras: Array) -> Array:
         """Of stretches [n, ...], as `Signals.read` takes them: [n, GENERAL + axes]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -176,7 +177,10 @@ def confidence(scores: Array) -> Array:
     """[n, 3]: probability of the best class, its margin to the second, entropy as a share of the greatest; of
     probabilities [n, classes].
     """
-    best = np.partition(scores, -2, axis=1)[:, -2:]
+    best = np.partition(scores, -2, axis=1)
     safe = np.maximum(scores, 1e-12)
-    entropy = -(safe * np.log(safe)).sum(axis=1) / np.log(scores.shape[1])
-    return np.stack([best[:, 1], best[:, 1] - best[:, 0], entropy], axis=1)
+    made = np.empty((len(scores), 3))
+    made[:, 0] = best[:, -1]
+    made[:, 1] = best[:, -1] - best[:, -2]
+    made[:, 2] = np.einsum("nc,nc->n", safe, np.log(safe)) / -math.log(scores.shape[1])
+    return made

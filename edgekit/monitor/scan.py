@@ -14,6 +14,7 @@ to the variance", Annals of Mathematical Statistics 12 (1941): successive differ
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import NamedTuple
 
 import numpy as np
@@ -96,7 +97,8 @@ class Scan:
         self._varying = np.abs(tables).max(axis=1, initial=0) > 0
         varying = max(1, int(self._varying.sum()))
         self.deviate = normal.upper(min(0.01, rate / looks / varying / 2))
-        self._lengths = [np.array(lengths) * BLOCK * _STEP**level for level, lengths in enumerate(_LENGTHS)]
+        self._back = [np.array(lengths) for lengths in _LENGTHS]
+        self._lengths = [back * BLOCK * _STEP**level for level, back in enumerate(self._back)]
         # What a sum of scores is multiplied by to be the ratio to its threshold, above and (negative) below.
         self._limits = [_inverses(tables, mass, sizes, floors, lengths, self.deviate) for lengths in self._lengths]
         self._steps = np.zeros(self.streams)
@@ -124,15 +126,15 @@ class Scan:
             if self.blocks % every == 0:
                 ring[self.blocks // every % (_RING + 1)] = self._total
 
-    def look(self) -> Excess:
-        """Over all lengths that lie after the beginning."""
+    def look(self) -> Excess | None:
+        """Over all lengths that lie after the beginning; None where nothing is news."""
         ratio, length = np.zeros(self.streams), np.zeros(self.streams, np.int64)
         root = None
         for level, lengths in enumerate(_LENGTHS):
             every = _STEP**level
             if self.blocks % every:
                 break
-            number = sum(every * blocks <= self.blocks for blocks in lengths)
+            number = bisect_right(lengths, self.blocks // every)
             if not number:
                 continue
             ratios = self._ratios(level, number)
@@ -147,7 +149,7 @@ class Scan:
             better = (there > ratio) & (there > 1)
             ratio[better] = there[better]
             length[better] = self._lengths[level][best[better]]
-        return Excess(ratio, length)
+        return Excess(ratio, length) if length.any() else None
 
     def mean(self, length: int) -> Array:
         """Means [s + extras] over the last `length` samples, one of the scanned lengths."""
@@ -191,7 +193,7 @@ class Scan:
 
     def _ratios(self, level: int, number: int) -> Array:
         ring, now = self._rings[level], self.blocks // _STEP**level
-        places = (now - self._lengths[level][:number] // (BLOCK * _STEP**level)) % (_RING + 1)
+        places = (now - self._back[level][:number]) % (_RING + 1)
         sums = (ring[now % (_RING + 1)] - ring.take(places, axis=0))[:, : self.streams]
         above, below = self._limits[level]
         return np.asarray(np.maximum(sums * above[:number], sums * below[:number]))

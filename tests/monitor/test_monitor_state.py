@@ -85,6 +85,25 @@ def test_one_that_restarts_all_the_time_sees_what_one_sees_that_never_does(known
             assert parts["scales"][scale]["shifts"][name] == pytest.approx(shift, abs=0.01)
 
 
+def test_a_state_whose_open_samples_lack_their_confidence_is_gone_on_with(known, tmp_path):
+    """States of before have it of whole blocks only."""
+    x, scores = stream(64, 4)
+    steady, first = monitor(known, None), monitor(known, tmp_path)
+    feed(steady, x, scores)
+    feed(first, x[:50], scores[:50])
+    first.close()
+    about, arrays = state.unpack((tmp_path / "state.npz").read_bytes())
+    arrays["rows"][:, -3:] = 0
+    (tmp_path / "state.npz").write_bytes(state.pack(about, arrays))
+    del first
+    gc.collect()
+    second = monitor(known, tmp_path)
+    assert second.samples == 50
+    feed(second, x[50:], scores[50:])
+    for name, shift in steady.status()["scales"]["32"]["shifts"].items():
+        assert second.status()["scales"]["32"]["shifts"][name] == pytest.approx(shift, abs=0.01)
+
+
 def test_the_state_of_another_reference_is_not_taken(known, tmp_path):
     first = monitor(known, tmp_path)
     feed(first, *stream(100, 3))
