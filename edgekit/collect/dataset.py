@@ -64,6 +64,7 @@ class Entry:
         strata: That drew it.
         label: What it is; None where nobody said.
         files: Below the dataset folder.
+        answer, score: The class and its score; the first value alone where the answer is no class.
         exact: Its file gives the captured values back; else data.npz alone does.
     """
 

@@ -102,11 +102,16 @@ def _strata(entries: Iterable[Entry]) -> list[dict[str, Any]]:
     rows = []
     for name in STRATA:
         drawn = [entry for entry in whole if name in entry.strata]
-        judged = [entry for entry in drawn if entry.label is not None and entry.answer is not None]
+        judged = _judged(drawn)
         wrong = sum(entry.label != entry.answer for entry in judged)
         rows.append({"stratum": name, "samples": len(drawn), "labelled": len(judged),
                      "wrong": wrong / len(judged) if judged else None})  # fmt: skip
     return [row for row in rows if row["samples"]]
+
+
+def _judged(entries: Iterable[Entry]) -> list[Entry]:
+    """Those that are labelled and answered with a class: values are not right or wrong."""
+    return [entry for entry in entries if entry.label is not None and None not in (entry.answer, entry.score)]
 
 
 def _accuracy(entries: Iterable[Entry]) -> dict[str, Any] | None:
@@ -114,7 +119,7 @@ def _accuracy(entries: Iterable[Entry]) -> dict[str, Any] | None:
 
     The weights undo that strange samples were captured more often (Kish 1965 for the effective number).
     """
-    judged = [entry for entry in entries if entry.label is not None and entry.answer is not None]
+    judged = _judged(entries)
     weights = [entry.weight for entry in judged]
     if not judged:
         return None

@@ -104,7 +104,7 @@ def _entry(found: Found, names: tuple[str, ...], label: str | None) -> Entry:
     def named(value: float | None) -> str | None:
         if value is None:
             return None
-        return names[int(value)] if value == int(value) and 0 <= value < len(names) else f"{value:g}"
+        return names[int(value)] if 0 <= value < len(names) and value == int(value) else f"{value:g}"
 
     return Entry(
         found.id, len(found.seen), sum(sample.weight for _, sample in found.seen),

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.tensors import unbatched
+
 if TYPE_CHECKING:
     from edgekit.reading import Interpret
     from edgekit.runtimes.model import Model
@@ -44,20 +46,34 @@ class Answers:
     """Reads outputs; what the manifest says is looked up once a model."""
 
     def __init__(self) -> None:
-        self._known: tuple[Model, str, Interpret] | None = None
+        self._known: tuple[Model, str, Interpret, dict[str, int]] | None = None
+
+    def framed(self, model: Model, outputs: Mapping[str, NDArray[Any]]) -> tuple[int, Mapping[str, NDArray[Any]]]:
+        """How many samples were answered, and outputs with an axis for them each: some models answer one alone."""
+        bare = self._how(model)[2]
+        if bare or any(np.ndim(array) == 0 for array in outputs.values()):
+            outputs = {
+                name: np.asarray(array)[None] if np.ndim(array) == bare.get(name, 0) else array
+                for name, array in outputs.items()
+            }
+        return min((len(array) for array in outputs.values()), default=0), outputs
 
     def read(self, model: Model, outputs: Mapping[str, NDArray[Any]], row: int) -> Answer:
         """The answer to one sample of a batch."""
-        output, how = self._how(model)
+        output, how, _ = self._how(model)
         array = outputs.get(output)
         if array is None:
             return Answer()
         values = np.asarray(array[row]).reshape(-1)
-        if how.task in _VALUES or not values.size or values.dtype.kind not in "fiub":
-            return Answer(float(values[0])) if values.size and values.dtype.kind in "fiub" else Answer()
-        if how.task not in (*_CLASSES, "other") or array.ndim != 2:
+        if not values.size or values.dtype.kind not in "fiub":
+            return Answer()
+        if how.task in _VALUES:
+            return Answer(float(values[0]))
+        if how.task != "classification" and (how.task not in (*_CLASSES, "other") or array.ndim != 2):
             return Answer()
         if values.size == 1:
+            if how.task == "classification" and values.dtype.kind in "iu":  # a model that ends in an arg max
+                return Answer(float(values[0]), 1.0, True, _label(int(values[0]), how))
             return self._alone(float(values[0]), how)
         best = int(values.argmax())
         return Answer(float(best), _chance(values, best, how), True, _label(best, how))
@@ -71,12 +87,14 @@ class Answers:
         best = int(value > 0.5)
         return Answer(float(best), value if best else 1 - value, True, _label(best, how))
 
-    def _how(self, model: Model) -> tuple[str, Interpret]:
+    def _how(self, model: Model) -> tuple[str, Interpret, dict[str, int]]:
+        """Which output is read, and how; the number of axes of those that have none for samples."""
         known = self._known
         if known is None or known[0] is not model:
-            how = model.interpret
-            known = self._known = (model, how.output or model.outputs[0].name, how)
-        return known[1], known[2]
+            how, specs = model.interpret, {spec.name: len(spec.shape) for spec in model.outputs}
+            bare = {name: specs[name] for name in unbatched(tuple(model.inputs), tuple(model.outputs))}
+            known = self._known = (model, how.output or model.outputs[0].name, how, bare)
+        return known[1:]
 
 
 def _chance(values: NDArray[Any], best: int, how: Interpret) -> float:
@@ -88,4 +106,4 @@ def _chance(values: NDArray[Any], best: int, how: Interpret) -> float:
 
 
 def _label(number: int, how: Interpret) -> str:
-    return how.labels[number] if number < len(how.labels) else str(number)
+    return how.labels[number] if 0 <= number < len(how.labels) else str(number)

@@ -18,7 +18,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,6 +35,7 @@ from edgekit.monitor.plan import Plan
 from edgekit.monitor.records import Record, Sample, Stratum, pack
 from edgekit.monitor.ring import Clock, Ring
 from edgekit.monitor.strata import Belonging, Drawn, Window
+from edgekit.monitor.sums import Sums
 from edgekit.runtimes.base import dequantize
 from edgekit.store import places
 from edgekit.store.record import CLOCK_SET
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, NDArray[Any]]
 _OUTPUTS = 4096
 """Bytes up to which a sample's outputs are kept beside it."""
-_CLASSES = 100
 _STATUS = 8192
 _LABELS = 2048
 _PLAIN = encode(Preprocess())
@@ -70,18 +70,6 @@ class _Waiting:
     scores: dict[str, float | None]
     version: str
     at: float | None
-
-
-@dataclass
-class _Sums:
-    """What happened since the last record of how things stand."""
-
-    seen: int = 0
-    ood: float = 0.0
-    uncertainty: float = 0.0
-    strata: Counter[str] = field(default_factory=Counter)
-    kept: Counter[str] = field(default_factory=Counter)
-    classes: Counter[str] = field(default_factory=Counter)
 
 
 class Capture:
@@ -123,7 +111,7 @@ class Capture:
         self.plan = plan or Plan()
         self.folder = places.captures(root) / places.checked(name)
         self._model = model
-        self._answers = Answers()
+        self._answers, self._others = Answers(), Answers()
         self._redact, self._shadow = redact, shadow
         self._own = self._monitor = monitor
         self._clock = clock or Clock()
@@ -135,7 +123,7 @@ class Capture:
         self._window: Window[_Waiting] = Window(self._each, self._dice)
         self._ends = self._clock.steady() + self.plan.window
         self._told = self._clock.steady()
-        self._sums = _Sums()
+        self._sums = Sums()
         self._alarms: dict[tuple[str, str], Alarm] = {}
         self._counts: Counter[str] = Counter()
         self._closed, self._pid = False, os.getpid()
@@ -175,7 +163,7 @@ class Capture:
             keep: Arrays [n, ...] to keep in place of the inputs: the photo rather than the tensor made of it.
             shadow: What a second model answered, where the app asked it itself.
         """
-        rows = min((len(array) for array in outputs.values()), default=0)
+        rows, outputs = self._answers.framed(self._model, outputs)
         outputs = _real(outputs, self._model.outputs)
         with self._lock:
             if self._quiet:
@@ -252,7 +240,8 @@ class Capture:
     def _other(self, row: int, rows: int, inputs: Arrays, given: Arrays | None) -> tuple[Answer | None, float]:
         """What the second model says, and the probability that it was asked."""
         if given is not None:
-            return self._answers.read(self._shadow or self._model, given, row), 1.0
+            other = self._shadow or self._model
+            return self._others.read(other, self._others.framed(other, given)[1], row), 1.0
         if self._shadow is None or not self._each["disagreeing"] or self._dice.random() >= self.plan.shadow_share:
             return None, 1.0
         try:
@@ -260,20 +249,15 @@ class Capture:
         except EdgeKitError:
             self._counts["shadow failed"] += 1
             return None, 1.0
-        return self._answers.read(self._shadow, answers, 0), self.plan.shadow_share
+        _, framed = self._others.framed(self._shadow, answers)
+        return self._others.read(self._shadow, framed, 0), self.plan.shadow_share
 
     def _count(
         self, belongs: Mapping[Stratum, float], ood: float | None, uncertainty: float | None, answer: Answer,
         verdict: Verdict | None,
     ) -> None:  # fmt: skip
         self._counts["seen"] += 1
-        sums = self._sums
-        sums.seen += 1
-        sums.strata.update(belongs)
-        sums.ood += ood if ood is not None and np.isfinite(ood) else 0.0
-        sums.uncertainty += uncertainty if uncertainty is not None and np.isfinite(uncertainty) else 0.0
-        if answer.is_class and (len(sums.classes) < _CLASSES or str(answer.value) in sums.classes):
-            sums.classes[answer.label] += 1
+        self._sums.add(belongs, ood, uncertainty, answer)
         for alarm in () if verdict is None else verdict.alarms:
             self._alarms[alarm.kind, alarm.where] = alarm
 
@@ -318,14 +302,10 @@ class Capture:
         self._told, at = self._clock.steady(), self._now()
         for alarm in self._alarms.values():
             self._append(pack(Record("alarm", about={"alarm": encode(alarm)}, at=at)))
-        sums, self._sums, self._alarms = self._sums, _Sums(), {}
+        sums, self._sums, self._alarms = self._sums, Sums(), {}
         if not sums.seen:
             return
-        about: dict[str, Any] = {
-            "version": self._model.artifact.sha256, "seen": sums.seen, "ood": sums.ood / sums.seen,
-            "uncertainty": sums.uncertainty / sums.seen, "strata": dict(sums.strata), "kept": dict(sums.kept),
-            "classes": dict(sums.classes), "counts": dict(self._counts),
-        }  # fmt: skip
+        about = {"version": self._model.artifact.sha256, **sums.told(), "counts": dict(self._counts)}
         payload = pack(Record("status", about={**about, **self._watched()}, at=at))
         self._append(payload if len(payload) <= _STATUS else pack(Record("status", about=about, at=at)))
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekit import files
-from edgekit.errors import TargetError, UsageError
+from edgekit.errors import EdgeKitError, TargetError, UsageError
 from edgekit.monitor.segments import Header, Scanned, scan
 from edgekit.store.record import CLOCK_SET
 
@@ -101,7 +101,7 @@ class Ring:
         clock: Of this device.
 
     Raises:
-        TargetError: `capture-busy`: another process writes there; `capture-unwritable`.
+        TargetError: `capture-busy`: another process writes there; `capture-unwritable`. ArtifactError: `capture-newer`.
     """
 
     def __init__(
@@ -136,8 +136,10 @@ class Ring:
         except BlockingIOError as error:
             os.close(self._lock)
             raise TargetError("capture-busy", f"another process captures into {folder}") from error
-        except OSError as error:
+        except (OSError, EdgeKitError) as error:  # captures of a later EdgeKit are none of ours to heal
             os.close(self._lock)
+            if isinstance(error, EdgeKitError):
+                raise
             raise _failed(folder, error) from error
 
     @property

@@ -345,3 +345,12 @@ def test_whole_means_whole():
         whole(
             pack(Record("sample", Sample("a" * 64, 3, ("random",), {"random": 0.5}, 0.5)), {"x": np.zeros(9, np.uint8)})
         )
+
+
+def test_captures_of_a_later_edgekit_are_left_alone_and_nothing_is_held(tmp_path):
+    header = Header("ab" * 8, 1, "00" * 16, "case", "host", schema=2)
+    (tmp_path / "00000001.segment").write_bytes(header.start())
+    for _ in range(2):  # the lock was held for good, and the second try found it busy
+        with pytest.raises(ArtifactError) as refused:
+            Ring(tmp_path, "case", Bounds(QUOTA))
+        assert refused.value.code == "capture-newer"
