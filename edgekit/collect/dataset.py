@@ -256,10 +256,8 @@ def content(folder: Path, seal: Seal | None) -> Content:
         found.segments.append(Kept(header.store, header.number, len(data), hashlib.sha256(data).hexdigest()))
         found.hosts[header.store] = header.host
         found.name, found.about = header.name, {**found.about, **_about(path, header)}
-        found.damaged += len(seen.broken)
-        for place, (begin, end) in enumerate(seen.frames):
-            if place in seen.broken:
-                continue
+        found.damaged += seen.lost
+        for place, begin, end in seen.frames:
             try:
                 _add(found, header, unpack(header.open(place, data[begin:end], seal)))
             except ArtifactError as error:

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekit import files
-from edgekit.errors import EdgeKitError, TargetError, UsageError
-from edgekit.monitor.segments import Header, Scanned, scan
+from edgekit.errors import TargetError, UsageError
+from edgekit.monitor.segments import SCHEMA, Header, Scanned, scan
 from edgekit.store.record import CLOCK_SET
 
 if TYPE_CHECKING:
@@ -330,6 +330,7 @@ class Ring:
         wanted = self._seal.id if self._seal else None
         if (
             header is None
+            or header.schema != SCHEMA
             or (header.key, header.about) != (wanted, self._about)
             or header.name != self._name
             or not young
@@ -339,7 +340,7 @@ class Ring:
             age = max(age, self._clock.wall() - header.created)
         path = self._path(number)
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        self._current = _Current(header, path, handle, seen.end, len(seen.frames), self._clock.steady() - age)
+        self._current = _Current(header, path, handle, seen.end, seen.places, self._clock.steady() - age)
 
     def _aged(self, current: _Current) -> bool:
         retention = self.bounds.retention

@@ -1,12 +1,14 @@
-"""A segment: a file of records that is only ever appended to, and of which any beginning can be trusted.
+"""A segment: a file of records that is only ever appended to, and of which all can be read that a disk gives back.
 
     magic | frame of the header (JSON) | frame of record 0 | frame of record 1 | ...
-    frame = length (4 bytes) | digest (16 bytes) | payload
+    frame of the header = length (4 bytes) | digest (16 bytes) | content
+    frame of a record = mark (8 bytes) | place (4) | length (4) | digest (16) | content
 
 The digest (BLAKE2b, RFC 7693) is keyed by the segment's own random number and covers the place of the record, so that
-neither a torn write nor what other files left in the blocks of a disk passes as a record. Reading ends at the first
-frame that does not fit: what comes behind it was on its way when the power went. Where the next one fits again, a disk
-has changed what was written: that record alone is lost, and is told.
+neither a torn write nor what other files left in the blocks of a disk passes as a record. The mark follows from that
+number as well: where a frame does not fit, reading goes on at the next one that does, and the places between are lost,
+and told. What comes behind the last that fits was on its way when the power went. Segments of schema 1 have frames
+without mark and place; they are read until a length is not what was written.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ import hmac
 import json
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekit.codec import CodecError, decode, encode
 from edgekit.errors import ArtifactError
@@ -27,8 +30,11 @@ if TYPE_CHECKING:
 
 MAGIC = b"edgekit capture 1\n"
 _FRAME = struct.Struct("<I16s")
-SCHEMA = 1
+_MARKED = struct.Struct("<8sII16s")
+SCHEMA = 2
 _STORE, _SALT = re.compile(r"[0-9a-f]{16}\Z"), re.compile(r"[0-9a-f]{32}\Z")
+_EFFORT = 16
+"""Times the bytes of a segment that are digested at most in search of frames, whatever a forged one holds."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,8 @@ class Header:
     def frame(self, place: int, payload: bytes, seal: Seal | None) -> bytes:
         """The bytes of record number `place`."""
         content = payload if seal is None else seal.close(payload, self._bound(place))
-        return _FRAME.pack(len(content), _digest(bytes.fromhex(self.salt), place, content)) + content
+        salt = bytes.fromhex(self.salt)
+        return _MARKED.pack(_mark(salt), place, len(content), _digest(salt, place, content)) + content
 
     def open(self, place: int, content: bytes, seal: Seal | None) -> bytes:
         """A record's payload, from what its frame holds.
@@ -88,21 +95,37 @@ class Header:
         return f"{self.store} {self.number} {self.salt} {place}".encode()
 
 
+class Frame(NamedTuple):
+    """Where the content of a record is: which one it is, its first byte, and the one behind its last."""
+
+    place: int
+    begin: int
+    end: int
+
+
 @dataclass(frozen=True)
 class Scanned:
     """What of a file can be trusted.
 
     Attributes:
         header: None when not even that was written.
-        frames: Beginning and end of the content of each record, in their order.
+        frames: Of the records that are as they were written, in their order.
         end: Bytes up to the end of the last.
-        broken: Places of records that are not as they were written.
     """
 
     header: Header | None
-    frames: tuple[tuple[int, int], ...]
-    end: int
-    broken: frozenset[int] = frozenset()
+    frames: tuple[Frame, ...] = ()
+    end: int = 0
+
+    @property
+    def places(self) -> int:
+        """Records that were written up to the last that can be read."""
+        return self.frames[-1].place + 1 if self.frames else 0
+
+    @property
+    def lost(self) -> int:
+        """Records before that which are not as they were written."""
+        return self.places - len(self.frames)
 
 
 def scan(data: bytes) -> Scanned:
@@ -112,23 +135,15 @@ def scan(data: bytes) -> Scanned:
         ArtifactError: `capture-newer`: a later EdgeKit wrote it.
     """
     if not data.startswith(MAGIC):
-        return Scanned(None, (), 0)
-    found = _framed(data, len(MAGIC), b"", -1)
-    header = None if found is None else _header(data[found[0] : found[1]])
-    if header is None or found is None:
-        return Scanned(None, (), 0)
-    frames: list[tuple[int, int]] = []
-    broken: set[int] = set()
-    end, salt = found[1], bytes.fromhex(header.salt)
-    while True:
-        found = _framed(data, end, salt, len(frames))
-        if found is None:
-            found = _extent(data, end)
-            if found is None or _framed(data, found[1], salt, len(frames) + 1) is None:
-                return Scanned(header, tuple(frames), end, frozenset(broken))
-            broken.add(len(frames))
-        frames.append(found)
-        end = found[1]
+        return Scanned(None)
+    begin, end, digest = _extent(data, len(MAGIC)) or (0, 0, b"")
+    whole = end > 0 and hmac.compare_digest(digest, _digest(b"", -1, data[begin:end]))
+    header = _header(data[begin:end]) if whole else None
+    if header is None:
+        return Scanned(None)
+    salt = bytes.fromhex(header.salt)
+    frames = tuple((_marked if header.schema > 1 else _unmarked)(data, end, salt))
+    return Scanned(header, frames, frames[-1].end if frames else end)
 
 
 def payloads(data: bytes, seal: Seal | None = None) -> list[bytes]:
@@ -140,27 +155,50 @@ def payloads(data: bytes, seal: Seal | None = None) -> list[bytes]:
     seen = scan(data)
     if seen.header is None:
         return []
-    whole = ((place, frame) for place, frame in enumerate(seen.frames) if place not in seen.broken)
-    return [seen.header.open(place, data[begin:end], seal) for place, (begin, end) in whole]
+    return [seen.header.open(place, data[begin:end], seal) for place, begin, end in seen.frames]
 
 
-def _framed(data: bytes, at: int, salt: bytes, place: int) -> tuple[int, int] | None:
-    """Where the content of a frame is; None if it is not whole."""
-    found = _extent(data, at)
-    if found is None:
-        return None
-    begin, end = found
-    _, digest = _FRAME.unpack_from(data, at)
-    return found if hmac.compare_digest(digest, _digest(salt, place, data[begin:end])) else None
+def _marked(data: bytes, at: int, salt: bytes) -> Iterator[Frame]:
+    mark, least, effort = _mark(salt), 0, _EFFORT * len(data)
+    while (at := data.find(mark, at)) >= 0 and effort > 0:
+        begin = at + _MARKED.size
+        if begin > len(data):
+            return
+        _, place, length, digest = _MARKED.unpack_from(data, at)
+        end = begin + length
+        if place >= least and end <= len(data):
+            if hmac.compare_digest(digest, _digest(salt, place, data[begin:end])):
+                yield Frame(place, begin, end)
+                at, least = end, place + 1
+                continue
+            effort -= length
+        at += 1
 
 
-def _extent(data: bytes, at: int) -> tuple[int, int] | None:
-    """The same by what it says of its length."""
+def _unmarked(data: bytes, at: int, salt: bytes) -> Iterator[Frame]:
+    """Frames of schema 1: one that does not fit is passed over where the next one does."""
+    place, passed = 0, False
+    while (found := _extent(data, at)) is not None:
+        begin, end, digest = found
+        whole = hmac.compare_digest(digest, _digest(salt, place, data[begin:end]))
+        if whole:
+            yield Frame(place, begin, end)
+        elif passed:
+            return
+        passed, at, place = not whole, end, place + 1
+
+
+def _extent(data: bytes, at: int) -> tuple[int, int, bytes] | None:
+    """Where the content of a frame without a mark begins and ends, and its digest; None where it is cut."""
     begin = at + _FRAME.size
     if begin > len(data):
         return None
-    length, _ = _FRAME.unpack_from(data, at)
-    return (begin, begin + length) if begin + length <= len(data) else None
+    length, digest = _FRAME.unpack_from(data, at)
+    return (begin, begin + length, digest) if begin + length <= len(data) else None
+
+
+def _mark(salt: bytes) -> bytes:
+    return hashlib.blake2b(b"edgekit record", digest_size=8, key=salt).digest()
 
 
 def _digest(salt: bytes, place: int, content: bytes) -> bytes:

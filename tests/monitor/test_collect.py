@@ -334,7 +334,7 @@ def test_a_record_that_a_disk_has_changed_is_told_and_the_others_are_kept(tmp_pa
     root = captured(tmp_path / "board", [as_fed(one) for one in pictures(12)], photographer())
     (_, path) = listed(root / "pets")[0]
     data = bytearray(path.read_bytes())
-    begin, end = scan(bytes(data)).frames[3]
+    _, begin, end = scan(bytes(data)).frames[3]
     data[(begin + end) // 2] ^= 16
     path.write_bytes(data)
     done = collect([str(root)], tmp_path / "data")
@@ -350,7 +350,7 @@ def test_a_byte_that_changed_within_a_dataset_is_found(boards, tmp_path):
     collect(boards, out)
     path = dataset.stored(out)[0]
     data = bytearray(path.read_bytes())
-    begin, end = scan(bytes(data)).frames[2]
+    _, begin, end = scan(bytes(data)).frames[2]
     data[(begin + end) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(ArtifactError, match=path.name) as refused:

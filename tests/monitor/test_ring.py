@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import struct
+import time
 
 import numpy as np
 import pytest
@@ -103,12 +106,13 @@ def test_a_torn_tail_is_ignored_and_healed(tmp_path_factory, data):
     path.write_bytes(content)
     before = records(folder)
     untouched = len(content) if kind == "cut" else len(content) - cut
-    hit = next((place for place, (begin, end) in enumerate(frames) if begin <= untouched < end), None)
-    if kind == "flip" and hit is not None:  # within a record: that alone is lost
+    lengths = [end - begin + 32 for _, begin, end in frames]
+    hit = next((place for place, _, end in frames if end - lengths[place] <= untouched < end), None)
+    if kind == "flip" and hit is not None:  # in a record or what is said of it: that alone is lost
         assert before == [number for number in range(8) if number != 8 - len(frames) + hit]
     else:
         assert before == list(range(len(before)))
-        assert len(before) >= sum(end <= untouched for _, end in frames)
+        assert len(before) >= sum(end <= untouched for _, _, end in frames)
     writer = ring(folder)
     writer.append(numbered(50, 300))
     writer.close()
@@ -123,12 +127,66 @@ def test_blocks_of_another_file_are_no_records(tmp_path):
     data = new.start() + new.frame(0, payload, None) + old.frame(1, payload, None)
     assert len(payloads(data)) == 1
     assert len(payloads(new.start() + old.frame(0, payload, None))) == 0
-    assert len(payloads(new.start() + new.frame(1, payload, None))) == 0
+    assert scan(new.start() + new.frame(1, payload, None)).lost == 1
     assert payloads(b"") == payloads(new.start()[:40]) == []
 
 
+@pytest.mark.parametrize("size", [300, 4096])
+def test_a_block_that_a_disk_forgot_costs_what_was_in_it(tmp_path, size):
+    """After a power cut a file may have its later blocks and not an earlier one."""
+    writer = ring(tmp_path, 1 << 20)
+    for number in range(12):
+        writer.append(numbered(number, 1500))
+    writer.close()
+    (_, path) = listed(tmp_path)[0]
+    data = bytearray(path.read_bytes())
+    begin = 4096 + 8
+    hit = [place for place, first, end in scan(bytes(data)).frames if first - 32 < begin + size and end > begin]
+    data[begin : begin + size] = bytes(size)
+    path.write_bytes(data)
+    seen = scan(bytes(data))
+    assert records(tmp_path) == [number for number in range(12) if number not in hit]
+    assert (seen.lost, seen.places, seen.end) == (len(hit), 12, len(data))
+
+
+def old_frame(header, place, payload):
+    """As segments of schema 1 had them."""
+    digest = hashlib.blake2b(
+        place.to_bytes(8, "little", signed=True) + payload, digest_size=16, key=bytes.fromhex(header.salt)
+    ).digest()
+    return struct.pack("<I16s", len(payload), digest) + payload
+
+
+def test_segments_of_before_are_read_and_not_gone_on_with(tmp_path):
+    header = Header("ab" * 8, 1, "0f" * 16, "case", "host", schema=1)
+    frames = [old_frame(header, place, numbered(place, 100)) for place in range(5)]
+    whole = header.start() + b"".join(frames)
+    assert [found.place for found in scan(whole).frames] == [0, 1, 2, 3, 4]
+    flipped = bytearray(whole)
+    flipped[len(header.start()) + len(frames[0]) + 60] ^= 1
+    seen = scan(bytes(flipped))
+    assert ([found.place for found in seen.frames], seen.lost, seen.end) == ([0, 2, 3, 4], 1, len(whole))
+    assert scan(whole[:-1]).end == len(whole) - len(frames[4])
+    (tmp_path / "00000001.segment").write_bytes(whole + b"torn")
+    writer = ring(tmp_path)
+    writer.append(numbered(5, 100))
+    writer.close()
+    assert records(tmp_path) == list(range(6))
+    assert [scan(path.read_bytes()).header.schema for _, path in listed(tmp_path)] == [1, 2]
+
+
+def test_forged_frames_cost_no_more_than_their_bytes():
+    header = Header("ab" * 8, 1, "0f" * 16, "case", "host")
+    size = 1 << 20
+    mark = header.frame(0, b"", None)[:8]
+    forged = (mark + struct.pack("<II", 0, size // 2) + bytes(16)) * (size // 32)
+    began = time.process_time()
+    assert scan(header.start() + forged).frames == ()
+    assert time.process_time() - began < 5
+
+
 def test_a_later_edgekit_is_refused_by_name(tmp_path):
-    header = Header("ab" * 8, 1, "00" * 16, "case", "host", schema=2)
+    header = Header("ab" * 8, 1, "00" * 16, "case", "host", schema=3)
     with pytest.raises(ArtifactError) as refused:
         scan(header.start())
     assert refused.value.code == "capture-newer"
@@ -348,7 +406,7 @@ def test_whole_means_whole():
 
 
 def test_captures_of_a_later_edgekit_are_left_alone_and_nothing_is_held(tmp_path):
-    header = Header("ab" * 8, 1, "00" * 16, "case", "host", schema=2)
+    header = Header("ab" * 8, 1, "00" * 16, "case", "host", schema=3)
     (tmp_path / "00000001.segment").write_bytes(header.start())
     for _ in range(2):  # the lock was held for good, and the second try found it busy
         with pytest.raises(ArtifactError) as refused:
