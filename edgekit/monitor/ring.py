@@ -18,14 +18,14 @@ import os
 import platform
 import re
 import secrets
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from edgekit import files
-from edgekit.errors import TargetError, UsageError
+from edgekit.errors import EdgeKitError, TargetError, UsageError
+from edgekit.monitor.ages import Ages, Clock
 from edgekit.monitor.segments import SCHEMA, Header, Scanned, scan
 from edgekit.store.record import CLOCK_SET
 
@@ -39,19 +39,9 @@ LEAST = 64 << 10
 _LARGEST = 4 << 20
 _PARTS = 16
 """Segments a quota is divided into, and parts a retention: what goes at once is small beside what stays."""
+_ENTRIES = 100
+"""Files whose names take a block of the folder: ext4 has room for 170."""
 _NAME = re.compile(r"(\d{8,12})\.segment\Z")
-
-
-class Clock(NamedTuple):
-    """How late it is.
-
-    Attributes:
-        wall: Seconds since 1970, as far as the clock was ever set.
-        steady: Seconds since some moment; never goes back.
-    """
-
-    wall: Callable[[], float] = time.time
-    steady: Callable[[], float] = time.monotonic
 
 
 @dataclass(frozen=True)
@@ -122,30 +112,17 @@ class Ring:
         self._current: _Current | None = None
         self._unsynced: float | None = None
         self._sizes: dict[int, int] = {}
-        self._store, self._last = secrets.token_hex(8), 0
+        self._closed = False
+        self._store, self._last, self._lock = secrets.token_hex(8), 0, -1
         self._limit = min(max(bounds.quota // _PARTS, LEAST // _PARTS), _LARGEST)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._block = max(os.statvfs(folder).f_frsize, 4096)
-            self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise _failed(folder, error) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._heal()
-        except BlockingIOError as error:
-            os.close(self._lock)
-            raise TargetError("capture-busy", f"another process captures into {folder}") from error
-        except (OSError, EdgeKitError) as error:  # captures of a later EdgeKit are none of ours to heal
-            os.close(self._lock)
-            if isinstance(error, EdgeKitError):
-                raise
-            raise _failed(folder, error) from error
+        with self._mapped():
+            self._enter()
 
     @property
     def used(self) -> int:
-        """Bytes that the folder takes, in blocks, with the one of its own."""
-        return self._block + sum(self._blocks(size) for size in self._sizes.values())
+        """Bytes that the folder takes, in blocks, with those of its own."""
+        own = self._block * (1 + len(self._sizes) // _ENTRIES)
+        return own + sum(self._blocks(size) for size in self._sizes.values())
 
     def append(self, payload: bytes) -> bool:
         """Write a record, after what must go for it.
@@ -181,15 +158,17 @@ class Ring:
         Raises:
             TargetError: `capture-unwritable`.
         """
-        retention, now = self.bounds.retention, self._clock.wall()
-        if retention is None or now < CLOCK_SET:
+        retention = self.bounds.retention
+        if retention is None:
             return
         with self._mapped():
+            for number, date in self._ages.dates():
+                with contextlib.suppress(FileNotFoundError):  # collected meanwhile, and removed
+                    os.utime(self._path(number), (date, date))
             if self._current is not None and self._aged(self._current):
                 self._finish()
             for number in sorted(self._sizes):
-                age = now - self._dated(number, now)
-                if age > retention * (1 - 1 / _PARTS) and not self._writing(number):
+                if self._ages.of(number) > retention * (1 - 1 / _PARTS) and not self._writing(number):
                     self._remove(number)
 
     def sync(self, *, now: bool = False) -> None:
@@ -201,20 +180,26 @@ class Ring:
         if self._current is None or self._unsynced is None:
             return
         if now or self._clock.steady() - self._unsynced >= self.bounds.sync:
+            self._unsynced = None
             with self._mapped():
                 os.fsync(self._current.handle)
-            self._unsynced = None
 
     def close(self) -> None:
         """Finish what is written to, and let others write. May be called twice."""
-        if self._lock < 0:
-            return
+        self._closed = True
         try:
             with self._mapped():
                 self._finish()
         finally:
-            os.close(self._lock)
-            self._lock = -1
+            self._leave()
+
+    def abandon(self) -> None:
+        """In a process that was forked from the writer's: hold nothing of its."""
+        self._closed = True
+        if self._current is not None:
+            os.close(self._current.handle)
+            self._current = None
+        self._leave()
 
     # -- Inside ------------------------------------------------------------------------------------------------
 
@@ -232,6 +217,7 @@ class Ring:
         current.size += len(frame)
         current.records += 1
         self._sizes[current.header.number] = current.size
+        self._ages.written(current.header.number)
         if self._unsynced is None:
             self._unsynced = self._clock.steady()
         self.sync()
@@ -239,32 +225,40 @@ class Ring:
 
     def _ready(self, size: int) -> _Current | None:
         """The segment to write to, new where there is none or it is old."""
-        if 2 * size > self.bounds.quota:
+        if self._closed or 2 * size > self.bounds.quota:
             return None
-        if self._current is not None and self._aged(self._current):
+        current = self._current
+        if current is not None and (self._aged(current) or not os.fstat(current.handle).st_nlink):
             self._finish()
         return self._current or self._begin()
 
     def _begin(self) -> _Current | None:
-        self._sizes = {number: size for number, size in self._sizes.items() if self._path(number).exists()}
+        if not self._entered():
+            self._leave()
+            self._enter()
+            if self._current is not None:
+                return self._current
+        for number in [number for number in self._sizes if not self._path(number).exists()]:
+            self._remove(number)
         number, now = self._last + 1, self._clock.wall()
         header = Header(
             self._store, number, secrets.token_hex(16), self._name, platform.node(),
             self._seal.id if self._seal else None, now if now >= CLOCK_SET else None, self._about,
         )  # fmt: skip
         start, path = header.start(), self._path(number)
-        if not self._make_room(self._blocks(len(start))):
+        if not self._make_room(self._blocks(len(start)) + self._block):
             return None
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._last, self._sizes[number] = number, len(start)
+        self._ages.written(number)
         try:
             _write(handle, start)
             os.fsync(handle)
             files.sync_folder(self.folder)
         except OSError:
             os.close(handle)
-            path.unlink()
+            self._remove(number)
             raise
-        self._last, self._sizes[number] = number, len(start)
         self._current = _Current(header, path, handle, len(start), 0, self._clock.steady())
         return self._current
 
@@ -278,13 +272,16 @@ class Ring:
             self._unsynced = None
 
     def _shorten(self) -> None:
-        """Take back what a refused write left of a record."""
+        """Take back what a refused write left of a record; where that is refused too, go on in another segment."""
         current = self._current
-        if current is not None:
-            with contextlib.suppress(OSError):  # what stays behind the last whole record is never read
-                os.ftruncate(current.handle, current.size)
-            with contextlib.suppress(OSError):
-                self._sizes[current.header.number] = os.fstat(current.handle).st_size
+        if current is None:
+            return
+        try:
+            os.ftruncate(current.handle, current.size)
+        except OSError:
+            self._sizes[current.header.number] = os.fstat(current.handle).st_size
+            self._current = self._unsynced = None
+            os.close(current.handle)
 
     def _make_room(self, growth: int) -> bool:
         """Remove the oldest segments until so many bytes more fit."""
@@ -303,11 +300,44 @@ class Ring:
     def _remove(self, number: int) -> None:
         self._path(number).unlink(missing_ok=True)
         del self._sizes[number]
+        self._ages.forget(number)
+
+    def _enter(self) -> None:
+        """Make the folder, keep others out of it, and heal what lies there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._block = max(os.statvfs(self.folder).f_frsize, 4096)
+        self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._heal()
+        except BlockingIOError as error:
+            self._leave()
+            raise TargetError("capture-busy", f"another process captures into {self.folder}") from error
+        except (OSError, EdgeKitError):  # captures of a later EdgeKit are none of ours to heal
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
+    def _entered(self) -> bool:
+        """Whether the folder is still that one: it may have been removed, or mounted over."""
+        if self._lock < 0:
+            return False
+        try:
+            return os.path.samestat((self.folder / LOCK).stat(), os.fstat(self._lock))
+        except FileNotFoundError:
+            return False
 
     def _heal(self) -> None:
         """Count what is there, and cut off what the last writer left unfinished."""
-        self._sizes = {number: path.stat().st_size for number, path in listed(self.folder)}
-        self._last = max(self._sizes, default=0)
+        found = {number: path.stat() for number, path in listed(self.folder)}
+        self._sizes = {number: stat.st_size for number, stat in found.items()}
+        self._last = max(self._last, *self._sizes, 0)
+        dates = {number: stat.st_mtime for number, stat in found.items()}
+        self._ages = Ages(self._clock, self.bounds.retention or float("inf"), dates)
         for number in sorted(self._sizes, reverse=True):
             seen = scan(self._path(number).read_bytes())
             if seen.header is None:
@@ -323,20 +353,23 @@ class Ring:
         self.expire()
 
     def _go_on(self, number: int, seen: Scanned) -> None:
-        """Append to a segment of before, if it is young enough and of the same key."""
+        """Append to a segment of before, if it is young enough and of the same key.
+
+        One of an earlier boot may be older than its date tells, and would stay as long as what is appended to it.
+        """
         header = seen.header
-        age = self._clock.wall() - self._dated(number, self._clock.wall())
-        young = self.bounds.retention is None or 0 <= age < self.bounds.retention / _PARTS
+        retention = self.bounds.retention
+        age = self._ages.of(number)
         wanted = self._seal.id if self._seal else None
         if (
             header is None
             or header.schema != SCHEMA
             or (header.key, header.about) != (wanted, self._about)
             or header.name != self._name
-            or not young
+            or (retention is not None and (age >= retention / _PARTS or number not in self._ages.of_this_boot))
         ):
             return
-        if header.created is not None and self.bounds.retention is not None:
+        if header.created is not None and retention is not None:
             age = max(age, self._clock.wall() - header.created)
         path = self._path(number)
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -345,17 +378,6 @@ class Ring:
     def _aged(self, current: _Current) -> bool:
         retention = self.bounds.retention
         return retention is not None and self._clock.steady() - current.began > retention / _PARTS
-
-    def _dated(self, number: int, now: float) -> float:
-        """When a segment was last written to. One of an unset or wrong clock counts as written when it is first met."""
-        try:
-            found = self._path(number).stat().st_mtime
-        except FileNotFoundError:  # collected meanwhile, and removed
-            return now
-        if now >= CLOCK_SET and not CLOCK_SET <= found <= now + 86400:
-            os.utime(self._path(number), (now, now))
-            return now
-        return found
 
     def _writing(self, number: int) -> bool:
         return self._current is not None and self._current.header.number == number

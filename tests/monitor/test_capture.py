@@ -235,10 +235,11 @@ def test_alarms_and_how_things_stand_go_along(tmp_path):
         def status(self):
             return {"scale": {"short": 1.5}}
 
-    time = Time(step=1.0)
-    plan = Plan(quota_mb=1, window=10, status=300)
+    time = Time()
+    plan = Plan(quota_mb=1, window=10, status=100)
     with opened(tmp_path, time, plan, monitor=Monitor()) as capture:
         for number in range(900):
+            time.now += 1
             alarms = (
                 (Alarm("input-shift", "input x: age", 1.5, 700, "it moved", raised=number),) if number > 700 else ()
             )
