@@ -23,9 +23,9 @@ import numpy as np
 
 import edgekit
 from edgekit.collect import collect, dataset, drift
+from edgekit.monitor.ages import Clock
 from edgekit.monitor.capture import Capture, Plan
 from edgekit.monitor.records import digest
-from edgekit.monitor.ring import Clock
 from edgekit.monitor.strata import Draw
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -28,12 +28,13 @@ from numpy.typing import NDArray
 from edgekit.codec import encode
 from edgekit.errors import EdgeKitError, TargetError
 from edgekit.feeding import Preprocess
+from edgekit.monitor.ages import Clock
 from edgekit.monitor.alarm import Alarm, Verdict
 from edgekit.monitor.answers import Answer, Answers
 from edgekit.monitor.digest import digest
 from edgekit.monitor.plan import Plan
 from edgekit.monitor.records import Record, Sample, Stratum, pack
-from edgekit.monitor.ring import Clock, Ring
+from edgekit.monitor.ring import Ring
 from edgekit.monitor.strata import Belonging, Drawn, Window
 from edgekit.monitor.sums import Sums
 from edgekit.runtimes.base import dequantize
