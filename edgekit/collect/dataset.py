@@ -129,6 +129,12 @@ class Found:
     outputs: dict[str, NDArray[Any]]
     seen: list[tuple[str, Sample]]
 
+    @property
+    def row(self) -> NDArray[Any] | None:
+        """Its values where it is one row of them, None otherwise: an app may keep other things of some samples."""
+        rows = list(self.inputs.values())
+        return rows[0] if len(rows) == 1 and rows[0].ndim == 1 else None
+
 
 @dataclass
 class Content:

@@ -11,6 +11,7 @@ Everything is made anew from the segments each time; a picture or a sound that i
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping
@@ -34,6 +35,9 @@ from edgekit.feeding import Preprocess
 _FEATURES = 4096
 """Columns that a table may have."""
 _RATE = 16000
+_REFUSED = frozenset('/\\:*?"<>|%')
+_LONGEST = 200
+"""Bytes of a folder's name; file systems take 255."""
 UNKNOWN = "unknown"
 """The folder of what nobody has labelled."""
 
@@ -130,6 +134,8 @@ def _boards(found: Content, targets: Mapping[str, str], known: Manifest | None) 
 
 def _filed(folder: Path, form: str, found: Found, entry: Entry, how: Preprocess) -> Entry:
     """Write a sample's file, unless it is there."""
+    if len(found.inputs) != 1:
+        return entry
     (array,) = found.inputs.values()
     if form == "images":
         if not is_picture(array, how):
@@ -155,9 +161,13 @@ def _folder(label: str | None) -> str:
     """A label as the name of a folder: nothing in it leads elsewhere."""
     if label is None:
         return UNKNOWN
-    return (
-        quote(label, safe=" ()+,=@_-").replace(".", "%2E") if label.startswith(".") else quote(label, safe=" .()+,=@_-")
-    )
+    plain = (one if one.isprintable() and one not in _REFUSED else quote(one, "", errors="replace") for one in label)
+    name = "".join(plain)
+    name = f"%2E{name[1:]}" if name.startswith(".") else name
+    if len(name.encode()) <= _LONGEST:
+        return name
+    cut = name.encode()[: _LONGEST - 18].decode(errors="ignore")
+    return f"{cut}--{hashlib.sha256(label.encode(errors='replace')).hexdigest()[:16]}"
 
 
 def _sweep(folder: Path, form: str, entries: Iterable[Entry]) -> None:
@@ -222,14 +232,14 @@ def _labels(given: list[str | None], names: tuple[str, ...]) -> list[NDArray[Any
 def _table(folder: Path, samples: list[Found], entries: list[Entry], about: Mapping[str, Any]) -> None:
     """Rows of features, and their labels where there are any; those of another length are left out."""
     paths = folder / "table.csv", folder / "table.parquet"
-    if not samples:
+    pairs = [(one.row, entry) for one, entry in zip(samples, entries, strict=True) if one.row is not None]
+    if not pairs:
         for path in paths:
             path.unlink(missing_ok=True)
         return
-    (first,) = samples[0].inputs.values()
+    first = pairs[0][0]
     names = dataset.names(about, first.size)
     labelled = entries[0].label is not None
-    pairs = [(array, entry) for one, entry in zip(samples, entries, strict=True) for array in one.inputs.values()]
     alike = [(array, entry.label or "") for array, entry in pairs if array.shape == first.shape]
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

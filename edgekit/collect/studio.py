@@ -11,7 +11,10 @@ import json
 import math
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
+
+from numpy.typing import NDArray
 
 from edgekit.collect import dataset
 from edgekit.collect.dataset import Entry, Found, Manifest
@@ -26,14 +29,18 @@ def texts(manifest: Manifest, samples: Mapping[str, Found], names: tuple[str, ..
         return {}
     others = {*manifest.classes, *(e.answer for e in manifest.samples if e.answer is not None)} - set(names)
     choices = (*names, *sorted(others))
-    shown = [entry for entry in manifest.samples if entry.files or manifest.form == "table"]
+    shown = [
+        entry
+        for entry in manifest.samples
+        if entry.files or (manifest.form == "table" and samples[entry.id].row is not None)
+    ]
     tasks = [_task(entry, samples[entry.id], manifest) for entry in shown]
     return {TASKS: json.dumps(tasks, indent=1) + "\n", FORM: _form(manifest, choices)}
 
 
 def _task(entry: Entry, found: Found, manifest: Manifest) -> dict[str, Any]:
     field, _ = _FIELDS[manifest.form]
-    shown: Any = f"/data/local-files/?d={entry.files[0]}" if entry.files else _row(found, manifest)
+    shown: Any = f"/data/local-files/?d={quote(entry.files[0])}" if entry.files else _row(found.row, manifest)
     data = {field: shown, "sample": entry.id, "strata": ", ".join(entry.strata), "boards": ", ".join(entry.boards)}
     task: dict[str, Any] = {"data": data}
     if entry.answer is not None:
@@ -49,8 +56,8 @@ def _result(field: str, label: str) -> dict[str, Any]:
     return {"from_name": "label", "to_name": field, "type": "choices", "value": {"choices": [label]}}
 
 
-def _row(found: Found, manifest: Manifest) -> dict[str, float | None]:
-    (array,) = found.inputs.values()
+def _row(array: NDArray[Any] | None, manifest: Manifest) -> dict[str, float | None]:
+    assert array is not None  # noqa: S101 - only rows are shown
     pairs = zip(dataset.names(manifest.about, array.size), array.tolist(), strict=True)
     return {name: float(value) if math.isfinite(value) else None for name, value in pairs}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -212,10 +213,37 @@ def test_several_inputs_and_shapes_are_arrays(tmp_path):
     assert not (out / "label-studio.json").exists()
 
 
+@pytest.mark.parametrize("first", [np.zeros(4, np.float32), np.zeros((8, 8, 3), np.float32)])
+def test_an_app_may_keep_other_things_of_some_samples(tmp_path, first):
+    with Capture(
+        "pets", photographer() if first.ndim == 3 else Fake(), ALL, root=tmp_path / "c", clock=Time().clock
+    ) as (capture):
+        for kept in ({"x": first}, {"x": first + 1, "note": first}, {"note": np.ones((2, 2))}, {}):
+            batch = {name: array[None] for name, array in kept.items()}
+            capture.offer(batch, {"p": np.eye(3, dtype=np.float32)[None, 0]})
+    out = tmp_path / "data"
+    done = collect([str(tmp_path / "c")], out)
+    assert (done.samples, dataset.read(out).ragged) == (4, 3)
+    assert len(json.loads((out / "label-studio.json").read_text())) == 1
+    other = dataset.read(out).samples[1]
+    assert collect([], out, labels={other.id: "cat"}).labelled == 1
+
+
 def test_labels_lead_nowhere_else(boards, tmp_path):
     out = tmp_path / "data"
     collect(boards, out)
-    wicked = ["../../escape", "/etc", "..", ".hidden", "a/b", "ordinary (1)", "ü"]
+    wicked = [
+        "../../escape",
+        "/etc",
+        "..",
+        ".hidden",
+        "a/b",
+        "ordinary (1)",
+        "50 % + 1",
+        "ü",
+        "高い声の犬" * 20,
+        "x" * 300,
+    ]
     ids = [entry.id for entry in dataset.read(out).samples]
     collect([], out, labels=dict(zip(ids, wicked, strict=False)))
     folders = list((out / "labelled" / "images").iterdir())
@@ -223,6 +251,11 @@ def test_labels_lead_nowhere_else(boards, tmp_path):
     assert all(path.parent == out / "labelled" / "images" and not path.name.startswith(".") for path in folders)
     assert len(list((out / "labelled").rglob("*.png"))) == len(wicked)
     assert not list(tmp_path.glob("*escape*"))
+    # What leads nowhere stays as it is: the folders' names are the classes' for Keras, torchvision and `--eval`.
+    assert {"ordinary (1)", "ü"} <= {path.name for path in folders}
+    for task in json.loads((out / "label-studio.json").read_text()):
+        (place,) = parse_qs(urlsplit(task["data"]["image"]).query)["d"]
+        assert (out / place).is_file()
 
 
 def test_status_and_alarms_are_kept(boards, tmp_path):
