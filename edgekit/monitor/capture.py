@@ -32,6 +32,7 @@ from edgekit.monitor.ages import Clock
 from edgekit.monitor.alarm import Alarm, Verdict
 from edgekit.monitor.answers import Answer, Answers
 from edgekit.monitor.digest import digest
+from edgekit.monitor.forks import renewed
 from edgekit.monitor.plan import Plan
 from edgekit.monitor.records import Record, Sample, Stratum, pack
 from edgekit.monitor.ring import Ring
@@ -119,6 +120,7 @@ class Capture:
         self._dice = np.random.default_rng(seed)
         self._belongs = Belonging(self.plan.draws)
         self._lock = threading.Lock()
+        renewed(self)
         self._ring = Ring(self.folder, name, self.plan.bounds, _seal(key), _about(model), self._clock)
         self._each = {stratum: draw.each for stratum, draw in self.plan.draws.items()}
         self._window: Window[_Waiting] = Window(self._each, self._dice)

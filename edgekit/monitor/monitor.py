@@ -30,6 +30,7 @@ from edgekit.monitor.book import Book, Finding
 from edgekit.monitor.columns import Array
 from edgekit.monitor.detect import SHARES, Detectors
 from edgekit.monitor.estimate import LEVEL, NARROW
+from edgekit.monitor.forks import renewed
 from edgekit.monitor.pace import Pace, thermometer
 from edgekit.monitor.reference import Reference
 from edgekit.monitor.rows import Rows, samples_of
@@ -93,19 +94,26 @@ class Monitor:
                 "reference-mismatch", "the reference describes other inputs or outputs than the model's"
             )
         self._lock = allocate_lock()
+        renewed(self)
         self.calls = 0
         self.passed_over = 0
-        self._detectors = Detectors(reference, rate)
-        self._still = False
-        self._book = Book(clock)
-        self._pace = Pace(rate * SHARES["pace"], ticks, degrees)
-        self._block = Block(reference, self._rows, self._seen)
+        self._clocks = clock, ticks, degrees
+        self._begin()
         self._keeper = None if folder is None else state.Keeper(Path(folder), ticks)
         self._resumed = "new"
         if self._keeper is not None:
             self._resume(self._keeper)
             atexit.register(_close, weakref.ref(self))  # an app that ends without a word
         self._kept = self.calls
+
+    def _begin(self) -> None:
+        """Know nothing yet."""
+        clock, ticks, degrees = self._clocks
+        self._detectors = Detectors(self.reference, self.rate)
+        self._still = False
+        self._book = Book(clock)
+        self._pace = Pace(self.rate * SHARES["pace"], ticks, degrees)
+        self._block = Block(self.reference, self._rows, self._seen)
 
     # -- Observing ------------------------------------------------------------------------------------------------
 
@@ -332,12 +340,11 @@ class Monitor:
             self._detectors.restore(arrays)
             self._book.restore(about["book"])
             self._pace.restore(about["pace"])
-            self.calls, self.passed_over = int(about["calls"]), int(about["passed_over"])
             self._block.restore(rows, scores, self._detectors.runs.slack)
-        except (ValueError, KeyError, TypeError) as error:
+            self.calls, self.passed_over = int(about["calls"]), int(about["passed_over"])
+        except (ValueError, KeyError, TypeError, IndexError) as error:
             self._resumed = f"unreadable: {error}"
-            self._detectors = Detectors(self.reference, self.rate)
-            self._block.clear(self._detectors.runs.slack)
+            self._begin()  # what was read before it could not be
             return
         self._resumed = "resumed"
 

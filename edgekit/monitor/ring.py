@@ -140,6 +140,9 @@ class Ring:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 return False
             raise _failed(self.folder, error) from error
+        except BaseException:  # a signal's, while it was written: an app may go on behind it
+            self._shorten()
+            raise
 
     def describe(self, about: dict[str, Any]) -> None:
         """Say from now on something else of the model; a new segment begins if that is new.
@@ -214,8 +217,8 @@ class Ring:
         if not self._make_room(self._blocks(current.size + len(frame)) - self._blocks(current.size)):
             return False
         _write(current.handle, frame)
-        current.size += len(frame)
-        current.records += 1
+        # Together: no signal comes between.
+        current.size, current.records = current.size + len(frame), current.records + 1
         self._sizes[current.header.number] = current.size
         self._ages.written(current.header.number)
         if self._unsynced is None:
@@ -255,7 +258,7 @@ class Ring:
             _write(handle, start)
             os.fsync(handle)
             files.sync_folder(self.folder)
-        except OSError:
+        except BaseException:
             os.close(handle)
             self._remove(number)
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -275,6 +276,7 @@ def test_a_closed_capture_is_quiet(tmp_path):
 
 _APP = """
 import sys
+import threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_capture import answer, opened
@@ -369,3 +371,52 @@ def test_answers_of_other_kinds(tmp_path):
     assert read([[3.5]], Interpret("regression")).value == 3.5
     assert read(np.zeros((1, 4, 6)), Interpret("detection")).value is None
     assert Answers().read(Fake(), {}, 0).value is None
+
+
+def test_an_array_that_the_app_uses_again_is_kept_as_it_was(tmp_path):
+    x, p = answer(1.0)
+    with opened(tmp_path) as capture:
+        capture.offer(x, p)
+        x["x"][:] = 9
+        p["p"][:] = 0
+    (read,) = samples(tmp_path)
+    assert read.inputs["x"].tolist() == [1.0] * 4
+    assert read.outputs["p"].max() > 0.5
+
+
+def test_records_come_in_the_order_of_the_stream(tmp_path):
+    plan = Plan(quota_mb=1, window=1e9, random=Draw(5), uncertain=Draw(5, at=0.5))
+    with opened(tmp_path, plan=plan) as capture:
+        for number in range(100):
+            capture.offer(*answer(float(number)), verdict_of(0.0, 0.9 if number % 3 == 0 else 0.1))
+    numbers = [read.record.sample.number for read in samples(tmp_path)]
+    assert len(numbers) >= 8
+    assert numbers == sorted(numbers)
+
+
+def test_from_many_threads_each_sample_is_counted_once(tmp_path):
+    threads, each = 8, 300
+    usual = sys.getswitchinterval()
+    capture = opened(tmp_path, Time(step=0.01), Plan(quota_mb=4, window=1.0, random=Draw(20)))
+    start = threading.Barrier(threads)
+
+    def work(base):
+        start.wait()
+        for number in range(each):
+            capture.offer(*answer(float(base * each + number)), verdict_of(0.1, 0.1))
+
+    sys.setswitchinterval(1e-6)
+    try:
+        workers = [threading.Thread(target=work, args=(base,)) for base in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        sys.setswitchinterval(usual)
+    capture.close()
+    found = samples(tmp_path)
+    assert capture.status()["seen"] == threads * each
+    assert capture.status()["kept"] == len(found)
+    assert len({read.record.sample.number for read in found}) == len(found)
+    assert all(len(set(read.inputs["x"].tolist())) == 1 for read in found)

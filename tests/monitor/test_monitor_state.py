@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import select
+import signal
 import subprocess
 import sys
 
@@ -128,6 +131,47 @@ def test_a_damaged_state_is_begun_anew(known, tmp_path, damage):
     assert second.samples == 0
     assert second.status()["state"]["found"].startswith("unreadable")
     feed(second, *stream(100, 3))
+
+
+def test_of_a_state_that_is_half_unreadable_nothing_stays(known, tmp_path):
+    """Its alarms stood, of samples that had not come."""
+    first = monitor(known, tmp_path)
+    x, scores = stream(640, 3)
+    assert feed(first, x + 3, scores)
+    first.snapshot()
+    about, arrays = state.unpack((tmp_path / state.NAME).read_bytes())
+    (tmp_path / state.NAME).write_bytes(state.pack(about, {**arrays, "rows": np.zeros((3, 1, 1))}))
+    second = monitor(known, tmp_path)
+    assert second.status()["state"]["found"].startswith("unreadable")
+    assert (second.samples, second.calls, second.alarms) == (0, 0, ())
+    assert second.status()["pace"]["seconds"]["usual"] is None
+
+
+def test_a_process_that_is_forked_while_a_thread_observes_goes_on(known, tmp_path):
+    """The lock was another thread's, which the child has not: it waited for ever, at its exit at the latest."""
+    watcher = monitor(known, tmp_path)
+    x, scores = stream(4, 3)
+    with watcher._lock:
+        child = os.fork()
+        if not child:
+            try:
+                feed(watcher, x, scores)
+                watcher.close()
+                os._exit(0)
+            finally:
+                os._exit(1)
+    for _ in range(600):
+        ended, how = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        select.select([], [], [], 0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert (ended, how) == (child, 0)
+    assert not (tmp_path / state.NAME).exists()
+    feed(watcher, x, scores)
+    assert watcher.samples == 4
 
 
 def test_what_is_written_in_an_hour_is_bounded(known, tmp_path):

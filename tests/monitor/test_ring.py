@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.errors import ArtifactError, TargetError, UsageError
+from edgekit.monitor import ring as ring_module
 from edgekit.monitor import sealing
 from edgekit.monitor.records import Record, Sample, pack, unpack
 from edgekit.monitor.ring import Bounds, Ring, listed
@@ -412,3 +413,69 @@ def test_captures_of_a_later_edgekit_are_left_alone_and_nothing_is_held(tmp_path
         with pytest.raises(ArtifactError) as refused:
             Ring(tmp_path, "case", Bounds(QUOTA))
         assert refused.value.code == "capture-newer"
+
+
+@pytest.mark.parametrize("part", [0, 7, None])
+def test_a_signal_while_a_record_is_written_tears_nothing(tmp_path, monkeypatch, part):
+    """An app that goes on behind a KeyboardInterrupt wrote records that nobody could read."""
+    writer = ring(tmp_path)
+    assert writer.append(numbered(0, 100))
+    real = ring_module._write
+
+    def interrupted(handle, data):
+        real(handle, data[:part])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ring_module, "_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        writer.append(numbered(1, 100))
+    monkeypatch.setattr(ring_module, "_write", real)
+    for number in (2, 3):
+        assert writer.append(numbered(number, 100))
+    writer.close()
+    assert records(tmp_path) == [0, 2, 3]
+
+
+def test_a_signal_while_a_segment_is_begun_leaves_none(tmp_path, monkeypatch):
+    def interrupted(handle):
+        raise KeyboardInterrupt
+
+    writer = ring(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            writer.append(numbered(0, 100))
+    assert listed(tmp_path) == []
+    assert writer.append(numbered(1, 100))
+    writer.close()
+    assert records(tmp_path) == [1]
+
+
+def test_the_disk_is_told_in_an_order_that_a_power_cut_may_stop_anywhere(tmp_path, monkeypatch):
+    """A segment's beginning and name before its records; what was removed before what takes its place; the end."""
+    seen = []
+
+    def noted(module, name, event):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, **known: (seen.append(event), real(*given, **known))[1])
+
+    noted(ring_module, "_write", "write")
+    noted(ring_module.files, "sync_folder", "folder")
+    noted(os, "fsync", "file")
+    noted(type(tmp_path), "unlink", "remove")
+    writer = ring(tmp_path, bounds={"sync": 1e9})
+    writer.append(numbered(0, 100))
+    begun = [event for event in seen if event != "remove"]
+    assert begun[:2] == ["write", "file"]
+    assert "folder" in begun[2:-1]
+    assert begun[-1] == "write"
+    for number in range(1, 200):
+        writer.append(numbered(number, 1500))
+    assert seen.count("remove") > 5
+    for place, event in enumerate(seen):
+        if event == "remove":
+            assert "folder" in seen[place : seen.index("write", place)]
+    writer.append(numbered(200, 100))
+    seen.clear()
+    writer.close()
+    assert seen == ["file"]
