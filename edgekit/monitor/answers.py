@@ -99,8 +99,10 @@ class Answers:
 
 def _chance(values: NDArray[Any], best: int, how: Interpret) -> float:
     """The probability of the best class; what looks like probabilities is taken as such."""
+    if how.scores == "probabilities":
+        return float(values[best])
     real = values.astype(np.float64)
-    if how.scores == "probabilities" or (real.min() >= 0 and abs(real.sum() - 1) < 0.02):
+    if real.min() >= 0 and abs(real.sum() - 1) < 0.02:
         return float(real[best])
     return float(1 / np.exp(real - real[best]).sum())
 

@@ -3,11 +3,11 @@
     with edgekit.load("people-counter") as model, edgekit.Capture("people-counter", model) as capture:
         model.monitor("/var/lib/app/monitor", capture=capture)    # every run and predict is offered from now on
 
-`offer` costs a few microseconds where nothing is drawn. What is drawn is held in memory until its window of time ends,
-because only then its probability is known; then it is redacted, encrypted if there is a key, and written. The end of
-the app ends the window. A kill takes the one that is open; a power cut also what was not yet flushed (`Plan.sync`).
-Nothing of a capture stops an app: a full disk, or a redaction that fails, is counted in `status` and the sample is not
-kept.
+`offer` costs some microseconds where nothing is drawn: what a monitor says of samples is asked for many at once (see
+`edgekit.monitor.offers`). What is drawn is held in memory until its window of time ends, because only then its
+probability is known; then it is redacted, encrypted if there is a key, and written. The end of the app ends the
+window. A kill takes the one that is open; a power cut also what was not yet flushed (`Plan.sync`). Nothing of a
+capture stops an app: a full disk, or a redaction that fails, is counted in `status` and the sample is not kept.
 """
 
 from __future__ import annotations
@@ -17,40 +17,33 @@ import os
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekit.codec import encode
-from edgekit.errors import EdgeKitError, TargetError
+from edgekit.errors import TargetError
 from edgekit.feeding import Preprocess
 from edgekit.monitor.ages import Clock
 from edgekit.monitor.alarm import Alarm, Verdict
-from edgekit.monitor.answers import Answer, Answers
 from edgekit.monitor.digest import digest
 from edgekit.monitor.forks import renewed
+from edgekit.monitor.offers import Arrays, Offers, Waiting
 from edgekit.monitor.plan import Plan
-from edgekit.monitor.records import Record, Sample, Stratum, pack
+from edgekit.monitor.records import Record, Sample, pack
 from edgekit.monitor.ring import Ring
-from edgekit.monitor.strata import Belonging, Drawn, Window
+from edgekit.monitor.strata import Drawn
 from edgekit.monitor.sums import Sums
-from edgekit.runtimes.base import dequantize
 from edgekit.store import places
 from edgekit.store.record import CLOCK_SET
-from edgekit.tensors import TensorSpec
 
 if TYPE_CHECKING:
     from edgekit.monitor.redact import Redaction
     from edgekit.monitor.sealing import Seal
     from edgekit.runtimes.model import Model
 
-Arrays = Mapping[str, NDArray[Any]]
-_OUTPUTS = 4096
-"""Bytes up to which a sample's outputs are kept beside it."""
 _STATUS = 8192
 _LABELS = 2048
 _PLAIN = encode(Preprocess())
@@ -60,18 +53,6 @@ class Watching(Protocol):
     """A monitor, as far as its state goes into the capture."""
 
     def status(self) -> dict[str, Any]: ...
-
-
-@dataclass
-class _Waiting:
-    """A sample that was drawn, until its window ends."""
-
-    number: int
-    inputs: dict[str, NDArray[Any]]
-    outputs: dict[str, NDArray[Any]]
-    scores: dict[str, float | None]
-    version: str
-    at: float | None
 
 
 class Capture:
@@ -113,22 +94,17 @@ class Capture:
         self.plan = plan or Plan()
         self.folder = places.captures(root) / places.checked(name)
         self._model = model
-        self._answers, self._others = Answers(), Answers()
-        self._redact, self._shadow = redact, shadow
+        self._redact = redact
         self._own = self._monitor = monitor
         self._clock = clock or Clock()
-        self._dice = np.random.default_rng(seed)
-        self._belongs = Belonging(self.plan.draws)
         self._lock = threading.Lock()
         renewed(self)
         self._ring = Ring(self.folder, name, self.plan.bounds, _seal(key), _about(model), self._clock)
-        self._each = {stratum: draw.each for stratum, draw in self.plan.draws.items()}
-        self._window: Window[_Waiting] = Window(self._each, self._dice)
         self._ends = self._clock.steady() + self.plan.window
         self._told = self._clock.steady()
-        self._sums = Sums()
         self._alarms: dict[tuple[str, str], Alarm] = {}
         self._counts: Counter[str] = Counter()
+        self._offers = Offers(self.plan, np.random.default_rng(seed), shadow, self._counts, partial(_now, self._clock))
         self._closed, self._pid = False, os.getpid()
         atexit.register(_close, weakref.ref(self))  # an app that ends without a word
 
@@ -166,14 +142,13 @@ class Capture:
             keep: Arrays [n, ...] to keep in place of the inputs: the photo rather than the tensor made of it.
             shadow: What a second model answered, where the app asked it itself.
         """
-        rows, outputs = self._answers.framed(self._model, outputs)
-        outputs = _real(outputs, self._model.outputs)
         with self._lock:
             if self._quiet:
                 return
             self._turn()
-            for row in range(rows):
-                self._look(row, rows, inputs, outputs, verdict, keep, shadow)
+            for alarm in () if verdict is None else verdict.alarms:
+                self._alarms[alarm.kind, alarm.where] = alarm
+            self._offers.add(self._model, inputs, outputs, verdict, keep=keep, shadow=shadow)
 
     def watched_by(self, monitor: Watching) -> None:
         """The monitor whose verdicts are offered from now on; one that was named when the capture was made stays."""
@@ -215,55 +190,6 @@ class Capture:
         """Whether it is closed, or that of the process which this one was forked from."""
         return self._closed or self._pid != os.getpid()
 
-    # -- One sample --------------------------------------------------------------------------------------------
-
-    def _look(
-        self, row: int, rows: int, inputs: Arrays, outputs: Arrays, verdict: Verdict | None, keep: Arrays | None,
-        shadow: Arrays | None,
-    ) -> None:  # fmt: skip
-        answer = self._answers.read(self._model, outputs, row)
-        ood = None if verdict is None else float(verdict.ood_score)
-        uncertainty = answer.uncertainty if verdict is None else float(verdict.uncertainty)
-        other, examined = self._other(row, rows, inputs, shadow)
-        doubt = None if verdict is None else verdict.doubt
-        belongs = self._belongs(ood, uncertainty, answer, other, examined, doubt)
-        self._count(belongs, ood, uncertainty, answer, verdict)
-        wanted = self._window.wants(belongs)
-        if wanted:
-            scores = {"ood": ood, "uncertainty": uncertainty, "answer": answer.value, "score": answer.score,
-                      "shadow": None if other is None else other.value}  # fmt: skip
-            small = sum(array.nbytes for array in outputs.values()) / rows <= _OUTPUTS
-            fed = keep or _real(inputs, self._model.inputs)
-            waiting = _Waiting(
-                self._counts["seen"], _row(fed, row, rows), _row(outputs, row, rows) if small else {},
-                scores, self._model.artifact.sha256, self._now(),
-            )  # fmt: skip
-            self._window.keep(waiting, belongs, wanted)
-
-    def _other(self, row: int, rows: int, inputs: Arrays, given: Arrays | None) -> tuple[Answer | None, float]:
-        """What the second model says, and the probability that it was asked."""
-        if given is not None:
-            other = self._shadow or self._model
-            return self._others.read(other, self._others.framed(other, given)[1], row), 1.0
-        if self._shadow is None or not self._each["disagreeing"] or self._dice.random() >= self.plan.shadow_share:
-            return None, 1.0
-        try:
-            answers = self._shadow.run(_row(inputs, row, rows, keep_axis=True))
-        except EdgeKitError:
-            self._counts["shadow failed"] += 1
-            return None, 1.0
-        _, framed = self._others.framed(self._shadow, answers)
-        return self._others.read(self._shadow, framed, 0), self.plan.shadow_share
-
-    def _count(
-        self, belongs: Mapping[Stratum, float], ood: float | None, uncertainty: float | None, answer: Answer,
-        verdict: Verdict | None,
-    ) -> None:  # fmt: skip
-        self._counts["seen"] += 1
-        self._sums.add(belongs, ood, uncertainty, answer)
-        for alarm in () if verdict is None else verdict.alarms:
-            self._alarms[alarm.kind, alarm.where] = alarm
-
     # -- Windows -----------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
@@ -275,14 +201,13 @@ class Capture:
             self._tell()
 
     def _end(self) -> None:
-        drawn, self._window = self._window.close(), Window(self._each, self._dice)
         self._ends = self._clock.steady() + self.plan.window
-        for one in sorted(drawn, key=lambda one: one.item.number):
+        for one in self._offers.close():
             self._write(one)
         self._guarded(self._ring.expire)
         self._guarded(self._ring.sync)
 
-    def _write(self, drawn: Drawn[_Waiting]) -> None:
+    def _write(self, drawn: Drawn[Waiting]) -> None:
         waiting = drawn.item
         sample = Sample(
             waiting.version, waiting.number, drawn.taken, drawn.chances, drawn.probability, at=waiting.at,
@@ -298,14 +223,15 @@ class Capture:
             self._counts["withheld"] += 1
         elif self._append(payload):
             self._counts["kept"] += 1
-            self._sums.kept.update(drawn.taken)
+            self._offers.sums.kept.update(drawn.taken)
 
     def _tell(self) -> None:
         """A record of how things stand, and one of each alarm that was raised since the last."""
-        self._told, at = self._clock.steady(), self._now()
+        self._offers.decide()
+        self._told, at = self._clock.steady(), _now(self._clock)
         for alarm in self._alarms.values():
             self._append(pack(Record("alarm", about={"alarm": encode(alarm)}, at=at)))
-        sums, self._sums, self._alarms = self._sums, Sums(), {}
+        sums, self._offers.sums, self._alarms = self._offers.sums, Sums(), {}
         if not sums.seen:
             return
         about = {"version": self._model.artifact.sha256, **sums.told(), "counts": dict(self._counts)}
@@ -330,9 +256,11 @@ class Capture:
             self._counts[f"failed: {error.message}"] += 1
             return None
 
-    def _now(self) -> float | None:
-        now = self._clock.wall()
-        return now if now >= CLOCK_SET else None
+
+def _now(clock: Clock) -> float | None:
+    """Seconds since 1970; None of a clock that is not set."""
+    now = clock.wall()
+    return now if now >= CLOCK_SET else None
 
 
 def _close(known: weakref.ref[Capture]) -> None:
@@ -354,24 +282,3 @@ def _seal(key: str | Path | Seal | None) -> Seal | None:
     from edgekit.monitor import sealing
 
     return key if isinstance(key, sealing.Seal) else sealing.find(key)
-
-
-def _row(arrays: Arrays, row: int, rows: int, *, keep_axis: bool = False) -> dict[str, NDArray[Any]]:
-    """One sample's arrays, copied; those that have no batch axis of that length go as they are."""
-    found = {}
-    for name, value in arrays.items():
-        array = np.asarray(value)
-        batched = array.ndim > 0 and len(array) == rows
-        found[name] = np.array(array[row : row + 1] if batched and keep_axis else array[row] if batched else array)
-    return found
-
-
-def _real(arrays: Arrays, specs: Sequence[TensorSpec]) -> Arrays:
-    """Real values of what is given in a tensor's own integers."""
-    own = {spec.name: spec for spec in specs if spec.quant is not None}
-    if not own:
-        return arrays
-    return {
-        name: dequantize(array, own[name]) if name in own and np.asarray(array).dtype == own[name].dtype else array
-        for name, array in arrays.items()
-    }

@@ -74,7 +74,7 @@ def test_what_a_second_model_was_not_asked_about_is_counted_once(random):
         for number in range(samples):
             disagrees, examined = number % 4 == 0, dice.random() < asked
             belongs = {"random": 1.0} | ({"disagreeing": asked} if disagrees and examined else {})
-            if wanted := window.wants(belongs):
+            if wanted := window.wants(window.keys(), belongs):
                 window.keep(number, belongs, wanted)
         for drawn in window.close():
             weights[drawn.item % 4 == 0] += 1 / drawn.probability
