@@ -174,6 +174,16 @@ def test_a_process_that_is_forked_while_a_thread_observes_goes_on(known, tmp_pat
     assert watcher.samples == 4
 
 
+def test_what_was_written_before_the_board_was_started_does_not_count_for_ever(tmp_path):
+    """Its clock of that time was far ahead of the one since."""
+    clock = Clock()
+    keeper = state.Keeper(tmp_path, clock)
+    keeper.resume({"written": [[clock.now + 1e6, 900_000]], "at": clock.now + 1e6}, 50_000)
+    assert keeper.offer(b"x" * 200_000)
+    keeper.resume({"written": [[clock.now - 10, 900_000]], "at": clock.now - 5}, 50_000)
+    assert not keeper.offer(b"x" * 200_000)
+
+
 def test_what_is_written_in_an_hour_is_bounded(known, tmp_path):
     """A sample every two seconds for two hours, with a drift that comes and goes."""
     clock, written, path = Clock(), [], tmp_path / state.NAME

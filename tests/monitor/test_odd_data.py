@@ -49,6 +49,17 @@ def test_a_handful_of_samples_gives_none(number):
     assert caught.value.code == "reference-samples"
 
 
+@pytest.mark.parametrize("values", [(1e6, 3e9), (-1e6, -3e9), (1e5, 1e7, 4e8)])
+def test_how_far_one_sample_lies_beyond_the_others_leaves_no_trace(values):
+    """Two owners of references that differ in one sample alone cannot tell its numbers from them."""
+    made = set()
+    for scale in (1.0, 7.3):
+        x = np.random.default_rng(3).normal(size=(300, 5)).astype(np.float32)
+        x[17, : len(values)] = np.multiply(values, scale)
+        made.add(referenced(x).to_bytes())
+    assert len(made) == 1
+
+
 @pytest.mark.parametrize("shape", [(20, 60), (600, 1000), (60, 5), (300, 64, 64)])
 def test_it_is_small_and_keeps_no_relations_of_too_few(shape):
     made = referenced(np.random.default_rng(0).normal(size=shape).astype(np.float32))

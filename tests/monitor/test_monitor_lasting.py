@@ -1,0 +1,81 @@
+"""Alarms stand as long as what raised them, once each."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgekit.monitor.build import Builder
+from edgekit.monitor.monitor import Monitor
+from edgekit.reading import Interpret
+from edgekit.tensors import TensorSpec
+
+HOW = Interpret(task="regression")
+ROWS, VALUE = (TensorSpec("x", (None, 4), "float32"),), (TensorSpec("y", (None, 1), "float32"),)
+
+
+def stream(number, seed):
+    return np.random.default_rng(seed).normal(size=(number, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    builder = Builder(ROWS, VALUE, None, HOW)
+    x = stream(1000, 1)
+    builder.add({"x": x}, {"y": x[:, :1]})
+    return builder.finish()
+
+
+def watched(reference, x):
+    """Alarms in the order in which they were raised, and the monitor behind the last sample."""
+    monitor = Monitor(reference, ROWS, VALUE, None, HOW, clock=lambda: 1e9, degrees=lambda: None)
+    found = []
+    for at in range(0, len(x), 8):
+        found += monitor.observe({"x": x[at : at + 8]}, {"y": x[at : at + 8, :1]}).alarms
+    return found, monitor
+
+
+@pytest.mark.parametrize("where", ["where it usually is", "elsewhere"])
+def test_a_sensor_that_stands_still_for_long_is_not_taken_for_its_nature(reference, where):
+    x = stream(6000, 2)
+    low, high = _fullest(reference, 2)
+    x[600:, 2] = (low + high) / 2 if where == "where it usually is" else high + 0.5
+    found, monitor = watched(reference, x)
+    assert [alarm.where for alarm in found if alarm.kind == "stuck"] == ["input x: value 2"]
+    assert "stuck" in {alarm.kind for alarm in monitor.alarms}
+
+
+def _fullest(reference, place):
+    """Ends of the bin that most of a number's samples are in."""
+    fullest = int(reference.mass[place, 1:-1].argmax()) + 1
+    ends = reference.inner[place, fullest - 1 : fullest + 1].astype(np.float64)
+    return reference.mean[place] + reference.deviation[place] * ends
+
+
+def test_a_fault_that_is_gone_is_told_for_a_while(reference):
+    x = stream(1800, 6)
+    x[600:640, 2] = 0.123
+    found, monitor = watched(reference, x[:1000])
+    assert "stuck" in {alarm.kind for alarm in found}
+    assert "stuck" in {alarm.kind for alarm in monitor.alarms}
+    _, monitor = watched(reference, x)
+    assert monitor.alarms == ()
+    (ended,) = (one for one in monitor.status()["ended"] if one["kind"] == "stuck")
+    assert ended["ended"] - ended["raised"] >= 512
+
+
+def test_a_number_that_is_missing_does_not_stand_still(reference):
+    x = stream(1200, 3)
+    x[600:, 1] = np.nan
+    found, _ = watched(reference, x)
+    assert "missing" in {alarm.kind for alarm in found}
+    assert "stuck" not in {alarm.kind for alarm in found}
+
+
+def test_another_shape_of_the_same_middle_and_spread_is_told_once(reference):
+    x = stream(24_000, 4)
+    x[2000:, 3] = np.sign(x[2000:, 3]) * np.abs(1 + 0.2 * stream(22_000, 5)[:, 0]) / np.sqrt(1.04)
+    found, monitor = watched(reference, x)
+    shapes = [alarm for alarm in found if alarm.kind == "input-shape"]
+    assert [alarm.where for alarm in shapes] == ["input x: value 3"]
+    assert shapes[0] in monitor.alarms
