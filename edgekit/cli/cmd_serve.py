@@ -13,6 +13,7 @@ from edgekit.cli.options import engine_option, store_option, threads_option
 @click.command(
     epilog="\b\nExamples:\n  edgekit serve models/ --port 8080\n  edgekit serve people-counter        "
     "a deployed model, whichever version is active\n"
+    "  edgekit serve models/ --monitor-folder /var/lib/app/monitor     alarms stand in /metrics\n"
     "  edgekit serve model.tflite --socket /run/edgekit.sock --no-host\n"
     "  edgekit serve models/ --host 0.0.0.0 --api-key-file keys.txt \\\n"
     "      --certificate board.pem --certificate-key board.key\n"

@@ -114,7 +114,8 @@ class Detectors:
             if self.right is not None:
                 extras[:, width:] = self.right.each(z, rows[:, -3:], answered)
                 self.chance = extras[:, width]
-        extras[:, :width] = z.clip(-CLIP, CLIP)
+        # A number of an output that is none counts as the lowest, as its bin does: sums would never forget it.
+        extras[:, :width] = np.fmin(np.fmax(z, -CLIP), CLIP)
         table = self._tables.take(index.take(self._streams.column, axis=1) + self._offsets)
         self._scan.add(table, extras)
         excess = self._scan.look()

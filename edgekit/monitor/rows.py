@@ -115,7 +115,7 @@ class Rows:
         return table, self.probabilities(views[-1][0]) if self.classes else np.zeros((number, 0))
 
     def probabilities(self, scores: Array) -> Array:
-        """Of the classes [n, classes], float64, from the last of `views`."""
+        """Of the classes [n, classes], float64, from the last of `views`; all alike where scores are no numbers."""
         spec = self._answer
         if spec is not None and spec.quant is not None and scores.dtype == spec.dtype:
             scores = (scores.astype(np.float64) - spec.quant.zero_point[0]) * spec.quant.scale[0]
@@ -124,13 +124,26 @@ class Rows:
             made[np.arange(len(scores)), np.clip(scores[:, 0].astype(np.intp), 0, self.classes - 1)] = 1.0
             return made
         scores = scores.astype(np.float64)
+        if scores.shape[1] == 1 and not self.probable:
+            scores = 1 / (1 + np.exp(-np.clip(scores, -60, 60)))
+        if not math.isfinite(scores.sum()):
+            scores = _known(scores, 1 / self.classes)
         if scores.shape[1] == 1:
-            one = scores if self.probable else 1 / (1 + np.exp(-np.clip(scores, -60, 60)))
+            one = scores
             return np.concatenate([1 - one, one], axis=1)
         if self.probable:
             return np.asarray(scores)
         raised = np.exp(scores - scores.max(axis=1, keepdims=True))
         return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+
+
+def _known(scores: Array, nothing: float) -> Array:
+    """Scores [n, classes] with `nothing` for those of samples of which the model can have meant nothing: NaN, or
+    infinite; minus infinity says that it is not this class.
+    """
+    with np.errstate(invalid="ignore"):
+        bad = np.isnan(scores).any(axis=1) | ~np.isfinite(scores.max(axis=1))
+    return np.where(bad[:, None], nothing, scores)
 
 
 def samples_of(inputs: Mapping[str, Array]) -> int:

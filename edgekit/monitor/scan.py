@@ -223,7 +223,7 @@ class Scan:
         self._total[:] = 0
         for level, ring in enumerate(self._rings):
             now = self.blocks // _STEP**level
-            parts = state[f"ring{level}"].astype(np.float64)
+            parts = np.nan_to_num(state[f"ring{level}"].astype(np.float64))  # of a version before
             # The total is 0 now; what came before is told backwards from it.
             after = np.cumsum(parts[::-1], axis=0)[::-1]
             ring[np.arange(now - _RING, now + 1) % (_RING + 1)] = -after

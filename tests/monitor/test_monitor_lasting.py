@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgekit.feeding import Preprocess
 from edgekit.monitor.build import Builder
 from edgekit.monitor.monitor import Monitor
+from edgekit.monitor.rows import Rows
 from edgekit.reading import Interpret
 from edgekit.tensors import TensorSpec
 
@@ -79,3 +81,41 @@ def test_another_shape_of_the_same_middle_and_spread_is_told_once(reference):
     shapes = [alarm for alarm in found if alarm.kind == "input-shape"]
     assert [alarm.where for alarm in shapes] == ["input x: value 3"]
     assert shapes[0] in monitor.alarms
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("scores", ["probabilities", "logits"])
+def test_an_answer_that_is_no_number_is_forgotten_again(bad, scores):
+    """One alone made the accuracy 0 for ever, across restarts, and shifts no numbers."""
+    how = Interpret("classification", scores=scores, output="p")
+    outputs = (TensorSpec("p", (None, 3), "float32"), TensorSpec("v", (None, 1), "float32"))
+    dice = np.random.default_rng(7)
+
+    def batch(number):
+        x = stream(number, int(dice.integers(1 << 30)))
+        sure = dice.dirichlet(np.full(3, 0.3), number).astype(np.float32)
+        p = sure if scores == "probabilities" else np.log(np.maximum(sure, 1e-6))
+        return {"x": x}, {"p": p, "v": dice.normal(size=(number, 1)).astype(np.float32)}
+
+    builder = Builder(ROWS, outputs, None, how)
+    x, y = batch(600)
+    builder.add(x, y)
+    builder.judge(x, y, np.where(dice.random(600) < 0.9, y["p"].argmax(axis=1), 0))
+    monitor = Monitor(builder.finish(), ROWS, outputs, None, how, clock=lambda: 1e9, degrees=lambda: None)
+    for number in range(60):
+        x, y = batch(32)
+        if number == 3:
+            y["p"][5], y["v"][5] = bad, bad
+        verdict = monitor.observe(x, y)
+        assert np.isfinite([verdict.ood_score, verdict.uncertainty, verdict.doubt]).all()
+    told = monitor.status()["scales"]["256"]
+    assert np.isfinite(list(told["shifts"].values())).all()
+    assert told["accuracy"]["estimate"] == pytest.approx(0.9, abs=0.08)
+    assert monitor.alarms == ()
+
+
+def test_a_single_logit_may_be_infinite():
+    how = Interpret("classification", scores="logits")
+    rows = Rows(ROWS, (TensorSpec("p", (None, 1), "float32"),), Preprocess(), how)
+    made = rows.probabilities(np.array([[np.inf], [-np.inf], [np.nan], [0.0]], np.float32))
+    np.testing.assert_allclose(made[:, 1], [1, 0, 0.5, 0.5], atol=1e-12)
