@@ -5,9 +5,10 @@
 
 `offer` costs some microseconds where nothing is drawn: what a monitor says of samples is asked for many at once (see
 `edgekit.monitor.offers`). What is drawn is held in memory until its window of time ends, because only then its
-probability is known; then it is redacted, encrypted if there is a key, and written. The end of the app ends the
-window. A kill takes the one that is open; a power cut also what was not yet flushed (`Plan.sync`). Nothing of a
-capture stops an app: a full disk, or a redaction that fails, is counted in `status` and the sample is not kept.
+probability is known; then it is redacted, encrypted if there is a key, and written, also where nothing more is
+offered. The end of the app ends the window. A kill takes the one that is open; a power cut also what was not yet
+flushed (`Plan.sync`). Nothing of a capture stops an app: a full disk, or a redaction that fails, is counted in
+`status` and the sample is not kept.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import threading
 import weakref
 from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from edgekit.codec import encode
-from edgekit.errors import TargetError
+from edgekit.errors import EdgeKitError
 from edgekit.feeding import Preprocess
 from edgekit.monitor.ages import Clock
 from edgekit.monitor.alarm import Alarm, Verdict
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from edgekit.runtimes.model import Model
 
 _STATUS = 8192
+_LATE = 1.0
+"""Seconds after its end that a window is ended by itself, where no call did."""
 _LABELS = 2048
 _PLAIN = encode(Preprocess())
 
@@ -105,8 +109,12 @@ class Capture:
         self._alarms: dict[tuple[str, str], Alarm] = {}
         self._counts: Counter[str] = Counter()
         self._offers = Offers(self.plan, np.random.default_rng(seed), shadow, self._counts, partial(_now, self._clock))
-        self._closed, self._pid = False, os.getpid()
-        atexit.register(_close, weakref.ref(self))  # an app that ends without a word
+        self._timer: threading.Timer | None = None
+        self._failure: str | None = None
+        self._quiet = False
+        """Whether it is closed, or that of the process which this one was forked from."""
+        os.register_at_fork(after_in_child=_weakly(self._forked))
+        atexit.register(_weakly(self.close))  # an app that ends without a word
 
     @property
     def model(self) -> Model:
@@ -165,9 +173,13 @@ class Capture:
                 self._guarded(lambda: self._ring.sync(now=True))
 
     def status(self) -> dict[str, Any]:
-        """Counts since it was opened: samples seen, kept, and not kept and why; bytes of the folder."""
+        """Counts since it was opened: samples seen, kept, and not kept and why; bytes of the folder; the last failure
+        of the app's own redaction.
+        """
         with self._lock:
-            return {**dict(sorted(self._counts.items())), "bytes": self._ring.used, "folder": str(self.folder)}
+            failed = {} if self._failure is None else {"failure": self._failure}
+            counts = dict(sorted(self._counts.items()))
+            return {**counts, **failed, "bytes": self._ring.used, "folder": str(self.folder)}
 
     def close(self) -> None:
         """Write what is held, and let others capture. May be called twice."""
@@ -176,8 +188,8 @@ class Capture:
                 return
             self._end()
             self._tell()
-            self._closed = True
-            self._ring.close()
+            self._quiet = True
+            self._guarded(self._ring.close)
 
     def __enter__(self) -> Capture:
         return self
@@ -185,10 +197,12 @@ class Capture:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def _quiet(self) -> bool:
-        """Whether it is closed, or that of the process which this one was forked from."""
-        return self._closed or self._pid != os.getpid()
+    def _forked(self) -> None:
+        """In a new process: its parent captures, whose descriptors would keep the folder busy when it is gone."""
+        if not self._quiet:
+            self._quiet, self._timer = True, None
+            self._counts["forked"] = 1
+            self._ring.abandon()
 
     # -- Windows -----------------------------------------------------------------------------------------------
 
@@ -199,8 +213,23 @@ class Capture:
             self._end()
         if now - self._told >= self.plan.status:
             self._tell()
+        if self._timer is None:
+            self._timer = threading.Timer(max(self._ends - now, 0.0) + _LATE, _weakly(self._idle))
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _idle(self) -> None:
+        """Nothing was offered for a while: what is held is written, and brought onto the disk."""
+        with self._lock:
+            self._timer = None
+            if not self._quiet:
+                self._turn()
+                self._guarded(lambda: self._ring.sync(now=True))
 
     def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._ends = self._clock.steady() + self.plan.window
         for one in self._offers.close():
             self._write(one)
@@ -215,15 +244,35 @@ class Capture:
         )  # fmt: skip
         try:
             inputs = waiting.inputs if self._redact is None else self._redact(waiting.inputs)
-            payload = None if inputs is None else pack(Record("sample", sample, at=waiting.at), inputs, waiting.outputs)
-        except Exception:  # noqa: BLE001 - code of the app's: what it cannot redact is not kept, and the app goes on
-            self._counts["redaction failed"] += 1
+            if inputs is not None and not isinstance(inputs, Mapping):
+                raise TypeError("no arrays by name")
+        except Exception as error:  # noqa: BLE001 - code of the app's: what it cannot redact is not kept, and the app goes on
+            self._failed("redaction failed", error)
             return
-        if payload is None:
+        if inputs is None:
             self._counts["withheld"] += 1
-        elif self._append(payload):
+            return
+        try:
+            payload = pack(Record("sample", sample, at=waiting.at), inputs, waiting.outputs)
+        except ValueError as error:
+            self._failed("not storable", error)
+            return
+        if self._append(payload):
             self._counts["kept"] += 1
             self._offers.sums.kept.update(drawn.taken)
+
+    def _failed(self, what: str, error: Exception) -> None:
+        """Count it; the first of its kind is told. What the error says may hold what was to be redacted."""
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = "" if place is None else f" in {place.tb_frame.f_code.co_filename}, line {place.tb_lineno}"
+        self._failure = f"{what}: {type(error).__name__}{where}"
+        self._counts[what] += 1
+        if self._counts[what] == 1:
+            import logging
+
+            logging.getLogger("edgekit").warning("captures into %s: %s; not kept", self.folder, self._failure)
 
     def _tell(self) -> None:
         """A record of how things stand, and one of each alarm that was raised since the last."""
@@ -252,7 +301,7 @@ class Capture:
         """Do something to the disk; what it refuses is counted, because an app must go on without its captures."""
         try:
             return what()
-        except TargetError as error:
+        except EdgeKitError as error:
             self._counts[f"failed: {error.message}"] += 1
             return None
 
@@ -263,10 +312,16 @@ def _now(clock: Clock) -> float | None:
     return now if now >= CLOCK_SET else None
 
 
-def _close(known: weakref.ref[Capture]) -> None:
-    capture = known()
-    if capture is not None:
-        capture.close()
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """Calls a method as long as its object is there."""
+    known = weakref.WeakMethod(method)
+
+    def call() -> None:
+        found = known()
+        if found is not None:
+            found()
+
+    return call
 
 
 def _about(model: Model) -> dict[str, Any]:

@@ -153,8 +153,9 @@ def pack(
     """
     described: list[Stored] = []
     body = bytearray()
-    for name, array in [*(inputs or {}).items(), *(outputs or {}).items()]:
-        small = _smaller(np.asarray(array))
+    for name, value in [*(inputs or {}).items(), *(outputs or {}).items()]:
+        array = np.asarray(value)
+        small = _smaller(array)
         described.append(Stored(name, str(array.dtype), tuple(array.shape), str(small.dtype)))
         body += np.ascontiguousarray(small).tobytes()
     whole = Record(record.kind, record.sample, record.about, tuple(described), len(inputs or {}), record.at)

@@ -34,12 +34,20 @@ def blurred(image: NDArray[Any], boxes: Iterable[Box], *, cells: int = _CELLS) -
         image: [height, width] or [height, width, channels], any dtype.
         boxes: (left, top, right, bottom) each, in pixels; what lies outside of the picture is cut off.
         cells: Patches along each side of a box.
+
+    Raises:
+        UsageError: `option-value`: no such box can be: it ends before it begins (as left, top, width, height may), or
+            is one in shares of the picture.
     """
     if cells < 1:
         raise UsageError("option-value", f"a box has {cells} patches; at least 1")
     made = np.array(image)
     height, width = made.shape[:2]
     for left, top, right, bottom in boxes:
+        shares = 0 < max(right, bottom) <= 1 and any(float(edge) % 1 for edge in (left, top, right, bottom))
+        if right < left or bottom < top or shares:
+            box = f"({left:g}, {top:g}, {right:g}, {bottom:g})"
+            raise UsageError("option-value", f"{box} is no box of left, top, right and bottom in pixels")
         x = _edges(left, right, width, cells)
         y = _edges(top, bottom, height, cells)
         for above, below in pairwise(y):
@@ -57,23 +65,28 @@ def blur_boxes(
 
     Args:
         find: From a picture [height, width, channels], as it would be kept, to its boxes in pixels.
-        name: Of the array; None for all arrays of three or four axes.
+        name: Of the array, which may be one without channels; None for all arrays of three or four axes. Samples
+            without such a picture are refused, and not kept.
         first: Channels come first ([channels, height, width]).
         cells: As `blurred`.
     """
 
     def one(picture: NDArray[Any]) -> NDArray[Any]:
+        if picture.ndim == 2:
+            return blurred(picture, find(picture[..., None]), cells=cells)
         seen = np.moveaxis(picture, 0, -1) if first else picture
         made = blurred(seen, find(seen), cells=cells)
         return np.moveaxis(made, -1, 0) if first else made
 
     def redact(arrays: Arrays) -> Arrays:
+        chosen = [key for key, array in arrays.items() if key == name or (name is None and array.ndim in (3, 4))]
+        if not chosen or any(arrays[key].ndim not in (2, 3, 4) for key in chosen):
+            known = ", ".join(f"{key} {list(array.shape)}" for key, array in arrays.items())
+            raise UsageError("input-unknown", f"there is no picture{f' {name!r}' if name else ''} among {known}")
         changed = dict(arrays)
-        for key, array in arrays.items():
-            if name in (None, key) and array.ndim in (3, 4):
-                changed[key] = np.stack([one(picture) for picture in array]) if array.ndim == 4 else one(array)
-        if name is not None and name not in arrays:
-            raise UsageError("input-unknown", f"no array is called {name!r}; known: {', '.join(arrays)}")
+        for key in chosen:
+            array = arrays[key]
+            changed[key] = np.stack([one(picture) for picture in array]) if array.ndim == 4 else one(array)
         return changed
 
     return redact

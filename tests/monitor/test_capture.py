@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -195,6 +197,74 @@ def test_what_is_redacted_is_never_written(tmp_path):
         assert samples(tmp_path / str(number)) == []
 
 
+def changed(what):
+    """A redaction that does something odd to the array."""
+
+    def hook(arrays):
+        return what(arrays["x"])
+
+    return hook
+
+
+@pytest.mark.parametrize(
+    ("hook", "reason"),
+    [
+        (lambda arrays: [1, 2], "redaction failed"),
+        (lambda arrays: arrays["y"], "redaction failed"),
+        (changed(lambda x: {"x": x.astype(object)}), "not storable"),
+        (changed(lambda x: {"x": x.astype(complex)}), "not storable"),
+        (changed(lambda x: {"x": np.full(x.shape, "secret")}), "not storable"),
+        (changed(lambda x: {"x": np.zeros((9000, 9000))}), "not storable"),
+        (changed(lambda x: {"x": x[:2].astype(np.float64), "z": [1, 2]}), None),
+        (changed(lambda x: {}), None),
+    ],
+)
+def test_odd_redactions_stop_no_app_and_are_told_once(tmp_path, caplog, hook, reason):
+    with opened(tmp_path, plan=Plan(quota_mb=1, window=1e9, random=Draw(3)), redact=hook) as capture:
+        for _ in range(3):
+            capture.offer(*answer(7.25))
+        capture.flush()
+        status = capture.status()
+    assert status.get("kept", 0) == (0 if reason else 3)
+    assert len(samples(tmp_path)) == status.get("kept", 0)
+    if reason:
+        assert status[reason] == 3
+        assert status["failure"].startswith(f"{reason}: ")
+        assert "secret" not in status["failure"]
+    assert len(caplog.records) == bool(reason)
+
+
+def test_a_redaction_changes_its_own_arrays_alone(tmp_path):
+    def hook(arrays):
+        arrays["x"][:] = 0
+        return arrays
+
+    fed, outputs = answer(7.25)
+    photo = {"photo": np.full((1, 2, 2), 9, np.uint8), "x": fed["x"]}
+    with opened(tmp_path, redact=hook) as capture:
+        capture.offer(fed, outputs, keep=photo)
+    (read,) = samples(tmp_path)
+    assert not read.inputs["x"].any()
+    assert (fed["x"] == 7.25).all()
+
+
+def test_pictures_that_a_redaction_does_not_find_are_refused():
+    """They were kept as they were: grey ones without an axis of channels, boxes in the words of another library."""
+    hook = redact.blur_boxes(lambda image: [(0, 0, image.shape[1], image.shape[0])], cells=1)
+    grey = np.arange(64.0).reshape(8, 8)
+    for arrays in ({"x": grey}, {}, {"x": np.zeros(7)}):
+        with pytest.raises(UsageError, match="no picture"):
+            hook(arrays)
+    named = redact.blur_boxes(lambda image: [(0, 0, image.shape[1], image.shape[0])], cells=1, name="x")
+    assert len(np.unique(named({"x": grey})["x"])) == 1
+    with pytest.raises(UsageError):
+        named({"x": np.zeros(7)})
+    for box in ((30, 30, 10, 40), (5, 30, 10, 12), (0.1, 0.2, 0.5, 0.9)):
+        with pytest.raises(UsageError, match="no box"):
+            redact.blurred(np.zeros((40, 60, 3)), [box])
+    assert redact.blurred(grey, [(0, 0, 1, 1)]).tobytes() == grey.tobytes()
+
+
 def test_faces_are_blurred_beyond_recognition():
     dice = np.random.default_rng(0)
     picture = dice.integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -313,6 +383,77 @@ def test_a_process_that_was_forked_writes_nothing(tmp_path):
     capture.close()
     assert {float(read.inputs["x"][0]) for read in samples(tmp_path)} <= {1.0, 3.0}
     assert len(samples(tmp_path)) >= 1
+
+
+def test_a_child_that_outlives_its_parent_does_not_hold_the_folder(tmp_path):
+    """Workers of a server: the lock was theirs too, and the next start found the folder busy."""
+    capture = opened(tmp_path)
+    capture.offer(*answer(1.0))
+    held = capture._lock
+    with held:  # as another thread would at that moment
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            capture.offer(*answer(2.0))  # waited for a thread that is not there
+            assert capture.status()["forked"] == 1
+            os.read(reading, 1)
+            os._exit(0)
+    capture.close()
+    opened(tmp_path).close()
+    os.write(writing, b"!")
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_window_ends_also_where_nothing_more_is_offered(tmp_path):
+    """A doorbell rings twice a day: what was drawn waited for the next one, and went with the power."""
+    time = Time()
+    capture = opened(tmp_path, time)
+    capture.offer(*answer(1.0))
+    timer = capture._timer
+    assert timer.daemon
+    assert 60 < timer.interval < 62
+    capture._idle()  # not over yet
+    assert samples(tmp_path) == []
+    time.now += 61
+    capture._idle()
+    assert len(samples(tmp_path)) == 1
+    assert capture._timer is None or capture._timer is not timer
+    capture.offer(*answer(2.0))
+    capture.close()
+    assert capture._timer is None
+    capture._idle()
+    assert len(samples(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_folder_that_is_removed_is_made_again(tmp_path, again):
+    time = Time()
+    with opened(tmp_path, time) as capture:
+        for number in range(4):
+            capture.offer(*answer(float(number)))
+            time.now += 61
+            if number == 1:
+                shutil.rmtree(tmp_path / "case")
+                if again:
+                    (tmp_path / "case").mkdir()
+        with pytest.raises(TargetError):
+            opened(tmp_path)
+    assert [read.inputs["x"][0] for read in samples(tmp_path)] == [1.0, 2.0, 3.0]
+    assert capture.status()["bytes"] == taken(tmp_path / "case")
+
+
+def test_a_disk_that_fails_at_the_end_stops_no_app(tmp_path, monkeypatch):
+    capture = opened(tmp_path)
+    capture.offer(*answer())
+
+    def fails(handle):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    capture.close()
+    monkeypatch.undo()
+    assert any("Input/output" in reason for reason in capture.status())
+    opened(tmp_path).close()
 
 
 def test_nothing_is_written_but_into_its_folder(tmp_path):
