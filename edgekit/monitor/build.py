@@ -207,6 +207,7 @@ class Builder:
             unfamiliar=_landmarks(whole),
             labels=self._labels,
             absent=tuple(np.round(gaps.mean(axis=0), 4).tolist()) if gaps.any() else None,
+            distinct=not self._alike,
         )
         reach = np.array([_reach(column) for column in z.T])
         judged = sum(len(part.right) for part in self._clean) >= JUDGED

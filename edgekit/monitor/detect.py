@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from edgekit.monitor.book import Book, Finding
 from edgekit.monitor.columns import Array
 from edgekit.monitor.faults import Events, Fault, Often, Runs
 from edgekit.monitor.features import CLIPPED
+from edgekit.monitor.pool import Pool
 from edgekit.monitor.reference import CLIP, Header, Reference
 from edgekit.monitor.rightness import EXTRAS, Rightness, Told
 from edgekit.monitor.scan import BLOCK, Excess, Scan
@@ -59,6 +61,7 @@ class Detectors:
             rate=rate * SHARES["scan"],
             of=self._of,
             numbers=np.where([aspect == "middle" for aspect in made.aspect], made.column, -1),
+            squares=np.array([aspect == "spread" for aspect in made.aspect]),
         )
         self._sketches = Sketches(
             reference.inner, reference.mass, reference.sizes, block=BLOCK, rate=rate * SHARES["sketches"]
@@ -66,6 +69,7 @@ class Detectors:
         self._edges = bins.upright(reference.inner, np.float32)
         self._index = np.zeros((BLOCK, len(self._columns) + 1), np.intp)
         self._extras = np.zeros((BLOCK, extras))
+        self._pool = Pool(self._inputs) if reference.header.distinct and self._inputs else None
         self.right = Rightness(reference, made) if reference.header.estimator is not None else None
         self.chance: Array | None = None
         self._shape = np.array([column.role in _SHAPE for column in self._columns], bool)
@@ -118,19 +122,29 @@ class Detectors:
         extras[:, :width] = np.fmin(np.fmax(z, -CLIP), CLIP)
         table = self._tables.take(index.take(self._streams.column, axis=1) + self._offsets)
         self._scan.add(table, extras)
-        excess = self._scan.look()
+        if self._pool is not None:
+            self._pool.add(rows[:, : self._inputs])
+        excess = self._scan.look(self._drawn_from)
         found: list[Finding] = []
         if excess is not None:
             found += self._moved(excess, book)
         found += self._happened(rows)
         tau = self._scan.memory()[self._middles] if self._sketches.ends else None
-        apart = self._sketches.add(index[:, :width], tau)
+        pool = self._drawn_from() if self._sketches.ends else math.inf
+        apart = self._sketches.add(index[:, :width], tau, pool)
         if apart is not None:
             found += self._reshaped(apart, book)
         if self._scan.blocks % 8 == 0:
             self.runs.settle()
             self._end(book)
         return found
+
+    def _drawn_from(self) -> float:
+        """How many different samples the stream is drawn from; infinite where so many are no wonder: m samples without
+        a pair are had from a pool of m^2 / 6 in one of twenty cases.
+        """
+        size = math.inf if self._pool is None else self._pool.size
+        return size if size < self.reference.header.samples**2 / 6 else math.inf
 
     def _moved(self, excess: Excess, book: Book) -> list[Finding]:
         """Findings of the scan: one for each kind and tensor, which names what moved most.
@@ -258,15 +272,14 @@ class Detectors:
             for span, found in self._sketches.last.items()
         }
 
+    def _parts(self) -> list[tuple[str, Any]]:
+        """What remembers something, by name."""
+        parts = [("scan", self._scan), ("sketches", self._sketches), ("runs", self.runs), ("events", self._events)]
+        return parts if self._pool is None else [*parts, ("pool", self._pool)]
+
     def state(self) -> dict[str, Array]:
         """What must be kept."""
-        parts: dict[str, Any] = {
-            "scan": self._scan,
-            "sketches": self._sketches,
-            "runs": self.runs,
-            "events": self._events,
-        }
-        arrays = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state().items()}
+        arrays = {f"{name}.{key}": value for name, part in self._parts() for key, value in part.state().items()}
         return {**arrays, "samples": np.array(self.samples)}
 
     def restore(self, state: dict[str, Array]) -> None:
@@ -275,13 +288,7 @@ class Detectors:
         Raises:
             KeyError: Something is missing. ValueError: It has another shape.
         """
-        parts: dict[str, Any] = {
-            "scan": self._scan,
-            "sketches": self._sketches,
-            "runs": self.runs,
-            "events": self._events,
-        }
-        for name, part in parts.items():
+        for name, part in self._parts():
             part.restore({key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{name}.")})
         self.samples = int(state["samples"])
 

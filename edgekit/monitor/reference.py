@@ -65,6 +65,7 @@ class Header:
         labels: Names of classes.
         estimator: Of the accuracy; None without labels.
         absent: Share of samples in which each number of the inputs is missing, as the model admits; None where none is.
+        distinct: No two samples are alike by chance, as those of categories are; None where nobody looked.
     """
 
     version: int
@@ -80,6 +81,7 @@ class Header:
     labels: tuple[str, ...] = ()
     estimator: Estimator | None = None
     absent: tuple[float, ...] | None = None
+    distinct: bool | None = None
 
     def __post_init__(self) -> None:
         if self.version != VERSION:

@@ -15,6 +15,7 @@ to the variance", Annals of Mathematical Statistics 12 (1941): successive differ
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,10 @@ _SLOWEST = 64.0
 """Tau at most: a stream that remembers more is to be watched at fewer of its samples."""
 
 
+_POOLS = 0.01
+"""Of the few samples that a stream is drawn from again and again, how often are they by chance too far off?"""
+
+
 class Excess(NamedTuple):
     """How far the scan is beyond its thresholds.
 
@@ -80,11 +85,12 @@ class Scan:
         rate: False alarms a sample, of all streams together.
         of: [s]: the stream whose squares each one's scores are, or itself.
         numbers: [s]: which of the further numbers each stream's scores are made of; -1 for none.
+        squares: bool [s]: which streams are those of a spread; none.
     """
 
     def __init__(
         self, tables: Array, mass: Array, sizes: Array, floors: Array, *, extras: int, rate: float,
-        of: Array | None = None, numbers: Array | None = None,
+        of: Array | None = None, numbers: Array | None = None, squares: Array | None = None,
     ) -> None:  # fmt: skip
         self.streams = len(tables)
         self._of = np.arange(self.streams) if of is None else of
@@ -97,6 +103,9 @@ class Scan:
         self._varying = np.abs(tables).max(axis=1, initial=0) > 0
         varying = max(1, int(self._varying.sum()))
         self.deviate = normal.upper(min(0.01, rate / looks / varying / 2))
+        # A pool is drawn once and not at every look. Squares are ruled by few of its samples, beyond any normal tail.
+        once = normal.upper(_POOLS / varying / 2)
+        self._pooled = np.where(False if squares is None else squares, self.deviate, min(once, self.deviate))
         self._back = [np.array(lengths) for lengths in _LENGTHS]
         self._lengths = [back * BLOCK * _STEP**level for level, back in enumerate(self._back)]
         # What a sum of scores is multiplied by to be the ratio to its threshold, above and (negative) below.
@@ -112,6 +121,7 @@ class Scan:
         self._known = known
         self._numbers = known if numbers is None else numbers[known]
         self._beyond: Array | None = None
+        self._skew = skewness(tables, mass)
         kurtosis = (np.power(tables, 4) * mass).sum(axis=1)
         self._noise = np.sqrt(0.75 * (kurtosis + 1))
 
@@ -126,8 +136,13 @@ class Scan:
             if self.blocks % every == 0:
                 ring[self.blocks // every % (_RING + 1)] = self._total
 
-    def look(self) -> Excess | None:
-        """Over all lengths that lie after the beginning; None where nothing is news."""
+    def look(self, pool: Callable[[], float] = lambda: np.inf) -> Excess | None:
+        """Over all lengths that lie after the beginning; None where nothing is news.
+
+        Args:
+            pool: Tells how many different samples the stream is drawn from: however long it is, it tells no more than
+                these.
+        """
         ratio, length = np.zeros(self.streams), np.zeros(self.streams, np.int64)
         root = None
         for level, lengths in enumerate(_LENGTHS):
@@ -138,6 +153,8 @@ class Scan:
             if not number:
                 continue
             ratios = self._ratios(level, number)
+            if ratios.max(initial=0) > 1 and np.isfinite(different := pool()):
+                ratios = self._ratios(level, number, luck(self._skew, different, self._pooled))
             if ratios.max(initial=0) <= 1:
                 continue
             if self.begun.any():
@@ -191,12 +208,19 @@ class Scan:
             return np.full(self.streams, np.inf)
         return np.asarray(self._ratios(0, place + 1)[place])
 
-    def _ratios(self, level: int, number: int) -> Array:
+    def _ratios(self, level: int, number: int, more: Array | None = None) -> Array:
+        """[number, s]: see `Excess`. `more` [2, s] adds to the thresholds above and below, as errors add."""
         ring, now = self._rings[level], self.blocks // _STEP**level
         places = (now - self._back[level][:number]) % (_RING + 1)
         sums = (ring[now % (_RING + 1)] - ring.take(places, axis=0))[:, : self.streams]
-        above, below = self._limits[level]
-        return np.asarray(np.maximum(sums * above[:number], sums * below[:number]))
+        above, below = (limits[:number] for limits in self._limits[level])
+        if more is not None:
+            far = self._lengths[level][:number, None] * more[:, None]
+            above, below = (
+                above / np.sqrt(1 + np.square(far[0] * above)),
+                below / np.sqrt(1 + np.square(far[1] * below)),
+            )
+        return np.asarray(np.maximum(sums * above, sums * below))
 
     def state(self) -> dict[str, Array]:
         """What must be kept: sums of each ring's blocks in half precision, a thousandth of their noise."""
@@ -294,13 +318,23 @@ def thresholds(
     """
     wanted = deviate * deviate / (2 * lengths)
     above, below = (_crossings(sign * tables, mass, wanted) for sign in (1.0, -1.0))
-    # The reference's own error, larger where a rare bin weighs much: its upper confidence limit, as a Poisson number's.
-    skew = (np.power(tables, 3) * mass).sum(axis=1)
-    found = []
-    for side, lean in ((above, skew), (below, -skew)):
-        error = deviate / np.sqrt(sizes) + np.maximum(lean, 0) * deviate * deviate / (2 * sizes)
-        found.append(np.maximum(np.sqrt(np.square(side) + np.square(error)), floors))
-    return found[0], found[1]
+    errors = luck(skewness(tables, mass), sizes, deviate)
+    high, low = (np.maximum(np.sqrt(np.square(side) + np.square(error)), floors)
+                 for side, error in zip((above, below), errors, strict=True))  # fmt: skip
+    return high, low
+
+
+def skewness(tables: Array, mass: Array) -> Array:
+    """[s]: of scores under `mass` [s, bins]."""
+    return np.asarray((np.power(tables, 3) * mass).sum(axis=1))
+
+
+def luck(skew: Array, samples: Array | float, deviate: Array | float) -> Array:
+    """[2, s]: by how much the mean of so many samples is off, above and below, for a standard normal deviate of the
+    wanted probability: larger where a rare bin weighs much, as the upper confidence limit of a Poisson number is.
+    """
+    lean = np.maximum(np.stack([skew, -skew]), 0)
+    return np.asarray(deviate / np.sqrt(samples) + lean * deviate * deviate / (2 * samples))
 
 
 def _crossings(tables: Array, mass: Array, wanted: Array) -> Array:

@@ -93,12 +93,13 @@ class Sketches:
         """Whether columns `which` were well below their thresholds over all spans."""
         return all(bool((found.ratio[which] < _CALM).all()) for found in self.last.values())
 
-    def add(self, index: Array, tau: Array | None) -> Distances | None:
+    def add(self, index: Array, tau: Array | None, pool: float = math.inf) -> Distances | None:
         """A block's bins [n, k].
 
         Args:
             index: The bins.
             tau: [k]: see `scan`; None for ones.
+            pool: Different samples that the stream is drawn from.
 
         Returns:
             Distances over the longest span that ends with this block, which is then `span`.
@@ -117,7 +118,7 @@ class Sketches:
             self._open[place] = 0
             if self._filled[place] >= _PARTS:
                 counts = self._closed[place].sum(axis=0, dtype=np.int64)
-                found = self.distances(counts, np.ones(len(counts)) if tau is None else tau)
+                found = self.distances(counts, np.ones(len(counts)) if tau is None else tau, pool)
                 self.last[SPANS[place]] = found
                 self.span = SPANS[place]
         return found
@@ -135,7 +136,7 @@ class Sketches:
         self._open[:], self._closed[:] = state["open"], state["closed"]
         self._filled[:], self.blocks = state["filled"][:-1], int(state["filled"][-1])
 
-    def distances(self, counts: Array, tau: Array) -> Distances:
+    def distances(self, counts: Array, tau: Array, pool: float = math.inf) -> Distances:
         """Of counts [k, bins]."""
         total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
         now = counts / total
@@ -143,7 +144,7 @@ class Sketches:
         apart = np.abs(np.cumsum(now, axis=1)[:, :-1] - self._below) * self._inside
         ks = apart.max(axis=1, initial=0)
         w = (_middles(apart, signed=np.cumsum(now, axis=1)[:, :-1] - self._below) * self._steps).sum(axis=1)
-        error = tau / total[:, 0] + 1 / self._sizes
+        error = tau / total[:, 0] + 1 / self._sizes + 1 / pool
         # Roots of divergences are distances: what chance explains and what is granted add.
         ratios = [
             np.square(np.sqrt(psi) / (np.sqrt(self._chi * error) + _GRANTED["psi"] ** 0.5)),
