@@ -438,6 +438,21 @@ def test_labels_of_a_table(tmp_path):
         read_labels(tmp_path / "none.csv")
 
 
+def test_what_was_torn_on_the_board_stays_there(boards, tmp_path):
+    path = listed(Path(boards[0]) / "pets")[-1][1]
+    with path.open("ab") as file:
+        file.write(b"half a record")
+    for _ in range(2):
+        assert collect(boards[:1], tmp_path / "data").samples == 8
+    assert not dataset.stored(tmp_path / "data")[0].read_bytes().endswith(b"half a record")
+
+
+def test_what_may_still_be_written_to_is_not_removed(boards):
+    seen = export.survey(export.SurveyRequest(boards[0])).segments
+    assert export.remove(export.RemoveRequest((seen[-1].path,))).count == 0
+    assert Path(seen[-1].path).exists()
+
+
 def test_the_board_s_part_survives_what_vanishes(boards, tmp_path):
     seen = export.survey(export.SurveyRequest(boards[0])).segments
     paths = tuple(one.path for one in seen)

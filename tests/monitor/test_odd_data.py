@@ -133,3 +133,9 @@ def test_a_number_that_stands_still_where_it_seldom_is(value, found):
             delay = place - 3
             break
     assert (delay is not None) is found
+
+
+def test_categories_that_both_data_sets_hold_count_once():
+    x = np.random.default_rng(0).integers(0, 3, (240, 2)).astype(np.float32)
+    assert referenced(x, x).header.samples == referenced(x).header.samples == 240
+    assert referenced(x, np.concatenate([x, x[:60]])).header.samples == 300

@@ -8,7 +8,7 @@ from scipy import stats
 from scipy.spatial import distance
 
 from edgekit.monitor import bins, normal
-from edgekit.monitor.sketches import Sketches, divergences
+from edgekit.monitor.sketches import Sketches, _middles, divergences
 
 SHAPES = {
     "normal": lambda dice, n: dice.normal(size=n),
@@ -109,3 +109,17 @@ def test_quantiles_are_scipys(p):
     for freedom in (5, 11):
         exact = stats.chi2.isf(p, freedom)
         assert 0.999 * exact < normal.chi_square(p, freedom) < exact * (1.02 if p > 1e-4 else 1.15)
+
+
+@pytest.mark.parametrize("values", [[0] * 50 + [1] * 50 + [2], [-9] + [0] * 60 + [1] * 40, [0] * 90 + [5] * 2])
+def test_what_fewer_than_three_samples_have_has_no_bin(values):
+    known = np.array(values, float)
+    cut = bins.edges(known)
+    counts = np.bincount(bins.index(known[:, None], cut[None])[:, 0], minlength=cut.size + 1)
+    assert counts.min() >= bins.LEAST
+
+
+def test_the_area_between_lines_that_cross_is_exact():
+    # From 1 above to 3 below over one step: triangles of 1 x 1/4 and 3 x 3/4, halved.
+    assert _middles(np.array([[1.0, 3.0]]), signed=np.array([[1.0, -3.0]])) == pytest.approx(1.25)
+    assert _middles(np.array([[1.0, 3.0]]), signed=np.array([[1.0, 3.0]])) == pytest.approx(2.0)
