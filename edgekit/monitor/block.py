@@ -19,7 +19,10 @@ from edgekit.monitor.rows import Rows, confidence
 from edgekit.monitor.scan import BLOCK
 
 WAIT = 8
-"""Samples that are read together at most: more would leave the nearest cache."""
+"""Samples that are read together at most, where more would leave the nearest cache."""
+
+_CACHE = 32 << 10
+"""Bytes of it."""
 
 
 class Told:
@@ -30,11 +33,16 @@ class Told:
     __slots__ = ("doubt", "far", "unsure")
 
     def __init__(self) -> None:
-        self.far, self.unsure, self.doubt = np.zeros(BLOCK), np.zeros(BLOCK), np.zeros(BLOCK)
+        self.far, self.unsure, self.doubt = np.zeros((3, BLOCK))
 
 
 Span = tuple[Told, int, int]
 """Some samples of a block: [first, last)."""
+
+
+def largest(scores: Array, first: int, last: int) -> float:
+    """Of a block's scores, those of a span."""
+    return float(scores.item(first) if last == first + 1 else scores[first:last].max())
 
 
 class Later(Verdict):
@@ -58,7 +66,8 @@ class Later(Verdict):
         spans: list[Span],
         alarms: list[Alarm],
     ) -> None:
-        self.__dict__.update(_ask=ask, _doubted=doubted, _spans=spans, alarms=tuple(alarms))
+        own = self.__dict__  # what is frozen
+        own["_ask"], own["_doubted"], own["_spans"], own["alarms"] = ask, doubted, spans, tuple(alarms)
 
     def __getattr__(self, name: str) -> float | None:
         if name == "doubt":
@@ -97,8 +106,8 @@ class Block:
     Args:
         reference: Of the model.
         rows: What is taken of its tensors.
-        seen: Is given the inputs' numbers [n, inputs] of samples as they are made, which of them are missing, and the
-            place of the first in the block; tells how many more may wait to be read.
+        seen: Is given the inputs' numbers [n, inputs] of samples as they are made, which of them are missing (None:
+            none), and the place of the first in the block; tells how many more may wait to be read.
 
     Attributes:
         rows: [BLOCK, columns] as the reference has them; those of `read` samples hold the features.
@@ -109,7 +118,7 @@ class Block:
         told: Their scores.
     """
 
-    def __init__(self, reference: Reference, rows: Rows, seen: Callable[[Array, Array, int], int]) -> None:
+    def __init__(self, reference: Reference, rows: Rows, seen: Callable[[Array, Array | None, int], int]) -> None:
         header, columns = reference.header, len(reference.columns)
         number, read = header.inputs, len(header.columns)
         self._rows, self._seen = rows, seen
@@ -122,13 +131,21 @@ class Block:
         self._units = 1 / np.sqrt(np.diag(self._precision))
         self.middle, far = header.unfamiliar
         self._reach = far - self.middle
-        self._store: list[tuple[Array, ...]] = []
+        self._kinds: list[tuple[Any, tuple[int, ...]]] = []  # of what waits: dtype and shape of a sample's parts
+        self._waiting: list[Array] = []
+        self._store: list[tuple[Array, ...]] = []  # the same, tensor by tensor
+        self._places = WAIT  # in them
         self._raw = np.zeros((BLOCK, 0))
         self.rows = np.zeros((BLOCK, columns))
         self.scores = np.zeros((BLOCK, header.classes))
         self.filled = self.read = self.judged = self.doubted = 0
         self.due = WAIT
         self.told = Told()
+
+    @property
+    def room(self) -> int:
+        """Samples that may be put at once."""
+        return min(BLOCK - self.filled, self._places - (self.filled - self.read))
 
     def put(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array], first: int, count: int) -> Span:
         """Take in samples [first, first + count) of a batch; there must be room for them.
@@ -144,27 +161,20 @@ class Block:
                 self.judge()
                 self._raw = np.zeros((BLOCK, raw.shape[1]), raw.dtype)
             self._raw[begin:end] = raw
-        if not self._fits(views):
+        parts = [part for parts in views for part in parts]
+        kinds = [(part.dtype, part.shape[1:]) for part in parts]
+        if kinds != self._kinds:  # samples of other sizes than those before
             self.look()
-            self._store = [tuple(np.zeros((WAIT, *part.shape[1:]), part.dtype) for part in parts) for parts in views]
+            whole = BLOCK * sum(part.nbytes for part in parts) <= _CACHE * count
+            self._kinds, self._places = kinds, BLOCK if whole else max(WAIT, count)
+            self._waiting = [np.zeros((self._places, *shape), dtype) for dtype, shape in kinds]
+            stores = iter(self._waiting)
+            self._store = [tuple(next(stores) for _ in parts) for parts in views]
         waiting = begin - self.read
-        for blocks, parts in zip(self._store, views, strict=True):
-            for block, part in zip(blocks, parts, strict=True):
-                block[waiting : waiting + count] = part
+        for store, part in zip(self._waiting, parts, strict=True):
+            store[waiting : waiting + count] = part
         self.filled = end
         return self.told, begin, end
-
-    def _fits(self, views: list[tuple[Array, ...]]) -> bool:
-        """Whether samples are of the sizes and dtypes of those before."""
-        if len(views) != len(self._store):
-            return False
-        for blocks, parts in zip(self._store, views, strict=True):
-            if len(blocks) != len(parts):
-                return False
-            for block, part in zip(blocks, parts, strict=True):
-                if block.dtype != part.dtype or block.shape[1:] != part.shape[1:]:
-                    return False
-        return True
 
     def look(self) -> None:
         """Make the features of what was put. What is missing counts as the reference's mean."""
@@ -177,10 +187,13 @@ class Block:
             self._rows.features([tuple(block[:count] for block in blocks) for blocks in self._store], table)
         own = table[:, self._own]
         missing = np.isnan(own)
-        if missing.any():
+        if not np.count_nonzero(missing):
+            slack = self._seen(own, None, begin)
+        else:
             np.copyto(own, self._center, where=missing)
+            slack = self._seen(own, missing, begin)
         self.read = end
-        self.due = min(BLOCK, end + max(1, min(WAIT, self._seen(own, missing, begin))))
+        self.due = min(BLOCK, end + min(WAIT, slack))
 
     def judge(self) -> None:
         """Work out distances and probabilities of what was put."""
@@ -218,7 +231,7 @@ class Block:
 
     def clear(self, slack: int) -> None:
         """Begin the next one; `slack` as `seen` tells it."""
-        self.due = max(1, min(WAIT, slack))
+        self.due = min(WAIT, slack)
         self.filled = self.read = self.judged = self.doubted = 0
         self.told = Told()
 
@@ -229,4 +242,4 @@ class Block:
         self.rows[:count], self.scores[:count] = rows[:count], scores[:count]
         if count and self._rows.classes:
             self.rows[:count, -3:] = confidence(self.scores[:count])
-        self.due = min(BLOCK, count + max(1, min(WAIT, slack)))
+        self.due = min(BLOCK, count + min(WAIT, slack))

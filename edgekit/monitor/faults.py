@@ -80,10 +80,9 @@ class Runs:
 
     def add(self, rows: Array) -> bool:
         """Samples [n, k], no more than `slack` told; whether anything stands still now, at the last of them."""
-        before, self._before = self._before, rows[-1].copy()
+        equal, self._before = self._equals(rows), rows[-1].copy()
         self._seen += len(rows)
-        equal = rows[1:] == rows[:-1] if before is None else rows == np.concatenate([before[None], rows[:-1]])
-        if not equal.any():
+        if not np.count_nonzero(equal):
             if len(equal):
                 self._run[:] = 0
                 self._quick = True
@@ -97,13 +96,23 @@ class Runs:
         self._run = np.where(equal.all(axis=0), self._run + len(equal), broken)
         return bool(self._still().any())
 
+    def moved(self, rows: Array) -> bool:
+        """Whether no number of samples [n, k] is that of the sample before: of such any number may be added."""
+        return not np.count_nonzero(self._equals(rows))
+
+    def _equals(self, rows: Array) -> Array:
+        """[n, k]: which numbers are those of the sample before; [n - 1, k] where nobody knows of the first."""
+        if self._before is None:
+            return np.asarray(rows[1:] == rows[:-1])
+        return np.asarray(rows == np.concatenate([self._before[None], rows[:-1]]))
+
     @property
     def slack(self) -> int:
-        """Samples that may come before anything new can stand still."""
+        """Samples that may come before anything new can stand still, one at least."""
         if self._quick:
-            return self._least
+            return max(1, self._least)
         left = np.where(self._run < self._limit_off, self._limit_off, self._limit) - self._run
-        return int(min(_FAR, left[left > 0].min(initial=_FAR)))
+        return max(1, int(min(_FAR, left[left > 0].min(initial=_FAR))))
 
     def settle(self) -> None:
         """What this stream repeats by nature is no fault: limits follow its own ties, those of the present runs aside.

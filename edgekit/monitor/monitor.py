@@ -25,7 +25,7 @@ from edgekit.errors import ArtifactError, UsageError
 from edgekit.feeding import Preprocess
 from edgekit.monitor import state
 from edgekit.monitor.alarm import Alarm, Verdict
-from edgekit.monitor.block import Block, Later, Span
+from edgekit.monitor.block import WAIT, Block, Later, Span, largest
 from edgekit.monitor.book import Book, Finding
 from edgekit.monitor.columns import Array
 from edgekit.monitor.detect import SHARES, Detectors
@@ -110,7 +110,7 @@ class Monitor:
         """Know nothing yet."""
         clock, ticks, degrees = self._clocks
         self._detectors = Detectors(self.reference, self.rate)
-        self._still = False
+        self._stuck: list[tuple[Finding, int]] = []  # and after which sample that was seen
         self._book = Book(clock)
         self._pace = Pace(self.rate * SHARES["pace"], ticks, degrees)
         self._block = Block(self.reference, self._rows, self._seen)
@@ -140,7 +140,7 @@ class Monitor:
             self.calls += 1
             number, done = samples_of(inputs), 0
             while done < number:
-                count = min(number - done, block.due - block.filled)
+                count = min(number - done, block.room)
                 spans.append(block.put(inputs, outputs, done, count))
                 done += count
                 if block.filled >= block.due:
@@ -169,8 +169,8 @@ class Monitor:
         with self._lock:
             if spans and spans[-1][0] is self._block.told:
                 self._block.judge()
-            far = max((float(told.far[first:last].max()) for told, first, last in spans), default=-np.inf)
-            unsure = max((float(told.unsure[first:last].max()) for told, first, last in spans), default=-np.inf)
+            far = max((largest(told.far, first, last) for told, first, last in spans), default=-np.inf)
+            unsure = max((largest(told.unsure, first, last) for told, first, last in spans), default=-np.inf)
         return far, unsure
 
     def _doubted(self, spans: list[Span]) -> float | None:
@@ -180,24 +180,31 @@ class Monitor:
         with self._lock:
             if spans[-1][0] is self._block.told:
                 self._block.doubt(self._detectors.right)
-        return max(float(told.doubt[first:last].max()) for told, first, last in spans)
+        return max(largest(told.doubt, first, last) for told, first, last in spans)
 
-    def _seen(self, own: Array, missing: Array, place: int) -> int:
+    def _seen(self, own: Array, missing: Array | None, place: int) -> int:
         """Numbers of samples, the first at this place of the block; how many more may wait."""
-        if missing.any():
+        if missing is not None:
             for row in np.flatnonzero(missing.any(axis=1)).tolist():
                 self._detectors.missing(missing[row], self._detectors.samples + place + row)
             own = np.where(missing, np.nan, own)  # what is filled in is not what stands still
-        self._still = self._detectors.runs.add(own)
-        return self._detectors.runs.slack
+        runs, at = self._detectors.runs, 0
+        moved = len(own) <= runs.slack or runs.moved(own)
+        while at < len(own):
+            part = own if moved else own[at : at + min(WAIT, runs.slack)]
+            at += len(part)
+            if runs.add(part):
+                sample = self._detectors.samples + place + at - 1
+                self._stuck += [(found, sample) for found in self._detectors.standing_still(sample)]
+        return runs.slack
 
     def _look(self, alarms: list[Alarm]) -> None:
         """See whether something stands still, and where the block is full, at all else."""
         block = self._block
         block.look()
-        if self._still:
-            for found in self._detectors.standing_still(self.samples - 1):
-                self._enter(found, alarms)
+        for found, sample in self._stuck:
+            self._enter(found, alarms, sample)
+        self._stuck.clear()
         if block.filled == BLOCK:
             self._flush(alarms)
 
@@ -219,8 +226,9 @@ class Monitor:
         if self._keeper is not None and self._keeper.due:
             self._keeper.offer(self._packed())
 
-    def _enter(self, found: Finding, alarms: list[Alarm]) -> None:
-        alarm = self._book.enter(found, max(0, self.samples - 1))
+    def _enter(self, found: Finding, alarms: list[Alarm], sample: int | None = None) -> None:
+        """`sample`: the one that told; None: the last."""
+        alarm = self._book.enter(found, max(0, self.samples - 1) if sample is None else sample)
         if alarm is not None:
             alarms.append(alarm)
 

@@ -63,26 +63,21 @@ class Picture:
         )  # fmt: skip
 
     def views(self, batch: Array) -> tuple[Array, ...]:
-        """The gray one's pixels, those in the middle of a larger picture, the other channels'."""
-        if batch.ndim == 3:
-            planes = [batch]
-        elif self.first:
-            planes = [batch[:, channel] for channel in range(self._channels)]
-        else:
-            planes = [batch[..., channel] for channel in range(self._channels)]
-        gray = planes.pop(self._gray)
-        height, width = gray.shape[1:]
+        """Its channels, and of a larger picture what lies in the middle of the gray one."""
+        channels = batch[:, None] if batch.ndim == 3 else batch if self.first else batch.transpose(0, 3, 1, 2)
+        height, width = channels.shape[2:]
         down, across = -(-height // SIDE), -(-width // SIDE)
         if down == across == 1:
-            return (gray, *planes)
+            return (channels,)
         top, left = (height - min(height, SIDE)) // 2, (width - min(width, SIDE)) // 2
-        near = gray[:, top : top + SIDE, left : left + SIDE]
-        return (gray[:, ::down, ::across], near, *(plane[:, ::down, ::across] for plane in planes))
+        near = channels[:, self._gray, top : top + SIDE, left : left + SIDE]
+        return channels[:, :, ::down, ::across], near
 
     def rows(self, *views: Array) -> Array:
-        planes = [np.ascontiguousarray(self._real(view)) for view in views]
-        wide = planes.pop(0)
-        near = planes.pop(0) if len(views) > self._channels else wide
+        real = self._real(views[0])
+        planes = [np.ascontiguousarray(real[:, channel]) for channel in range(self._channels)]
+        wide = planes.pop(self._gray)
+        near = np.ascontiguousarray(self._real(views[1])) if len(views) > 1 else wide
         number, height, width = wide.shape
         pools = self._pools.get((height, width))
         if pools is None:

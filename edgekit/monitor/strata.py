@@ -231,10 +231,10 @@ class Window(Generic[T]):
 
     def possible(self, keys: Keys, never: Stratum | None = None) -> bool:
         """Whether a sample may still be drawn, whatever it belongs to; `never` it does not."""
-        return any(
-            key < drawing.limit and name != never
-            for key, (name, drawing) in zip(keys, self._drawings.items(), strict=True)
-        )
+        for key, (name, drawing) in zip(keys, self._drawings.items(), strict=True):
+            if key < drawing.limit and name != never:
+                return True
+        return False
 
     def wants(self, keys: Keys, examined: Mapping[Stratum, float]) -> list[tuple[Stratum, float]]:
         """Which strata draw the next sample, and its key for each; counts it.

@@ -98,3 +98,17 @@ def test_no_number_of_a_picture_is_always_the_same(channels, colors):
     assert made.names[2 : 2 + channels - 1] == colors
     bytes_of = np.random.default_rng(1).integers(0, 256, (40, 32, 32, channels)).astype(np.float32)
     assert rows(made, bytes_of).std(axis=0).min() > 1e-3
+
+
+@pytest.mark.parametrize("size", [32, 96])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_picture_is_the_same_whichever_axis_its_channels_are(size, channels):
+    x = np.random.default_rng(3).random((3, size, size, channels), np.float32)
+    last = extractor(TensorSpec("x", (None, size, size, channels), "float32", layout="NHWC"), None)
+    first = extractor(TensorSpec("x", (None, channels, size, size), "float32", layout="NCHW"), None)
+    assert isinstance(first, Picture)
+    assert first.first
+    np.testing.assert_array_equal(rows(first, np.ascontiguousarray(np.moveaxis(x, 3, 1))), rows(last, x))
+    if channels == 4:  # gray is the first where there are not three
+        alone = extractor(TensorSpec("x", (None, size, size, 1), "float32"), None)
+        np.testing.assert_array_equal(rows(alone, x[..., :1])[:, :2], rows(last, x)[:, :2])

@@ -171,6 +171,19 @@ def test_a_number_that_stands_still(reference):
     assert first.raised <= 520
 
 
+@pytest.mark.parametrize("size", [3, 20, 32, 50, 300])
+def test_what_stood_still_within_a_call_is_told_with_the_sample_that_told_it(reference, size):
+    x, scores = stream(1600, 7)
+    x[500:530, 3] = x[500, 3]
+    x[1200:1230, 1] = x[1200, 1]
+    (first, *_), _ = watched(reference, x, scores)
+    monitor, alarms = Monitor(reference, ROWS, SCORES, None, HOW, clock=lambda: 1e9), []
+    for at in range(0, len(x), size):
+        alarms += monitor.observe({"x": x[at : at + size]}, {"scores": scores[at : at + size]}).alarms
+    assert first.kind == "stuck"
+    assert alarms[0] == first
+
+
 def test_missing_numbers(reference):
     x, scores = stream(600, 8)
     x[500::2, 1] = np.nan
