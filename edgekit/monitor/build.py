@@ -12,7 +12,18 @@ from edgekit.errors import DataError
 from edgekit.feeding import Preprocess
 from edgekit.monitor import bins, fitting, packing, partial
 from edgekit.monitor.columns import Array
-from edgekit.monitor.reference import LIMIT, VERSION, Header, Reference, distances, grouped, inverse, watched
+from edgekit.monitor.reference import (
+    ENDS,
+    KNOWN,
+    LIMIT,
+    VERSION,
+    Header,
+    Reference,
+    distances,
+    grouped,
+    inverse,
+    watched,
+)
 from edgekit.monitor.rows import Rows, confidence
 from edgekit.reading import Interpret
 from edgekit.tensors import TensorSpec
@@ -37,12 +48,6 @@ _BITS, _ROUGHLY = 9, 6
 
 _ALIKE = 8
 """Samples a different number, from which on equal samples are no copies."""
-
-_KNOWN = 10
-"""Samples that tell a number, at least."""
-
-_ENDS = 3
-"""The third number from either end stands for those beyond: of a single one, means and deviations would tell."""
 
 _ROUNDS = 3
 """Until the kept mean of a filled column is what it is filled with: the first already is, but for the rounding."""
@@ -282,7 +287,7 @@ def _together(parts: Sequence[fitting.Judged]) -> fitting.Judged:
 
 def _known(table: Array) -> Array:
     """Numbers [n, k]; what is missing in nearly all samples is in all: means of the others would be those samples'."""
-    few = np.isfinite(table).sum(axis=0) < min(_KNOWN, len(table))
+    few = np.isfinite(table).sum(axis=0) < min(KNOWN, len(table))
     return np.where(few, np.nan, table) if few.any() else table
 
 
@@ -318,7 +323,7 @@ def _cut(table: Array) -> Array:
         return table
     ordered = np.sort(table, axis=0)  # NaN last
     known = np.isfinite(ordered).sum(axis=0)
-    places, columns = np.minimum(_ENDS - 1, (known - 1).clip(0) // 2), np.arange(table.shape[1])
+    places, columns = np.minimum(ENDS - 1, (known - 1).clip(0) // 2), np.arange(table.shape[1])
     low, high = ordered[places, columns], ordered[(known - 1).clip(0) - places, columns]
     return np.clip(table, low, high)
 
@@ -375,7 +380,7 @@ def _landmarks(whole: Array) -> tuple[float, float]:
 def _reach(column: Array) -> tuple[float, float]:
     """Of numbers in deviations: the third smallest and the third largest, roughly."""
     ordered = np.sort(column)
-    low, high = packing.trimmed(np.array([ordered[_ENDS - 1], ordered[-_ENDS]]), _ROUGHLY).tolist()
+    low, high = packing.trimmed(np.array([ordered[ENDS - 1], ordered[-ENDS]]), _ROUGHLY).tolist()
     return float(np.float16(low)), float(np.float16(high))
 
 

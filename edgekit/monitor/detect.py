@@ -11,10 +11,10 @@ from edgekit.monitor import bins, words
 from edgekit.monitor.alarm import Kind
 from edgekit.monitor.book import Book, Finding
 from edgekit.monitor.columns import Array
-from edgekit.monitor.faults import Events, Fault, Often, Runs
+from edgekit.monitor.faults import Events, Fault, Often, Runs, at_most
 from edgekit.monitor.features import CLIPPED
 from edgekit.monitor.pool import Pool
-from edgekit.monitor.reference import CLIP, Header, Reference
+from edgekit.monitor.reference import CLIP, ENDS, KNOWN, Header, Reference
 from edgekit.monitor.rightness import EXTRAS, Rightness, Told
 from edgekit.monitor.scan import BLOCK, Excess, Scan
 from edgekit.monitor.sketches import Distances, Sketches
@@ -31,6 +31,12 @@ _QUIET = 0.6
 
 _ROUNDING = 2.0**-10
 """Of an edge in half precision, and of numbers in single."""
+
+_NEVER = 1 - 1e-4
+"""Share of the samples in which a number was missing, as it is kept, of one that nobody had."""
+
+_BEYOND = 1.05
+"""Times the width of all that was seen, from its ends on, is beyond anything seen; ends are kept roughly."""
 
 _SHAPE: dict[str, Kind] = {"input": "input-shape", "output": "output-shift", "embedding": "embedding-shift"}
 
@@ -81,15 +87,15 @@ class Detectors:
         )
         self.runs = Runs(reference.usual, rate * SHARES["runs"], _often(reference))
         self._low, self._high, self._event_kinds = _bounds(reference)
-        chance = np.full(2 * self._inputs, 1 / (reference.header.samples + 2))
-        chance[self._inputs :] = _gaps(reference.header)
-        self._events = Events(chance, rate * SHARES["events"])
+        absent = _absent(reference.header)
+        self._unknown = absent >= _NEVER
+        self._events = Events(_chances(reference.header.samples, absent), rate * SHARES["events"])
 
     # -- Rows come in ---------------------------------------------------------------------------------------------
 
-    def missing(self, which: Array, sample: int) -> None:
-        """Numbers `which` (bool [inputs]) of a sample are none."""
-        self._events.hit(np.concatenate([np.zeros_like(which), which]), sample)
+    def missing(self, which: Array, sample: int) -> bool:
+        """Numbers `which` (bool [inputs]) of a sample are none; whether that happens too often by now."""
+        return self._events.hit(np.concatenate([np.zeros_like(which), which]), sample)
 
     def standing_still(self, sample: int) -> list[Finding]:
         """Findings on numbers that do not change any more, one a tensor."""
@@ -99,6 +105,16 @@ class Detectors:
         # What the model makes of an input that stands still, stands still.
         given = [found for found in by_source.values() if self._columns[found[0].place].role == "input"]
         return [self._fault("stuck", found[0], others=len(found) - 1) for found in given or by_source.values()]
+
+    def happened(self, sample: int) -> list[Finding]:
+        """Findings on events, up to this sample."""
+        return [
+            self._fault(
+                "missing" if fault.place >= self._inputs else self._event_kinds[fault.place],
+                fault._replace(place=fault.place % self._inputs),
+            )
+            for fault in self._events.faults(sample)
+        ]
 
     def block(self, rows: Array, scores: Array, book: Book) -> list[Finding]:
         """A whole block.
@@ -128,7 +144,7 @@ class Detectors:
         found: list[Finding] = []
         if excess is not None:
             found += self._moved(excess, book)
-        found += self._happened(rows)
+        found += self._beyond(rows)
         tau = self._scan.memory()[self._middles] if self._sketches.ends else None
         pool = self._drawn_from() if self._sketches.ends else math.inf
         apart = self._sketches.add(index[:, :width], tau, pool)
@@ -201,25 +217,20 @@ class Detectors:
             findings.append(Finding(kind, column.source, column.where, float(apart.w[place]), "sigma", since, text))
         return findings
 
-    def _happened(self, rows: Array) -> list[Finding]:
-        """Findings on events, those of the block in its order."""
+    def _beyond(self, rows: Array) -> list[Finding]:
+        """Findings on events, after those of the block in its order."""
         own = rows[:, : self._inputs]
         bad = (own < self._low) | (own > self._high)
         if bad.any():
             nothing = np.zeros(bad.shape[1], bool)
             for place in np.flatnonzero(bad.any(axis=1)).tolist():
                 self._events.hit(np.concatenate([bad[place], nothing]), self.samples - BLOCK + place)
-        return [
-            self._fault(
-                "missing" if fault.place >= self._inputs else self._event_kinds[fault.place],
-                fault._replace(place=fault.place % self._inputs),
-            )
-            for fault in self._events.faults(self.samples - 1)
-        ]
+        return self.happened(self.samples - 1)
 
     def _fault(self, kind: Kind, fault: Fault, others: int = 0) -> Finding:
         column = self._columns[fault.place]
-        text = words.fault(kind, column, fault, others, last=float(self.reference.mean[fault.place]))
+        last = None if self._unknown[fault.place] else float(self.reference.mean[fault.place])
+        text = words.fault(kind, column, fault, others, last)
         return Finding(kind, column.source, column.where, float(fault.samples), "samples", fault.since, text)
 
     def _end(self, book: Book) -> None:
@@ -228,8 +239,7 @@ class Detectors:
             return
         quiet = self._scan.recent(RECENT) < _QUIET
         still = {self._columns[fault.place].source for fault in self.runs.faults(self.samples - 1)}
-        faults = self._events.faults(self.samples - 1)
-        events = {self._columns[fault.place % self._inputs].source for fault in faults}
+        events = ~self._events.calm(self.samples - 1, RECENT)
         for kind, source in book.keys:
             if book.age((kind, source), self.samples) < RECENT or kind in ("latency", "temperature"):
                 continue
@@ -237,13 +247,23 @@ class Detectors:
                 stream for stream, own in enumerate(self._streams.kinds)
                 if self._sources[stream] == source and (own == kind or (kind == "input-shape" and own == "input-shift"))
             ]  # fmt: skip
-            over = bool(quiet[mine].all()) if mine else source not in (still if kind == "stuck" else events)
+            about = self._about(kind, source)
+            over = (
+                bool(quiet[mine].all()) if mine else not (source in still if kind == "stuck" else events[about].any())
+            )
             if over and kind == "input-shape":
                 over = self._sketches.calm(np.array([column.source == source for column in self._columns]))
             if over:
                 if mine and kind != "input-shape":
                     self._scan.begin(np.flatnonzero(np.isin(self._of, mine)))  # spreads that it stood for as well
+                self._events.forget(about)
                 book.end((kind, source), self.samples)
+
+    def _about(self, kind: str, source: str) -> Array:
+        """[2 inputs]: events that alarms of this kind and tensor are about."""
+        kinds = np.array([*self._event_kinds, *(["missing"] * self._inputs)])
+        own = np.array([column.source == source for column in self._columns[: self._inputs]], bool)
+        return np.asarray((kinds == kind) & np.tile(own, 2))
 
     # -- Telling --------------------------------------------------------------------------------------------------
 
@@ -293,10 +313,17 @@ class Detectors:
         self.samples = int(state["samples"])
 
 
-def _gaps(header: Header) -> Array:
-    """[inputs]: how often each number is missing at most, by three deviations of what the reference's samples tell."""
-    share = np.zeros(header.inputs) if header.absent is None else np.array(header.absent)
-    return np.asarray(share + 3 * np.sqrt(share * (1 - share) / header.samples) + 1 / (header.samples + 2))
+def _absent(header: Header) -> Array:
+    """[inputs]: how often each number was missing."""
+    return np.zeros(header.inputs) if header.absent is None else np.array(header.absent)
+
+
+def _chances(samples: int, absent: Array) -> Array:
+    """[2 inputs]: how often each number may well lie beyond the ends that are kept, whose outermost are left out, and
+    how often it may be missing. Of one that is kept as if nobody had it, some had.
+    """
+    beyond = np.where(absent < _NEVER, 2 * (ENDS - 1), KNOWN - 1)
+    return np.concatenate([at_most(beyond, samples), at_most(absent * samples, samples)])
 
 
 def _often(about: Reference) -> Often:
@@ -351,7 +378,8 @@ def _bounds(about: Reference) -> tuple[Array, Array, list[Kind]]:
             kind = "clipped" if column.name == CLIPPED else "constant"
         else:
             span = most - least
-            low[place], high[place] = mean + (least - span) * deviation, mean + (most + span) * deviation
+            low[place] = mean + (least - _BEYOND * span) * deviation
+            high[place] = mean + (most + _BEYOND * span) * deviation
             if (column.noun, column.name) in (("picture", "contrast"), ("band", "loudness")):
                 # A twentieth of the contrast that nearly all have; it is a logarithm.
                 low[place] = mean + least * deviation - np.log(20)

@@ -1,9 +1,9 @@
 """Faults of the data: what stands still, is missing, empty, or beyond anything seen.
 
 Each is an event that the reference calls rare. Runs of equal numbers are judged by how often the most frequent one
-comes, other events by the cumulative sum of their log likelihood ratio against a tenfold rate, whose mean time to a
-false alarm is at least exp(threshold): G. Lorden, "Procedures for reacting to a change in distribution", Annals of
-Mathematical Statistics 42 (1971).
+comes, other events by cumulative sums of their log likelihood ratio against a tenfold rate and threefold odds, whose
+mean time to a false alarm is at least exp(threshold): G. Lorden, "Procedures for reacting to a change in distribution",
+Annals of Mathematical Statistics 42 (1971).
 """
 
 from __future__ import annotations
@@ -26,6 +26,27 @@ _OFTEN = 0.2
 
 _ALWAYS = 0.9
 """What happens more often than this cannot be told from what always does."""
+
+_SLOWLY = 3.0
+"""Odds that are found as well, if later."""
+
+_CALM = 0.6
+_SURE = 2.33
+"""Deviations of a normal number that are passed once in a hundred times; what is less than 1.8 times as often as that
+is no news by `_SLOWLY`, so that one reference in some thousands has a number that is.
+"""
+
+
+def at_most(seen: Array | float, samples: int) -> Array:
+    """Share of what was seen so often in so many samples, as large as it may well be.
+
+    That of a Poisson number (chi-square after E. B. Wilson, M. M. Hilferty, Proceedings of the National Academy of
+    Sciences 17 (1931)), its width reduced to a binomial's.
+    """
+    most = np.asarray(seen, np.float64) + 1
+    wide = most * (1 - 1 / (9 * most) + _SURE / (3 * np.sqrt(most))) ** 3
+    share = np.minimum(1.0, np.asarray(seen) / samples)
+    return np.asarray(np.minimum(1.0, share + (wide / samples - share) * np.sqrt(1 - share)))
 
 
 class Fault(NamedTuple):
@@ -170,7 +191,8 @@ class Runs:
 
 
 class Events:
-    """Rare events, many kinds of them.
+    """Rare events, many kinds of them, each beside two rates: one that is found as fast as can be, and a threefold one,
+    to which the first is blind.
 
     Args:
         chance: [e]: of each, in a sample of the reference. One that nearly always happens is no event.
@@ -178,45 +200,71 @@ class Events:
     """
 
     def __init__(self, chance: Array, rate: float) -> None:
+        self._size = chance.size
         usual = np.minimum(np.maximum(chance.astype(np.float64), 1e-9), _ALWAYS)
-        often = np.maximum(np.minimum(usual * _TENFOLD, (1 + usual) / 2), _OFTEN)
-        often = np.where(often <= usual, (1 + usual) / 2, often)
+        quick = np.maximum(np.minimum(usual * _TENFOLD, (1 + usual) / 2), _OFTEN)
+        quick = np.where(quick <= usual, (1 + usual) / 2, quick)
+        often = np.concatenate([quick, _SLOWLY * usual / (1 + (_SLOWLY - 1) * usual)])  # of odds
+        usual = np.tile(usual, 2)
         self._hit = np.where(usual < _ALWAYS, np.log(often / usual), 0.0)
         self._miss = np.log((1 - often) / (1 - usual))
-        self._limit = math.log(max(1, chance.size) / rate)
-        self._sum = np.zeros(chance.size)
-        self._at = np.zeros(chance.size, np.int64)
-        self._since = np.zeros(chance.size, np.int64)
-        self._count = np.zeros(chance.size, np.int64)
+        self._limit = math.log(max(1, often.size) / rate)
+        # No higher than this, or what is over would stand for long.
+        self._cap = self._limit * np.repeat([1.5, 1.1], self._size)
+        self._sum = np.zeros(often.size)
+        self._at = np.zeros(often.size, np.int64)
+        self._since = np.zeros(often.size, np.int64)
+        self._count = np.zeros(often.size, np.int64)
         self._most = 0.0  # of the sums: between events they only fall
 
-    def hit(self, which: Array, sample: int) -> None:
-        """Events `which` (bool [e]) happened at this sample."""
-        places = np.flatnonzero(which)
+    def hit(self, which: Array, sample: int) -> bool:
+        """Events `which` (bool [e]) happened at this sample; whether one of them happens too often by now."""
+        places = np.flatnonzero(np.tile(which, 2))
         waited = sample - self._at[places] - 1
         left = np.maximum(0.0, self._sum[places] + self._miss[places] * np.maximum(waited, 0))
         fresh = left <= 0
         self._since[places[fresh]] = sample
         self._count[places[fresh]] = 0
-        # No higher than this, or what is over would stand for long.
-        self._sum[places] = np.minimum(left + self._hit[places], 1.5 * self._limit)
+        self._sum[places] = np.minimum(left + self._hit[places], self._cap[places])
         self._count[places] += 1
         self._at[places] = sample
         self._most = float(self._sum.max(initial=0))
+        return bool((self._sum[places] > self._limit).any())
 
     def faults(self, sample: int) -> list[Fault]:
         """Those that happen too often by now."""
         if self._most <= self._limit:
             return []
-        now = self._sum + self._miss * np.maximum(0, sample - self._at)
+        over = (self._now(sample) > self._limit).reshape(2, -1)
+        found = np.flatnonzero(over.any(axis=0))
         return [
-            Fault(int(place), int(self._count[place]), int(self._since[place]))
-            for place in np.flatnonzero(now > self._limit)
+            Fault(int(place), int(self._count[told]), int(self._since[told]))
+            for place, told in zip(found, np.where(over[0, found], found, found + self._size), strict=True)
         ]
+
+    def calm(self, sample: int, recent: int) -> Array:
+        """[e]: which are well below, or did not happen in the last `recent` samples."""
+        return np.asarray(
+            (self._now(sample) < _CALM * self._limit).reshape(2, -1).all(axis=0)
+            | (sample - self._at[: self._size] >= recent)
+        )
+
+    def forget(self, which: Array) -> None:
+        """What was of events `which` (bool [e]) is over."""
+        self._sum[np.tile(which, 2)] = 0.0
+        self._most = float(self._sum.max(initial=0))
+
+    def _now(self, sample: int) -> Array:
+        return np.asarray(self._sum + self._miss * np.maximum(0, sample - self._at))
 
     def state(self) -> dict[str, Array]:
         return {"sum": self._sum, "at": self._at, "since": self._since, "count": self._count}
 
     def restore(self, state: dict[str, Array]) -> None:
+        """Raises:
+        ValueError: It has another shape.
+        """
+        if state["sum"].shape != self._sum.shape:
+            raise ValueError(f"{state['sum'].size} counts of events; there are {self._sum.size}")
         self._sum, self._at, self._since, self._count = (state[name].copy() for name in self.state())
         self._most = float(self._sum.max(initial=0))

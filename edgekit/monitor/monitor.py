@@ -110,7 +110,8 @@ class Monitor:
         """Know nothing yet."""
         clock, ticks, degrees = self._clocks
         self._detectors = Detectors(self.reference, self.rate)
-        self._stuck: list[tuple[Finding, int]] = []  # and after which sample that was seen
+        self._lacks = False
+        self._faults: list[tuple[Finding, int]] = []  # and after which sample that was seen
         self._book = Book(clock)
         self._pace = Pace(self.rate * SHARES["pace"], ticks, degrees)
         self._block = Block(self.reference, self._rows, self._seen)
@@ -186,7 +187,10 @@ class Monitor:
         """Numbers of samples, the first at this place of the block; how many more may wait."""
         if missing is not None:
             for row in np.flatnonzero(missing.any(axis=1)).tolist():
-                self._detectors.missing(missing[row], self._detectors.samples + place + row)
+                sample = self._detectors.samples + place + row
+                if self._detectors.missing(missing[row], sample) and not self._lacks:
+                    self._lacks = True  # once a block
+                    self._faults += [(found, sample) for found in self._detectors.happened(sample)]
             own = np.where(missing, np.nan, own)  # what is filled in is not what stands still
         runs, at = self._detectors.runs, 0
         moved = len(own) <= runs.slack or runs.moved(own)
@@ -195,16 +199,16 @@ class Monitor:
             at += len(part)
             if runs.add(part):
                 sample = self._detectors.samples + place + at - 1
-                self._stuck += [(found, sample) for found in self._detectors.standing_still(sample)]
-        return runs.slack
+                self._faults += [(found, sample) for found in self._detectors.standing_still(sample)]
+        return 0 if self._faults else runs.slack
 
     def _look(self, alarms: list[Alarm]) -> None:
-        """See whether something stands still, and where the block is full, at all else."""
+        """See whether something stands still or is missing, and where the block is full, at all else."""
         block = self._block
         block.look()
-        for found, sample in self._stuck:
+        for found, sample in self._faults:
             self._enter(found, alarms, sample)
-        self._stuck.clear()
+        self._faults.clear()
         if block.filled == BLOCK:
             self._flush(alarms)
 
@@ -215,6 +219,7 @@ class Monitor:
         if self._detectors.chance is not None:
             block.told.doubt[:] = 1.0 - self._detectors.chance
         block.clear(self._detectors.runs.slack)
+        self._lacks = False
         for finding in found:
             self._enter(finding, alarms)
         hot = self._pace.look(self.samples)

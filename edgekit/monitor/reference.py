@@ -24,6 +24,12 @@ from edgekit.monitor.estimate import Estimator
 LIMIT = 48 * 1024
 """Bytes of a reference: in an ONNX file it is text, a quarter longer, and stays under 64 kB."""
 
+KNOWN = 10
+"""Samples that tell a number, at least: one that fewer have is kept as if none had it."""
+
+ENDS = 3
+"""The third number from either end stands for those beyond: of a single one, means and deviations would tell."""
+
 VERSION = 3
 CLIP = 8.0
 """Standard deviations beyond which a number counts as so many, so that one outlier does not rule a correlation."""

@@ -80,8 +80,8 @@ def reshaped(column: Column, apart: Distances, place: int, since: int) -> str:
     return f"The distribution of {column.where} is another one: {figures}. Since sample {since} or later."
 
 
-def fault(kind: Kind, column: Column, found: Fault, others: int, last: float) -> str:
-    """A sentence about a fault."""
+def fault(kind: Kind, column: Column, found: Fault, others: int, last: float | None) -> str:
+    """A sentence about a fault; `last` is what a constant always was, None if it was missing."""
     where, since = column.where, f" Since sample {found.since}."
     also = f" So do {others} more of its numbers." if others else ""
     match kind:
@@ -93,6 +93,8 @@ def fault(kind: Kind, column: Column, found: Fault, others: int, last: float) ->
             return f"{where} is as good as none in {found.samples} samples: black, silent or covered.{since}"
         case "clipped":
             return f"The sound of input {column.source} is cut off at its extremes in {found.samples} samples.{since}"
+        case "constant" if last is None:
+            return f"{where} was as good as always missing and no longer is, in {found.samples} samples.{since}"
         case "constant":
             return f"{where} was always {last:.4g} and no longer is, in {found.samples} samples.{since}"
         case _:

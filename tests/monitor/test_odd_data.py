@@ -139,3 +139,71 @@ def test_categories_that_both_data_sets_hold_count_once():
     x = np.random.default_rng(0).integers(0, 3, (240, 2)).astype(np.float32)
     assert referenced(x, x).header.samples == referenced(x).header.samples == 240
     assert referenced(x, np.concatenate([x, x[:60]])).header.samples == 300
+
+
+def sensors(number, seed, last):
+    """Four numbers, and one that is drawn by `last`."""
+    dice = np.random.default_rng(seed)
+    return np.column_stack([dice.normal(size=(number, 4)), last(dice, number)]).astype(np.float32)
+
+
+def seldom(share, value=3.0, usually=0.0):
+    return lambda dice, number: np.where(dice.random(number) < share, value, usually)
+
+
+def exactly(count, value, usually=0.0):
+    return lambda _, number: np.where(np.arange(number) < count, value, usually)
+
+
+@pytest.mark.parametrize("number", [60, 120])
+def test_what_few_samples_of_a_small_reference_have_is_no_fault(number):
+    """Two of 120 had it, which may well be as many as one in twenty."""
+    made = referenced(sensors(number, 0, exactly(2, 3.0)))
+    assert alarms(made, sensors(20_000, 1, seldom(0.05)), 20_000) == []
+
+
+def test_a_number_that_most_lack_may_come_now_and_then():
+    made = referenced(sensors(120, 0, exactly(5, 1.0, np.nan)))
+    assert alarms(made, sensors(20_000, 1, seldom(0.04, 1.0, np.nan)), 20_000) == []
+    (found,) = (a for a in alarms(made, sensors(3000, 1, seldom(1.0)), 320) if a.kind == "constant")
+    assert "as good as always missing and no longer is" in found.message
+
+
+@pytest.mark.parametrize("usually", [0.0, 13.0, 1000.0])
+def test_a_step_beyond_what_was_seen_is_not_far_beyond(usually):
+    """Ends are kept roughly: a count one step beyond the largest lies where "far beyond" begins."""
+    made = referenced(sensors(400, 0, seldom(0.1, usually + 1, usually)))
+    moved = alarms(made, sensors(3000, 1, seldom(0.4, usually + 2, usually)), 640)
+    assert "out-of-range" not in {alarm.kind for alarm in moved}
+    assert moved
+
+
+@pytest.mark.parametrize(("before", "now"), [(0.1, 0.3), (0.3, 0.5), (0.0, 0.03)])
+def test_what_is_missing_more_often_than_it_was_is_told(before, now):
+    made = referenced(sensors(2000, 0, seldom(before, np.nan)))
+    assert alarms(made, sensors(20_000, 1, seldom(before, np.nan)), 20_000) == []
+    found = [a for a in alarms(made, sensors(20_000, 2, seldom(now, np.nan)), 1600) if a.kind == "missing"]
+    assert found
+
+
+def test_what_was_always_the_same_and_changes_in_one_sample_of_twenty_is_told():
+    made = referenced(sensors(2000, 0, seldom(0.0)))
+    assert "constant" in {a.kind for a in alarms(made, sensors(20_000, 1, seldom(0.05)), 1600)}
+
+
+def test_a_fault_that_is_over_ends_and_the_next_begins_anew():
+    made = referenced(sensors(1000, 0, seldom(0.0)))
+    x = sensors(6400, 1, seldom(0.0))
+    x[640:960:2, 4] = 3
+    x[3200:3520:2, 4] = 3
+    monitor = Monitor(made, spec(x), VALUE, None, HOW, clock=lambda: 1e9, degrees=lambda: None)
+    found = []
+    for place in range(0, len(x), 32):
+        found += monitor.observe({"x": x[place : place + 32]}, answers(x[place : place + 32])).alarms
+        assert monitor.alarms or not 992 <= place < 1408
+    faults = [alarm for alarm in found if alarm.kind == "constant"]
+    assert [alarm.since for alarm in faults] == [640, 3200]
+    assert not monitor.alarms
+    lasted = [end["ended"] - end["since"] for end in monitor.status()["ended"] if end["kind"] == "constant"]
+    assert len(lasted) == 2
+    assert max(lasted) <= 1500
