@@ -107,6 +107,17 @@ def test_pictures_are_those_that_were_fed(boards, tmp_path):
     assert np.abs(np.sort(batch.feeds["x"].ravel()) - np.sort(fed.ravel())).max() < 1e-5
 
 
+def test_pictures_of_a_model_that_takes_blue_first_have_their_colors(tmp_path):
+    from PIL import Image
+
+    how = Preprocess("image", image=ImageSteps(), colors="BGR")
+    (shown,) = pictures(1)
+    root = captured(tmp_path / "c", [shown[..., ::-1].astype(np.float32)], Fake(preprocess=how))
+    collect([str(root)], tmp_path / "data")
+    (path,) = (tmp_path / "data" / "unlabelled" / "images" / "unknown").glob("*.png")
+    assert np.array_equal(np.asarray(Image.open(path)), shown)
+
+
 def test_labels_move_samples_and_stay(boards, tmp_path):
     out = tmp_path / "data"
     collect(boards, out)

@@ -9,7 +9,7 @@ import pytest
 from capture_case import Fake, Time
 
 from edgekit import cli
-from edgekit.collect import collect, dataset
+from edgekit.collect import collect, dataset, drift
 from edgekit.collect.drift import summary
 from edgekit.errors import UsageError
 from edgekit.manifest import Interpret
@@ -148,6 +148,21 @@ def test_what_the_monitors_say_comes_home_and_stands_on_the_page(tmp_path):
     text = report.render(document, "drift")
     assert "What the monitors say" in text
     assert "input x: value 7 +" in text
+
+
+def test_few_samples_of_much_weight_tell_little():
+    """Kish: of one that stands for a thousand and fifty that stand for one each, it is one that counts."""
+
+    def entry(number, weight, label):
+        return dataset.Entry(str(number), 1, weight, ("b",), ("random",), "v", label, answer="a", score=0.9)
+
+    even = drift._accuracy([entry(number, 1.0, "a" if number < 40 else "b") for number in range(50)])
+    odd = drift._accuracy([entry(99, 1000.0, "a"), *(entry(number, 1.0, "b") for number in range(50))])
+    assert (even["estimate"], even["effective"]) == (0.8, 50)
+    assert 0.1 < even["high"] - even["low"] < 0.25
+    assert odd["estimate"] == pytest.approx(1000 / 1050)
+    assert odd["effective"] == pytest.approx(1050**2 / (1000**2 + 50))
+    assert odd["high"] - odd["low"] > 0.7
 
 
 def test_the_whole_status_of_a_board_of_a_version_before_is_read_as_well(tmp_path):
