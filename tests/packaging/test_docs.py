@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import re
 import shlex
@@ -91,3 +92,17 @@ def test_python_that_is_shown_is_python():
     assert len(shown) > 4
     for page, block in shown:
         compile(block, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def test_names_that_are_shown_exist():
+    shown = []
+    for page, block in blocks("python"):
+        tree = compile(block, page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "edgekit":
+                shown += [(page, node.module, alias.name) for alias in node.names]
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "edgekit":
+                shown.append((page, "edgekit", node.attr))
+    assert len(shown) > 20
+    for page, module, name in shown:
+        assert hasattr(importlib.import_module(module), name), f"{page}: {module}.{name}"
