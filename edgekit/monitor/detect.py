@@ -10,6 +10,7 @@ import numpy as np
 from edgekit.monitor import bins, words
 from edgekit.monitor.alarm import Kind
 from edgekit.monitor.book import Book, Finding
+from edgekit.monitor.cause import Cause, guess
 from edgekit.monitor.columns import Array
 from edgekit.monitor.faults import Events, Fault, Often, Runs, at_most
 from edgekit.monitor.features import CLIPPED
@@ -39,6 +40,9 @@ _BEYOND = 1.05
 """Times the width of all that was seen, from its ends on, is beyond anything seen; ends are kept roughly."""
 
 _SHAPE: dict[str, Kind] = {"input": "input-shape", "output": "output-shift", "embedding": "embedding-shift"}
+
+_GUESSED: tuple[Kind, ...] = ("input-shift", "input-relation", "input-spread")
+"""Kinds whose cause is guessed; the first of an input tells it."""
 
 
 class Detectors:
@@ -104,7 +108,14 @@ class Detectors:
             by_source.setdefault(self._columns[fault.place].source, []).append(fault)
         # What the model makes of an input that stands still, stands still.
         given = [found for found in by_source.values() if self._columns[found[0].place].role == "input"]
-        return [self._fault("stuck", found[0], others=len(found) - 1) for found in given or by_source.values()]
+        return [self._standing(found) for found in given or by_source.values()]
+
+    def _standing(self, faults: list[Fault]) -> Finding:
+        """Of one tensor."""
+        first = self._columns[faults[0].place]
+        own = sum(column.source == first.source and column.role == first.role for column in self._columns)
+        enough = own / 2 if first.noun in ("picture", "band") else own - 1  # some of a picture's are often the same
+        return self._fault("stuck", faults[0], others=len(faults) - 1, whole=own > 1 and len(faults) > enough)
 
     def happened(self, sample: int) -> list[Finding]:
         """Findings on events, up to this sample."""
@@ -143,7 +154,7 @@ class Detectors:
         excess = self._scan.look(self._drawn_from)
         found: list[Finding] = []
         if excess is not None:
-            found += self._moved(excess, book)
+            found += self._moved(excess, rows, book)
         found += self._beyond(rows)
         tau = self._scan.memory()[self._middles] if self._sketches.ends else None
         pool = self._drawn_from() if self._sketches.ends else math.inf
@@ -162,7 +173,7 @@ class Detectors:
         size = math.inf if self._pool is None else self._pool.size
         return size if size < self.reference.header.samples**2 / 6 else math.inf
 
-    def _moved(self, excess: Excess, book: Book) -> list[Finding]:
+    def _moved(self, excess: Excess, rows: Array, book: Book) -> list[Finding]:
         """Findings of the scan: one for each kind and tensor, which names what moved most.
 
         A number that has moved lies far from where it was, and so do its squares, though it varies as it did: of one
@@ -181,6 +192,9 @@ class Detectors:
             moves = [self._move(stream, int(excess.length[stream])) for stream in members]
             first = moves[0]
             text = words.moved(kind, moves, since)
+            named = ("input-shift", source) in groups or book.stands("input-shift", source)
+            if kind == "input-shift" or (kind in _GUESSED and not named):
+                text += words.behind(self._guess(source, rows, int(excess.length[members[0]])), start=since == 0)
             findings.append(Finding(kind, source, first.where, first.amount, first.unit, since, text))
         return findings
 
@@ -202,6 +216,12 @@ class Detectors:
             return words.Move(column.where, "spread", score, mean, mean + shift * deviation, "sigma")
         amount = shift if shift * score > 0 else score
         return words.Move(column.where, "middle", amount, mean, mean + shift * deviation, "sigma")
+
+    def _guess(self, source: str, rows: Array, length: int) -> Cause:
+        """What may be behind a shift of the last `length` samples; `rows` are the last."""
+        columns = slice(len(self._streams.kinds), len(self._streams.kinds) + len(self._columns))
+        mean = self.reference.mean + self._scan.mean(length)[columns] * self.reference.deviation
+        return guess(self.reference, source, mean, rows.mean(axis=0), length)
 
     def _reshaped(self, apart: Distances, book: Book) -> list[Finding]:
         """Distributions that differ though neither their middle nor their spread is known to have moved."""
@@ -227,10 +247,10 @@ class Detectors:
                 self._events.hit(np.concatenate([bad[place], nothing]), self.samples - BLOCK + place)
         return self.happened(self.samples - 1)
 
-    def _fault(self, kind: Kind, fault: Fault, others: int = 0) -> Finding:
+    def _fault(self, kind: Kind, fault: Fault, others: int = 0, *, whole: bool = False) -> Finding:
         column = self._columns[fault.place]
         last = None if self._unknown[fault.place] else float(self.reference.mean[fault.place])
-        text = words.fault(kind, column, fault, others, last)
+        text = words.frozen(column, fault) if whole else words.fault(kind, column, fault, others, last)
         return Finding(kind, column.source, column.where, float(fault.samples), "samples", fault.since, text)
 
     def _end(self, book: Book) -> None:
@@ -383,6 +403,6 @@ def _bounds(about: Reference) -> tuple[Array, Array, list[Kind]]:
             if (column.noun, column.name) in (("picture", "contrast"), ("band", "loudness")):
                 # A twentieth of the contrast that nearly all have; it is a logarithm.
                 low[place] = mean + least * deviation - np.log(20)
-                kind = "blank"
+                high[place], kind = np.inf, "blank"  # of too much the scan tells
         kinds.append(kind)
     return low, high, kinds

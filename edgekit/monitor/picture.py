@@ -97,8 +97,8 @@ class Picture:
         made[:, 0] = mean
         made[:, 1] = np.log(np.maximum(spread, 0.0) + tiny) / 2
         at = 2
-        for plane in planes:
-            made[:, at] = plane.reshape(number, -1).sum(axis=1) / flat.shape[1] - mean
+        for plane in planes:  # of a gray picture exactly 0
+            made[:, at] = (plane.reshape(number, -1) - flat).sum(axis=1) / flat.shape[1]
             at += 1
         made[:, at : at + 16] = grid
         made[:, at + 16] = np.log(edges / size + tiny)

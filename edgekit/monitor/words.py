@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from edgekit.monitor.alarm import Kind
+from edgekit.monitor.cause import Cause
 from edgekit.monitor.columns import Column
 from edgekit.monitor.faults import Fault
 from edgekit.monitor.sketches import Distances
@@ -58,6 +59,22 @@ def moved(kind: Kind, moves: list[Move], since: int) -> str:
     return f"{_OPENINGS[kind]}: {told}{others}. Since about sample {since}."
 
 
+def behind(cause: Cause, *, start: bool) -> str:
+    """Sentences, each with a space before, about what may be behind a shift.
+
+    Args:
+        cause: A guess.
+        start: It was there with the first sample.
+    """
+    told = f" {cause.text[0].upper()}{cause.text[1:]}." if cause.text else ""
+    if cause.mistake:
+        return f"{told} {_APP}"
+    return f"{told} It was so from the first sample on: {_APP[0].lower()}{_APP[1:]}" if start else told
+
+
+_APP = "Compare how the app prepares its inputs with the data of the conversion; predict does what [preprocess] says."
+
+
 def _told(move: Move, *, relation: bool) -> str:
     if move.aspect == "share":
         return f"{move.where} {move.before:.1%} before, {move.now:.1%} now"
@@ -80,13 +97,24 @@ def reshaped(column: Column, apart: Distances, place: int, since: int) -> str:
     return f"The distribution of {column.where} is another one: {figures}. Since sample {since} or later."
 
 
+def frozen(column: Column, found: Fault) -> str:
+    """A sentence about an input of which all numbers stand still."""
+    what = {"picture": "picture", "band": "sound or series"}.get(column.noun, "numbers")
+    return (
+        f"input {column.source} stands still: the same {what} {found.samples} times, of a camera or sensor that hangs, "
+        f"or an app that hands over the last one again. Since sample {found.since}."
+    )
+
+
 def fault(kind: Kind, column: Column, found: Fault, others: int, last: float | None) -> str:
     """A sentence about a fault; `last` is what a constant always was, None if it was missing."""
     where, since = column.where, f" Since sample {found.since}."
     also = f" So do {others} more of its numbers." if others else ""
     match kind:
         case "stuck":
-            return f"{where} stands still: the same number {found.samples} times.{also}{since}"
+            gray = column.noun == "picture" and column.name in ("red", "blue")
+            guess = ": perhaps pictures without color, as of a camera in its night mode" if gray else ""
+            return f"{where} stands still: the same number {found.samples} times{guess}.{also}{since}"
         case "missing":
             return f"{where} is missing: {found.samples} times no number.{since}"
         case "blank":
