@@ -517,14 +517,16 @@ def test_answers_of_other_kinds(tmp_path):
     assert Answers().read(Fake(), {}, 0).value is None
 
 
-def test_an_array_that_the_app_uses_again_is_kept_as_it_was(tmp_path):
+@pytest.mark.parametrize("size", [4, 200_000])
+def test_an_array_that_the_app_uses_again_is_kept_as_it_was(tmp_path, size):
     x, p = answer(1.0)
+    frame = np.ones((1, size), np.uint8)
     with opened(tmp_path) as capture:
-        capture.offer(x, p)
-        x["x"][:] = 9
+        capture.offer(x, p, keep={"photo": frame})
+        frame[:] = 9
         p["p"][:] = 0
     (read,) = samples(tmp_path)
-    assert read.inputs["x"].tolist() == [1.0] * 4
+    assert read.inputs["photo"].tolist() == [1] * size
     assert read.outputs["p"].max() > 0.5
 
 

@@ -159,8 +159,12 @@ def test_label_studio_gets_tasks_and_gives_labels(boards, tmp_path):
         task["id"] = number
         result = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": ["dog"]}}
         task["annotations"] = [{"result": [result], "was_cancelled": number == 0}]
+    later = [{**result, "value": {"choices": ["cow"]}}]
+    tasks[1]["annotations"].append({"result": later})  # somebody looked again
     (tmp_path / "export.json").write_text(json.dumps(tasks))
     assert collect([], out, labels=tmp_path / "export.json").labelled == 11
+    given = {entry.id: entry.label for entry in dataset.read(out).samples}
+    assert [given[task["data"]["sample"]] for task in tasks[:3]] == [None, "cow", "dog"]
     small = [{"id": 1, "image": "x", "sample": tasks[0]["data"]["sample"], "label": "cow"}, {"id": 2, "sample": "b"}]
     (tmp_path / "min.json").write_text(json.dumps(small))
     assert read_labels(tmp_path / "min.json") == {tasks[0]["data"]["sample"]: "cow"}
