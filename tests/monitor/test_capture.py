@@ -147,6 +147,7 @@ def test_a_shadow_model_that_disagrees(tmp_path):
         assert read.inputs["x"][0] % 4 == 0
         assert (sample.answer, sample.shadow) == (1.0, 0.0)
         assert sample.chances["disagreeing"] <= 0.5
+    assert 75 < sum(read.record.sample.weight for read in found) < 130  # a hundred are answered otherwise
 
 
 def test_a_shadow_that_fails_is_counted(tmp_path):
