@@ -268,7 +268,12 @@ class Model:
             raise self._unusable()
 
     def monitor(
-        self, folder: str | Path | None = None, *, capture: Taker | None = None, rate: float | None = None
+        self,
+        folder: str | Path | None = None,
+        *,
+        capture: Taker | None = None,
+        rate: float | None = None,
+        cycle: int = 0,
     ) -> Monitor:
         """Hold every `run` and `predict` from now on against what the model was proved on.
 
@@ -276,6 +281,8 @@ class Model:
             folder: Where its state is kept across restarts; made if it is not there. None: in memory alone.
             capture: Is offered every call with its verdict.
             rate: False alarms a sample that are accepted; None for one in a million.
+            cycle: Samples in which the stream goes through all of its states (a day of a camera outdoors), so that its
+                nights are no news: shifts are told over two cycles and more, faults of the data at once.
 
         Returns:
             The monitor: `status()`, `alarms`, `snapshot()`.
@@ -286,7 +293,7 @@ class Model:
         """
         from edgekit.monitor.watch import Watch, opened
 
-        made = opened(self.artifact, folder, self.inputs, self.outputs, self.preprocess, self.interpret, rate)
+        made = opened(self.artifact, folder, self.inputs, self.outputs, self.preprocess, self.interpret, rate, cycle)
         self.watch = Watch(made, self.inputs, self.outputs, capture)
         watched_by = getattr(capture, "watched_by", None)
         if watched_by is not None:

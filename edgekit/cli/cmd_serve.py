@@ -39,6 +39,12 @@ from edgekit.cli.options import engine_option, store_option, threads_option
 @click.option(
     "--monitor-folder", metavar="DIR", help="Watch for drift, and go on from what is kept here after a restart."
 )
+@click.option(
+    "--monitor-cycle",
+    type=click.IntRange(1),
+    metavar="SAMPLES",
+    help="Samples of a worker in which what comes goes through all of its states (a day): its nights are no drift.",
+)
 @store_option
 @output.json_option
 def command(
@@ -61,6 +67,7 @@ def command(
     deadline_ms: float | None,
     monitor: bool,
     monitor_folder: str | None,
+    monitor_cycle: int | None,
     store: str | None,
     as_json: bool,
 ) -> None:
@@ -76,7 +83,7 @@ def command(
                  "certificate": certificate, "certificate_key": certificate_key, "client_ca": client_ca}  # fmt: skip
     serving = {"workers": workers, "threads": threads, "engine": engine, "queue": queue, "batch": batch,
                "deadline_ms": deadline_ms, "monitor": monitor or None,
-               "monitor_folder": monitor_folder}  # fmt: skip
+               "monitor_folder": monitor_folder, "monitor_cycle": monitor_cycle}  # fmt: skip
     settings = settings_of.changed(base, listening, serving, no_host=no_host)
 
     def announce(about: start.About) -> None:

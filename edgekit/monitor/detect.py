@@ -17,7 +17,7 @@ from edgekit.monitor.features import CLIPPED
 from edgekit.monitor.pool import Pool
 from edgekit.monitor.reference import CLIP, ENDS, KNOWN, Header, Reference
 from edgekit.monitor.rightness import EXTRAS, Rightness, Told
-from edgekit.monitor.scan import BLOCK, Excess, Scan
+from edgekit.monitor.scan import BLOCK, ROUNDS, Excess, Scan
 from edgekit.monitor.sketches import Distances, Sketches
 from edgekit.monitor.streams import Streams, streams
 
@@ -48,14 +48,20 @@ _GUESSED: tuple[Kind, ...] = ("input-shift", "input-relation", "input-spread")
 class Detectors:
     """All of them, for the rows of one model.
 
+    Args:
+        reference: What they are held against.
+        rate: False alarms a sample.
+        cycle: Samples in which the stream goes through all of its states; 0: any stretch has them all.
+
     Attributes:
         samples: Rows that were taken in, the block that is open aside.
         right: The estimate of the accuracy; None for references without labels.
         chance: [BLOCK]: that answers to the last block are right; None before there is one, and without labels.
     """
 
-    def __init__(self, reference: Reference, rate: float) -> None:
+    def __init__(self, reference: Reference, rate: float, cycle: int = 0) -> None:
         self.reference = reference
+        self._recent = max(RECENT, ROUNDS * cycle)
         self.samples = 0
         self._streams = made = streams(reference)
         self._columns = reference.columns
@@ -72,10 +78,13 @@ class Detectors:
             of=self._of,
             numbers=np.where([aspect == "middle" for aspect in made.aspect], made.column, -1),
             squares=np.array([aspect == "spread" for aspect in made.aspect]),
+            cycle=cycle,
         )
+        # Twice as many: what a part of a cycle does to a whole distribution has no bound of its own.
         self._sketches = Sketches(
-            reference.inner, reference.mass, reference.sizes, block=BLOCK, rate=rate * SHARES["sketches"]
-        )
+            reference.inner, reference.mass, reference.sizes, block=BLOCK, rate=rate * SHARES["sketches"],
+            least=2 * ROUNDS * cycle,
+        )  # fmt: skip
         self._edges = bins.upright(reference.inner, np.float32)
         self._index = np.zeros((BLOCK, len(self._columns) + 1), np.intp)
         self._extras = np.zeros((BLOCK, extras))
@@ -89,7 +98,7 @@ class Detectors:
         self._sources = tuple(
             self._columns[place].source if place < len(self._columns) else "" for place in made.column.tolist()
         )
-        self.runs = Runs(reference.usual, rate * SHARES["runs"], _often(reference))
+        self.runs = Runs(reference.usual, rate * SHARES["runs"], _often(reference), cycle)
         self._low, self._high, self._event_kinds = _bounds(reference)
         absent = _absent(reference.header)
         self._unknown = absent >= _NEVER
@@ -257,11 +266,11 @@ class Detectors:
         """End what has gone quiet."""
         if not book.keys:
             return
-        quiet = self._scan.recent(RECENT) < _QUIET
+        quiet = self._scan.recent(self._recent) < _QUIET
         still = {self._columns[fault.place].source for fault in self.runs.faults(self.samples - 1)}
         events = ~self._events.calm(self.samples - 1, RECENT)
         for kind, source in book.keys:
-            if book.age((kind, source), self.samples) < RECENT or kind in ("latency", "temperature"):
+            if book.age((kind, source), self.samples) < self._recent or kind in ("latency", "temperature"):
                 continue
             mine = [
                 stream for stream, own in enumerate(self._streams.kinds)

@@ -84,10 +84,13 @@ class Runs:
         usual: [k]: share of the most frequent number in the reference; 1 for one that never changes.
         rate: False alarms a sample, of all columns together.
         often: Where it usually is; None: nobody knows.
+        cycle: Samples in which the stream goes through all of its states: of a number that is often the same there may
+            be one in which it always is.
     """
 
-    def __init__(self, usual: Array, rate: float, often: Often | None = None) -> None:
+    def __init__(self, usual: Array, rate: float, often: Often | None = None, cycle: int = 0) -> None:
         size = usual.size
+        self._longest = np.where(usual > _TIES, cycle, 0)
         self._ties = np.maximum(usual.astype(np.float64), _TIES)
         self._wanted = math.log(rate / max(1, size))
         self._low, self._high, other = often or Often(np.full(size, -np.inf), np.full(size, np.inf), np.ones(size))
@@ -173,7 +176,8 @@ class Runs:
 
     def _limits(self, ties: Array) -> Array:
         with np.errstate(divide="ignore"):
-            return np.where(ties < 1, np.ceil(self._wanted / np.log(np.minimum(ties, 1 - 1e-12))), np.inf)
+            found = np.where(ties < 1, np.ceil(self._wanted / np.log(np.minimum(ties, 1 - 1e-12))), np.inf)
+        return np.maximum(found, self._longest)
 
     def state(self) -> dict[str, Array]:
         return {

@@ -28,14 +28,18 @@ class Field:
         folder: Of the monitor's state; None: in memory alone.
         capture: What is kept, or who makes the capture; None: nothing is kept.
         demanded: A first version without a reference is refused; it was asked to be watched.
+        cycle: Of the monitor; see `Model.monitor`.
 
     Attributes:
         monitor: Of the version that answers; None for one that has no reference.
         capture: The capture; None without.
     """
 
-    def __init__(self, name: str, folder: str | Path | None, capture: Plan | Maker | None, *, demanded: bool) -> None:
+    def __init__(
+        self, name: str, folder: str | Path | None, capture: Plan | Maker | None, *, demanded: bool, cycle: int = 0
+    ) -> None:
         self._name, self._folder, self._asked, self._demanded = name, folder, capture, demanded
+        self._cycle = cycle
         self._model: Model | None = None
         self.monitor: Monitor | None = None
         self.capture: Capture | None = None
@@ -56,7 +60,7 @@ class Field:
             self.capture.watched_by(self)
         taker = None if self.capture is None else _Taker(self, model)
         try:
-            self.monitor = model.monitor(self._folder, capture=taker)
+            self.monitor = model.monitor(self._folder, capture=taker, cycle=self._cycle)
         except EdgeKitError as error:
             if first and (self._demanded or not isinstance(error, ArtifactError)):
                 raise  # later an app must go on

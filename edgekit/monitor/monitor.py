@@ -34,7 +34,7 @@ from edgekit.monitor.forks import renewed
 from edgekit.monitor.pace import Pace, thermometer
 from edgekit.monitor.reference import Reference
 from edgekit.monitor.rows import Rows, samples_of
-from edgekit.monitor.scan import BLOCK
+from edgekit.monitor.scan import BLOCK, LONGEST, ROUNDS
 from edgekit.reading import Interpret
 from edgekit.tensors import TensorSpec
 
@@ -57,6 +57,8 @@ class Monitor:
         inputs, outputs, preprocess, interpret: Of the model, as the reference was made with.
         folder: Where the state is kept across restarts; made if it is not there. None: in memory alone.
         rate: False alarms a sample that are accepted, of all detectors together.
+        cycle: Samples in which the stream goes through all of its states, as a camera does in a day: shifts are then
+            told over two cycles and more, faults of the data at once. 0: any stretch has them all.
         clock: Seconds since 1970.
         ticks: Seconds that only go forward.
         degrees: The board's thermometer.
@@ -80,14 +82,20 @@ class Monitor:
         *,
         folder: str | Path | None = None,
         rate: float = RATE,
+        cycle: int = 0,
         clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
         degrees: Callable[[], float | None] = thermometer,
     ) -> None:
         if not 0 < rate <= 0.01:
             raise UsageError("option-value", f"the rate of false alarms is {rate}; it lies between 0 and 0.01")
+        if not 0 <= cycle <= LONGEST // ROUNDS:
+            raise UsageError(
+                "option-value", f"a cycle of {cycle} samples cannot be watched",
+                next_step=f"A cycle has at most {LONGEST // ROUNDS} samples: observe every tenth of them, or so.",
+            )  # fmt: skip
         self.reference = reference
-        self.rate = rate
+        self.rate, self.cycle = rate, cycle
         self._rows = Rows(inputs, outputs, preprocess or Preprocess(), interpret or Interpret())
         if (*self._rows.inputs, *self._rows.outputs) != reference.header.columns:
             raise ArtifactError(
@@ -109,7 +117,7 @@ class Monitor:
     def _begin(self) -> None:
         """Know nothing yet."""
         clock, ticks, degrees = self._clocks
-        self._detectors = Detectors(self.reference, self.rate)
+        self._detectors = Detectors(self.reference, self.rate, self.cycle)
         self._lacks = False
         self._faults: list[tuple[Finding, int]] = []  # and after which sample that was seen
         self._book = Book(clock)

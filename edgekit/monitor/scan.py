@@ -29,12 +29,18 @@ BLOCK = 32
 
 _RING = 64
 _STEP = 8
-_LENGTHS = (
-    (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64),
-    (12, 16, 24, 32, 48, 64),
-    (12, 16, 24, 32, 48, 64),
-)
-"""Lengths in blocks of each ring: of 32, 256 and 2048 samples."""
+_COARSE = (12, 16, 24, 32, 48, 64)
+_LENGTHS = ((1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64), _COARSE, _COARSE, _COARSE)
+"""Lengths in blocks of each ring: of 32, 256, 2048 and 16,384 samples."""
+
+_USUAL = 3
+"""Rings, unless a stream takes long to go through its states."""
+
+LONGEST = BLOCK * _STEP ** (len(_LENGTHS) - 1) * _COARSE[-1]
+"""Samples that can be looked at together."""
+
+ROUNDS = 2
+"""Cycles that a stretch must have to be news, at least."""
 
 _MEMORY = 4096
 _EARLY = 1024
@@ -86,30 +92,39 @@ class Scan:
         of: [s]: the stream whose squares each one's scores are, or itself.
         numbers: [s]: which of the further numbers each stream's scores are made of; -1 for none.
         squares: bool [s]: which streams are those of a spread; none.
+        cycle: Samples in which the stream goes through all of its states: stretches of less than `ROUNDS` cycles are no
+            news. At most `LONGEST / ROUNDS`; 0: any stretch has them all.
     """
 
     def __init__(
         self, tables: Array, mass: Array, sizes: Array, floors: Array, *, extras: int, rate: float,
         of: Array | None = None, numbers: Array | None = None, squares: Array | None = None,
+        cycle: int = 0,
     ) -> None:  # fmt: skip
         self.streams = len(tables)
         self._of = np.arange(self.streams) if of is None else of
         self._tables = tables
-        self._rings = [np.zeros((_RING + 1, self.streams + extras)) for _ in _LENGTHS]
+        usual = BLOCK * _STEP ** (_USUAL - 1) * _LENGTHS[_USUAL - 1][-1]
+        self._of_rings = _LENGTHS[: _USUAL if 2 * ROUNDS * cycle <= usual else None]
+        self._rings = [np.zeros((_RING + 1, self.streams + extras)) for _ in self._of_rings]
         self._total = np.zeros(self.streams + extras)
         self.blocks = 0
         self.begun = np.zeros(self.streams, np.int64)
-        looks = sum(len(lengths) / (BLOCK * _STEP**level) for level, lengths in enumerate(_LENGTHS))
+        self._back = [np.array(lengths) for lengths in self._of_rings]
+        self._lengths = [back * BLOCK * _STEP**level for level, back in enumerate(self._back)]
+        whole = [lengths >= ROUNDS * cycle for lengths in self._lengths]
+        looks = sum(np.count_nonzero(these) / (BLOCK * _STEP**level) for level, these in enumerate(whole))
         self._varying = np.abs(tables).max(axis=1, initial=0) > 0
         varying = max(1, int(self._varying.sum()))
         self.deviate = normal.upper(min(0.01, rate / looks / varying / 2))
         # A pool is drawn once and not at every look. Squares are ruled by few of its samples, beyond any normal tail.
         once = normal.upper(_POOLS / varying / 2)
         self._pooled = np.where(False if squares is None else squares, self.deviate, min(once, self.deviate))
-        self._back = [np.array(lengths) for lengths in _LENGTHS]
-        self._lengths = [back * BLOCK * _STEP**level for level, back in enumerate(self._back)]
         # What a sum of scores is multiplied by to be the ratio to its threshold, above and (negative) below.
-        self._limits = [_inverses(tables, mass, sizes, floors, lengths, self.deviate) for lengths in self._lengths]
+        self._limits = [
+            _inverses(tables, mass, sizes, floors, lengths, self.deviate, cycle) * these[:, None]
+            for lengths, these in zip(self._lengths, whole, strict=True)
+        ]
         self._steps = np.zeros(self.streams)
         self._stepped = 0.0
         self._told = np.zeros(self.streams)
@@ -145,7 +160,7 @@ class Scan:
         """
         ratio, length = np.zeros(self.streams), np.zeros(self.streams, np.int64)
         root = None
-        for level, lengths in enumerate(_LENGTHS):
+        for level, lengths in enumerate(self._of_rings):
             every = _STEP**level
             if self.blocks % every:
                 break
@@ -170,7 +185,7 @@ class Scan:
 
     def mean(self, length: int) -> Array:
         """Means [s + extras] over the last `length` samples, one of the scanned lengths."""
-        for level, lengths in enumerate(_LENGTHS):
+        for level, lengths in enumerate(self._of_rings):
             every = BLOCK * _STEP**level
             if length % every == 0 and length // every in lengths:
                 ring, now = self._rings[level], self.blocks // _STEP**level
@@ -202,11 +217,15 @@ class Scan:
         self.begun[which] = self.blocks
 
     def recent(self, length: int) -> Array:
-        """[s]: ratio over the last `length` samples, one of the shortest ring's lengths."""
-        place = _LENGTHS[0].index(length // BLOCK)
-        if length // BLOCK > self.blocks:
-            return np.full(self.streams, np.inf)
-        return np.asarray(self._ratios(0, place + 1)[place])
+        """[s]: ratio over about the last `length` samples, or the next length that is looked at; infinite before there
+        are as many.
+        """
+        for level, lengths in enumerate(self._lengths):
+            place = int(np.searchsorted(lengths, length))
+            if place < lengths.size:
+                many = lengths[place] <= self.blocks * BLOCK
+                return np.asarray(self._ratios(level, place + 1)[place]) if many else np.full(self.streams, np.inf)
+        raise ValueError(f"{length} samples are not looked at together")
 
     def _ratios(self, level: int, number: int, more: Array | None = None) -> Array:
         """[number, s]: see `Excess`. `more` [2, s] adds to the thresholds above and below, as errors add."""
@@ -296,10 +315,13 @@ def _ends(tables: Array) -> Array:
 
 
 def _inverses(
-    tables: Array, mass: Array, sizes: Array, floors: Array, lengths: Array, deviate: float
-) -> tuple[Array, Array]:
-    above, below = thresholds(tables, mass, sizes, floors, lengths, deviate)
-    return 1 / (above * lengths[:, None]), -1 / (below * lengths[:, None])
+    tables: Array, mass: Array, sizes: Array, floors: Array, lengths: Array, deviate: float, cycle: int
+) -> Array:
+    """[2, lengths, s]."""
+    # A stretch may have half a cycle more of one state than of the others, whose scores are a deviation apart.
+    more = cycle / 2 / lengths[:, None]
+    above, below = (side + more for side in thresholds(tables, mass, sizes, floors, lengths, deviate))
+    return np.stack([1 / (above * lengths[:, None]), -1 / (below * lengths[:, None])])
 
 
 def thresholds(

@@ -54,9 +54,11 @@ class Sketches:
         sizes: [k]: samples of the reference.
         block: Samples that come together.
         rate: False alarms a sample, of all columns and spans together.
+        least: Samples; shorter spans are measured, but are no news.
     """
 
-    def __init__(self, inner: Array, mass: Array, sizes: Array, *, block: int, rate: float) -> None:
+    def __init__(self, inner: Array, mass: Array, sizes: Array, *, block: int, rate: float, least: int = 0) -> None:
+        self._least = least
         self._mass, self._sizes = mass, sizes
         count, width = mass.shape
         edges = inner.astype(np.float64)
@@ -90,8 +92,9 @@ class Sketches:
         return (self.blocks + 1) % self._every[0] == 0
 
     def calm(self, which: Array) -> bool:
-        """Whether columns `which` were well below their thresholds over all spans."""
-        return all(bool((found.ratio[which] < _CALM).all()) for found in self.last.values())
+        """Whether columns `which` were well below their thresholds over all spans that are long enough."""
+        told = [found for span, found in self.last.items() if span >= self._least]
+        return all(bool((found.ratio[which] < _CALM).all()) for found in told)
 
     def add(self, index: Array, tau: Array | None, pool: float = math.inf) -> Distances | None:
         """A block's bins [n, k].
@@ -102,7 +105,7 @@ class Sketches:
             pool: Different samples that the stream is drawn from.
 
         Returns:
-            Distances over the longest span that ends with this block, which is then `span`.
+            Distances over the longest span that ends with this block and is news, which is then `span`.
         """
         flat = (index + self._offsets).reshape(-1)
         self._open[0] += np.bincount(flat, minlength=self._open[0].size).reshape(self._open[0].shape)
@@ -118,9 +121,9 @@ class Sketches:
             self._open[place] = 0
             if self._filled[place] >= _PARTS:
                 counts = self._closed[place].sum(axis=0, dtype=np.int64)
-                found = self.distances(counts, np.ones(len(counts)) if tau is None else tau, pool)
-                self.last[SPANS[place]] = found
-                self.span = SPANS[place]
+                self.last[SPANS[place]] = self.distances(counts, np.ones(len(counts)) if tau is None else tau, pool)
+                if SPANS[place] >= self._least:
+                    found, self.span = self.last[SPANS[place]], SPANS[place]
         return found
 
     def state(self) -> dict[str, Array]:

@@ -45,10 +45,12 @@ def opened(
     preprocess: Preprocess,
     interpret: Interpret,
     rate: float | None,
+    cycle: int,
 ) -> Monitor:
     """A monitor of an artifact; of one that was watched before, it goes on from its last snapshot."""
     rate = RATE if rate is None else rate
-    return Monitor(reference_of(artifact), inputs, outputs, preprocess, interpret, folder=folder, rate=rate)
+    known = reference_of(artifact)
+    return Monitor(known, inputs, outputs, preprocess, interpret, folder=folder, rate=rate, cycle=cycle)
 
 
 class Watch:

@@ -88,6 +88,7 @@ class Serving:
         monitor: Hold what comes beside what the model was proved on: `/metrics` then tells of drift.
         monitor_folder: Where monitors keep what they know across restarts, of each worker in a folder of its own; None:
             in memory alone. Naming one asks for `monitor`.
+        monitor_cycle: Samples of one worker in which what comes goes through all of its states; see `Model.monitor`.
         start_seconds: Until a worker has opened, proved and warmed its model.
     """
 
@@ -103,13 +104,14 @@ class Serving:
     versions: int = 1
     monitor: bool = False
     monitor_folder: str | None = None
+    monitor_cycle: int = 0
     start_seconds: float = 120.0
 
     def __post_init__(self) -> None:
         low = [n for n in ("weight", "workers", "queue", "batch", "deadline_ms", "watchdog", "versions",
                            "start_seconds") if not getattr(self, n) > 0]  # fmt: skip
-        if low or self.wait_ms < 0 or (self.threads is not None and self.threads < 1):
-            raise ValueError(f"{', '.join(low) or 'wait_ms or threads'}: too small")
+        if low or self.wait_ms < 0 or self.monitor_cycle < 0 or (self.threads is not None and self.threads < 1):
+            raise ValueError(f"{', '.join(low) or 'wait_ms, monitor_cycle or threads'}: too small")
 
     @property
     def watched(self) -> bool:

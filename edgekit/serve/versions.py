@@ -176,6 +176,7 @@ class Versions:
         serving = self._serving
         kept = serving.monitor_folder and str(Path(serving.monitor_folder) / self.source.name / seen.version)
         opening = Opening(seen.path, self.source.name, seen.version, self._threads, serving.engine, serving.watchdog,
-                          self._bounds, seen.sha256, serving.batch, serving.watched, kept)  # fmt: skip
+                          self._bounds, seen.sha256, serving.batch, serving.watched, kept,
+                          serving.monitor_cycle)  # fmt: skip
         return Crew(opening, size=serving.workers, start_seconds=serving.start_seconds, watchdog=serving.watchdog,
                     tell=self._tell, lose=self._lose, change=self._changed)  # fmt: skip

@@ -44,6 +44,7 @@ class Opening:
         name, version: As answers name them.
         sha256: What the file must be; None for whatever lies there.
         kept: Folder in which the monitor goes on across restarts; None: in memory alone.
+        cycle: Of the monitor; see `Model.monitor`.
     """
 
     path: str
@@ -57,6 +58,7 @@ class Opening:
     batch: int = 16
     monitor: bool = False
     kept: str | None = None
+    cycle: int = 0
 
 
 class Told(NamedTuple):

@@ -53,7 +53,7 @@ def main(descriptor: int) -> None:
             return
         desk = answering.Desk(model, opening)
         try:
-            watch = _Watch(model, opening.kept) if opening.monitor else None
+            watch = _Watch(model, opening.kept, opening.cycle) if opening.monitor else None
         except EdgeKitError as error:
             _hello(link, {"error": error.to_dict()})
             return
@@ -112,13 +112,14 @@ class _Watch:
     Args:
         model: The worker's.
         folder: Where its monitor goes on across restarts.
+        cycle: Of it.
 
     Raises:
         ArtifactError: `reference-missing`. UsageError: `output-unwritable`. TargetError: `monitor-busy`.
     """
 
-    def __init__(self, model: Model, folder: str | None) -> None:
-        self._monitor = _patient(model, folder)
+    def __init__(self, model: Model, folder: str | None, cycle: int) -> None:
+        self._monitor = _patient(model, folder, cycle)
         self._told = -math.inf
 
     def news(self) -> bytes:
@@ -135,12 +136,12 @@ class _Watch:
         self._monitor.close()
 
 
-def _patient(model: Model, folder: str | None) -> Monitor:
+def _patient(model: Model, folder: str | None, cycle: int) -> Monitor:
     """A monitor; whoever had the folder before may still be ending."""
     until = time.monotonic() + _ENDING
     while True:
         try:
-            return model.monitor(folder)
+            return model.monitor(folder, cycle=cycle)
         except TargetError as error:
             if error.code != "monitor-busy" or time.monotonic() > until:
                 raise

@@ -55,6 +55,7 @@ class Pool:
         metrics: Counts requests, drops and waits.
         monitor: Folder of a monitor that watches all sessions; None: they are not watched.
         capture: Is offered every call, with the monitor's verdict where there is one.
+        cycle: Of the monitor; see `Model.monitor`.
 
     Raises:
         UsageError: `option-value`; and what `edgekit.load` and `Model.monitor` raise.
@@ -75,6 +76,7 @@ class Pool:
         metrics: Metrics | None = None,
         monitor: str | Path | None = None,
         capture: Taker | None = None,
+        cycle: int = 0,
     ) -> None:
         if policy not in get_args(Policy):
             raise UsageError("option-value", f"policy is {policy!r}; known: {', '.join(get_args(Policy))}")
@@ -86,7 +88,7 @@ class Pool:
         self._how: dict[str, Any] = {} if colors is None else {"colors": colors}
         self._queue: Aging[_Request] = Aging(queue, policy)
         models = _opened(source, sessions, threads)
-        self._watch = _watched(models, monitor, capture)
+        self._watch = _watched(models, monitor, capture, cycle)
         self._threads = [
             threading.Thread(target=self._work, args=(model,), name=f"edgekit-pool-{number}", daemon=True)
             for number, model in enumerate(models)
@@ -215,7 +217,7 @@ def _settle(tell: Callable[[Any], None], what: Any) -> None:
         tell(what)
 
 
-def _watched(models: list[Model], folder: str | Path | None, capture: Taker | None) -> Watch | None:
+def _watched(models: list[Model], folder: str | Path | None, capture: Taker | None, cycle: int) -> Watch | None:
     """One watch for all: the sessions are of one model. Where that fails, they are closed."""
     if folder is None and capture is None:
         return None
@@ -226,7 +228,7 @@ def _watched(models: list[Model], folder: str | Path | None, capture: Taker | No
         if folder is None:
             first.watch = Watch(None, first.inputs, first.outputs, capture)
         else:
-            first.monitor(folder, capture=capture)
+            first.monitor(folder, capture=capture, cycle=cycle)
     except BaseException:
         _closed(models)
         raise

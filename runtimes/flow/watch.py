@@ -99,6 +99,7 @@ class Watched:
         monitor: Folder of a monitor's state: every call of the active version is watched, as by `Model.monitor`.
         capture: What is kept of the calls, or a function from a model to a `Capture` (with a redaction, a key).
             Without a folder for the monitor, one in memory tells what is out of distribution.
+        cycle: Of the monitor; see `Model.monitor`.
 
     Raises:
         MissingFileError: `model-unknown`. ArtifactError: `reference-missing`: it is to be watched, and the first
@@ -115,6 +116,7 @@ class Watched:
         watchdog: float | None = None,
         monitor: str | Path | None = None,
         capture: Plan | Maker | None = None,
+        cycle: int = 0,
     ) -> None:
         self._field: Field | None = None
         self._closed = False
@@ -131,7 +133,7 @@ class Watched:
         if monitor is not None or capture is not None:
             from edgekit.monitor.field import Field
 
-            field = Field(name, monitor, capture, demanded=monitor is not None)
+            field = Field(name, monitor, capture, demanded=monitor is not None, cycle=cycle)
             try:
                 field.begin(self._active.model)
             except BaseException:
@@ -361,9 +363,19 @@ def watch(
     watchdog: float | None = None,
     monitor: str | Path | None = None,
     capture: Plan | Maker | None = None,
+    cycle: int = 0,
 ) -> Watched:
     """Open the active version of a named model, and follow what becomes active; see `Watched`."""
-    return Watched(name, root=root, threads=threads, engine=engine, watchdog=watchdog, monitor=monitor, capture=capture)
+    return Watched(
+        name,
+        root=root,
+        threads=threads,
+        engine=engine,
+        watchdog=watchdog,
+        monitor=monitor,
+        capture=capture,
+        cycle=cycle,
+    )
 
 
 def _comparing(record: Record) -> _Comparing | None:

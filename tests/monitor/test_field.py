@@ -81,7 +81,8 @@ def captured(tmp_path):
 def test_whichever_version_is_active_is_watched_and_captured(nets, put, tmp_path):
     put(nets["first"])
     plan = Plan(quota_mb=2, window=1e9, random=Draw(1000), strange=Draw(1000, at=1.0))
-    with edgekit.watch(NAME, root=tmp_path / "models", monitor=tmp_path / "state", capture=plan) as model:
+    with edgekit.watch(NAME, root=tmp_path / "models", monitor=tmp_path / "state", capture=plan, cycle=9) as model:
+        assert model.monitor.cycle == 9
         ask(model, 64, 2)
         before = model.monitor
         assert before.status()["samples"] == 64

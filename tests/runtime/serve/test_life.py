@@ -315,7 +315,7 @@ def test_an_engine_error_is_an_engine_error():
 
 
 def test_drift_is_told_also_by_a_server_that_was_started_again(serve, served, tensor, image, tmp_path):
-    watching = (served / "int8.tflite", "--monitor-folder", tmp_path, "--threads", 1)
+    watching = (served / "int8.tflite", "--monitor-folder", tmp_path, "--monitor-cycle", 64, "--threads", 1)
     server = serve(*watching)
     strange = json.dumps({"inputs": [tensor(image(shape=(64, 8, 8, 2)) * 1000)]})
     until = time.monotonic() + 60
