@@ -65,6 +65,8 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _decode(kind: Any, data: Any, strict: bool, where: str) -> Any:
+    if type(data) is kind and kind is not dict:  # what most of a large document is
+        return data
     origin = typing.get_origin(kind)
     if kind is Any:
         return data

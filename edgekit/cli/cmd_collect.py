@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 @click.option("--to", "hosts", type=PATH, metavar="FILE", help="Targets, one a line.")
 @click.option("--name", metavar="NAME", help="The model; needed where boards capture for several.")
 @click.option("--captures", metavar="DIR", help="Folder of all captures on the boards; default: their own.")
-@click.option("--key", type=PATH, metavar="FILE", help="Opens encrypted captures.")
+@click.option(
+    "--key", "keys", type=PATH, multiple=True, metavar="FILE",
+    help="Opens encrypted captures; several where the key was exchanged.",
+)  # fmt: skip
 @click.option(
     "--labels", type=PATH, metavar="FILE",
     help="What samples are: a CSV (id, label), or Label Studio's export.",
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
 @output.json_option
 def command(
     targets: tuple[str, ...], *, folder: Path, hosts: Path | None, name: str | None, captures: str | None,
-    key: Path | None, labels: Path | None, remove: bool, at_once: int, as_json: bool,
+    keys: tuple[Path, ...], labels: Path | None, remove: bool, at_once: int, as_json: bool,
 ) -> int:  # fmt: skip
     """Fetch what each TARGET (local, ssh://..., emulator:..., or a folder) captured, and make a dataset of it."""
     from edgekit.codec import encode
@@ -54,7 +57,7 @@ def command(
         raise UsageError("usage", "name a TARGET, a file of them with --to, or --labels")
     with output.Progress() as progress:
         done = collect(
-            named, folder, name=name, captures=captures, key=key, labels=labels, remove=remove, at_once=at_once,
+            named, folder, name=name, captures=captures, key=keys, labels=labels, remove=remove, at_once=at_once,
             told=None if as_json else _tell, progress=progress,
         )  # fmt: skip
     if as_json:
@@ -69,7 +72,8 @@ def _tell(board: BoardOutcome) -> None:
     if board.error is not None:
         click.secho(f"{board.target}: {board.error['message']}", fg="red", err=True)
     else:
-        click.echo(f"{board.target}: {board.segments} segments, {output.size(board.bytes)}", err=True)
+        lost = f", {board.unreadable} unreadable" if board.unreadable else ""
+        click.echo(f"{board.target}: {board.segments} segments, {output.size(board.bytes)}{lost}", err=True)
 
 
 def _show(done: Collected) -> None:
@@ -80,6 +84,6 @@ def _show(done: Collected) -> None:
             ("new", done.added),
             ("repeated", done.repeated or None),
             ("labelled", done.labelled),
-            ("unreadable", done.damaged or None),
+            ("changed, or unreadable", done.damaged or None),
         ],
     )

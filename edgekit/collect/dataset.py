@@ -198,7 +198,18 @@ def write(folder: Path, manifest: Manifest) -> None:
     Raises:
         UsageError: `output-unwritable`.
     """
-    files.replace(folder / MANIFEST, json.dumps(encode(manifest), indent=1).encode() + b"\n")
+    files.replace(folder / MANIFEST, _text(encode(manifest)).encode())
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    """JSON with a line for each field, and for each item of those that are lists."""
+    parts = []
+    for name, value in document.items():
+        text = json.dumps(value)
+        if isinstance(value, list) and value:
+            text = "[\n" + ",\n".join(f"  {json.dumps(item)}" for item in value) + "\n ]"
+        parts.append(f' "{name}": {text}')
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def statuses(folder: Path) -> list[dict[str, Any]]:
@@ -240,25 +251,32 @@ def stored(folder: Path) -> list[Path]:
     return sorted(path for path in (folder / SEGMENTS).iterdir() if _NAME.match(path.name))
 
 
-def content(folder: Path, seal: Seal | None) -> Content:
-    """Read all segments.
+def content(folder: Path, seals: Mapping[str, Seal], known: Manifest | None, name: str | None) -> Content:
+    """Read all segments of a model.
 
     Args:
         folder: The dataset.
-        seal: Opens those that are encrypted.
+        seals: Open those that are encrypted, by their ids.
+        known: Its manifest.
+        name: The model; None where there are segments of one alone.
 
     Raises:
+        UsageError: `collect-names`: there are segments of several models.
         ArtifactError: `capture-key`, `capture-newer`; `dataset-damaged`: a segment is no longer what was fetched.
     """
     found = Content()
-    known = read(folder).segments if (folder / MANIFEST).exists() else ()
-    kept = {(segment.store, segment.number): segment for segment in known}
+    kept = {(segment.store, segment.number): segment for segment in known.segments} if known else {}
     for path in stored(folder):
         data = path.read_bytes()
         seen = scan(data)
         header = seen.header
         if header is None or seen.end != len(data) or not _begins(data, kept.get((header.store, header.number))):
             raise ArtifactError("dataset-damaged", f"{path} is not what was fetched", next_step=f"Remove {path}.")
+        if name is None and header.name != (found.name or header.name):
+            raise UsageError("collect-names", f"there are captures of {found.name} and {header.name}: name one")
+        if name not in (None, header.name):  # fetched before anybody said which
+            continue
+        seal = _seal(header, seals)
         found.segments.append(Kept(header.store, header.number, len(data), hashlib.sha256(data).hexdigest()))
         found.hosts[header.store] = header.host
         found.name, found.about = header.name, {**found.about, **_about(path, header)}
@@ -289,6 +307,13 @@ def _about(path: Path, header: Header) -> dict[str, Any]:
         said = f"{path} says of its model what cannot be: {error}"
         raise ArtifactError("dataset-damaged", said, next_step=f"Remove {path}.") from error
     return header.about
+
+
+def _seal(header: Header, seals: Mapping[str, Seal]) -> Seal | None:
+    if header.key is None or header.key in seals:
+        return seals.get(header.key or "")
+    given = f"the keys given are {', '.join(seals)}" if seals else "no key was given"
+    raise ArtifactError("capture-key", f"captures of {header.host} were made with the key {header.key}; {given}")
 
 
 def _begins(data: bytes, kept: Kept | None) -> bool:

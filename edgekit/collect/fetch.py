@@ -37,6 +37,7 @@ class BoardOutcome:
         target: As the user names it.
         segments, bytes: That were fetched now.
         removed: Segments that were removed there.
+        unreadable: Segments there whose very beginning is not what was written, so that nothing in them can be read.
         error: What went wrong, as `EdgeKitError.to_dict` has it; what had been fetched before stays.
     """
 
@@ -46,6 +47,7 @@ class BoardOutcome:
     segments: int = 0
     bytes: int = 0
     removed: int = 0
+    unreadable: int = 0
     error: dict[str, Any] | None = None
 
 
@@ -87,7 +89,7 @@ def collect(
     *,
     name: str | None = None,
     captures: str | None = None,
-    key: Path | Seal | None = None,
+    key: Path | Seal | Sequence[Path | Seal] | None = None,
     labels: Path | dict[str, str] | None = None,
     remove: bool = False,
     at_once: int = 4,
@@ -101,7 +103,8 @@ def collect(
         output: The dataset folder; made, or gone on with.
         name: The model; needed where boards capture for several.
         captures: Folder of all captures on the boards; None for their own.
-        key: Opens what is encrypted: a file, or a seal; None for the key in EDGEKIT_CAPTURE_KEY, if there is one.
+        key: Opens what is encrypted: a file, or a seal, or several of them where the boards' key was exchanged; None
+            for the key in EDGEKIT_CAPTURE_KEY, if there is one.
         labels: What samples are: a file that `edgekit.collect.labels.read_labels` reads, or sample id -> label.
         remove: Remove from the boards what is safely here; what is still written to stays.
         at_once: Boards at a time.
@@ -113,7 +116,7 @@ def collect(
         MissingFileError: `captures-none`. ArtifactError: `capture-key`, `dataset-damaged`.
         DataError: `labels-invalid`. EngineMissingError: `seal-missing`.
     """
-    seal = key if isinstance(key, Seal) else sealing.find(key)
+    seals = _seals(key)
     wanted = _Wanted(output, None if name is None else checked(name), captures, remove)
     with dataset.locked(output):
         known = _known(output)
@@ -125,14 +128,22 @@ def collect(
             progress({"stage": "writing the dataset"})
         if not dataset.stored(output):
             return _nothing(output, outcomes)
-        found = dataset.content(output, seal)
-        made = forms.write(output, found, merged(output, labels), _called(outcomes))
+        found = dataset.content(output, seals, known, name or (known.name if known else None))
+        if not found.segments:
+            return _nothing(output, outcomes)
+        made = forms.write(output, found, merged(output, labels), _called(outcomes), known)
     old = {entry.id for entry in known.samples} if known else set()
     return Collected(
         str(output), made.name, made.form, len(made.samples), sum(one.id not in old for one in made.samples),
         sum(one.count - 1 for one in made.samples), sum(one.label is not None for one in made.samples), made.damaged,
         outcomes,
     )  # fmt: skip
+
+
+def _seals(key: Path | Seal | Sequence[Path | Seal] | None) -> dict[str, Seal]:
+    keys = [key] if key is None or isinstance(key, (str, Path, Seal)) else key
+    found = [one if isinstance(one, Seal) else sealing.find(one) for one in keys or (None,)]
+    return {seal.id: seal for seal in found if seal is not None}
 
 
 def _called(outcomes: Iterable[BoardOutcome]) -> dict[str, str]:
@@ -172,11 +183,12 @@ def _board(target: str, wanted: _Wanted, progress: Progress | None) -> BoardOutc
     captures = wanted.captures if folder is None else str(folder)
     try:
         with open_target("local" if folder else target, progress) as place:
-            seen = place.perform(export.survey, export.SurveyRequest(captures, wanted.name)).segments
+            survey = place.perform(export.survey, export.SurveyRequest(captures, wanted.name))
+            seen = survey.segments
             _one_name(seen, wanted)
             outcome = replace(
                 outcome, host=seen[-1].header.host if seen else "",
-                stores=tuple(dict.fromkeys(one.header.store for one in seen)),
+                stores=tuple(dict.fromkeys(one.header.store for one in seen)), unreadable=len(survey.unreadable),
             )  # fmt: skip
             for pieces in _pieces([one for one in seen if not _here(one, wanted.output)]):
                 _tell(progress, target, outcome, pieces)

@@ -42,7 +42,9 @@ UNKNOWN = "unknown"
 """The folder of what nobody has labelled."""
 
 
-def write(folder: Path, found: Content, labels: Mapping[str, str], targets: Mapping[str, str]) -> Manifest:
+def write(
+    folder: Path, found: Content, labels: Mapping[str, str], targets: Mapping[str, str], known: Manifest | None
+) -> Manifest:
     """Write all forms, and the manifest last.
 
     Args:
@@ -50,6 +52,7 @@ def write(folder: Path, found: Content, labels: Mapping[str, str], targets: Mapp
         found: Its samples.
         labels: Sample id -> label.
         targets: Store -> what the user calls its board.
+        known: The manifest of before.
 
     Returns:
         The manifest.
@@ -71,7 +74,6 @@ def write(folder: Path, found: Content, labels: Mapping[str, str], targets: Mapp
         if form == "table":
             _table(folder / part, [found.samples[entry.id] for entry in chosen], chosen, found.about)
     given = {entry.label for entry in entries.values() if entry.label is not None}
-    known = _manifest(folder)
     manifest = Manifest(
         found.name, form, tuple([name for name in names if name in given] + sorted(given - set(names))), found.about,
         tuple(_boards(found, targets, known)), tuple(found.segments), tuple(entries.values()), ragged, found.damaged,
@@ -82,10 +84,6 @@ def write(folder: Path, found: Content, labels: Mapping[str, str], targets: Mapp
         _put(folder / name, text.encode())
     dataset.write(folder, manifest)
     return manifest
-
-
-def _manifest(folder: Path) -> Manifest | None:
-    return dataset.read(folder) if (folder / dataset.MANIFEST).exists() else None
 
 
 def _form(samples: Iterable[Found], how: Preprocess) -> str:

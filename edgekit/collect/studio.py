@@ -35,7 +35,7 @@ def texts(manifest: Manifest, samples: Mapping[str, Found], names: tuple[str, ..
         if entry.files or (manifest.form == "table" and samples[entry.id].row is not None)
     ]
     tasks = [_task(entry, samples[entry.id], manifest) for entry in shown]
-    return {TASKS: json.dumps(tasks, indent=1) + "\n", FORM: _form(manifest, choices)}
+    return {TASKS: "[\n" + ",\n".join(map(json.dumps, tasks)) + "\n]\n", FORM: _form(manifest, choices)}
 
 
 def _task(entry: Entry, found: Found, manifest: Manifest) -> dict[str, Any]:

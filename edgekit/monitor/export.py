@@ -5,6 +5,7 @@ Jobs of a target (`edgekit.targets.base.Target.perform`). Nothing here needs the
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,9 +51,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Survey:
-    """What lies there, the oldest first."""
+    """What lies there, the oldest first.
+
+    Attributes:
+        unreadable: Files whose very beginning is not what was written.
+    """
 
     segments: tuple[Segment, ...]
+    unreadable: tuple[str, ...] = ()
 
 
 def survey(request: SurveyRequest) -> Survey:
@@ -64,14 +70,15 @@ def survey(request: SurveyRequest) -> Survey:
     root = places.captures(request.root)
     try:
         folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())] if root.is_dir() else []
-        found = [segment for folder in folders for segment in _segments(folder)]
+        found = [one for folder in folders for one in _segments(folder)]
     except OSError as error:
         raise _failed(root, error) from error
-    return Survey(tuple(one for one in found if request.name in (None, one.header.name)))
+    segments = tuple(one for one in found if isinstance(one, Segment) and request.name in (None, one.header.name))
+    return Survey(segments, tuple(str(one) for one in found if isinstance(one, Path)))
 
 
-def _segments(folder: Path) -> list[Segment]:
-    found = []
+def _segments(folder: Path) -> list[Segment | Path]:
+    found: list[Segment | Path] = []
     paths = [path for _, path in listed(folder)]
     for path in paths:
         try:
@@ -82,6 +89,8 @@ def _segments(folder: Path) -> list[Segment]:
             continue
         if header is not None:
             found.append(Segment(str(path), header, size, path == paths[-1]))
+        elif size and path != paths[-1]:  # the last may have been begun just now
+            found.append(path)
     return found
 
 
@@ -118,7 +127,7 @@ def export(request: ExportRequest) -> Exported:
     """Write the whole records of some segments into one file.
 
     Raises:
-        TargetError: `capture-unreadable`.
+        TargetError: `capture-unreadable`; `target-disk-full`.
     """
     parts = []
     try:
@@ -128,6 +137,11 @@ def export(request: ExportRequest) -> Exported:
                 file.write(data)
                 parts.append(Part(name, len(data), hashlib.sha256(data).hexdigest()))
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise TargetError(
+                "target-disk-full", f"there is no room in {Path(request.output).parent} for what is on its way",
+                next_step="Make some room there, or read the disk in another computer: a folder is a target as well.",
+            ) from error  # fmt: skip
         raise _failed(Path(request.output), error) from error
     return Exported(tuple(parts))
 

@@ -51,12 +51,13 @@ class Seal:
         """Decrypt.
 
         Raises:
-            ArtifactError: `capture-key`: another key, or it was changed.
+            ArtifactError: `capture-damaged`: it was changed, or stood at another place.
         """
         try:
             return bytes(self._cipher.decrypt(content[:_NONCE], content[_NONCE:], place))
         except (self._failure, ValueError) as error:
-            raise ArtifactError("capture-key", f"the key {self.id} does not open this record") from error
+            said = f"a record was changed: the key {self.id} does not open it"
+            raise ArtifactError("capture-damaged", said) from error
 
 
 def make(path: Path) -> str:

@@ -82,7 +82,7 @@ class Header:
         """A record's payload, from what its frame holds.
 
         Raises:
-            ArtifactError: `capture-key`: it is encrypted, and this is not its key.
+            ArtifactError: `capture-key`: it is encrypted, and this is not its key; `capture-damaged`: it was changed.
         """
         if self.key is None:
             return content

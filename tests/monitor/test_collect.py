@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,13 +15,14 @@ from capture_case import Fake, Time, numbered
 
 from edgekit import cli
 from edgekit.collect import collect, dataset, read_labels
+from edgekit.collect.dataset import locked
 from edgekit.collect.fetch import _pieces
 from edgekit.data import open_data
 from edgekit.data_ref import DataRef
 from edgekit.errors import ArtifactError, DataError, EdgeKitError, MissingFileError, TargetError, UsageError
 from edgekit.feeding import AudioSteps, ImageSteps, Preprocess, TableSteps
 from edgekit.manifest import Interpret
-from edgekit.monitor import export
+from edgekit.monitor import export, sealing
 from edgekit.monitor.alarm import Alarm, Verdict
 from edgekit.monitor.capture import Capture, Plan
 from edgekit.monitor.ring import Bounds, Ring, listed
@@ -359,6 +362,88 @@ def test_encrypted_captures_need_their_key(tmp_path):
     assert refused.value.code == "capture-key"
     assert len(dataset.stored(out)) == 1  # fetched, and not fetched again
     assert collect([str(root)], out, key=tmp_path / "key").samples == 3
+
+
+def test_a_key_that_was_exchanged_is_named_beside_the_new_one(tmp_path):
+    """The dataset holds both kinds of segments, and with the new key alone nothing could be collected any more."""
+    pytest.importorskip("cryptography")
+    shown, out = [as_fed(one) for one in pictures(6)], tmp_path / "data"
+    keys = [tmp_path / name for name in ("old", "new")]
+    for key, some in zip(keys, (shown[:3], shown[3:]), strict=True):
+        sealing.make(key)
+        root = captured(tmp_path / "c", some, photographer(), key=key)
+    with pytest.raises(ArtifactError, match=sealing.find(keys[1]).id) as refused:
+        collect([str(root)], out, key=keys[1])
+    assert refused.value.code == "capture-key"
+    assert collect([str(root)], out, key=keys).samples == 6
+    both = [part for key in keys for part in ("--key", str(key))]
+    assert cli.run(["collect", str(root), "-o", str(out), "--json", *both]) == 0
+    ids = {sealing.find(key).id for key in keys}
+    about = (out / "manifest.json").read_text()
+    assert not any(key.read_text().strip() in about for key in keys)
+    assert {scan(path.read_bytes()).header.key for path in dataset.stored(out)} == ids
+
+
+def test_a_record_that_somebody_changed_is_told_and_stops_nothing(tmp_path):
+    """Whoever has the board can make every digest right but the key's."""
+    pytest.importorskip("cryptography")
+    sealing.make(tmp_path / "key")
+    root = captured(tmp_path / "c", [as_fed(one) for one in pictures(5)], photographer(), key=tmp_path / "key")
+    (_, path) = listed(root / "pets")[0]
+    data = path.read_bytes()
+    seen = scan(data)
+    _, begin, end = seen.frames[2]
+    forged = bytearray(data[begin:end])
+    forged[-1] ^= 1
+    plain = replace(seen.header, key=None)
+    path.write_bytes(data[: begin - 32] + plain.frame(2, bytes(forged), None) + data[end:])
+    done = collect([str(root)], tmp_path / "data", key=tmp_path / "key")
+    assert (done.samples, done.damaged) == (4, 1)
+
+
+def test_a_segment_whose_beginning_is_gone_is_told(boards, tmp_path):
+    folder = Path(boards[0]) / "pets"
+    ring = Ring(folder, "pets", Bounds(2_000_000))
+    for number in range(8):
+        ring.append(numbered(number, 60_000))
+    ring.close()
+    path = listed(folder)[1][1]
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    done = collect(boards, tmp_path / "data")
+    assert [board.unreadable for board in done.boards] == [1, 0]
+
+
+def test_what_was_fetched_of_another_model_is_left_out(tmp_path):
+    """Two boards at once: that they mean different models is known when the first has been fetched from."""
+    shown = [as_fed(one) for one in pictures(6)]
+    roots = [captured(tmp_path / name, shown[:3], photographer(), name=name) for name in ("cats", "dogs")]
+    out = tmp_path / "data"
+    for root, name in zip(roots, ("cats", "dogs"), strict=True):
+        with locked(out):
+            for _, path in listed(root / name):
+                shutil.copy(path, dataset.path_of(out, scan(path.read_bytes()).header))
+    with pytest.raises(UsageError) as refused:
+        collect([], out, labels={})
+    assert refused.value.code == "collect-names"
+    done = collect([str(roots[0])], out, name="cats")
+    assert (done.name, done.samples, [board.host for board in dataset.read(out).boards]) == (
+        "cats", 3, [dataset.read(out).boards[0].host],
+    )  # fmt: skip
+
+
+def test_a_board_without_room_says_so(boards, tmp_path, monkeypatch):
+    def full(path, *known, **more):
+        if str(path).endswith("captures.bin"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, *known, **more)
+
+    real = open
+    monkeypatch.setattr("builtins.open", full)
+    with pytest.raises(TargetError, match="no room in") as refused:
+        export.export(export.ExportRequest((), str(tmp_path / "captures.bin")))
+    assert refused.value.code == "target-disk-full"
 
 
 def test_a_damaged_dataset_says_which_file(boards, tmp_path):

@@ -313,7 +313,7 @@ def test_an_encrypted_record_can_be_neither_changed_nor_moved(seal):
     for place, altered in ((1, content), (0, content[:-1] + bytes([content[-1] ^ 1])), (0, b"short")):
         with pytest.raises(ArtifactError) as refused:
             header.open(place, altered, seal)
-        assert refused.value.code == "capture-key"
+        assert refused.value.code == "capture-damaged"
 
 
 def test_another_key_begins_another_segment(tmp_path, seal):
