@@ -14,6 +14,9 @@ from edgekit.collect.dataset import Entry, Manifest
 from edgekit.errors import UsageError
 from edgekit.monitor.records import STRATA
 
+_MOMENTS, _EACH, _FEWEST = 1200, 240, 24
+"""Moments of all boards together, of one board at most, and at least: a page that a phone opens."""
+
 _Z = 1.96
 """Of a normal distribution: 95 % lie within."""
 
@@ -25,9 +28,10 @@ def summary(folders: Sequence[Path]) -> dict[str, Any]:
         folders: Datasets of one model that `edgekit collect` made.
 
     Returns:
-        `boards` (each with a `series` over time, its classes and alarms, what its monitor told last), `alarms` (all, by
-        time), `seen`, `samples` and `labelled` (how many), `strata` (kept, labelled, and the share of wrong answers),
-        `accuracy` (estimated from labels and weights; None without labels).
+        `boards` (each with a `series` over time, of at most 240 moments, its classes and alarms, what its monitor told
+        last; those with alarms first), `alarms` (all, by time), `seen`, `samples` and `labelled` (how many), `strata`
+        (kept, labelled, and the share of wrong answers), `accuracy` (estimated from labels and weights; None without
+        labels).
 
     Raises:
         UsageError: `dataset-other`; `collect-names`: they are of different models. ArtifactError: `dataset-damaged`.
@@ -37,6 +41,11 @@ def summary(folders: Sequence[Path]) -> dict[str, Any]:
     if len(names) > 1:
         raise UsageError("collect-names", f"the datasets are of {', '.join(names)}: report on one model at a time")
     boards = {one["store"]: one for manifest, lines in found for one in _boards(manifest, lines)}
+    most = min(_EACH, max(_FEWEST, _MOMENTS // max(1, len(boards))))
+    boards = {
+        store: {**board, "series": _coarse(board["series"], most)}
+        for store, board in sorted(boards.items(), key=lambda one: _standing(one[1]), reverse=True)
+    }
     entries = {entry.id: entry for manifest, _ in found for entry in manifest.samples}
     alarms = sorted((alarm for board in boards.values() for alarm in board["alarms"]), key=_moment)
     return {
@@ -55,6 +64,34 @@ def summary(folders: Sequence[Path]) -> dict[str, Any]:
 
 def _moment(alarm: dict[str, Any]) -> float:
     return alarm["at"] if alarm["at"] is not None else 0.0
+
+
+def _standing(board: dict[str, Any]) -> tuple[int, int]:
+    """How much is the matter with a board: alarms that stand, and that were."""
+    return len((board["monitor"] or {}).get("alarms", ())), len(board["alarms"])
+
+
+def _coarse(series: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """At most so many moments: several that follow each other become one, with the means of their samples."""
+    if len(series) <= most:
+        return series
+    found = []
+    for part in range(most):
+        points = series[part * len(series) // most : (part + 1) * len(series) // most]
+        classes = Counter[str]()
+        for point in points:
+            classes.update(point["classes"])
+        means = {name: _mean(points, name) for name in ("ood", "uncertainty")}
+        seen = sum(point["seen"] for point in points)
+        found.append({**points[-1], "seen": seen, **means, "classes": dict(classes)})
+    return found
+
+
+def _mean(points: list[dict[str, Any]], name: str) -> float | None:
+    """Of what is told of points, by their samples."""
+    known = [(point[name], point["seen"]) for point in points if point[name] is not None]
+    whole = sum(seen for _, seen in known)
+    return sum(value * seen for value, seen in known) / whole if whole else None
 
 
 def _boards(manifest: Manifest, lines: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:

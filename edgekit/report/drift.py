@@ -13,7 +13,9 @@ from edgekit.report.page import cards, figure, head, notes, number, plot, sectio
 _COLORS = (plots.ONE, plots.TWO, plots.GOOD, plots.BAD, plots.SOFT, plots.INK)
 _STYLES = ("-", "--", ":")
 _DRAWN = 12
-"""Boards in one drawing; more are told by the table."""
+"""Boards in one drawing, those with alarms before others; more are told by the table."""
+_NAMED = 5
+"""Boards that the first line names."""
 _CLASSES = 12
 _ALARMS = 200
 _MOVED = 0.3
@@ -28,7 +30,7 @@ def sections(document: dict[str, Any]) -> tuple[str, list[str]]:
     boards, alarms = document["boards"], document["alarms"]
     title = f"{document['name']}: drift on {len(boards)} board{'s' if len(boards) != 1 else ''}"
     struck = [board for board in boards if board["alarms"]]
-    verdict = f"{len(struck)} of {len(boards)} boards raised alarms." if struck else "No board raised an alarm."
+    verdict = _verdict(boards, struck)
     key = [
         ("samples seen", figure(document, "seen")),
         ("captured", figure(document, "samples")),
@@ -46,6 +48,16 @@ def sections(document: dict[str, Any]) -> tuple[str, list[str]]:
     parts += _over_time(boards)
     parts += [section("Boards", _boards(boards)), *_watched(boards), *_classes(boards), *_strata(document)]
     return title, parts
+
+
+def _verdict(boards: list[dict[str, Any]], struck: list[dict[str, Any]]) -> str:
+    """Which boards raised alarms, and where some stand."""
+    if not struck:
+        return "No board raised an alarm."
+    standing = [board["called"] for board in struck if (board["monitor"] or {}).get("alarms")]
+    now = f"; they stand on {', '.join(standing[:_NAMED])}" if standing else ""
+    more = f" and {len(standing) - _NAMED} more" if len(standing) > _NAMED else ""
+    return f"{len(struck)} of {len(boards)} boards raised alarms{now}{more}."
 
 
 def _alarms(alarms: list[dict[str, Any]]) -> str:
@@ -67,16 +79,25 @@ def _over_time(boards: list[dict[str, Any]]) -> list[str]:
     ):
         if not any(_value(point, field) for board in drawn for point in board["series"]):
             continue
-        last = max(drawn, key=lambda board: _value(board["series"][-1], field) or 0.0)
+        last = max(drawn, key=lambda board: _value(_end(board), field) or 0.0)
         caption = f"{name}, {about}. The highest at the end is {_at_last(last, field)}, on {last['called']}."
+        if len(drawn) < len(boards):
+            caption += f" Drawn are {len(drawn)} of {len(boards)} boards, those with alarms first."
         drawing = plots.draw(f"drift-{field}", 3.0, _lines(drawn, field, name, start if timed else None), caption)
         found.append(section(name, plot(caption, drawing)))
     return found
 
 
+def _end(board: dict[str, Any]) -> dict[str, Any]:
+    """The last moment that is about as many samples as others: an app that ends tells of the few since."""
+    series: list[dict[str, Any]] = board["series"]
+    usual = sorted(point["seen"] for point in series)[len(series) // 2]
+    return next(point for point in reversed(series) if 2 * point["seen"] >= usual)
+
+
 def _at_last(board: dict[str, Any], field: str) -> str:
     """What is drawn, of a board's last moment, in words."""
-    point = board["series"][-1]
+    point = _end(board)
     if field == "wrong" and (accuracy := (point["monitor"] or {}).get("accuracy")):
         return _told({**accuracy, **{name: 1 - accuracy[end] for name, end in _WRONG.items()}})
     return number(_value(point, field) or 0.0, 3)
@@ -95,7 +116,8 @@ def _lines(boards: Sequence[dict[str, Any]], field: str, name: str, start: float
             axes.plot(at, values, style, color=color, linewidth=1.6, label=plots.short(board["called"], 28))
             if field == "wrong":
                 axes.fill_between(at, *zip(*map(_band, points), strict=True), color=color, alpha=0.15, linewidth=0)
-            told = [a for point, a in zip(points, at, strict=True) if _alarmed(board, point, points)]
+            before = [None, *(point["at"] for point in points)]
+            told = [a for low, point, a in zip(before, points, at, strict=False) if _alarmed(board, low, point["at"])]
             axes.plot(told, [axes.get_ylim()[0]] * len(told), "^", color=plots.BAD, markersize=5, clip_on=False)
         axes.set_xlabel("samples seen" if start is None else f"{unit} since {_when(start)}")
         axes.set_ylabel(name.lower())
@@ -120,12 +142,10 @@ def _band(point: dict[str, Any]) -> tuple[float, float]:
     return (100 * (1 - accuracy["high"]), 100 * (1 - accuracy["low"])) if accuracy else (float("nan"), float("nan"))
 
 
-def _alarmed(board: dict[str, Any], point: dict[str, Any], points: list[dict[str, Any]]) -> bool:
-    """Whether an alarm was raised between the point before and this one."""
-    place = points.index(point)
-    low = points[place - 1]["at"] if place else None
+def _alarmed(board: dict[str, Any], low: float | None, high: float | None) -> bool:
+    """Whether an alarm was raised between two moments; before the second where there is no first."""
     times = [alarm["at"] for alarm in board["alarms"] if alarm["at"] is not None]
-    return point["at"] is not None and any((low is None or low < at) and at <= point["at"] for at in times)
+    return high is not None and any((low is None or low < at) and at <= high for at in times)
 
 
 def _boards(boards: list[dict[str, Any]]) -> str:

@@ -45,10 +45,16 @@ footer { margin-top: 2rem; font-size: .85rem; }
 """
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
+_LARGE = 100_000
+"""Characters of the document from which on it stands there without indentation."""
+
 
 def page(title: str, kind: str, sections: Iterable[str], document: dict[str, Any]) -> str:
     """The whole text; the document itself stands at its end, folded."""
-    raw = text(json.dumps(document, indent=1, ensure_ascii=False))
+    raw = json.dumps(document, indent=1, ensure_ascii=False)
+    if len(raw) > _LARGE:
+        raw = json.dumps(document, separators=(",", ":"), ensure_ascii=False)
+    raw = html.escape(raw, quote=False)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{text(title)}</title>\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'

@@ -193,3 +193,40 @@ def test_a_board_whose_clock_was_never_set(tmp_path):
     text = report.render(summary([tmp_path / "data"]), "drift")
     assert "clock not set" in text
     assert "samples seen" in text
+
+
+def test_a_bad_board_among_many_is_named_first_and_drawn(tmp_path):
+    """Fifty boards over three weeks, a moment every quarter of an hour: the page is one that a phone opens."""
+    from edgekit.collect.drift import _coarse, _standing
+    from edgekit.report import drift as page
+
+    alarm = {"kind": "input-shift", "message": "x moved", "at": 1.79e9, "board": "b37"}
+
+    def moment(at):
+        last = at == 2015  # of one sample, when the app ended
+        return {"at": 1.79e9 + 900 * at, "seen": 1 if last else 30, "until": 30 * at, "ood": 9.0 if last else 0.1,
+                "uncertainty": None if at % 2 else 0.2, "classes": {"left": 30}, "version": "a",
+                "monitor": None}  # fmt: skip
+
+    def one(number, bad):
+        stands = [alarm] if bad else []
+        told = {"alarms": stands, "accuracy": None, "moved": {}, "samples": 9, "at": None}
+        return {"called": f"b{number}", "alarms": stands, "seen": 60_480, "captures": 5, "first": 1.79e9,
+                "last": 1.791e9, "classes": {"left": 60_480}, "versions": ["a"], "monitor": told,
+                "series": _coarse([moment(at) for at in range(2016)], 48)}  # fmt: skip
+
+    boards = sorted((one(number, number == 37) for number in range(50)), key=_standing, reverse=True)
+    for board in boards:
+        assert len(board["series"]) == 48
+        assert sum(point["seen"] for point in board["series"]) == 30 * 2015 + 1
+        assert board["series"][0]["uncertainty"] == 0.2
+        assert board["series"][-1]["classes"] == {"left": 30 * 42}
+        assert board["series"][-1]["ood"] < 0.2
+    document = {"name": "turns", "boards": boards, "alarms": [alarm], "seen": 1, "samples": 1, "labelled": 0,
+                "accuracy": None, "strata": []}  # fmt: skip
+    _, parts = page.sections(document)
+    text = "".join(parts)
+    assert "1 of 50 boards raised alarms; they stand on b37." in text
+    assert "Drawn are 12 of 50 boards, those with alarms first." in text
+    assert text.index(">b37<") < text.index(">b0<")
+    assert "b37" in text[text.index("<svg") : text.index("</svg")]
