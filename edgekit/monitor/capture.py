@@ -14,7 +14,6 @@ flushed (`Plan.sync`). Nothing of a capture stops an app: a full disk, or a reda
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 import weakref
 from collections import Counter
@@ -28,10 +27,10 @@ import numpy as np
 from edgekit.codec import encode
 from edgekit.errors import EdgeKitError
 from edgekit.feeding import Preprocess
+from edgekit.monitor import forks
 from edgekit.monitor.ages import Clock
 from edgekit.monitor.alarm import Alarm, Verdict
 from edgekit.monitor.digest import digest
-from edgekit.monitor.forks import renewed
 from edgekit.monitor.offers import Arrays, Offers, Waiting
 from edgekit.monitor.plan import Plan
 from edgekit.monitor.records import Record, Sample, pack
@@ -102,7 +101,6 @@ class Capture:
         self._own = self._monitor = monitor
         self._clock = clock or Clock()
         self._lock = threading.Lock()
-        renewed(self)
         self._ring = Ring(self.folder, name, self.plan.bounds, _seal(key), _about(model), self._clock)
         self._ends = self._clock.steady() + self.plan.window
         self._told = self._clock.steady()
@@ -113,7 +111,7 @@ class Capture:
         self._failure: str | None = None
         self._quiet = False
         """Whether it is closed, or that of the process which this one was forked from."""
-        os.register_at_fork(after_in_child=_weakly(self._forked))
+        forks.told(self)
         atexit.register(_weakly(self.close))  # an app that ends without a word
 
     @property
@@ -197,8 +195,9 @@ class Capture:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _forked(self) -> None:
+    def forked(self) -> None:
         """In a new process: its parent captures, whose descriptors would keep the folder busy when it is gone."""
+        self._lock = threading.Lock()
         if not self._quiet:
             self._quiet, self._timer = True, None
             self._counts["forked"] = 1

@@ -1,34 +1,34 @@
-"""Locks and forks: a lock that another thread holds while a process forks is never let go in the child.
+"""Forks: whoever has what a child of the process must not go on with is told in the child, before anything runs there.
 
-Whoever has one says so here, and has a new one in each child. What the lock guards may then be half done; a child that
-answers at all is worth more than one sample of its monitor.
+A lock that another thread held at that moment is never let go in the child; so each owner makes itself a new one.
 """
 
 from __future__ import annotations
 
 import os
 import weakref
-from _thread import LockType, allocate_lock
 from typing import Protocol
 
 
-class Locked(Protocol):
-    """Something with a lock of its own."""
+class Owner(Protocol):
+    """Of a lock, of descriptors."""
 
-    _lock: LockType
+    def forked(self) -> None:
+        """This is another process now."""
+        ...
 
 
-_LIVING: weakref.WeakSet[Locked] = weakref.WeakSet()
+_LIVING: weakref.WeakSet[Owner] = weakref.WeakSet()
 
 
-def renewed(owner: Locked) -> None:
-    """Give an owner another lock in each process that is forked from this one."""
+def told(owner: Owner) -> None:
+    """Tell an owner, as long as it lives, in each process that is forked from this one."""
     _LIVING.add(owner)
 
 
-def _renew() -> None:
-    for owner in _LIVING:
-        owner._lock = allocate_lock()  # noqa: SLF001 - it said so
+def _tell() -> None:
+    for owner in list(_LIVING):
+        owner.forked()
 
 
-os.register_at_fork(after_in_child=_renew)
+os.register_at_fork(after_in_child=_tell)

@@ -23,14 +23,13 @@ import numpy as np
 
 from edgekit.errors import ArtifactError, UsageError
 from edgekit.feeding import Preprocess
-from edgekit.monitor import state
+from edgekit.monitor import forks, state
 from edgekit.monitor.alarm import Alarm, Verdict
 from edgekit.monitor.block import WAIT, Block, Later, Span, largest
 from edgekit.monitor.book import Book, Finding
 from edgekit.monitor.columns import Array
 from edgekit.monitor.detect import SHARES, Detectors
 from edgekit.monitor.estimate import LEVEL, NARROW
-from edgekit.monitor.forks import renewed
 from edgekit.monitor.pace import Pace, thermometer
 from edgekit.monitor.reference import Reference
 from edgekit.monitor.rows import Rows, samples_of
@@ -102,7 +101,7 @@ class Monitor:
                 "reference-mismatch", "the reference describes other inputs or outputs than the model's"
             )
         self._lock = allocate_lock()
-        renewed(self)
+        forks.told(self)
         self.calls = 0
         self.passed_over = 0
         self._clocks = clock, ticks, degrees
@@ -113,6 +112,10 @@ class Monitor:
             self._resume(self._keeper)
             atexit.register(_close, weakref.ref(self))  # an app that ends without a word
         self._kept = self.calls
+
+    def forked(self) -> None:
+        """In a new process, which watches for itself: a thread of its parent may have held the lock."""
+        self._lock = allocate_lock()
 
     def _begin(self) -> None:
         """Know nothing yet."""

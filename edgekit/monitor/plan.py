@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from edgekit.errors import UsageError
+from edgekit.monitor.bounds import Bounds
 from edgekit.monitor.records import Stratum
-from edgekit.monitor.ring import Bounds
 from edgekit.monitor.strata import Draw
 
 

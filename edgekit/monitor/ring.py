@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import files
-from edgekit.errors import EdgeKitError, TargetError, UsageError
+from edgekit.errors import EdgeKitError, TargetError
 from edgekit.monitor.ages import Ages, Clock
+from edgekit.monitor.bounds import LEAST, Bounds
 from edgekit.monitor.segments import SCHEMA, Header, Scanned, scan
 from edgekit.store.record import CLOCK_SET
 
@@ -34,37 +35,12 @@ if TYPE_CHECKING:
 
 SUFFIX = ".segment"
 LOCK = "lock"
-LEAST = 64 << 10
-"""Bytes of the smallest quota: a ring needs room for several segments."""
 _LARGEST = 4 << 20
 _PARTS = 16
 """Segments a quota is divided into, and parts a retention: what goes at once is small beside what stays."""
 _ENTRIES = 100
 """Files whose names take a block of the folder: ext4 has room for 170."""
 _NAME = re.compile(r"(\d{8,12})\.segment\Z")
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """What a ring may take.
-
-    Attributes:
-        quota: Bytes of its folder, in blocks of the file system.
-        retention: Seconds after which a record is gone, as long as somebody writes; None for no end.
-        sync: Seconds between two flushes to the disk: what a power cut may take. A kill takes nothing.
-    """
-
-    quota: int
-    retention: float | None = None
-    sync: float = 10.0
-
-    def __post_init__(self) -> None:
-        if self.quota < LEAST:
-            raise UsageError("option-value", f"a quota of {self.quota} bytes holds nothing; at least {LEAST}")
-        if self.retention is not None and not self.retention > 0:
-            raise UsageError("option-value", f"a retention of {self.retention} s keeps nothing")
-        if not self.sync >= 0:
-            raise UsageError("option-value", f"{self.sync} s are no interval")
 
 
 @dataclass

@@ -14,8 +14,9 @@ import numpy as np
 from edgekit.feeding import Preprocess
 from edgekit.manifest import Interpret
 from edgekit.monitor.ages import Clock
+from edgekit.monitor.bounds import Bounds
 from edgekit.monitor.records import Record, Sample, pack, unpack
-from edgekit.monitor.ring import LOCK, Bounds, Ring, listed
+from edgekit.monitor.ring import LOCK, Ring, listed
 from edgekit.monitor.segments import payloads
 from edgekit.tensors import TensorSpec
 

@@ -9,7 +9,8 @@ import pytest
 from capture_case import QUOTA, numbered, records
 
 from edgekit.monitor.ages import Clock
-from edgekit.monitor.ring import Bounds, Ring, listed
+from edgekit.monitor.bounds import Bounds
+from edgekit.monitor.ring import Ring, listed
 
 DAY, YEAR, HOUR = 86400.0, 365 * 86400.0, 3600.0
 TODAY = 1_795_000_000.0

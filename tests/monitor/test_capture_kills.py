@@ -13,7 +13,8 @@ import pytest
 from capture_case import MARKER, QUOTA, fill, records, script, strays, taken
 from kill_points import calls, killed
 
-from edgekit.monitor.ring import Bounds, Ring
+from edgekit.monitor.bounds import Bounds
+from edgekit.monitor.ring import Ring
 
 _COUNT = 16
 _EVERY = 89

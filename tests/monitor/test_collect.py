@@ -24,8 +24,9 @@ from edgekit.feeding import AudioSteps, ImageSteps, Preprocess, TableSteps
 from edgekit.manifest import Interpret
 from edgekit.monitor import export, sealing
 from edgekit.monitor.alarm import Alarm, Verdict
+from edgekit.monitor.bounds import Bounds
 from edgekit.monitor.capture import Capture, Plan
-from edgekit.monitor.ring import Bounds, Ring, listed
+from edgekit.monitor.ring import Ring, listed
 from edgekit.monitor.segments import scan
 from edgekit.monitor.strata import Draw
 from edgekit.targets.local import Local

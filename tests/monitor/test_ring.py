@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from edgekit.errors import ArtifactError, TargetError, UsageError
 from edgekit.monitor import ring as ring_module
 from edgekit.monitor import sealing
+from edgekit.monitor.bounds import Bounds
 from edgekit.monitor.records import Record, Sample, pack, unpack
-from edgekit.monitor.ring import Bounds, Ring, listed
+from edgekit.monitor.ring import Ring, listed
 from edgekit.monitor.segments import Header, payloads, scan
 
 DAY = 86400.0
