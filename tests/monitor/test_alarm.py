@@ -8,6 +8,7 @@ import pytest
 
 from edgekit.monitor import words
 from edgekit.monitor.alarm import Alarm
+from edgekit.monitor.book import KEPT, Book, Finding
 
 
 def test_an_alarm_as_json():
@@ -43,3 +44,12 @@ def test_a_residual_that_spreads_is_no_number_that_varies():
     assert "x: tax follows the others less closely" in words.moved("input-relation", [move], 5)
     assert "x: tax follows the others more closely" in words.moved("embedding-relation", [move._replace(amount=-1)], 5)
     assert "x: tax varies more" in words.moved("input-spread", [move], 5)
+
+
+def test_a_book_of_ended_alarms_does_not_grow_for_ever():
+    book = Book(lambda: 1e9)
+    for number in range(3 * KEPT):
+        book.enter(Finding("stuck", "x", "input x", 1.0, "samples", number, "it stands still"), number)
+        book.end(("stuck", "x"), number + 1)
+    assert [one["ended"] for one in book.ended] == list(range(2 * KEPT + 1, 3 * KEPT + 1))
+    assert book.standing == ()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
+import zlib
+
+import numpy as np
 import pytest
 from capture_case import numbered
 
 from edgekit.collect import collect, dataset
 from edgekit.collect.drift import summary
 from edgekit.errors import ArtifactError, MissingFileError
-from edgekit.monitor.records import Record, Sample, pack, unpack
+from edgekit.monitor.records import ARRAY_LIMIT, Record, Sample, Stored, pack, unpack
 from edgekit.monitor.segments import Header
 from edgekit.report import write
 
@@ -90,3 +94,26 @@ def test_a_model_that_cannot_be_names_its_file(tmp_path, about):
     assert refused.value.code == "dataset-damaged"
     (path,) = dataset.stored(out)
     assert str(path) in refused.value.next_step
+
+
+def test_a_record_takes_no_more_memory_than_it_says():
+    """Sixty-four megabytes of zeros deflate to sixty-four kilobytes."""
+    good = pack(Record("sample", Sample("a", 1, ("random",), {"random": 0.5}, 0.5)), {"x": np.zeros(4096, np.uint8)})
+    text = good.partition(b"\n")[0]
+    bomb = text + b"\nz" + zlib.compress(bytes(64 << 20), 9)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArtifactError) as refused:
+            unpack(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert refused.value.code == "capture-damaged"
+
+
+def test_arrays_that_nobody_captures_are_refused_before_they_are_made():
+    stored = Stored("x", "float64", (ARRAY_LIMIT // 8,), "float64")
+    sample = Sample("a", 1, ("random",), {"random": 0.5}, 0.5)
+    assert Record("sample", sample, arrays=(stored,)).arrays == (stored,)
+    with pytest.raises(ValueError, match="larger"):
+        Record("sample", sample, arrays=(stored, Stored("y", "bool", (1,), "bool")))

@@ -155,3 +155,23 @@ def test_nothing_is_watched_unless_it_is_asked_for(nets, put, tmp_path):
         ask(model, 3, 2)
         assert (model.monitor, model.capture) == (None, None)
     assert not (tmp_path / "captures").exists()
+
+
+def test_what_a_version_before_still_finishes_is_not_kept():
+    """It would stand among the captures as answered by the version that is active."""
+    from edgekit.monitor.field import Field
+
+    class Taken:
+        offers = 0
+
+        def offer(self, *_):
+            self.offers += 1
+
+    field = Field(NAME, None, None, demanded=False)
+    field.capture = Taken()
+    before, after = object(), object()
+    field._model = after
+    field.offered(before, {}, {}, None)
+    assert field.capture.offers == 0
+    field.offered(after, {}, {}, None)
+    assert field.capture.offers == 1
