@@ -107,6 +107,25 @@ def test_a_model_that_forgot_does_not(digits, deployed, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_that_is_worse_on_what_the_boards_meet_does_not(digits, deployed, tmp_path):
+    _, test, turned = digits
+    with pytest.raises(VerificationError) as refused:
+        edgekit.retrain(lambda model, old, new: fit(old.x, old.y), None, deployed, turned, test,
+                        output=tmp_path / "new.onnx")  # fmt: skip
+    assert refused.value.code == "retrain-worse"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_that_stand_for_many_stay():
+    weights = np.repeat([1.0, 10.0], 500)
+    thinned = Labelled({"x": np.arange(1000.0)}, np.zeros(1000), weights).thinned(seed=3)
+    heavy = int((thinned.weights == 10).sum())
+    assert heavy == 500
+    assert 25 < len(thinned) - heavy < 90
+    alike = Labelled({"x": np.arange(50.0)}, np.zeros(50), np.ones(50))
+    assert len(alike.thinned(seed=3)) == 50
+
+
 def test_what_may_be_lost_and_what_not():
     _enforce(Judged("new", "top1", 100, 90.0, 89.0), 1.0)
     for data, code in (("old", "retrain-forgot"), ("new", "retrain-worse")):
