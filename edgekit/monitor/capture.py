@@ -172,12 +172,13 @@ class Capture:
 
     def status(self) -> dict[str, Any]:
         """Counts since it was opened: samples seen, kept, and not kept and why; bytes of the folder; the last failure
-        of the app's own redaction.
+        of the app's own redaction; `strata`: how each draws as things stand, see `edgekit.monitor.offers.Offers.told`.
         """
         with self._lock:
             failed = {} if self._failure is None else {"failure": self._failure}
             counts = dict(sorted(self._counts.items()))
-            return {**counts, **failed, "bytes": self._ring.used, "folder": str(self.folder)}
+            place = {"bytes": self._ring.used, "folder": str(self.folder)}
+            return {**counts, **failed, **place, "strata": self._offers.told()}
 
     def close(self) -> None:
         """Write what is held, and let others capture. May be called twice."""
@@ -259,6 +260,7 @@ class Capture:
         if self._append(payload):
             self._counts["kept"] += 1
             self._offers.sums.kept.update(drawn.taken)
+            self._offers.kept.update(drawn.taken)
 
     def _failed(self, what: str, error: Exception) -> None:
         """Count it; the first of its kind is told. What the error says may hold what was to be redacted."""

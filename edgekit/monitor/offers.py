@@ -21,8 +21,9 @@ from edgekit.errors import EdgeKitError
 from edgekit.monitor.alarm import Verdict
 from edgekit.monitor.answers import Answer, Answers
 from edgekit.monitor.plan import Plan
+from edgekit.monitor.records import STRATA, Stratum
 from edgekit.monitor.strata import Belonging, Drawn, Keys, Window
-from edgekit.monitor.sums import Sums
+from edgekit.monitor.sums import Mean, Sums
 from edgekit.runtimes.base import dequantize
 from edgekit.tensors import TensorSpec
 
@@ -90,6 +91,7 @@ class Offers:
 
     Attributes:
         sums: Of the samples that were decided on.
+        kept: Stratum -> samples that it drew and that were written, as the capture says.
     """
 
     def __init__(
@@ -101,7 +103,9 @@ class Offers:
         self._each = {stratum: draw.each for stratum, draw in plan.draws.items()}
         self._window: Window[Waiting] = Window(self._each, dice)
         self._offered: deque[_Offered] = deque()
-        self.sums = Sums()
+        self.sums, self.kept = Sums(), Counter[str]()
+        self._draws, self._doubts = plan.draws, {stratum: Mean() for stratum in STRATA}
+        self._belonging: Counter[Stratum] = Counter()
 
     def add(
         self, model: Model, inputs: Arrays, outputs: Arrays, verdict: Verdict | None, *, keep: Arrays | None,
@@ -138,6 +142,9 @@ class Offers:
             doubt = None if verdict is None else verdict.doubt
             belongs = self._belongs(ood, uncertainty, answer, other, one.examined, doubt)
             self.sums.add(belongs, ood, uncertainty, answer)
+            for stratum in belongs:
+                self._belonging[stratum] += 1
+                self._doubts[stratum].add(doubt)
             wanted = self._window.wants(one.keys, belongs)
             if wanted and one.copy is not None:  # there is one of all that can be wanted
                 waiting = one.copy()
@@ -150,6 +157,26 @@ class Offers:
         self.decide()
         drawn, self._window = self._window.close(), Window(self._each, self._dice)
         return drawn
+
+    def told(self) -> dict[str, Any]:
+        """Stratum -> how it draws, and what it drew; `expected` of those whose reference had labels: the share of wrong
+        answers that the monitor expects in it, how many times that of all this is, and how many it can be at most.
+        """
+        told: dict[str, Any] = {}
+        common = self._doubts["random"].value
+        for stratum, draw in self._draws.items():
+            if not draw.each:
+                continue
+            told[stratum] = {"each": draw.each, "samples": self._belonging[stratum], "kept": self.kept[stratum]}
+            if stratum != "random":
+                told[stratum] |= {
+                    "share": draw.share if draw.at is None else None,
+                    "bound": self._belongs.bound(stratum),
+                }
+                wrong = self._doubts[stratum].value
+                if wrong is not None and common:
+                    told[stratum]["expected"] = {"wrong": wrong, "times": wrong / common, "most": 1 / common}
+        return told
 
     def _copied(self, model: Model, batch: _Batch, row: int) -> Waiting:
         small = sum(array.nbytes for array in batch.outputs.values()) / batch.rows <= _OUTPUTS

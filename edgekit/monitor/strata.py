@@ -119,6 +119,13 @@ class Belonging:
         self._high = {stratum: High(draw) for stratum, draw in draws.items()}
         self._surer = High(Draw(share=_SURER), first=-math.inf)
 
+    def bound(self, stratum: Stratum) -> float | None:
+        """The score from which on a sample belongs to a stratum as things stand; None where no score decides, or too
+        few were seen.
+        """
+        high = [self._high[stratum], *([self._surer] if stratum == "disagreeing" else [])]
+        return None if stratum == "random" else next((one.bound for one in high if math.isfinite(one.bound)), None)
+
     def __call__(
         self,
         ood: float | None,

@@ -331,6 +331,29 @@ def test_alarms_and_how_things_stand_go_along(tmp_path):
     assert (alarms[-1]["kind"], alarms[-1]["raised"]) == ("input-shift", 899)
 
 
+def test_status_tells_how_each_stratum_draws_and_what_to_expect_of_it(tmp_path):
+    dice, time = np.random.default_rng(0), Time()
+    plan = Plan(quota_mb=1, window=10, strange=Draw(2, at=1.5), disagreeing=NONE)
+    with opened(tmp_path, time, plan) as capture:
+        first = capture.status()["strata"]
+        assert first["uncertain"] == {"each": 1, "samples": 0, "kept": 0, "share": 0.05, "bound": None}
+        assert set(first) == {"random", "uncertain", "out-of-distribution"}
+        for _ in range(900):
+            time.now += 1
+            doubt = 0.6 * dice.random() ** 4
+            capture.offer(*answer(dice.random()), Verdict(2 * dice.random(), 0.1, (), doubt))
+        capture.flush()
+        told = capture.status()["strata"]
+    assert (told["random"]["samples"], told["random"]["kept"]) in ((900, 90), (900, 91))
+    assert 20 < told["uncertain"]["samples"] < 90
+    assert 0.1 < told["uncertain"]["bound"] < 0.2  # the root of how unsure, by the doubt
+    assert (told["out-of-distribution"]["share"], told["out-of-distribution"]["bound"]) == (None, 1.5)
+    expected = told["uncertain"]["expected"]
+    assert expected["wrong"] == pytest.approx(0.54, abs=0.05)
+    assert 3.5 < expected["times"] < 5.5 < expected["most"] < 12
+    assert told["out-of-distribution"]["expected"]["times"] == pytest.approx(1, abs=0.25)
+
+
 def test_an_unset_clock_gives_no_times(tmp_path):
     with opened(tmp_path, Time(now=100.0)) as capture:
         capture.offer(*answer())
