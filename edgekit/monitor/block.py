@@ -33,7 +33,7 @@ class Told:
     __slots__ = ("doubt", "far", "unsure")
 
     def __init__(self) -> None:
-        self.far, self.unsure, self.doubt = np.zeros((3, BLOCK))
+        self.far, self.unsure, self.doubt = np.zeros(BLOCK), np.zeros(BLOCK), np.zeros(BLOCK)
 
 
 Span = tuple[Told, int, int]
@@ -92,8 +92,8 @@ def _unsure(best: Array, scores: Array) -> Array:
     sure what the others add up to, or all of its answers were as sure as each other.
     """
     found = 1.0 - best
-    sure = np.flatnonzero(found < _SURE)
-    if sure.size:
+    if np.count_nonzero(found < _SURE):
+        sure = np.flatnonzero(found < _SURE)
         others = scores[sure]
         others[np.arange(sure.size), others.argmax(axis=1)] = 0.0
         found[sure] = others.sum(axis=1)
@@ -225,7 +225,7 @@ class Block:
         if begin < end:
             rows = self.rows[begin:end]
             z = (rows[:, self._own] - self._center) * self._per
-            found = right.each(z, rows[:, -3:], self.scores[begin:end].argmax(axis=1))
+            found = right.each(z, rows, self.scores[begin:end].argmax(axis=1))
             self.told.doubt[begin:end] = 1.0 - found[:, 0]
             self.doubted = end
 

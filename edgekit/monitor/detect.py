@@ -142,7 +142,7 @@ class Detectors:
             answered = scores.argmax(axis=1)
             index[:, width] = self._streams.heaps.take(answered)
             if self.right is not None:
-                extras[:, width:] = self.right.each(z, rows[:, -3:], answered)
+                extras[:, width:] = self.right.each(z, rows, answered)
                 self.chance = extras[:, width]
         # A number of an output that is none counts as the lowest, as its bin does: sums would never forget it.
         extras[:, :width] = np.fmin(np.fmax(z, -CLIP), CLIP)

@@ -181,8 +181,8 @@ class Monitor:
         with self._lock:
             if spans and spans[-1][0] is self._block.told:
                 self._block.judge()
-            far = max((largest(told.far, first, last) for told, first, last in spans), default=-np.inf)
-            unsure = max((largest(told.unsure, first, last) for told, first, last in spans), default=-np.inf)
+            far = max([largest(told.far, first, last) for told, first, last in spans], default=-np.inf)
+            unsure = max([largest(told.unsure, first, last) for told, first, last in spans], default=-np.inf)
         return far, unsure
 
     def _doubted(self, spans: list[Span]) -> float | None:
@@ -192,7 +192,7 @@ class Monitor:
         with self._lock:
             if spans[-1][0] is self._block.told:
                 self._block.doubt(self._detectors.right)
-        return max(largest(told.doubt, first, last) for told, first, last in spans)
+        return max([largest(told.doubt, first, last) for told, first, last in spans])
 
     def _seen(self, own: Array, missing: Array | None, place: int) -> int:
         """Numbers of samples, the first at this place of the block; how many more may wait."""

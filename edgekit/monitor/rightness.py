@@ -59,7 +59,7 @@ class Signals:
         self._precision = inverse(own, header.shrink if header.relations else 1.0)
         self.size = self._columns.size + self._spreads.size
 
-    def each(self, z: Array, sure: Array, lean: Array | float, about: Estimator) -> Array:
+    def each(self, z: Array, sure: Array, lean: Array | float, about: Estimator, whole: Array | None = None) -> Array:
         """What is averaged besides, of each sample [n, EXTRAS]: the chance that its answer is right, chance (1 -
         chance), and the logarithm of its distance from the reference, by numbers that vary there.
 
@@ -68,19 +68,23 @@ class Signals:
             sure: Confidence, margin, entropy [n, 3].
             lean: Of the classes that were answered [n].
             about: The estimator.
+            whole: Distances by all numbers of the inputs [n], where somebody knows them.
         """
-        far = self.far(z)
+        far = self.far(z, whole)
         chance = about.chances(sure, far, lean)
         made = np.empty((len(z), EXTRAS))
         made[:, 0], made[:, 1], made[:, 2] = chance, chance * (1 - chance), far
         return made
 
-    def far(self, z: Array) -> Array:
-        """[n]: logarithms of distances from the reference, by numbers [n, inputs] that vary there."""
+    def far(self, z: Array, whole: Array | None = None) -> Array:
+        """[n]: logarithms of distances from the reference, by numbers [n, inputs] that vary there. Where all do, they
+        are the `whole`'s [n], if somebody knows these.
+        """
         if not self._columns.size:
             return np.zeros(len(z))
-        varied = z.take(self._columns, axis=1).clip(-CLIP, CLIP)
-        return np.asarray(np.log(weighed(varied, self._precision)[1].clip(*_DISTANCES)))
+        if whole is None or self._columns.size < z.shape[1]:
+            whole = weighed(z.take(self._columns, axis=1).clip(-CLIP, CLIP), self._precision)[1]
+        return np.asarray(np.log(whole.clip(*_DISTANCES)))
 
     def read(self, streams: Array, columns: Array, extras: Array) -> tuple[Array, Array]:
         """General means [..., GENERAL] and the inputs' moves [..., size].
@@ -134,16 +138,16 @@ class Rightness:
         self._inverse = np.linalg.inv(about.kernel(self._places, self._places) + np.diag(noise))
         self._weights = self._inverse @ errors
 
-    def each(self, z: Array, sure: Array, answered: Array) -> Array:
+    def each(self, z: Array, rows: Array, answered: Array) -> Array:
         """See `Signals.each`.
 
         Args:
             z: Numbers in deviations [n, columns]; those of the inputs come first.
-            sure: Confidence, margin, entropy [n, 3].
+            rows: Numbers as the reference has them [n, columns]; the distance and the confidence come last.
             answered: Classes [n].
         """
         lean = 0.0 if self._leans is None else self._leans.take(answered)
-        return self._signals.each(z[:, : self._number], sure, lean, self._about)
+        return self._signals.each(z[:, : self._number], rows[:, -3:], lean, self._about, rows[:, -4])
 
     def place(self, streams: Array, columns: Array, extras: Array) -> Array:
         """Of stretches [n, ...], as `Signals.read` takes them: [n, GENERAL + axes]."""

@@ -132,9 +132,7 @@ class Scan:
         self._everywhere = max(_FEWEST, np.isfinite(self._ends[0]).sum() / 2)
         self._last: Array | None = None
         # In an outermost bin all scores are the same: what a number does there, it tells itself.
-        known = np.zeros(0, np.intp) if numbers is None else np.flatnonzero((numbers >= 0) & np.isfinite(self._ends[0]))
-        self._known = known
-        self._numbers = known if numbers is None else numbers[known]
+        self._numbers = np.where(np.isfinite(self._ends[0]), -1 if numbers is None else numbers, -1)
         self._beyond: Array | None = None
         self._skew = skewness(tables, mass)
         kurtosis = (np.power(tables, 4) * mass).sum(axis=1)
@@ -272,40 +270,46 @@ class Scan:
             ring[np.arange(now - _RING, now + 1) % (_RING + 1)] = -after
 
     def _remember(self, scores: Array, extras: Array) -> None:
-        beyond = extras.take(self._numbers, axis=1)
         if self._last is not None:
             scores = np.concatenate([self._last[None], scores])
-            beyond = np.concatenate([beyond[:1] if self._beyond is None else self._beyond[None], beyond])
-        self._last, self._beyond = scores[-1].copy(), beyond[-1].copy()
-        steps = scores[1:] - scores[:-1]
-        outside = ((scores[1:] == self._ends[0]) | (scores[1:] == self._ends[1])) & (steps == 0)
-        if outside.any():
-            self._step_beyond(steps, outside, beyond)
-        sums = np.einsum("nk,nk->k", steps, steps)
+            extras = np.concatenate([extras[:1] if self._beyond is None else self._beyond[None], extras])
+        self._last, self._beyond = scores[-1].copy(), extras[-1].copy()
+        steps, now = scores[1:] - scores[:-1], scores[1:]
         number = len(steps)
+        sums = np.einsum("nk,nk->k", steps, steps)
+        told = np.full(self.streams, number)
+        rows, streams = np.nonzero(((now == self._ends[0]) | (now == self._ends[1])) & (steps == 0))
+        if rows.size:
+            squares, nothing = self._beyond_ends(rows, streams, extras)
+            sums += np.bincount(streams, squares, minlength=self.streams)
+            if np.count_nonzero(nothing):
+                told -= np.bincount(streams[nothing], minlength=self.streams)
         fade = 1 - number / _MEMORY if self._stepped >= _MEMORY else 1.0
         self._steps = self._steps * fade + sums / 2
         self._stepped = self._stepped * fade + number
-        self._told = self._told * fade + (number - outside.sum(axis=0))
+        self._told = self._told * fade + told
 
-    def _step_beyond(self, steps: Array, outside: Array, beyond: Array) -> None:
+    def _beyond_ends(self, rows: Array, streams: Array, numbers: Array) -> tuple[Array, Array]:
         """Two samples in the same outermost bin do not tell by their scores how far they lie apart, and would pass for
         data that remember.
 
         Args:
-            steps: [n, s]; becomes what the numbers did there, in deviations.
-            outside: Pairs that lie there; what is left of them tells nothing: numbers cut at the same value; and where
-                most streams are there at once, the data have moved.
-            beyond: [n + 1, known]: the numbers.
+            rows: [m]: the pairs that lie there, by the first one.
+            streams: [m]: theirs.
+            numbers: [n + 1, extras], of the samples.
+
+        Returns:
+            Squares [m] of what the numbers did there, in deviations, 0 where that is not known. Which pairs [m] tell
+            nothing: numbers cut at the same value; and where most streams are there at once, the data have moved.
         """
-        rows, columns = np.nonzero(outside.take(self._known, axis=1))
-        own = beyond[rows + 1, columns] - beyond[rows, columns]
-        streams = self._known[columns]
-        steps[rows, streams] = np.minimum(np.maximum(own, -_FARTHEST), _FARTHEST)
-        outside[rows, streams] = own == 0
-        outside &= outside.sum(axis=1, keepdims=True) > self._everywhere
-        cut = (own == 0) & (np.abs(beyond[rows, columns]) >= CLIP)
-        outside[rows[cut], streams[cut]] = True
+        places = self._numbers.take(streams)
+        known = places >= 0
+        before = numbers[rows, places]
+        own = (numbers[rows + 1, places] - before) * known
+        nothing = own == 0
+        moved = np.bincount(rows[nothing], minlength=len(numbers)) > self._everywhere
+        nothing &= moved.take(rows) | known & (np.abs(before) >= CLIP)
+        return np.minimum(own * own, _FARTHEST**2), nothing
 
 
 def _ends(tables: Array) -> Array:

@@ -81,7 +81,7 @@ class Sketches:
         self._chi = np.array([normal.chi_square(chance, n - 1) if n > 1 else np.inf for n in number.tolist()])
         deviate = normal.upper(chance)
         middle = np.sqrt(2 / np.pi * np.maximum(self._below * (1 - self._below), 0))
-        mean = (_middles(middle) * self._steps).sum(axis=1)
+        mean = ((middle[:, 1:] + middle[:, :-1]) / 2 * self._steps).sum(axis=1)
         self._w = mean + deviate  # values are in deviations, so theirs is 1
         self.last: dict[int, Distances] = {}
         self.span = SPANS[0]
@@ -143,10 +143,10 @@ class Sketches:
         """Of counts [k, bins]."""
         total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
         now = counts / total
-        psi, js = divergences(self._pooled, np.einsum("kb,kbg->kg", now, self._groups), total)
-        apart = np.abs(np.cumsum(now, axis=1)[:, :-1] - self._below) * self._inside
-        ks = apart.max(axis=1, initial=0)
-        w = (_middles(apart, signed=np.cumsum(now, axis=1)[:, :-1] - self._below) * self._steps).sum(axis=1)
+        psi, js = divergences(self._pooled, (now[:, None] @ self._groups)[:, 0], total)
+        apart = np.cumsum(now, axis=1)[:, :-1] - self._below
+        ks = (np.abs(apart) * self._inside).max(axis=1, initial=0)
+        w = (_crossed(apart) * self._steps).sum(axis=1)
         error = tau / total[:, 0] + 1 / self._sizes + 1 / pool
         # Roots of divergences are distances: what chance explains and what is granted add.
         ratios = [
@@ -174,15 +174,12 @@ def divergences(p: Array, q: Array, total: Array) -> tuple[Array, Array]:
     return psi, np.sqrt(np.maximum((left + right).sum(axis=1) / 2, 0.0))
 
 
-def _middles(apart: Array, signed: Array | None = None) -> Array:
+def _crossed(apart: Array) -> Array:
     """Mean of |a line| between neighboring edges [k, e - 1], from values at the edges; exact where it changes sign."""
-    if signed is None:
-        return np.asarray((apart[:, 1:] + apart[:, :-1]) / 2)
-    a, b = signed[:, :-1], signed[:, 1:]
+    a, b = apart[:, :-1], apart[:, 1:]
     size = np.abs(a) + np.abs(b)
     with np.errstate(divide="ignore", invalid="ignore"):
-        crossing = np.where(size > 0, (a * a + b * b) / (2 * size), 0.0)
-    return np.asarray(np.where(a * b < 0, crossing, size / 2))
+        return np.asarray(np.where(a * b < 0, (a * a + b * b) / (2 * size), size / 2))
 
 
 def _grouped(mass: Array) -> tuple[Array, Array]:

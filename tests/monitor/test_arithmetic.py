@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given
@@ -14,6 +15,7 @@ from edgekit.monitor.estimate import GENERAL, Estimator, Kernel
 from edgekit.monitor.faults import Events
 from edgekit.monitor.reference import CLIP, distances, weighed
 from edgekit.monitor.rows import confidence
+from edgekit.monitor.scan import Scan
 
 seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 
@@ -96,3 +98,46 @@ def test_events_are_told_as_long_as_their_sum_is_beyond_the_limit(dice):
         beyond = np.flatnonzero(now > events._limit).tolist()
         assert [fault.place for fault in events.faults(sample + 3)] == beyond
         assert [fault.place for fault in restored.faults(sample + 3)] == beyond
+
+
+def remembered(tables, numbers, bins_of, extras):
+    """Steps and pairs of each stream, pair by pair and stream by stream; all samples [n, s], as the scan has them."""
+    count = len(tables)
+    steps, told = np.zeros(count), np.zeros(count)
+    ends = [(min(table), max(table)) if len(set(table)) > 4 else (None, None) for table in tables.tolist()]
+    everywhere = max(6, sum(low is not None for low, _ in ends) / 2)
+    for first, second in pairwise(range(len(bins_of))):
+        silent = []
+        for stream, (low, high) in enumerate(ends):
+            before, now = (float(tables[stream, bins_of[row, stream]]) for row in (first, second))
+            told[stream] += 1
+            if before != now or now not in (low, high):
+                steps[stream] += (now - before) ** 2 / 2
+                continue
+            own = extras[second, numbers[stream]] - extras[first, numbers[stream]] if numbers[stream] >= 0 else 0.0
+            steps[stream] += min(own**2, 9.0) / 2
+            if own == 0:
+                silent.append((stream, numbers[stream] >= 0 and abs(extras[first, numbers[stream]]) >= CLIP))
+        for stream, cut in silent:
+            told[stream] -= len(silent) > everywhere or cut
+    return steps, told
+
+
+@given(seeds, st.integers(1, 4), st.booleans())
+def test_a_stream_s_memory_is_that_of_its_pairs(dice, blocks, moved):
+    """Streams of eight numbers, of their squares and of a class; many of them lie at an end, some at the same place."""
+    middle = np.linspace(-1.5, 1.5, 6)
+    tables = np.stack([*[middle] * 8, *[np.square(middle)[[0, 1, 2, 2, 4, 5]] + np.arange(6) / 10] * 8, [0, 1] * 3])
+    numbers = np.array([*range(8), *[-1] * 8, -1])
+    shares = np.full(tables.shape, 1 / 6)
+    scan = Scan(tables, shares, np.full(17, 500.0), np.full(17, 0.3), extras=8, rate=1e-6, numbers=numbers)
+    extras = np.clip(np.round(dice.normal(scale=6, size=(32 * blocks, 8))), -CLIP, CLIP)
+    bins_of = np.concatenate([*[np.digitize(extras, [-5, -2, 0, 2, 5])] * 2, dice.integers(0, 6, (32 * blocks, 1))], 1)
+    if moved:
+        bins_of[20:, :16] = 5  # all of them are beyond the reference
+    scores = np.take_along_axis(tables, bins_of.T, axis=1).T
+    for at in range(0, len(scores), 32):
+        scan.add(scores[at : at + 32], extras[at : at + 32])
+    steps, told = remembered(tables, numbers, bins_of, extras)
+    np.testing.assert_allclose(scan.state()["steps"], steps, rtol=1e-9)
+    np.testing.assert_array_equal(scan.state()["told"], told)

@@ -8,7 +8,7 @@ from scipy import stats
 from scipy.spatial import distance
 
 from edgekit.monitor import bins, normal
-from edgekit.monitor.sketches import Sketches, _middles, divergences
+from edgekit.monitor.sketches import Sketches, _crossed, divergences
 
 SHAPES = {
     "normal": lambda dice, n: dice.normal(size=n),
@@ -121,5 +121,5 @@ def test_what_fewer_than_three_samples_have_has_no_bin(values):
 
 def test_the_area_between_lines_that_cross_is_exact():
     # From 1 above to 3 below over one step: triangles of 1 x 1/4 and 3 x 3/4, halved.
-    assert _middles(np.array([[1.0, 3.0]]), signed=np.array([[1.0, -3.0]])) == pytest.approx(1.25)
-    assert _middles(np.array([[1.0, 3.0]]), signed=np.array([[1.0, 3.0]])) == pytest.approx(2.0)
+    assert _crossed(np.array([[1.0, -3.0]])) == pytest.approx(1.25)
+    assert _crossed(np.array([[1.0, 3.0]])) == pytest.approx(2.0)
