@@ -95,7 +95,7 @@ def test_events_are_told_as_long_as_their_sum_is_beyond_the_limit(dice):
         state = events.state()
         restored.restore(state)
         now = state["sum"] + events._miss * (sample + 3 - state["at"])
-        beyond = np.flatnonzero(now > events._limit).tolist()
+        beyond = np.unique(np.flatnonzero(now > events._limit) % 3).tolist()  # by either rate
         assert [fault.place for fault in events.faults(sample + 3)] == beyond
         assert [fault.place for fault in restored.faults(sample + 3)] == beyond
 
