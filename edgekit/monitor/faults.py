@@ -113,9 +113,9 @@ class Runs:
             return False
         self._quick = False
         off = (rows < self._low) | (rows >= self._high)
-        self._equal += np.count_nonzero(equal, axis=0)
-        self._off += np.count_nonzero(off, axis=0)
-        self._equal_off += np.count_nonzero(equal & off[-len(equal) :], axis=0)
+        self._equal += equal.sum(axis=0)
+        self._off += off.sum(axis=0)
+        self._equal_off += (equal & off[-len(equal) :]).sum(axis=0)
         broken = equal[::-1].argmin(axis=0)  # how many of the last ones are equal, unless all are
         self._run = np.where(equal.all(axis=0), self._run + len(equal), broken)
         return bool(self._still().any())

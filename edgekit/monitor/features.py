@@ -197,16 +197,17 @@ class Bands:
         power = dots(wave, wave) / size
         made[:, 0] = mean
         made[:, 1] = np.log(np.maximum(power - mean * mean, 0.0) + TINY) / 2
+        changes = np.zeros((number, _LEVELS))
         level = wave
-        for place in range(2, 2 + _LEVELS):
+        for place in range(_LEVELS):
             half = level.shape[1] // 2
             if half < 2:
-                made[:, place : 2 + _LEVELS] = math.log(TINY)
                 break
             even, odd = level[:, : 2 * half : 2], level[:, 1 : 2 * half : 2]
             change = odd - even
-            made[:, place] = np.log(dots(change, change) / half / (power + TINY) + TINY)
+            changes[:, place] = dots(change, change) / half
             level = even + odd
+        made[:, 2 : 2 + _LEVELS] = np.log(changes / (power[:, None] + TINY) + TINY)
         size_of = np.abs(wave)
         most = size_of.max(axis=1)
         ends = np.count_nonzero(size_of >= np.float32(0.999) * most[:, None], axis=1)

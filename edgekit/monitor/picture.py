@@ -93,6 +93,7 @@ class Picture:
             axis=1
         )
         tiny = TINY * (mean * mean + 1)
+        some = edges + tiny
         made = np.empty((number, len(self.names)))
         made[:, 0] = mean
         made[:, 1] = np.log(np.maximum(spread, 0.0) + tiny) / 2
@@ -102,9 +103,9 @@ class Picture:
             at += 1
         made[:, at : at + 16] = grid
         made[:, at + 16] = np.log(edges / size + tiny)
-        made[:, at + 17] = np.log((grain + tiny) / (edges + tiny))
-        made[:, at + 18] = (across_2 - below_2) / (edges + tiny)
-        made[:, at + 19] = both / (edges + tiny)
+        made[:, at + 17] = np.log((grain + tiny) / some)
+        made[:, at + 18] = (across_2 - below_2) / some
+        made[:, at + 19] = both / some
         made[:, at + 20] = np.log(rough + tiny)
         return made
 
