@@ -14,6 +14,7 @@ from edgekit.cli.options import engine_option, store_option, threads_option
     epilog="\b\nExamples:\n  edgekit serve models/ --port 8080\n  edgekit serve people-counter        "
     "a deployed model, whichever version is active\n"
     "  edgekit serve models/ --monitor-folder /var/lib/app/monitor     alarms stand in /metrics\n"
+    "  edgekit serve models/ --capture-folder /var/lib/app/captures     then edgekit collect ... --captures DIR\n"
     "  edgekit serve model.tflite --socket /run/edgekit.sock --no-host\n"
     "  edgekit serve models/ --host 0.0.0.0 --api-key-file keys.txt \\\n"
     "      --certificate board.pem --certificate-key board.key\n"
@@ -45,6 +46,9 @@ from edgekit.cli.options import engine_option, store_option, threads_option
     metavar="SAMPLES",
     help="Samples of a worker in which what comes goes through all of its states (a day): its nights are no drift.",
 )
+@click.option(
+    "--capture-folder", metavar="DIR", help="Watch for drift, and keep samples that matter here, for edgekit collect."
+)
 @store_option
 @output.json_option
 def command(
@@ -68,6 +72,7 @@ def command(
     monitor: bool,
     monitor_folder: str | None,
     monitor_cycle: int | None,
+    capture_folder: str | None,
     store: str | None,
     as_json: bool,
 ) -> None:
@@ -83,7 +88,8 @@ def command(
                  "certificate": certificate, "certificate_key": certificate_key, "client_ca": client_ca}  # fmt: skip
     serving = {"workers": workers, "threads": threads, "engine": engine, "queue": queue, "batch": batch,
                "deadline_ms": deadline_ms, "monitor": monitor or None,
-               "monitor_folder": monitor_folder, "monitor_cycle": monitor_cycle}  # fmt: skip
+               "monitor_folder": monitor_folder, "monitor_cycle": monitor_cycle,
+               "capture_folder": capture_folder}  # fmt: skip
     settings = settings_of.changed(base, listening, serving, no_host=no_host)
 
     def announce(about: start.About) -> None:

@@ -104,6 +104,8 @@ class Worker:
         loop.add_reader(mine, self._read)
         if opening.kept is not None:
             opening = replace(opening, kept=f"{opening.kept}/{self.seat}")
+        if self.seat:
+            opening = replace(opening, captures=None)  # a folder of captures is one process's
         about = json.dumps(encode(opening)).encode()
         self._send(FRAME.pack(0, len(about)) + about)
 

@@ -89,6 +89,8 @@ class Serving:
         monitor_folder: Where monitors keep what they know across restarts, of each worker in a folder of its own; None:
             in memory alone. Naming one asks for `monitor`.
         monitor_cycle: Samples of one worker in which what comes goes through all of its states; see `Model.monitor`.
+        capture_folder: Where samples that matter are kept for `edgekit collect`, a folder a model in it, as
+            `edgekit.Capture` does; None: nothing is kept. Naming one asks for `monitor`.
         start_seconds: Until a worker has opened, proved and warmed its model.
     """
 
@@ -105,6 +107,7 @@ class Serving:
     monitor: bool = False
     monitor_folder: str | None = None
     monitor_cycle: int = 0
+    capture_folder: str | None = None
     start_seconds: float = 120.0
 
     def __post_init__(self) -> None:
@@ -116,7 +119,7 @@ class Serving:
     @property
     def watched(self) -> bool:
         """Whether a monitor was asked for."""
-        return self.monitor or self.monitor_folder is not None
+        return self.monitor or self.monitor_folder is not None or self.capture_folder is not None
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,6 @@ class Versions:
         kept = serving.monitor_folder and str(Path(serving.monitor_folder) / self.source.name / seen.version)
         opening = Opening(seen.path, self.source.name, seen.version, self._threads, serving.engine, serving.watchdog,
                           self._bounds, seen.sha256, serving.batch, serving.watched, kept,
-                          serving.monitor_cycle)  # fmt: skip
+                          serving.monitor_cycle, serving.capture_folder)  # fmt: skip
         return Crew(opening, size=serving.workers, start_seconds=serving.start_seconds, watchdog=serving.watchdog,
                     tell=self._tell, lose=self._lose, change=self._changed)  # fmt: skip

@@ -45,6 +45,7 @@ class Opening:
         sha256: What the file must be; None for whatever lies there.
         kept: Folder in which the monitor goes on across restarts; None: in memory alone.
         cycle: Of the monitor; see `Model.monitor`.
+        captures: Folder of captures; None: nothing is kept.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Opening:
     monitor: bool = False
     kept: str | None = None
     cycle: int = 0
+    captures: str | None = None
 
 
 class Told(NamedTuple):

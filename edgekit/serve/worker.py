@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgekit import artifact as artifacts
@@ -29,6 +29,8 @@ from edgekit.serve.messages import as_json
 from edgekit.serve.wire import ANSWER, DRIFT, FRAME, HELLO, TELL, Opening
 
 if TYPE_CHECKING:
+    from edgekit.monitor.alarm import Verdict
+    from edgekit.monitor.capture import Capture
     from edgekit.monitor.monitor import Monitor
 
 _ENDING = 10.0
@@ -53,7 +55,7 @@ def main(descriptor: int) -> None:
             return
         desk = answering.Desk(model, opening)
         try:
-            watch = _Watch(model, opening.kept, opening.cycle) if opening.monitor else None
+            watch = _Watch(model, opening) if opening.monitor else None
         except EdgeKitError as error:
             _hello(link, {"error": error.to_dict()})
             return
@@ -111,16 +113,19 @@ class _Watch:
 
     Args:
         model: The worker's.
-        folder: Where its monitor goes on across restarts.
-        cycle: Of it.
+        opening: Where its monitor goes on across restarts, and where samples are kept.
 
     Raises:
-        ArtifactError: `reference-missing`. UsageError: `output-unwritable`. TargetError: `monitor-busy`.
+        ArtifactError: `reference-missing`. UsageError: `output-unwritable`, `key-invalid`. TargetError: `monitor-busy`,
+            `capture-unwritable`. EngineMissingError: `seal-missing`.
     """
 
-    def __init__(self, model: Model, folder: str | None, cycle: int) -> None:
-        self._monitor = _patient(model, folder, cycle)
+    def __init__(self, model: Model, opening: Opening) -> None:
+        self._keeper = None if opening.captures is None else _Keeper(model, opening.name, opening.captures)
+        self._monitor = _patient(model, opening, self._keeper)
         self._told = -math.inf
+        if self._keeper is not None:
+            self._keeper.begin()
 
     def news(self) -> bytes:
         """Nothing too soon after the last."""
@@ -128,20 +133,63 @@ class _Watch:
         if now - self._told < 1:
             return b""
         self._told = now
+        if self._keeper is not None:
+            self._keeper.begin()
         status = self._monitor.status()
         return as_json({name: status[name] for name in ("samples", "passed_over", "alarms", "ended")})
 
     def close(self) -> None:
         """Keep what it knows."""
+        if self._keeper is not None:
+            self._keeper.close()
         self._monitor.close()
 
 
-def _patient(model: Model, folder: str | None, cycle: int) -> Monitor:
+class _Keeper:
+    """Keeps samples that matter, as soon as the worker before, of whichever version, has let the folder go."""
+
+    def __init__(self, model: Model, name: str, folder: str) -> None:
+        self._model, self._name, self._folder = model, name, folder
+        self._capture: Capture | None = None
+        self._monitor: Monitor | None = None
+
+    def watched_by(self, monitor: Monitor) -> None:
+        """Whose status goes along."""
+        self._monitor = monitor
+
+    def begin(self) -> None:
+        """Keep from now on, unless another process still does.
+
+        Raises:
+            As `edgekit.Capture`, but for `capture-busy`.
+        """
+        if self._capture is not None:
+            return
+        from edgekit.monitor.capture import Capture
+
+        try:
+            self._capture = Capture(self._name, self._model, root=self._folder, monitor=self._monitor)
+        except TargetError as error:
+            if error.code != "capture-busy":
+                raise
+
+    def offer(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], verdict: Verdict | None) -> None:
+        """A call was answered."""
+        if self._capture is not None:
+            self._capture.offer(inputs, outputs, verdict)
+
+    def close(self) -> None:
+        """Write what is held."""
+        if self._capture is not None:
+            self._capture.close()
+
+
+def _patient(model: Model, opening: Opening, taker: _Keeper | None) -> Monitor:
     """A monitor; whoever had the folder before may still be ending."""
     until = time.monotonic() + _ENDING
     while True:
         try:
-            return model.monitor(folder, cycle=cycle)
+            return model.monitor(opening.kept, capture=taker, cycle=opening.cycle)
         except TargetError as error:
             if error.code != "monitor-busy" or time.monotonic() > until:
                 raise

@@ -335,6 +335,21 @@ def test_drift_is_told_also_by_a_server_that_was_started_again(serve, served, te
     again.stop(signal.SIGKILL)
 
 
+def test_what_is_served_is_kept_for_collecting_also_by_a_worker_that_replaces_another(
+    serve, served, tensor, image, tmp_path
+):
+    from edgekit.collect import collect, dataset
+
+    keeping = (served / "int8.tflite", "--capture-folder", tmp_path / "captures", "--threads", 1)
+    for seed, ending in ((0, signal.SIGKILL), (1, signal.SIGTERM), (2, signal.SIGTERM)):
+        server = serve(*keeping)
+        asked = json.dumps({"inputs": [tensor(image(seed=seed, shape=(4, 8, 8, 2)))]})
+        assert server.ask("POST", "/v2/models/int8/infer", asked)[0] == 200
+        server.stop(ending)
+    collected = collect([str(tmp_path / "captures")], tmp_path / "data")
+    assert collected.samples == len(dataset.read(tmp_path / "data").samples) >= 2  # what was killed keeps none
+
+
 def test_a_model_that_says_nothing_of_its_data_is_not_watched(plain):
     from edgekit.serve.settings import Serving as Options
     from edgekit.serve.settings import Settings
