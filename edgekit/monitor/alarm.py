@@ -63,7 +63,8 @@ class Verdict:
     """What the monitor makes of one call; of several samples, of the strangest.
 
     Attributes:
-        ood_score: How far from the reference: 1 is passed by one in a hundred of its samples, 0 is its middle.
+        ood_score: How far from the reference: 1 is passed by one in a hundred of its samples, 0 is its middle; at least
+            1 where a number is missing (NaN) that never was.
         uncertainty: From 0, sure, to 1: one minus the top class's probability; 0 for models without classes.
         alarms: Raised by this call; those of before stand in the monitor's `status`.
         doubt: The chance that the answer is wrong, as labelled evaluation data tell it from how sure the model is,

@@ -25,6 +25,10 @@ _CACHE = 32 << 10
 """Bytes of it."""
 
 
+LACKING = 1.0
+"""Score, at least, of a sample that lacks a number which none of the reference lacked."""
+
+
 class Told:
     """Scores of a block's samples: how far they lie, how unsure their answers are, the chance that these are wrong; all
     [BLOCK].
@@ -126,6 +130,8 @@ class Block:
         self._residual = slice(read, read + number * header.relations)
         self._far = columns - 1 - 3 * bool(header.classes)
         self._inputs = number
+        self._whole = np.full(number, True) if header.absent is None else np.array(header.absent) == 0
+        self._lacking = np.zeros(BLOCK, bool)
         self._center, self._per = reference.mean[:number], 1 / reference.deviation[:number]
         self._precision = reference.precision
         self._units = 1 / np.sqrt(np.diag(self._precision))
@@ -190,6 +196,7 @@ class Block:
         if not np.count_nonzero(missing):
             slack = self._seen(own, None, begin)
         else:
+            self._lacking[begin:end] = (missing & self._whole).any(axis=1)
             np.copyto(own, self._center, where=missing)
             slack = self._seen(own, missing, begin)
         self.read = end
@@ -210,6 +217,10 @@ class Block:
                 rows[:, self._residual] = weighted * self._units
             rows[:, self._far] = far
             told.far[begin:end] = (far - self.middle) / self._reach
+            lacking = self._lacking[begin:end]
+            if np.count_nonzero(lacking):
+                told.far[begin:end][lacking] = np.maximum(told.far[begin:end][lacking], LACKING)
+                lacking[:] = False
         else:
             told.far[begin:end] = -self.middle / self._reach
         if self._rows.classes:

@@ -74,6 +74,29 @@ def test_a_number_that_is_missing_does_not_stand_still(reference):
     assert "stuck" not in {alarm.kind for alarm in found}
 
 
+@pytest.mark.parametrize("lacking", [slice(1, 2), slice(0, 4)])
+def test_a_sample_that_lacks_what_none_lacked_is_no_usual_one(reference, lacking):
+    """What is missing counts as the reference's mean, so that a picture of NaN was more usual than any other."""
+    monitor = Monitor(reference, ROWS, VALUE, None, HOW, degrees=lambda: None)
+    x = stream(40, 8)
+    x[5, lacking] = np.nan
+    scores = [monitor.observe({"x": one[None]}, {"y": one[None, :1]}).ood_score for one in x]
+    assert scores[5] >= 1
+    assert np.median(scores) < 0.5
+    x[:] = stream(40, 9)
+    assert monitor.observe({"x": x}, {"y": x[:, :1]}).ood_score < 3
+
+
+def test_what_the_reference_lacked_as_well_may_be_missing():
+    x = stream(1000, 1)
+    x[::5, 1] = np.nan
+    builder = Builder(ROWS, VALUE, None, HOW)
+    builder.add({"x": x}, {"y": np.zeros((1000, 1), np.float32)})
+    monitor = Monitor(builder.finish(), ROWS, VALUE, None, HOW, degrees=lambda: None)
+    usual = np.array([[0.1, np.nan, 0.1, 0.1]], np.float32)
+    assert monitor.observe({"x": usual}, {"y": np.zeros((1, 1), np.float32)}).ood_score < 0.5
+
+
 def test_another_shape_of_the_same_middle_and_spread_is_told_once(reference):
     x = stream(24_000, 4)
     x[2000:, 3] = np.sign(x[2000:, 3]) * np.abs(1 + 0.2 * stream(22_000, 5)[:, 0]) / np.sqrt(1.04)
