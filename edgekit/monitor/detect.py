@@ -9,7 +9,7 @@ import numpy as np
 
 from edgekit.monitor import bins, expected, words
 from edgekit.monitor.alarm import Kind
-from edgekit.monitor.book import Book, Finding
+from edgekit.monitor.book import SETTLED, Book, Finding, Key
 from edgekit.monitor.cause import Cause, guess
 from edgekit.monitor.columns import Array
 from edgekit.monitor.faults import Events, Fault, Runs
@@ -23,11 +23,15 @@ from edgekit.monitor.streams import Streams, streams
 SHARES = {"scan": 0.7, "sketches": 0.1, "runs": 0.05, "events": 0.05, "pace": 0.1}
 """Parts of the accepted rate of false alarms that the detectors may spend."""
 
-RECENT = 16 * BLOCK
+RECENT = SETTLED
 """Samples over which an alarm must have gone quiet to end."""
 
 _QUIET = 0.6
 """It is quiet when everything is below this part of its threshold."""
+
+_FAULTS = ("stuck", "missing", "constant", "out-of-range")
+_ALONE = (*_FAULTS, "input-shift", "input-spread", "input-shape")
+"""Kinds that one column has by itself: of relations, all have their part."""
 
 _SHAPE: dict[str, Kind] = {"input": "input-shape", "output": "output-shift", "embedding": "embedding-shift"}
 
@@ -97,34 +101,47 @@ class Detectors:
     # -- Rows come in ---------------------------------------------------------------------------------------------
 
     def missing(self, which: Array, sample: int) -> bool:
-        """Numbers `which` (bool [inputs]) of a sample are none; whether that happens too often by now."""
+        """Numbers `which` (bool [inputs]) of a sample are none; whether that happens too often from now on."""
         return self._events.hit(np.concatenate([np.zeros_like(which), which]), sample)
 
-    def standing_still(self, sample: int) -> list[Finding]:
-        """Findings on numbers that do not change any more, one a tensor."""
+    def standing_still(self, sample: int, book: Book) -> list[Finding]:
+        """Findings on numbers that do not change any more, one a tensor, but those that the book knows of."""
         by_source: dict[str, list[Fault]] = {}
         for fault in self.runs.faults(sample):
             by_source.setdefault(self._columns[fault.place].source, []).append(fault)
         # What the model makes of an input that stands still, stands still.
         given = [found for found in by_source.values() if self._columns[found[0].place].role == "input"]
-        return [self._standing(found) for found in given or by_source.values()]
+        news = [(found, [fault for fault in found if self._news("stuck", fault.place, sample, book)])
+                for found in given or by_source.values()]  # fmt: skip
+        return [self._standing(found, new) for found, new in news if new]
 
-    def _standing(self, faults: list[Fault]) -> Finding:
-        """Of one tensor."""
+    def _standing(self, faults: list[Fault], news: list[Fault]) -> Finding:
+        """Of one tensor: all that stand still, and those that the book does not know of."""
         first = self._columns[faults[0].place]
         own = sum(column.source == first.source and column.role == first.role for column in self._columns)
         enough = own / 2 if first.noun in ("picture", "band") else own - 1  # some of a picture's are often the same
-        return self._fault("stuck", faults[0], others=len(faults) - 1, whole=own > 1 and len(faults) > enough)
+        whole = own > 1 and len(faults) > enough
+        return self._fault("stuck", news[0], tuple(fault.place for fault in news), whole=whole)
 
-    def happened(self, sample: int) -> list[Finding]:
-        """Findings on events, up to this sample."""
-        return [
-            self._fault(
-                "missing" if fault.place >= self._inputs else self._event_kinds[fault.place],
-                fault._replace(place=fault.place % self._inputs),
-            )
-            for fault in self._events.faults(sample)
-        ]
+    def happened(self, sample: int, book: Book) -> list[Finding]:
+        """Findings on events, up to this sample, but those that the book knows of."""
+        news: dict[tuple[Kind, str], list[Fault]] = {}
+        for fault in self._events.faults(sample):
+            place = fault.place % self._inputs
+            kind: Kind = "missing" if fault.place >= self._inputs else self._event_kinds[place]
+            if self._news(kind, place, sample, book):
+                news.setdefault((kind, self._columns[place].source), []).append(fault._replace(place=place))
+        return [self._fault(kind, found[0], tuple(fault.place for fault in found)) for (kind, _), found in news.items()]
+
+    def _news(self, kind: Kind, place: int, sample: int, book: Book) -> bool:
+        """Whether the book does not know of a column."""
+        column = self._columns[place]
+        return book.untold(Key(kind, column.source, self._alone(kind, (place,))), sample)
+
+    def _alone(self, kind: Kind, places: tuple[int, ...]) -> tuple[int, ...]:
+        """Columns that an alarm is about: sensors drift and fail one by one, numbers of a picture together."""
+        noun = self._columns[places[0]].noun if places[0] < len(self._columns) else ""
+        return places if (noun == "feature" and kind in _ALONE) or (noun == "band" and kind in _FAULTS) else ()
 
     def block(self, rows: Array, scores: Array, book: Book) -> list[Finding]:
         """A whole block.
@@ -154,7 +171,7 @@ class Detectors:
         found: list[Finding] = []
         if excess is not None:
             found += self._moved(excess, rows, book)
-        found += self._beyond(rows)
+        found += self._beyond(rows, book)
         tau = self._scan.memory()[self._middles] if self._sketches.ends else None
         pool = self._drawn_from() if self._sketches.ends else math.inf
         apart = self._sketches.add(index[:, :width], tau, pool)
@@ -183,8 +200,12 @@ class Detectors:
         for stream in np.flatnonzero((excess.ratio > 1) & apart).tolist():
             groups.setdefault((self._streams.kinds[stream], self._sources[stream]), []).append(stream)
         findings = []
-        for (kind, source), members in groups.items():
-            if book.stands(kind, source):
+        for (kind, source), moving in groups.items():
+            members = [
+                stream for stream in moving
+                if book.untold(Key(kind, source, self._alone(kind, (int(self._streams.column[stream]),))), self.samples)
+            ]  # fmt: skip
+            if not members:
                 continue
             members.sort(key=lambda stream: -excess.ratio[stream])
             since = self.samples - int(excess.length[members[0]])
@@ -194,7 +215,8 @@ class Detectors:
             named = ("input-shift", source) in groups or book.stands("input-shift", source)
             if kind == "input-shift" or (kind in _GUESSED and not named):
                 text += words.behind(self._guess(source, rows, int(excess.length[members[0]])), start=since == 0)
-            findings.append(Finding(kind, source, first.where, first.amount, first.unit, since, text))
+            places = self._alone(kind, tuple(self._streams.column[members].tolist()))
+            findings.append(Finding(kind, source, first.where, first.amount, first.unit, since, text, places))
         return findings
 
     def _move(self, stream: int, length: int) -> words.Move:
@@ -228,15 +250,19 @@ class Detectors:
         for place in np.flatnonzero((apart.ratio > 1) & self._shape).tolist():
             column = self._columns[place]
             kind = _SHAPE[column.role]
-            told = any(book.stands(other, column.source) for other in ("input-shift", "input-spread", kind))
-            if told or any(finding.source == column.source for finding in findings):
+            told = any(book.stands(other, column.source, place) for other in ("input-shift", "input-spread", kind))
+            once = any(finding.source == column.source for finding in findings)
+            if told or once or not self._news(kind, place, self.samples, book):
                 continue
             since = max(0, self.samples - self._sketches.span)
             text = words.reshaped(column, apart, place, since)
-            findings.append(Finding(kind, column.source, column.where, float(apart.w[place]), "sigma", since, text))
+            places = self._alone(kind, (place,))
+            findings.append(
+                Finding(kind, column.source, column.where, float(apart.w[place]), "sigma", since, text, places)
+            )
         return findings
 
-    def _beyond(self, rows: Array) -> list[Finding]:
+    def _beyond(self, rows: Array, book: Book) -> list[Finding]:
         """Findings on events, after those of the block in its order."""
         own = rows[:, : self._inputs]
         bad = (own < self._low) | (own > self._high)
@@ -244,45 +270,45 @@ class Detectors:
             nothing = np.zeros(bad.shape[1], bool)
             for place in np.flatnonzero(bad.any(axis=1)).tolist():
                 self._events.hit(np.concatenate([bad[place], nothing]), self.samples - BLOCK + place)
-        return self.happened(self.samples - 1)
+        return self.happened(self.samples - 1, book)
 
-    def _fault(self, kind: Kind, fault: Fault, others: int = 0, *, whole: bool = False) -> Finding:
+    def _fault(self, kind: Kind, fault: Fault, places: tuple[int, ...], *, whole: bool = False) -> Finding:
         column = self._columns[fault.place]
         last = None if self._unknown[fault.place] else float(self.reference.mean[fault.place])
+        others = len(places) - 1
         text = words.frozen(column, fault) if whole else words.fault(kind, column, fault, others, last)
-        return Finding(kind, column.source, column.where, float(fault.samples), "samples", fault.since, text)
+        about = self._alone(kind, places)
+        return Finding(kind, column.source, column.where, float(fault.samples), "samples", fault.since, text, about)
 
     def _end(self, book: Book) -> None:
         """End what has gone quiet."""
         if not book.keys:
             return
         quiet = self._scan.recent(self._recent) < _QUIET
-        still = {self._columns[fault.place].source for fault in self.runs.faults(self.samples - 1)}
+        still = np.zeros(self._inputs, bool)
+        still[[fault.place for fault in self.runs.faults(self.samples - 1)]] = True
         events = ~self._events.calm(self.samples - 1, RECENT)
-        for kind, source in book.keys:
-            if book.age((kind, source), self.samples) < self._recent or kind in ("latency", "temperature"):
+        kinds = np.array([*self._event_kinds, *(["missing"] * self._inputs)])
+        for key in book.keys:
+            if book.age(key, self.samples) < self._recent or key.kind in ("latency", "temperature"):
                 continue
             mine = [
                 stream for stream, own in enumerate(self._streams.kinds)
-                if self._sources[stream] == source and (own == kind or (kind == "input-shape" and own == "input-shift"))
+                if self._sources[stream] == key.source and key.about(int(self._streams.column[stream]))
+                and (own == key.kind or (key.kind == "input-shape" and own == "input-shift"))
             ]  # fmt: skip
-            about = self._about(kind, source)
-            over = (
-                bool(quiet[mine].all()) if mine else not (source in still if kind == "stuck" else events[about].any())
-            )
-            if over and kind == "input-shape":
-                over = self._sketches.calm(np.array([column.source == source for column in self._columns]))
+            own = [column.source == key.source and key.about(place) for place, column in enumerate(self._columns)]
+            here = np.array(own[: self._inputs], bool)
+            about = (kinds == key.kind) & np.tile(here, 2)
+            lasts = still[here] if key.kind == "stuck" else events[about]
+            over = bool(quiet[mine].all()) if mine else not lasts.any()
+            if over and key.kind == "input-shape":
+                over = self._sketches.calm(np.array(own))
             if over:
-                if mine and kind != "input-shape":
+                if mine and key.kind != "input-shape":
                     self._scan.begin(np.flatnonzero(np.isin(self._of, mine)))  # spreads that it stood for as well
                 self._events.forget(about)
-                book.end((kind, source), self.samples)
-
-    def _about(self, kind: str, source: str) -> Array:
-        """[2 inputs]: events that alarms of this kind and tensor are about."""
-        kinds = np.array([*self._event_kinds, *(["missing"] * self._inputs)])
-        own = np.array([column.source == source for column in self._columns[: self._inputs]], bool)
-        return np.asarray((kinds == kind) & np.tile(own, 2))
+                book.end(key, self.samples)
 
     # -- Telling --------------------------------------------------------------------------------------------------
 

@@ -222,7 +222,7 @@ class Events:
         self._most = 0.0  # of the sums: between events they only fall
 
     def hit(self, which: Array, sample: int) -> bool:
-        """Events `which` (bool [e]) happened at this sample; whether one of them happens too often by now."""
+        """Events `which` (bool [e]) happened at this sample; whether one of them happens too often from now on."""
         places = np.flatnonzero(np.tile(which, 2))
         waited = sample - self._at[places] - 1
         left = np.maximum(0.0, self._sum[places] + self._miss[places] * np.maximum(waited, 0))
@@ -233,7 +233,7 @@ class Events:
         self._count[places] += 1
         self._at[places] = sample
         self._most = float(self._sum.max(initial=0))
-        return bool((self._sum[places] > self._limit).any())
+        return bool(((left <= self._limit) & (self._sum[places] > self._limit)).any())
 
     def faults(self, sample: int) -> list[Fault]:
         """Those that happen too often by now."""

@@ -26,7 +26,7 @@ from edgekit.feeding import Preprocess
 from edgekit.monitor import forks, state
 from edgekit.monitor.alarm import Alarm, Verdict
 from edgekit.monitor.block import WAIT, Block, Later, Span, largest
-from edgekit.monitor.book import Book, Finding
+from edgekit.monitor.book import Book, Finding, Key
 from edgekit.monitor.columns import Array
 from edgekit.monitor.detect import SHARES, Detectors
 from edgekit.monitor.estimate import LEVEL, NARROW
@@ -121,7 +121,6 @@ class Monitor:
         """Know nothing yet."""
         clock, ticks, degrees = self._clocks
         self._detectors = Detectors(self.reference, self.rate, self.cycle)
-        self._lacks = False
         self._faults: list[tuple[Finding, int]] = []  # and after which sample that was seen
         self._book = Book(clock)
         self._pace = Pace(self.rate * SHARES["pace"], ticks, degrees)
@@ -199,9 +198,8 @@ class Monitor:
         if missing is not None:
             for row in np.flatnonzero(missing.any(axis=1)).tolist():
                 sample = self._detectors.samples + place + row
-                if self._detectors.missing(missing[row], sample) and not self._lacks:
-                    self._lacks = True  # once a block
-                    self._faults += [(found, sample) for found in self._detectors.happened(sample)]
+                if self._detectors.missing(missing[row], sample):
+                    self._faults += [(found, sample) for found in self._detectors.happened(sample, self._book)]
             own = np.where(missing, np.nan, own)  # what is filled in is not what stands still
         runs, at = self._detectors.runs, 0
         moved = len(own) <= runs.slack or runs.moved(own)
@@ -210,7 +208,7 @@ class Monitor:
             at += len(part)
             if runs.add(part):
                 sample = self._detectors.samples + place + at - 1
-                self._faults += [(found, sample) for found in self._detectors.standing_still(sample)]
+                self._faults += [(found, sample) for found in self._detectors.standing_still(sample, self._book)]
         return 0 if self._faults else runs.slack
 
     def _look(self, alarms: list[Alarm]) -> None:
@@ -230,7 +228,6 @@ class Monitor:
         if self._detectors.chance is not None:
             block.told.doubt[:] = 1.0 - self._detectors.chance
         block.clear(self._detectors.runs.slack)
-        self._lacks = False
         for finding in found:
             self._enter(finding, alarms)
         hot = self._pace.look(self.samples)
@@ -238,7 +235,7 @@ class Monitor:
             self._enter(hot, alarms)
         for kind, calm in self._pace.calm.items():
             if calm and self._book.stands(kind, ""):
-                self._book.end((kind, ""), self.samples)
+                self._book.end(Key(kind, ""), self.samples)
         if self._keeper is not None and self._keeper.due:
             self._keeper.offer(self._packed())
 

@@ -109,21 +109,21 @@ def frozen(column: Column, found: Fault) -> str:
 def fault(kind: Kind, column: Column, found: Fault, others: int, last: float | None) -> str:
     """A sentence about a fault; `last` is what a constant always was, None if it was missing."""
     where, since = column.where, f" Since sample {found.since}."
-    also = f" So do {others} more of its numbers." if others else ""
+    also = f" {'So do' if kind == 'stuck' else 'So it is with'} {others} more of its numbers." if others else ""
     match kind:
         case "stuck":
             gray = column.noun == "picture" and column.name in ("red", "blue")
             guess = ": perhaps pictures without color, as of a camera in its night mode" if gray else ""
             return f"{where} stands still: the same number {found.samples} times{guess}.{also}{since}"
         case "missing":
-            return f"{where} is missing: {found.samples} times no number.{since}"
+            return f"{where} is missing: {found.samples} times no number.{also}{since}"
         case "blank":
-            return f"{where} is as good as none in {found.samples} samples: black, silent or covered.{since}"
+            return f"{where} is as good as none in {found.samples} samples: black, silent or covered.{also}{since}"
         case "clipped":
             return f"The sound of input {column.source} is cut off at its extremes in {found.samples} samples.{since}"
         case "constant" if last is None:
-            return f"{where} was as good as always missing and no longer is, in {found.samples} samples.{since}"
+            return f"{where} was as good as always missing and no longer is, in {found.samples} samples.{also}{since}"
         case "constant":
-            return f"{where} was always {last:.4g} and no longer is, in {found.samples} samples.{since}"
+            return f"{where} was always {last:.4g} and no longer is, in {found.samples} samples.{also}{since}"
         case _:
-            return f"{where} is far beyond anything seen before, in {found.samples} samples.{since}"
+            return f"{where} is far beyond anything seen before, in {found.samples} samples.{also}{since}"

@@ -312,3 +312,53 @@ def test_sound_that_is_cut_off_and_silence():
         assert monitor.observe({"wave": waves[300:]}, {"value": value[300:]}).alarms == ()
         kinds = {alarm.kind for alarm in monitor.observe({"wave": change(waves[:96])}, {"value": value[:96]}).alarms}
         assert kind in kinds
+
+
+def settled(reference, x, scores):
+    """Alarms of the last of three stretches of a thousand samples, by kind, when those before had settled."""
+    found = watched(reference, x, scores)[0]
+    return {alarm.kind: alarm for alarm in found if alarm.since >= 1950}
+
+
+@pytest.mark.parametrize(
+    ("kind", "delay", "change"),
+    [
+        ("input-shift", 100, lambda part: part + 1.0),
+        ("input-spread", 200, lambda part: part * 3.0),
+        ("stuck", 20, lambda part: part[:1]),
+        ("missing", 10, lambda _: np.nan),
+        ("out-of-range", 40, lambda part: part + 1000.0),
+    ],
+)
+def test_a_second_column_is_told_while_the_first_stands(reference, kind, delay, change):
+    x, scores = stream(3000, 21)
+    x[1000:, 3] = change(x[1000:, 3])
+    x[2000:, 0] = change(x[2000:, 0])
+    found = settled(reference, x, scores)
+    assert found[kind].where == "input x: value 0"
+    assert found[kind].raised <= 2000 + delay
+
+
+def test_columns_that_move_at_once_are_one_alarm_and_end_one_by_one(reference):
+    x, scores = stream(6000, 22)
+    x[1000:3000, 3] += 1.5
+    x[1000:3000, 5] += 1.5
+    x[2000:4500, 1] += 1.5
+    monitor = Monitor(reference, ROWS, SCORES, None, HOW, clock=lambda: 1e9)
+    monitor.observe({"x": x}, {"scores": scores})
+    ended = [alarm for alarm in monitor.status()["ended"] if alarm["kind"] == "input-shift"]
+    assert len(ended) == 2
+    assert "value 3" in ended[0]["message"]
+    assert "value 5" in ended[0]["message"]
+    assert 3512 <= ended[0]["ended"] <= 4100
+    assert ended[1]["where"] == "input x: value 1"
+    assert 5012 <= ended[1]["ended"] <= 5600
+
+
+def test_what_fails_together_is_one_alarm(reference):
+    x, scores = stream(3000, 23)
+    x[1000:, 2:5] = np.nan
+    alarms, _ = watched(reference, x, scores)
+    (found,) = (alarm for alarm in alarms if alarm.kind == "missing")
+    assert found.message.startswith("input x: value 2 is missing: ")
+    assert found.message.endswith(" times no number. So it is with 2 more of its numbers. Since sample 1000.")
