@@ -18,7 +18,7 @@ from edgekit import files
 from edgekit.child import Progress
 from edgekit.collect import dataset, forms
 from edgekit.collect.labels import merged
-from edgekit.errors import EdgeKitError, MissingFileError, TargetError, UsageError
+from edgekit.errors import ArtifactError, EdgeKitError, MissingFileError, TargetError, UsageError
 from edgekit.monitor import export, sealing
 from edgekit.monitor.sealing import Seal
 from edgekit.store.places import checked
@@ -181,6 +181,7 @@ def _board(target: str, wanted: _Wanted, progress: Progress | None) -> BoardOutc
     outcome = BoardOutcome(target)
     folder = Path(target) if target.partition(":")[0] not in KINDS and Path(target).is_dir() else None
     captures = wanted.captures if folder is None else str(folder)
+    others: list[str] = []
     try:
         with open_target("local" if folder else target, progress) as place:
             survey = place.perform(export.survey, export.SurveyRequest(captures, wanted.name))
@@ -192,8 +193,13 @@ def _board(target: str, wanted: _Wanted, progress: Progress | None) -> BoardOutc
             )  # fmt: skip
             for pieces in _pieces([one for one in seen if not _here(one, wanted.output)]):
                 _tell(progress, target, outcome, pieces)
-                got = _get(place, pieces, wanted.output)
+                got = _get(place, pieces, wanted.output, others)
                 outcome = replace(outcome, segments=outcome.segments + len(pieces), bytes=outcome.bytes + got)
+            if others:
+                raise ArtifactError(
+                    "dataset-other-segment", f"{target} has another {', '.join(others)} than the one that is here",
+                    next_step="Collect that board into a dataset of its own; `drift report` takes several.",
+                )  # fmt: skip
             if wanted.remove:
                 safe = tuple(
                     one.path for one in seen if not one.last and dataset.path_of(wanted.output, one.header).exists()
@@ -216,7 +222,7 @@ def _one_name(seen: Iterable[export.Segment], wanted: _Wanted) -> None:
 
 def _here(segment: export.Segment, output: Path) -> bool:
     path = dataset.path_of(output, segment.header)
-    return path.exists() and path.stat().st_size == segment.size
+    return path.exists() and path.stat().st_size >= segment.size
 
 
 def _pieces(segments: list[export.Segment]) -> Iterator[list[export.Segment]]:
@@ -231,8 +237,11 @@ def _pieces(segments: list[export.Segment]) -> Iterator[list[export.Segment]]:
         yield piece
 
 
-def _get(place: Target, pieces: list[export.Segment], output: Path) -> int:
-    """Fetch some segments in one file, check them, and keep each under its own name; how many bytes."""
+def _get(place: Target, pieces: list[export.Segment], output: Path, others: list[str]) -> int:
+    """Fetch some segments in one file, check them, and keep each under its own name; how many bytes.
+
+    Those of which another one is here already go to `others`.
+    """
     there = place.new("captures.bin")
     parts = place.perform(export.export, export.ExportRequest(tuple(one.path for one in pieces), there)).parts
     with files.scratch() as scratch:
@@ -244,9 +253,18 @@ def _get(place: Target, pieces: list[export.Segment], output: Path) -> int:
         content, at = data[at : at + part.bytes], at + part.bytes
         if hashlib.sha256(content).hexdigest() != part.sha256:
             raise TargetError("target-digest", f"what came back from {place.name} is not what lies there")
-        if content:
-            files.replace(dataset.path_of(output, segment.header), content)
+        path = dataset.path_of(output, segment.header)
+        if content and not _put(path, content):
+            others.append(path.name)
     return at
+
+
+def _put(path: Path, content: bytes) -> bool:
+    """Keep a segment, in place of its own beginning alone; False where what is here is another one of that number."""
+    old = path.read_bytes() if path.exists() else b""
+    if len(content) > len(old) and content.startswith(old):
+        files.replace(path, content)
+    return content.startswith(old) or old.startswith(content)
 
 
 def _tell(progress: Progress | None, target: str, outcome: BoardOutcome, pieces: list[export.Segment]) -> None:

@@ -27,6 +27,7 @@ from edgekit import files
 from edgekit.errors import EdgeKitError, TargetError
 from edgekit.monitor.ages import Ages, Clock
 from edgekit.monitor.bounds import LEAST, Bounds
+from edgekit.monitor.device import device
 from edgekit.monitor.segments import SCHEMA, Header, Scanned, scan
 from edgekit.store.record import CLOCK_SET
 
@@ -88,7 +89,7 @@ class Ring:
         self._current: _Current | None = None
         self._unsynced: float | None = None
         self._sizes: dict[int, int] = {}
-        self._closed = False
+        self._closed, self._device = False, device()
         self._store, self._last, self._lock = secrets.token_hex(8), 0, -1
         self._limit = min(max(bounds.quota // _PARTS, LEAST // _PARTS), _LARGEST)
         with self._mapped():
@@ -222,7 +223,7 @@ class Ring:
         number, now = self._last + 1, self._clock.wall()
         header = Header(
             self._store, number, secrets.token_hex(16), self._name, platform.node(),
-            self._seal.id if self._seal else None, now if now >= CLOCK_SET else None, self._about,
+            self._seal.id if self._seal else None, now if now >= CLOCK_SET else None, self._device, self._about,
         )  # fmt: skip
         start, path = header.start(), self._path(number)
         if not self._make_room(self._blocks(len(start)) + self._block):
@@ -322,6 +323,9 @@ class Ring:
             if seen.header is None:
                 self._remove(number)
                 continue
+            copied = None not in (self._device, seen.header.device) and self._device != seen.header.device
+            if copied:  # from another board's card: it goes on there, under these numbers
+                break
             self._store = seen.header.store
             if self._sizes[number] > seen.end:
                 os.truncate(self._path(number), seen.end)

@@ -49,6 +49,7 @@ class Header:
         host: The device's own name.
         key: Id of the key that opens its records; None for plain ones.
         created: Seconds since 1970; None where the clock was not set.
+        device: Digits that tell boards apart, also those with the same card; None where nothing tells.
         about: What readers must know of the model: `preprocess`, and `labels` unless they are many.
     """
 
@@ -59,6 +60,7 @@ class Header:
     host: str
     key: str | None = None
     created: float | None = None
+    device: str | None = None
     about: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 

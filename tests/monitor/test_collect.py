@@ -434,6 +434,38 @@ def test_what_was_fetched_of_another_model_is_left_out(tmp_path):
     )  # fmt: skip
 
 
+def test_boards_with_copies_of_one_card_are_told_apart(tmp_path, monkeypatch):
+    """A card was copied with captures on it: the boards went on under the same numbers, one in the other's place."""
+    shown, out = [as_fed(one) for one in pictures(12)], tmp_path / "data"
+    roots = [tmp_path / name for name in ("first", "second", "third")]
+    captured(roots[0], shown[:3], photographer())
+    for root in roots[1:]:
+        shutil.copytree(roots[0], root)
+    for number, root in enumerate(roots):
+        if number:
+            monkeypatch.setattr("edgekit.monitor.ring.device", lambda number=number: f"{number:016x}")
+        captured(root, shown[3 * number + 3 : 3 * number + 6] or shown[:1], photographer())
+    for targets in (roots, roots[::-1]):
+        done = collect([str(root) for root in targets], out)
+        assert [board.error for board in done.boards] == [None] * 3
+        assert (done.samples, done.damaged) == (12, 0)
+    assert len(dataset.read(out).boards) == 3
+
+
+def test_another_segment_of_that_number_does_not_take_its_place(boards, tmp_path):
+    out = tmp_path / "data"
+    collect(boards, out)
+    (_, path) = listed(Path(boards[0]) / "pets")[0]
+    before, seen = path.read_bytes(), scan(path.read_bytes())
+    path.write_bytes(before[: seen.frames[4].end])
+    assert collect(boards, out).boards[0].error is None  # shorter: nothing new, and what is here stays
+    path.write_bytes(path.read_bytes() + seen.header.frame(5, numbered(1, 20_000), None))
+    captured(Path(boards[0]), [np.ones((8, 6, 3), np.float32)], Fake())  # in a segment of its own
+    done = collect(boards, out)
+    assert [board.error and board.error["code"] for board in done.boards] == ["dataset-other-segment", None]
+    assert done.samples == 12 + 1  # what lies behind it was fetched
+
+
 def test_a_board_without_room_says_so(boards, tmp_path, monkeypatch):
     def full(path, *known, **more):
         if str(path).endswith("captures.bin"):
