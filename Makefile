@@ -105,6 +105,7 @@ runtime-peers: wheel ## predict beside OpenCV, librosa, MediaPipe, model_api, Ra
 monitor-peers: $(READY)  ## the monitor beside other drift detectors, each in an environment of its own
 	$(BIN)/python benchmarks/monitor_peers.py edgekit
 	$(BIN)/python benchmarks/monitor_peers.py edgekit-32
+	$(BIN)/python benchmarks/monitor_peers.py edgekit-bold
 	@for pair in river:river-adwin river:river-adwin-alike river:river-page-hinkley frouros:frouros-ks alibi-detect:alibi-ks evidently:evidently; do \
 	    package=$${pair%%:*}; folder=build/peers/$$package; \
 	    test -x $$folder/bin/python || { python3 -m venv $$folder && $$folder/bin/pip install -q $$package "pandas<3"; } || exit 1; \
