@@ -45,4 +45,6 @@ class Column:
     def where(self) -> str:
         side = "output" if self.role in ("output", "confidence", "class") else "input"
         side = EMBEDDING if self.noun == EMBEDDING else side
-        return f"{side} {self.source}: {self.name}" if self.source else self.name
+        if not self.source:
+            return self.name
+        return f"{side if self.source == side else f'{side} {self.source}'}: {self.name}"

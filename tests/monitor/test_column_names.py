@@ -50,10 +50,10 @@ def test_an_alarm_says_which_column(artifact):
         x[:, 2] += 2.0
         model.run({"input": x})
         told = [alarm for alarm in monitor.alarms if alarm.kind == "input-shift"]
-        assert [alarm.where for alarm in told] == ["input input: vibration of the pump"]
+        assert [alarm.where for alarm in told] == ["input: vibration of the pump"]
         x[:, 1] = 0.25
         model.run({"input": x})
-        assert any(alarm.kind == "stuck" and alarm.where == "input input: flow" for alarm in monitor.alarms)
+        assert any(alarm.kind == "stuck" and alarm.where == "input: flow" for alarm in monitor.alarms)
 
 
 def test_a_table_that_is_read_later_is_read_by_name(artifact, tmp_path):
