@@ -7,7 +7,7 @@ a DequantizeLinear of its own makes of them, so that no kernel is fused otherwis
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class InnerRequest:
         final: The finished one, which is to have the output; None to look only.
         path: Where that goes.
         answer: The output that holds the answer.
+        modules: Tensor -> path of the module of a PyTorch network that makes it.
     """
 
     graph: Graph
@@ -46,6 +47,7 @@ class InnerRequest:
     answer: str
     final: Graph | None = None
     path: str = ""
+    modules: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def find(request: InnerRequest) -> str:
     graph = request.graph
     tensor = next((spec.key for spec in graph.outputs if spec.name == request.name), "")
     if not tensor:
-        tensor = _found(_layers(graph), request.name, {spec.key for spec in graph.outputs})
+        tensor = _found(_layers(graph), _meant(request, _layers(graph)), {spec.key for spec in graph.outputs})
     if any(spec.name == request.answer for spec in graph.outputs if spec.key == tensor):
         raise _unfit(request.name, "holds the model's answer, which is watched anyway")
     return tensor
@@ -91,10 +93,18 @@ def expose(request: InnerRequest) -> Exposed:
         return Exposed(final, there)
     layers = _layers(final)
     if not any(tensor in layer.made for layer in layers):
-        tensor = _found(layers, request.name, {spec.key for spec in final.outputs})
+        tensor = _found(layers, _meant(request, layers), {spec.key for spec in final.outputs})
     key = (_in_tflite if final.format == "tflite" else _in_onnx)(final.path, tensor, request.path)
     graph = replace(final, path=request.path)
     return Exposed(graph, _spec(graph, key, request.name, tensor))
+
+
+def _meant(request: InnerRequest, layers: list[Layer]) -> str:
+    """The name; of a module, as PyTorch calls it, that of the last tensor that it makes."""
+    path = request.name
+    inside = {name for name, module in request.modules.items() if module == path or module.startswith(f"{path}.")}
+    made = [name for layer in layers for name in layer.made if name in inside]
+    return made[-1] if made else path
 
 
 def _found(layers: list[Layer], name: str, ends: set[str]) -> str:

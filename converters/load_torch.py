@@ -225,8 +225,9 @@ def _finished(program: Any, net: Network, path: Path) -> Loaded:
         framework=NAME,
         notes=(*net.notes, *_fixed_after_all(net.inputs, loaded.facts.inputs), *loaded.facts.notes),
         tools={**versions, **loaded.facts.tools},
+        modules=modules,
     )
-    return Loaded(facts, loaded.handle, Answering(facts.inputs, _caller(net)), loaded.precision, modules)
+    return Loaded(facts, loaded.handle, Answering(facts.inputs, _caller(net)), loaded.precision)
 
 
 def _fixed_after_all(asked: tuple[TensorSpec, ...], found: tuple[TensorSpec, ...]) -> list[str]:

@@ -19,7 +19,6 @@ class Loaded:
             TFLite graph, a TfModel.
         answering: Asks the source, in its own framework and as it was given.
         precision: What it is stored in: "fp32", or for a quantized source the nearest of our precisions.
-        modules: Tensor of the graph -> path of the module that makes it, where the framework has modules.
         exact: Format -> a handle for a file that stays float32: it decides as a source that computes in double does.
     """
 
@@ -27,7 +26,6 @@ class Loaded:
     handle: Any
     answering: Answering
     precision: str = "fp32"
-    modules: dict[str, str] = field(default_factory=dict)
     exact: dict[str, Any] = field(default_factory=dict)
 
     def run(self, feeds: Feeds) -> Feeds:

@@ -75,6 +75,7 @@ class LoadedFacts:
         squashed: Outputs that its own engine's sigmoid answers, which rounds as if they were near 1.
         ranges: Input -> least and greatest value to try it with where there is no data; the usual ones of its type for
             others.
+        modules: Tensor of the graph -> path of the module that makes it, where the framework has modules.
     """
 
     framework: str
@@ -90,6 +91,7 @@ class LoadedFacts:
     half: bool = False
     squashed: tuple[str, ...] = ()
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    modules: dict[str, str] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:

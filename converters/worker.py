@@ -260,11 +260,12 @@ class Workshop:
         request = jobs.QuantizeRequest(graph, ranges, precision, options, path)
         return self.engine.call(jobs.quantize, request, stage="quantize")
 
-    def seek(self, graph: Graph, name: str | None, said: Metadata) -> Graph:
+    def seek(self, graph: Graph, name: str | None, said: Metadata, modules: dict[str, str]) -> Graph:
         """See that the float graph has the tensor inside that is to be an output, where one is named; the graph."""
         name = name or said.interpret.embedding
         if name is not None:
-            self._inner = inner.InnerRequest(graph, name, said.interpret.output or graph.outputs[0].name)
+            self._inner = inner.InnerRequest(graph, name, said.interpret.output or graph.outputs[0].name,
+                                              modules=modules)  # fmt: skip
             self.engine.call(inner.find, self._inner, stage="lower")
         return graph
 

@@ -131,7 +131,10 @@ def run(
             )
         with shop.stage("lower"):
             lowered = graph = shop.seek(
-                shop.lower(lowering, *options.lowering(said.preprocess, precision)), options.embedding, said
+                shop.lower(lowering, *options.lowering(said.preprocess, precision)),
+                options.embedding,
+                said,
+                facts.modules,
             )
         shop.start_answering(facts, survey)
         with shop.stage("repair"):

@@ -131,7 +131,7 @@ def retrain(
     Raises:
         DataError: `labels-missing`; `retrain-few`: too little is left to judge. As `edgekit.convert` else.
         ArtifactError: `retrain-foreign`: EdgeKit did not make the old artifact.
-        UsageError: `option-value`; `retrain-folded`.
+        UsageError: `option-value`; `retrain-folded`; `retrain-nothing`: `train` returned None.
         VerificationError: `retrain-forgot`: worse on the old data; `retrain-worse`: worse on the new. Nothing is
             written then. `deploy-rolled-back`: the trial failed; the old version is active.
         EdgeKitError: As `edgekit.convert` and `edgekit deploy`.
@@ -153,6 +153,8 @@ def retrain(
     if progress is not None:
         progress({"stage": "train"})
     made = train(model, old_train, new_train)
+    if made is None:
+        raise UsageError("retrain-nothing", "the function that trains returned None; it returns the new model")
     conversion = pipeline.run(
         made,
         _options(old, about, old_train.joined(new_train), old_judge.joined(new_judge), max_drop, options),

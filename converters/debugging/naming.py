@@ -49,7 +49,7 @@ def collect(model: Any) -> Names:
     """The names in a LoadedModel; none where its framework has none."""
     graph = getattr(model.handle, "graph", None)
     if graph is not None and hasattr(graph, "node"):
-        modules = getattr(model, "modules", {})
+        modules = model.facts.modules
         return Names(
             {
                 name: Node(modules.get(name) or node.name or name, node.op_type, next(iter(node.input), ""))

@@ -206,3 +206,30 @@ def test_a_layer_that_was_fused_away_is_not_mistaken_for_what_was_made_beside_it
     with pytest.raises(UsageError) as caught:
         edgekit.convert(detector, to="tflite", evaluation=waves(60, 1), embedding="rises")
     assert caught.value.code == "embedding-unknown"
+
+
+@pytest.mark.parametrize("to", ["onnx", "tflite"])
+def test_a_layer_goes_by_the_name_that_its_pytorch_module_has(to):
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv1d(1, 6, 9, 4), nn.BatchNorm1d(6), nn.ReLU())
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, wave):
+            return self.head(self.body(wave).mean(-1))
+
+    torch.manual_seed(0)
+    x = waves(60, 1)[:, None]
+    for name in ("body", "body.2"):
+        made = edgekit.convert(Net().eval(), to=to, evaluation=x, shapes={"wave": (None, 1, STEPS)}, embedding=name)
+        assert any(column.role == "embedding" for column in reference_of(made).columns), name
+        with edgekit.load(made) as model:
+            (inner,) = {*model.run({"wave": x})} - {made.manifest.interpret.output or model.outputs[0].name}
+            assert model.run({"wave": x})[inner].min() >= 0, "what leaves the ReLU"
+    with pytest.raises(UsageError) as caught:
+        edgekit.convert(Net().eval(), to=to, evaluation=x, shapes={"wave": (None, 1, STEPS)}, embedding="boby")
+    assert caught.value.code == "embedding-unknown"

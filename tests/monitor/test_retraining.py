@@ -84,6 +84,19 @@ def test_a_model_that_learned_replaces_the_old_one(digits, deployed, tmp_path, m
     assert document["artifact"]["sha256"] == done.artifact.sha256
 
 
+def test_a_function_that_returns_nothing_is_told_so(digits, deployed, tmp_path):
+    train, test, new = digits
+    before = deployed.read_bytes()
+    with pytest.raises(UsageError) as caught:
+        edgekit.retrain(
+            lambda model, old, new: None, "the old model", deployed, train, new, old_test=test,
+            output=tmp_path / "new.onnx",
+        )  # fmt: skip
+    assert caught.value.code == "retrain-nothing"
+    assert not (tmp_path / "new.onnx").exists()
+    assert deployed.read_bytes() == before
+
+
 def test_other_names_of_inputs_and_outputs_are_told(deployed):
     old = artifacts.read(deployed)
     assert _renamed(old.manifest, old) == []
