@@ -124,7 +124,8 @@ def _told(line: dict[str, Any]) -> dict[str, Any] | None:
     if told is None:
         return None
     moved = dict(sorted(told.moved.items(), key=lambda one: -abs(one[1])))
-    return {"accuracy": None, **encode(told), "seconds": dict(told.seconds), "moved": moved}
+    nothing = {"accuracy": None, "unestimated": None}
+    return {**nothing, **encode(told), "seconds": dict(told.seconds), "moved": moved}
 
 
 def _last(series: list[dict[str, Any]]) -> dict[str, Any] | None:

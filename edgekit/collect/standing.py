@@ -62,6 +62,7 @@ class Watched:
     alarms: tuple[_Standing, ...] = ()
     over: int = 0
     accuracy: _Accuracy | None = None
+    unestimated: str | None = None
     moved: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float | None] = field(default_factory=dict)
 

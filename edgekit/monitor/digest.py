@@ -22,8 +22,9 @@ def digest(status: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         `samples`, `passed_over`; `alarms` that stand (`kind`, `where`, `message`, `since`); `over`: samples that the
-        rest is told over; `accuracy` (`estimate`, `low`, `high`, `answered`; None without labels); `moved`: where ->
-        mean shift in deviations, of what moved most; `seconds` a call, usual and now.
+        rest is told over; `accuracy` (`estimate`, `low`, `high`, `answered`; None without labels); `unestimated`: why
+        there is never one; `moved`: where -> mean shift in deviations, of what moved most; `seconds` a call, usual and
+        now.
     """
     if "scales" not in status:
         return dict(status)
@@ -41,6 +42,7 @@ def digest(status: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "over": over,
         "accuracy": accuracy and {name: accuracy[name] for name in _RIGHT if name in accuracy},
+        "unestimated": status.get("unestimated"),
         "moved": {where: round(shifts[where], 2) for where in most},
         "seconds": status["pace"]["seconds"],
     }  # fmt: skip

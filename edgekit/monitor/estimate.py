@@ -32,6 +32,12 @@ NARROW = 0.04
 truth, also where nothing like the drift was tried (benchmarks/monitor_accuracy.py).
 """
 
+NEAR = 0.03
+"""What an answer is to be within."""
+
+DEVIATE = 1.6449
+"""Of a normal variable, for `LEVEL` on both sides."""
+
 GENERAL = 7
 """General means: chance, its spread, confidence, margin, entropy, unlikeness of classes, distance."""
 
@@ -75,6 +81,14 @@ class Kernel:
         smooth += self.axes**2 * np.exp(-along / (2 * count * self.span**2))
         size = _drifted(first)[:, None] * _drifted(second)[None]
         return np.asarray(_SAME**2 + self.linear**2 * (one @ two.T) / GENERAL + size * smooth)
+
+
+def labels_for(low: float, high: float) -> int:
+    """Samples drawn at random whose labels tell an accuracy to `NEAR` with `LEVEL`, if it lies between these: by the
+    normal approximation, of the accuracy there that takes most; in tens.
+    """
+    share = max(0.0, min(max(0.5, low), high, 1.0))
+    return 10 * max(3, math.ceil((DEVIATE / NEAR) ** 2 * share * (1 - share) / 10))
 
 
 def _drifted(places: Array) -> Array:

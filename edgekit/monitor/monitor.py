@@ -29,7 +29,7 @@ from edgekit.monitor.block import WAIT, Block, Later, Span, largest
 from edgekit.monitor.book import Book, Finding, Key
 from edgekit.monitor.columns import Array
 from edgekit.monitor.detect import SHARES, Detectors
-from edgekit.monitor.estimate import LEVEL, NARROW
+from edgekit.monitor.estimate import LEVEL, NARROW, labels_for
 from edgekit.monitor.pace import Pace, thermometer
 from edgekit.monitor.reference import Reference
 from edgekit.monitor.rows import Rows, samples_of
@@ -44,6 +44,12 @@ UNTRIED = (
     "The stream has drifted like no copy of the evaluation data that was tried: trust the interval, not the estimate."
 )
 WIDE = "The accuracy cannot be told to a few points here: trust the interval, not the estimate."
+LABEL = "Capture and label about {} samples of the random stratum to know it to 3 points."
+CLASSLESS = "Only of models that answer one class a sample can the accuracy be estimated without labels."
+UNPROVEN = (
+    "The artifact was made without 50 labelled evaluation samples: convert it with --eval and labels, and its monitor "
+    "estimates the accuracy."
+)
 SCALES = (32, 256, 2048, 16_384, 131_072)
 """Samples over which the status tells mean shifts and the accuracy."""
 
@@ -258,7 +264,8 @@ class Monitor:
         to hold the truth in nine of ten cases; None before there were as many, and for references without labels.
 
         `answered` is False where the middle of that interval is no answer: it is wider than 8 points, or the stream
-        has drifted like nothing that was tried. `note` then says which.
+        has drifted like nothing that was tried. `note` then says which, and how many labels would tell. Why there is
+        no estimate at all says `status()["unestimated"]`.
 
         Raises:
             UsageError: `option-value`: it is none of `SCALES`.
@@ -277,7 +284,14 @@ class Monitor:
         told: dict[str, Any] = {name: round(value, 4) for name, value in figures.items()}
         narrow = found.high - found.low <= 2 * NARROW
         note = UNTRIED if not found.tried else None if narrow else WIDE
+        if note is not None:
+            note = f"{note} {LABEL.format(labels_for(found.low, found.high))}"
         return {**told, "level": LEVEL, "answered": note is None, "note": note}
+
+    def _unestimated(self) -> str | None:
+        """Why the accuracy is never estimated; None where it is, once there are samples enough."""
+        header = self.reference.header
+        return None if header.estimator is not None else UNPROVEN if header.classes else CLASSLESS
 
     def status(self) -> dict[str, Any]:
         """All of it, as JSON values."""
@@ -300,6 +314,7 @@ class Monitor:
                 "alarms": [alarm.to_dict() for alarm in self._book.standing],
                 "ended": list(self._book.ended),
                 "scales": scales,
+                "unestimated": self._unestimated(),
                 "distances": self._detectors.distances(),
                 "pace": self._pace.status(),
                 "left_out": list(self._rows.left_out),

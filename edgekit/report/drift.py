@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from itertools import cycle
 from typing import Any
 
+from edgekit.monitor.estimate import labels_for
 from edgekit.report import plots
 from edgekit.report.page import cards, figure, head, notes, number, plot, section, table
 
@@ -165,11 +166,13 @@ def _boards(boards: list[dict[str, Any]]) -> str:
 
 def _watched(boards: list[dict[str, Any]]) -> list[str]:
     """The last snapshot of each board's monitor."""
-    rows = []
+    rows, said = [], []
     for board in boards:
         told = board["monitor"]
         if told is None:
             continue
+        if words := _advised(told):
+            said.append(f"{board['called']}: {words}")
         right = told["accuracy"] and _told(told["accuracy"])
         moved = ", ".join(f"{where} {shift:+.2f}" for where, shift in told["moved"].items() if abs(shift) >= _MOVED)
         standing = ", ".join(alarm["kind"] for alarm in told["alarms"])
@@ -177,7 +180,20 @@ def _watched(boards: list[dict[str, Any]]) -> list[str]:
             (board["called"], _when(told["at"]), told["samples"], standing or "none", right, moved or "nothing")
         )
     heads = ("board", "told", "samples", "alarms that stand", "right, % (interval)", "moved, in deviations")
-    return [section("What the monitors say", table(heads, rows))] if rows else []
+    return [section("What the monitors say", table(heads, rows), notes(said))] if rows else []
+
+
+def _advised(told: dict[str, Any]) -> str | None:
+    """What to do where a board does not tell its accuracy; None where it does."""
+    accuracy = told["accuracy"]
+    if accuracy is None:
+        return told["unestimated"]
+    if accuracy.get("answered", True):
+        return None
+    return (
+        "the accuracy cannot be told to a few points. With labels of about "
+        f"{labels_for(accuracy['low'], accuracy['high'])} samples of the random stratum this page tells it to 3 points."
+    )
 
 
 def _told(accuracy: dict[str, Any]) -> str:

@@ -167,6 +167,7 @@ def test_few_samples_of_much_weight_tell_little():
 
 def test_the_whole_status_of_a_board_of_a_version_before_is_read_as_well(tmp_path):
     from edgekit.collect.drift import _told
+    from edgekit.report.drift import _advised
     from edgekit.report.drift import _told as told_words
 
     right = {"estimate": 0.9, "low": 0.8, "high": 0.95, "reference": 0.9, "level": 0.9, "note": None}
@@ -178,6 +179,10 @@ def test_the_whole_status_of_a_board_of_a_version_before_is_read_as_well(tmp_pat
     assert (told["samples"], told["over"], list(told["moved"])) == (300, 32, ["b", "a"])
     assert told_words(told["accuracy"]) == "90 (80 to 95)"
     assert told_words({**told["accuracy"], "answered": False}) == "80 to 95"
+    assert _advised(told) is None
+    assert "about 490 samples of the random stratum" in _advised({**told, "accuracy": {**right, "answered": False}})
+    assert _advised({**told, "accuracy": None, "unestimated": "no classes"}) == "no classes"
+    assert _advised({**told, "accuracy": None}) is None  # not that many samples yet
     assert _told({"monitor": {}}) is None
 
 
