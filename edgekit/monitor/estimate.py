@@ -27,7 +27,7 @@ from edgekit.monitor.columns import Array
 LEVEL = 0.9
 """Share of the intervals that are to hold the truth."""
 
-NARROW = 0.04
+NARROW = 0.035
 """Half an interval up to which its middle counts as an answer: nine of ten such estimates are within 3 points of the
 truth, also where nothing like the drift was tried (benchmarks/monitor_accuracy.py).
 """

@@ -10,9 +10,9 @@ import numpy as np
 
 from edgekit.monitor import bins, packing
 from edgekit.monitor.columns import Array
-from edgekit.monitor.estimate import LEANING, LEVEL, TERMS, Estimator, Kernel, curve_terms
+from edgekit.monitor.estimate import DEVIATE, LEANING, LEVEL, TERMS, Estimator, Kernel, curve_terms
 from edgekit.monitor.reference import CLIP, Reference
-from edgekit.monitor.rightness import DEVIATE, LEAST, Signals
+from edgekit.monitor.rightness import LEAST, Signals
 from edgekit.monitor.rows import confidence
 from edgekit.monitor.streams import Streams, streams
 
@@ -85,6 +85,7 @@ def fit(reference: Reference, clean: Judged, spoilt: Sequence[Judged]) -> Refere
     """
     made = streams(reference)
     signals = Signals(reference, made)
+    clean = replace(clean, places=np.arange(len(clean.right)))
     about, leans = _curve(reference, signals, clean, spoilt)
     anchors = _anchors(reference, made, signals, about, leans * about.lean, clean, spoilt)
     general, moves = signals.read(
@@ -123,9 +124,9 @@ def fit(reference: Reference, clean: Judged, spoilt: Sequence[Judged]) -> Refere
 def _curve(reference: Reference, signals: Signals, clean: Judged, spoilt: Sequence[Judged]) -> tuple[Estimator, Array]:
     """The curve, and each class's lean in its steps [classes] int8; zeros where there are too many classes."""
     parts = [clean, *spoilt]
-    terms = np.concatenate(
-        [curve_terms(confidence(part.scores), signals.far(_deviations(reference, part.rows))) for part in parts]
-    )
+    sources = _deviations(reference, clean.rows)
+    far = [_far(signals, _deviations(reference, part.rows), sources, part) for part in parts]
+    terms = np.concatenate([curve_terms(confidence(part.scores), one) for part, one in zip(parts, far, strict=True)])
     right = np.concatenate([part.right for part in parts]).astype(np.float64)
     weight = np.ones(len(right))
     own = len(clean.right)
@@ -178,12 +179,13 @@ def _anchors(
     spoilt: Sequence[Judged],
 ) -> list[_Anchor]:
     dice = np.random.default_rng(0)
-    whole = _told(reference, made, signals, about, leans, clean)
+    sources = _deviations(reference, clean.rows)
+    whole = _told(reference, made, signals, about, leans, clean, sources)
     beside = _table(whole, clean.right)
     found = [_anchor(whole, clean.right, "")]
     for part in spoilt:
-        told = _told(reference, made, signals, about, leans, part)
-        found.append(_anchor(told, part.right, part.family, beside, part.places))
+        told = _told(reference, made, signals, about, leans, part, sources)
+        found.append(_lucky(_anchor(told, part.right, part.family, beside, part.places), whole, dice))
     answers = clean.scores.argmax(axis=1)
     for _ in range(_MIXES):
         chance = dice.dirichlet(np.full(clean.scores.shape[1], 0.5))[answers]
@@ -194,7 +196,13 @@ def _anchors(
 
 
 def _told(
-    reference: Reference, made: Streams, signals: Signals, about: Estimator, leans: Array, part: Judged
+    reference: Reference,
+    made: Streams,
+    signals: Signals,
+    about: Estimator,
+    leans: Array,
+    part: Judged,
+    sources: Array,
 ) -> tuple[Array, ...]:
     """Scores of the streams [n, s], numbers in deviations [n, k] and extras [n, EXTRAS], as the monitor makes them.
     Columns of outputs and relations, which the estimate does not look at, have their means.
@@ -209,7 +217,27 @@ def _told(
     heaps = made.heaps[answered]
     every = np.concatenate([index, heaps[:, None]], axis=1)
     scores = made.tables[np.arange(len(made.kinds)), every[:, made.column]]
-    return scores, np.clip(z, -CLIP, CLIP), signals.each(z[:, :number], sure, leans[answered], about)
+    far = _far(signals, z[:, :number], sources, part)
+    return scores, np.clip(z, -CLIP, CLIP), signals.each(far, sure, leans[answered], about)
+
+
+def _far(signals: Signals, z: Array, sources: Array, part: Judged) -> Array:
+    """Distances of a part's samples z [n, inputs]; of copies of clean samples, whose numbers `sources` has, from a
+    reference without these.
+    """
+    return signals.far(z) if part.places is None else signals.apart(z, sources[part.places])
+
+
+def _lucky(anchor: _Anchor, clean: tuple[Array, ...], dice: np.random.Generator) -> _Anchor:
+    """The anchor, moved by the luck that as many other samples would have had beside the clean ones, of which `_told`
+    gave these: a stretch in the field is of others, and anchors that are all of the same samples lie where it cannot
+    come. What luck moves it by, the process then learns to think little of. The chance, which the error is of, stays.
+
+    Source: B. Efron, "Bootstrap methods", Annals of Statistics 7 (1979).
+    """
+    drawn = dice.integers(0, len(clean[0]), len(clean[0]))
+    streams, columns = (part[drawn].mean(axis=0) - part.mean(axis=0) for part in clean[:2])
+    return replace(anchor, streams=anchor.streams + streams, columns=anchor.columns + columns)
 
 
 def _deviations(reference: Reference, rows: Array) -> Array:

@@ -263,7 +263,7 @@ class Monitor:
         """Estimated share of right answers, 0..1, among the last `samples` (one of `SCALES`), with an interval that is
         to hold the truth in nine of ten cases; None before there were as many, and for references without labels.
 
-        `answered` is False where the middle of that interval is no answer: it is wider than 8 points, or the stream
+        `answered` is False where the middle of that interval is no answer: it is wider than 7 points, or the stream
         has drifted like nothing that was tried. `note` then says which, and how many labels would tell. Why there is
         no estimate at all says `status()["unestimated"]`.
 

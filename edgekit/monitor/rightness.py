@@ -8,12 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from edgekit.monitor.columns import Array
-from edgekit.monitor.estimate import Estimator
+from edgekit.monitor.estimate import DEVIATE, Estimator
 from edgekit.monitor.reference import CLIP, Reference, inverse, weighed
 from edgekit.monitor.streams import Streams
-
-DEVIATE = 1.6449
-"""Of a normal variable, for 0.9 on both sides."""
 
 VARIED = 0.9
 """A number that is the same in so many samples of the reference is left out: it says nothing of small drifts, and of
@@ -25,6 +22,9 @@ _SOFT = 0.3
 _DISTANCES = (0.1, 8.0)
 
 EXTRAS = 3
+
+_LEAST_PART = 0.05
+"""Of the correlations in one direction, what samples other than one made, at least."""
 
 LEAST = 0.02
 """Variance of an answer's rightness, at least: no accuracy is known to be 1."""
@@ -56,23 +56,24 @@ class Signals:
         self._weights = 1 - np.array([made.mass[stream][heap] for heap, stream in enumerate(self._shares.tolist())])
         header = reference.header
         own = reference.correlation[np.ix_(self._columns, self._columns)]
-        self._precision = inverse(own, header.shrink if header.relations else 1.0)
+        shrink = header.shrink if header.relations else 1.0
+        self._precision = inverse(own, shrink)
+        self._part = (1 - shrink) / header.samples  # of one sample in what is inverted
         self.size = self._columns.size + self._spreads.size
 
-    def each(self, z: Array, sure: Array, lean: Array | float, about: Estimator, whole: Array | None = None) -> Array:
+    @staticmethod
+    def each(far: Array, sure: Array, lean: Array | float, about: Estimator) -> Array:
         """What is averaged besides, of each sample [n, EXTRAS]: the chance that its answer is right, chance (1 -
         chance), and the logarithm of its distance from the reference, by numbers that vary there.
 
         Args:
-            z: Numbers of the inputs [n, inputs] in deviations.
+            far: The last [n].
             sure: Confidence, margin, entropy [n, 3].
             lean: Of the classes that were answered [n].
             about: The estimator.
-            whole: Distances by all numbers of the inputs [n], where somebody knows them.
         """
-        far = self.far(z, whole)
         chance = about.chances(sure, far, lean)
-        made = np.empty((len(z), EXTRAS))
+        made = np.empty((len(far), EXTRAS))
         made[:, 0], made[:, 1], made[:, 2] = chance, chance * (1 - chance), far
         return made
 
@@ -85,6 +86,25 @@ class Signals:
         if whole is None or self._columns.size < z.shape[1]:
             whole = weighed(z.take(self._columns, axis=1).clip(-CLIP, CLIP), self._precision)[1]
         return np.asarray(np.log(whole.clip(*_DISTANCES)))
+
+    def apart(self, z: Array, own: Array) -> Array:
+        """The same of the reference's own samples, or of copies of them: each is taken out of the correlations, for of
+        what holds itself, no sample is as far as others of its kind are.
+
+        Args:
+            z: Numbers of the inputs [n, inputs] in deviations.
+            own: Those of the samples that these are or are copies of.
+
+        Source: J. Sherman, W. Morrison, Annals of Mathematical Statistics 21 (1950).
+        """
+        if not self._columns.size:
+            return np.zeros(len(z))
+        varied, sources = (part.take(self._columns, axis=1).clip(-CLIP, CLIP) for part in (z, own))
+        weighted = sources @ self._precision
+        rest = np.maximum(1 - self._part * (weighted * sources).sum(axis=1), _LEAST_PART)
+        more = self._part * np.square((weighted * varied).sum(axis=1)) / rest
+        far = np.sqrt(np.square(weighed(varied, self._precision)[1]) + more / varied.shape[1])
+        return np.asarray(np.log(far.clip(*_DISTANCES)))
 
     def read(self, streams: Array, columns: Array, extras: Array) -> tuple[Array, Array]:
         """General means [..., GENERAL] and the inputs' moves [..., size].
@@ -147,7 +167,8 @@ class Rightness:
             answered: Classes [n].
         """
         lean = 0.0 if self._leans is None else self._leans.take(answered)
-        return self._signals.each(z[:, : self._number], rows[:, -3:], lean, self._about, rows[:, -4])
+        far = self._signals.far(z[:, : self._number], rows[:, -4])
+        return self._signals.each(far, rows[:, -3:], lean, self._about)
 
     def place(self, streams: Array, columns: Array, extras: Array) -> Array:
         """Of stretches [n, ...], as `Signals.read` takes them: [n, GENERAL + axes]."""

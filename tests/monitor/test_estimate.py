@@ -12,9 +12,12 @@ from edgekit.converters.perturbing import copies
 from edgekit.errors import UsageError
 from edgekit.monitor import fitting
 from edgekit.monitor.build import JUDGED, Builder, Drift
+from edgekit.monitor.estimate import labels_for
 from edgekit.monitor.fitting import _hierarchical
 from edgekit.monitor.monitor import Monitor
 from edgekit.monitor.reference import Reference
+from edgekit.monitor.rightness import Signals
+from edgekit.monitor.streams import streams
 from edgekit.reading import Interpret
 from edgekit.tensors import TensorSpec
 
@@ -67,6 +70,41 @@ def test_the_estimate_is_near_and_its_interval_holds_the_truth(reference, noise)
         assert answer(x).max(1).mean() - truth > 0.05
 
 
+def test_samples_are_no_nearer_to_a_reference_because_they_are_in_it():
+    """The curve is fitted on samples of the reference and read for others: those would seem strange without drift."""
+    dice = np.random.default_rng(3)
+    many = (TensorSpec("x", (None, 24), "float32"),)
+    mix = dice.normal(size=(24, 24))
+    x, others = ((dice.normal(size=(number, 24)) @ mix).astype(np.float32) for number in (120, 4000))
+    builder = Builder(many, SCORES, None, HOW)
+    builder.add({"x": x}, {"scores": dice.dirichlet(np.ones(3), 120)})
+    reference = builder.finish()
+    signals = Signals(reference, streams(reference))
+    z, fresh = ((part - reference.mean[:24]) / reference.deviation[:24] for part in (x, others))
+    assert signals.far(fresh).mean() - signals.far(z).mean() > 0.05
+    assert abs(signals.far(fresh).mean() - signals.apart(z, z).mean()) < 0.03
+    spoilt, noisy = (part + 0.3 * dice.normal(size=part.shape) for part in (np.repeat(z, 30, axis=0), fresh))
+    assert abs(signals.far(noisy).mean() - signals.apart(spoilt, np.repeat(z, 30, axis=0)).mean()) < 0.03
+
+
+def test_a_stream_without_drift_is_as_well_known_as_the_labelled_samples():
+    """Its luck is other than theirs: intervals were an eighth wider for it alone."""
+    ratios = []
+    for seed in range(3):
+        x, y = samples(200, 100 + seed)
+        builder = Builder(ROWS, SCORES, None, HOW)
+        builder.add({"x": x}, {"scores": answer(x)})
+        builder.judge({"x": x}, {"scores": answer(x)}, y)
+        for kind, level, places, copy in copies(x, "table", 4000):
+            drift = Drift(kind.name, kind.family, level)
+            builder.judge({"x": copy}, {"scores": answer(copy)}, y[places], drift, places)
+        made = builder.finish()
+        found = (estimated(made, part) for part in (samples(2048, 500 + seed)[0], np.resize(x, (2048, 8))))
+        fresh, same = (one["high"] - one["low"] for one in found)
+        ratios.append(fresh / same)
+    assert np.mean(ratios) < 1.06
+
+
 def test_the_curve_travels_with_the_reference(reference):
     again = Reference.from_bytes(reference.to_bytes())
     assert again.header.estimator == reference.header.estimator
@@ -109,6 +147,15 @@ def test_a_wide_interval_has_no_middle_that_answers(reference):
     assert few["high"] - few["low"] > 0.12
     assert not few["answered"]
     assert "cannot be told" in few["note"]
+    assert f"label about {labels_for(few['low'], few['high'])} samples of the random stratum" in few["note"]
+
+
+def test_as_many_labels_as_are_asked_for_tell_the_accuracy_to_three_points():
+    dice = np.random.default_rng(6)
+    for share, low, high in ((0.85, 0.85, 0.9), (0.7, 0.7, 0.99), (0.5, 0.2, 0.8), (0.2, 0.05, 0.2)):
+        number = labels_for(low, high)
+        assert abs(np.mean(np.abs(dice.binomial(number, share, 4000) / number - share) <= 0.03) - 0.9) < 0.03
+    assert labels_for(0.99, 1.0) == 30
 
 
 def test_few_copies_tell_as_much_where_it_is_known_of_what(reference):
@@ -188,8 +235,18 @@ def test_without_labels_nothing_is_claimed():
     assert monitor.accuracy(256) is None
     assert monitor.observe({"x": x[:1]}, {"scores": answer(x[:1])}).doubt is None
     assert monitor.status()["scales"]["256"]["accuracy"] is None
+    assert "--eval and labels" in monitor.status()["unestimated"]
     with pytest.raises(UsageError, match="over 32, 256"):
         monitor.accuracy(100)
+
+
+def test_a_model_without_classes_says_why_its_accuracy_is_never_estimated(reference):
+    x, _ = samples(200, 1)
+    value = (TensorSpec("value", (None, 1), "float32"),)
+    builder = Builder(ROWS, value, None, how := Interpret(task="regression"))
+    builder.add({"x": x}, {"value": x[:, :1]})
+    assert "one class a sample" in Monitor(builder.finish(), ROWS, value, None, how).status()["unestimated"]
+    assert Monitor(reference, ROWS, SCORES, None, HOW).status()["unestimated"] is None
 
 
 @pytest.mark.parametrize(("shape", "sizes"), [
