@@ -1,6 +1,6 @@
 """The accuracy that is estimated without labels beside the truth, on drifts that are made by other code.
 
-    python benchmarks/monitor_accuracy.py [--samples 2048] [--subject mnist ...] [--known]
+    python benchmarks/monitor_accuracy.py [--samples 2048] [--subject mnist ...] [--known] [--drawn] [--labels 1]
 
 The estimate is fitted on copies that `edgekit.converters.perturbing` makes of labelled samples, as a conversion does;
 streams drift by scipy's filters and by code of this file, in kinds and strengths of their own. Each drift is judged
@@ -8,11 +8,13 @@ streams drift by scipy's filters and by code of this file, in kinds and strength
     fit "all": by an estimate that was fitted on copies of all kinds, some of them like this drift,
     fit "others": by one that was fitted without the families of kinds that this drift is like (not with --known),
     stream "judged": on the samples that were labelled at the desk, drifted, as an evaluation set would be,
-    stream "unseen": on 2,048 others, or 256 where there are not as many: the truth of so few has its own luck.
+    stream "unseen": on 2,048 others, or 256 where there are not as many: the truth of so few has its own luck. Where
+        there are thousands more, "many" is the truth of all of them.
 
 Prints a JSON line a drift, and at the end one for each of these four: all cases, those that the estimate calls
 answered, and "ceiling": how often the share of right answers among the judged samples, drifted alike, is as near. No
-estimate can be expected to know more of a model than that.
+estimate can be expected to know more of a model than that. `--drawn` takes the models of monitor_drawn.py in
+place of the others.
 
     python benchmarks/monitor_accuracy.py --table LINES ...
 
@@ -24,11 +26,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from monitor_data import Array, Subject, more_subjects
+from monitor_drawn import DRAWN
 from scipy import ndimage
 
 from edgekit.converters.perturbing import copies
@@ -203,7 +207,9 @@ class Desk:
         self.subject, self._x, self._y = subject, x, y
         self._clean = subject.answer(x)
         self._copies = []
-        for kind, level, places, copy in copies(x, SHAPES[subject.kind], COPIES.get(subject.name, 24_000)):
+        for kind, level, places, copy in copies(
+            x, SHAPES[subject.kind], COPIES.get(subject.name.split("@")[0], 24_000)
+        ):
             drift = Drift(kind.name, kind.family, level)
             self._copies.append((drift, copy, subject.answer(copy), y[places], places))
         self.families = {drift.family for drift, *_ in self._copies}
@@ -225,7 +231,7 @@ class Desk:
 
 
 def measure(subject: Subject, samples: int, fits: tuple[str, ...]) -> list[dict[str, Any]]:
-    cut = min(1000, len(subject.field) // 2)
+    cut = min(subject.labelled, len(subject.field) // 2)
     parts = {"judged": slice(0, cut), "unseen": slice(cut, cut + samples)}
     desk = Desk(subject, subject.field[parts["judged"]], subject.labels[parts["judged"]])
     found = []
@@ -237,8 +243,13 @@ def measure(subject: Subject, samples: int, fits: tuple[str, ...]) -> list[dict[
             # Samples that are known at the desk may come several times; others once, or their luck would be no chance.
             number = samples if stream == "judged" or len(answers) >= samples else 256
             right = answers.argmax(1) == subject.labels[part]
+            many = None
             if stream == "judged":
                 labelled = float(right.mean())
+            elif len(subject.field) > 2 * (cut + samples):
+                moved_more = drift(subject.field[part.stop :].copy(), np.random.default_rng(3)).astype(np.float32)
+                more = subject.answer(moved_more).argmax(1) == subject.labels[part.stop :]
+                many = round(float(np.concatenate([right, more]).mean()), 4)
             chosen = np.random.default_rng(2).permutation(np.resize(np.arange(len(answers)), number))
             truth = float(right[chosen].mean())
             for fit in fits:
@@ -253,13 +264,22 @@ def measure(subject: Subject, samples: int, fits: tuple[str, ...]) -> list[dict[
                 found.append({
                     "subject": subject.name, "drift": name, "fit": fit, "stream": stream, "truth": round(truth, 4),
                     **figures, "confidence": round(float(answers[chosen].max(1).mean()), 4),
-                    "labelled": round(labelled, 4),
+                    "labelled": round(labelled, 4), "many": many,
                     "error": round(figures["estimate"] - truth, 4), "held": figures["low"] <= truth <= figures["high"],
                 })  # fmt: skip
                 print(json.dumps(found[-1]), flush=True)
     size = len(desk.reference(frozenset()).to_bytes())
     print(json.dumps({"subject": subject.name, "labelled": cut, "reference_bytes": size}), flush=True)
     return found
+
+
+def redrawn(subject: Subject, seed: int) -> Subject:
+    """With other samples at the desk: the luck of its labels is the same in all of a model's drifts."""
+    if not seed:
+        return subject
+    order = np.random.default_rng([5, seed]).permutation(len(subject.field))
+    name = f"{subject.name}@{seed}"
+    return replace(subject, name=name, field=subject.field[order], labels=subject.labels[order])
 
 
 def summed(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -300,7 +320,10 @@ LARGE = 1000
 def table(files: list[str]) -> None:
     """What runs printed as the table of docs/monitor.md."""
     lines = [json.loads(line) for file in files for line in Path(file).read_text().splitlines() if line[:1] == "{"]
-    found = [line for line in lines if "drift" in line]
+    drawn, found = (
+        [line for line in lines if "drift" in line and (line["subject"].split("@")[0] in DRAWN) is own]
+        for own in (True, False)
+    )
     print(f"{len({row['subject'] for row in found})} models")
     heads = (
         "the estimate was fitted on", "streams drawn from", "cases", "within 3 points", "ceiling", "answered",
@@ -312,18 +335,32 @@ def table(files: list[str]) -> None:
     large = {line["subject"] for line in lines if "reference_bytes" in line and line["labelled"] == LARGE}
     for fit in ("all", "others"):
         for stream in ("judged", "unseen"):
-            print(_row(fit, stream, [row for row in found if row["fit"] == fit and row["stream"] == stream]))
+            _print(fit, stream, [row for row in found if row["fit"] == fit and row["stream"] == stream])
     print("\nPictures: brightness, blur, noise, rotation; then those of models with 2,048 other samples")
     for rows in (named, [row for row in named if row["subject"] in large]):
         for stream in ("judged", "unseen"):
-            print(_row("all", stream, [row for row in rows if row["stream"] == stream]))
+            _print("all", stream, [row for row in rows if row["stream"] == stream])
     print("\nAll drifts of models with 2,048 other samples")
     for fit in ("all", "others"):
         rows = [row for row in found if row["fit"] == fit and row["subject"] in large and row["stream"] == "unseen"]
-        print(_row(fit, "unseen", rows))
+        _print(fit, "unseen", rows)
+    print("\nModels of monitor_drawn.py; other samples a second time, beside the truth of thousands")
+    for fit in ("all", "others"):
+        own = [row for row in drawn if row["fit"] == fit]
+        apart = [[row for row in own if row["stream"] == stream] for stream in ("judged", "unseen")]
+        for stream, rows in zip(("judged", "unseen", "unseen"), (*apart, list(map(_of_many, apart[1]))), strict=True):
+            _print(fit, stream, rows)
 
 
-def _row(fit: str, stream: str, rows: list[dict[str, Any]]) -> str:
+def _of_many(row: dict[str, Any]) -> dict[str, Any]:
+    truth = row["many"]
+    held = row["low"] <= truth <= row["high"]
+    return {**row, "truth": truth, "error": row["estimate"] - truth, "held": held}
+
+
+def _print(fit: str, stream: str, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
     whole, mild = summed(rows), summed([row for row in rows if row["reference"] - row["truth"] <= 0.1])
     cells = (
         TABLE[fit], TABLE[stream], str(len(rows)),
@@ -332,7 +369,7 @@ def _row(fit: str, stream: str, rows: list[dict[str, Any]]) -> str:
         f"{whole['answered_within_3_points']:.0%}", f"{100 * whole['mean_error']:.1f} points",
         f"{whole['interval_holds']:.0%}", f"{100 * whole['mean_width']:.0f} points",
     )  # fmt: skip
-    return f"| {' | '.join(cells)} |"
+    print(f"| {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -340,6 +377,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2048)
     parser.add_argument("--subject", nargs="*")
     parser.add_argument("--known", action="store_true")
+    parser.add_argument("--drawn", action="store_true")
+    parser.add_argument("--labels", type=int, default=0, help="another draw of which samples the desk has")
     parser.add_argument("--table", nargs="+", metavar="LINES")
     options = parser.parse_args()
     if options.table:
@@ -347,8 +386,9 @@ def main() -> None:
         return
     fits = ("all",) if options.known else ("all", "others")
     found: list[dict[str, Any]] = []
-    for subject in more_subjects(options.subject):
-        found += measure(subject, options.samples, fits)
+    drawn = (make(name) for name, make in DRAWN.items() if options.subject is None or name in options.subject)
+    for subject in drawn if options.drawn else more_subjects(options.subject):
+        found += measure(redrawn(subject, options.labels), options.samples, fits)
     for fit in fits:
         for stream in ("judged", "unseen"):
             rows = [row for row in found if row["fit"] == fit and row["stream"] == stream]

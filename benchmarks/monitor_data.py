@@ -32,6 +32,7 @@ class Subject:
         kind: "image", "audio" or "table".
         answer: Arrays to answers, batch by batch.
         known, field: Samples of either part. labels: Of the field.
+        labelled: Of the field, how many the desk has labels of, where half of it is more.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Subject:
     known_labels: Array | None
     field: Array
     labels: Array | None
+    labelled: int = 1000
 
     def reference(self, *, whole: bool = True) -> Reference:
         """Of the known part; `whole`: of the field as well, as a conversion with evaluation data makes it."""
@@ -88,7 +90,7 @@ def _engine(path: Path, shape: tuple[int, ...]) -> Callable[[Array], Array]:
     return answer
 
 
-def _classes(number: int) -> tuple[tuple[TensorSpec, ...], Interpret]:
+def classes(number: int) -> tuple[tuple[TensorSpec, ...], Interpret]:
     how = Interpret(task="classification", scores="probabilities")
     return (TensorSpec("scores", (None, number), "float32"),), how
 
@@ -112,7 +114,7 @@ def _pictures(name: str) -> Subject | None:
         cut = 500
     order = dice.permutation(len(x))
     x, y = x[order], y[order]
-    outputs, how = _classes(10)
+    outputs, how = classes(10)
     shape = x.shape[1:]
     inputs = (TensorSpec("image", (None, *shape), "float32", layout="NHWC"),)
     return Subject(
@@ -129,7 +131,7 @@ def _keywords(name: str) -> Subject | None:
         y = data["y"]
     order = np.random.default_rng(7).permutation(len(x))
     x, y = x[order], y[order]
-    outputs, how = _classes(12)
+    outputs, how = classes(12)
     inputs = (TensorSpec("mfcc", (None, 49, 10, 1), "float32"),)
     answer = _engine(SHARED / "models/kws_dscnn/kws_fp32.tflite", (49, 10, 1))
     return Subject(name, "audio", inputs, outputs, how, answer, x[:250], y[:250], x[250:], y[250:])
@@ -155,7 +157,7 @@ def _waves(name: str) -> Subject | None:
         return np.log(frames.reshape(len(waves), 16, 16, 4).mean(3) + 1e-3).reshape(len(waves), -1)
 
     net = MLPClassifier((64,), random_state=0, max_iter=400).fit(spectra(x[:150]), y[:150])
-    outputs, how = _classes(10)
+    outputs, how = classes(10)
     inputs = (TensorSpec("wave", (None, 4096), "float32"),)
     return Subject(
         name, "audio", inputs, outputs, how, lambda w: net.predict_proba(spectra(w)).astype(np.float32),
@@ -186,7 +188,7 @@ def _tables(name: str) -> Subject | None:
             name, "table", inputs, outputs, how, lambda rows: net.predict(rows)[:, None].astype(np.float32),
             known, known_labels, field, labels,
         )  # fmt: skip
-    outputs, how = _classes(len(set(y.tolist())))
+    outputs, how = classes(len(set(y.tolist())))
     return Subject(
         name, "table", inputs, outputs, how, lambda rows: net.predict_proba(rows).astype(np.float32),
         known, known_labels, field, labels,
@@ -272,7 +274,7 @@ def _more_tables(name: str) -> Subject | None:
     x, y = load(return_X_y=True)
     known, field, known_labels, labels = train_test_split(x.astype(np.float32), y, test_size=0.6, random_state=1)
     net = make_pipeline(StandardScaler(), model).fit(known, known_labels)
-    outputs, how = _classes(len(set(y.tolist())))
+    outputs, how = classes(len(set(y.tolist())))
     inputs = (TensorSpec("x", (None, x.shape[1]), "float32"),)
     return Subject(
         name, "table", inputs, outputs, how, lambda rows: net.predict_proba(rows).astype(np.float32),
@@ -286,16 +288,16 @@ def _made_tables(name: str) -> Subject | None:
     from sklearn.ensemble import GradientBoostingClassifier
     from sklearn.neural_network import MLPClassifier
 
-    (numbers, telling, classes, apart), model = {
+    (numbers, telling, count, apart), model = {
         "made-net": ((20, 12, 4, 1.5), MLPClassifier((64, 32), max_iter=200, random_state=0)),
         "made-boosted": ((12, 8, 3, 1.2), GradientBoostingClassifier(n_estimators=60, random_state=0)),
     }[name]
     x, y = make_classification(
-        8000, n_features=numbers, n_informative=telling, n_classes=classes, class_sep=apart, random_state=3
+        8000, n_features=numbers, n_informative=telling, n_classes=count, class_sep=apart, random_state=3
     )
     x = x.astype(np.float32)
     net = model.fit(x[:3000], y[:3000])
-    outputs, how = _classes(classes)
+    outputs, how = classes(count)
     inputs = (TensorSpec("x", (None, numbers), "float32"),)
     return Subject(
         name, "table", inputs, outputs, how, lambda rows: net.predict_proba(rows).astype(np.float32),
