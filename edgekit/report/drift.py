@@ -187,7 +187,8 @@ def _advised(told: dict[str, Any]) -> str | None:
     """What to do where a board does not tell its accuracy; None where it does."""
     accuracy = told["accuracy"]
     if accuracy is None:
-        return told["unestimated"]
+        why: str | None = told["unestimated"]
+        return why
     if accuracy.get("answered", True):
         return None
     return (
