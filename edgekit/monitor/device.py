@@ -11,18 +11,23 @@ _NETWORK = Path("/sys/class/net")
 
 def device() -> str | None:
     """16 hexadecimal digits that follow from the board's serial number, else from its first network adapter; None where
-    there is neither.
+    there is neither, or nobody may read it.
     """
-    said = _read(_SERIAL)
-    if said is None and _NETWORK.is_dir():  # adapters of the hardware alone: those of containers change
-        adapters = sorted(path for path in _NETWORK.iterdir() if (path / "device").exists())
-        said = next((text for text in (_read(path / "address") for path in adapters) if text), None)
+    try:
+        said = _read(_SERIAL) or next(filter(None, map(_read, _adapters())), None)
+    except OSError:
+        return None
     return None if said is None else hashlib.sha256(b"edgekit device\n" + said.encode()).hexdigest()[:16]
 
 
+def _adapters() -> list[Path]:
+    """Addresses of those of the hardware alone: those of containers change."""
+    found = sorted(_NETWORK.iterdir()) if _NETWORK.is_dir() else []
+    return [path / "address" for path in found if (path / "device").exists()]
+
+
 def _read(path: Path) -> str | None:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
-    except OSError:
+    if not path.is_file():
         return None
+    text = path.read_text(encoding="utf-8", errors="replace").strip("\0 \n")
     return text if text.strip("0:") else None

@@ -88,6 +88,52 @@ def test_weights_give_back_the_stream(tmp_path):
     assert np.mean(shares) > 1.5 * odd / total
 
 
+class Contrary(Fake):
+    """A second model that disagrees where the third number says so."""
+
+    def run(self, feeds):
+        return {"p": np.array([[0.6, 0.3, 0.1]] if feeds["x"][0, 2] else [[0.1, 0.8, 0.1]])}
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_weights_are_right_through_restarts_and_what_made_room(tmp_path, small):
+    """What is left stands for the windows that are left: all of it, and what is odd, on average over many streams."""
+    width, missed = 300 if small else 3, []
+    plan = Plan(
+        quota_mb=0.07 if small else 5, window=20, sync=1e9, uncertain=Draw(1, share=0.1), strange=Draw(1, share=0.1),
+        shadow_share=0.25,
+    )  # fmt: skip
+    for seed in range(12):
+        dice, time, odd = np.random.default_rng(seed), Time(), []
+
+        def begun(seed=seed, time=time):
+            root = tmp_path / str(seed)
+            return Capture("case", Fake(), plan, root=root, seed=seed, clock=time.clock, shadow=Contrary())
+
+        capture = begun()
+        for number in range(300):
+            time.now += 1
+            odd.append(bool(dice.random() < 0.2))
+            x = np.concatenate([[number, odd[-1], dice.random() < (0.4 if odd[-1] else 0.05)], dice.random(width)])
+            verdict = verdict_of(dice.random() ** (1 if odd[-1] else 3), dice.random() ** (0.5 if odd[-1] else 2))
+            capture.offer({"x": x[None].astype(np.float32)}, answer()[1], verdict)
+            if dice.random() < 0.01:
+                capture.close()
+                capture = begun()
+        capture.close()
+        kept = [(*read.inputs["x"][:2], read.record.sample.weight) for read in samples(tmp_path / str(seed))]
+        first = int(min(number for number, *_ in kept)) + 40 if small else 0  # windows of which all is left
+        kept = [one for one in kept if one[0] >= first]
+        assert not small or 40 < first < 250
+        missed.append((
+            sum(weight for *_, weight in kept) / (300 - first) - 1,
+            sum(weight for _, is_odd, weight in kept if is_odd) / sum(odd[first:]) - 1,
+        ))  # fmt: skip
+    spread = np.std(missed, axis=0) / np.sqrt(len(missed))
+    assert (np.abs(np.mean(missed, axis=0)) < 3.5 * spread).all()
+    assert (spread < 0.2).all()
+
+
 def test_chances_are_those_of_the_draw():
     """Over many windows each sample is drawn as often as is said of it."""
     dice, counts, said = np.random.default_rng(0), Counter(), Counter()

@@ -39,3 +39,13 @@ def test_adapters_that_are_none_of_the_hardware_tell_nothing(hardware):
     assert devices.device() is None
     adapter(hardware, "wlan0", "b8:27:eb:00:00:01")
     assert devices.device() is not None
+
+
+def test_what_nobody_may_read_stops_no_app(hardware, monkeypatch):
+    adapter(hardware, "wlan0", "b8:27:eb:00:00:01")
+
+    def refused(path, **known):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(devices.Path, "exists", refused)
+    assert devices.device() is None
