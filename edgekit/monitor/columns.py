@@ -48,3 +48,8 @@ class Column:
         if not self.source:
             return self.name
         return f"{side if self.source == side else f'{side} {self.source}'}: {self.name}"
+
+    @property
+    def key(self) -> str:
+        """What it is called in a status: a number and what is left of it beside the others are two."""
+        return f"{self.where}, given the others" if self.role == "relation" else self.where

@@ -317,7 +317,7 @@ class Detectors:
         if length > self.samples:
             return None
         means = self._scan.mean(length)[len(self._streams.kinds) :]
-        return {column.where: float(means[place]) for place, column in enumerate(self._columns)}
+        return {column.key: float(means[place]) for place, column in enumerate(self._columns)}
 
     def rightness(self, length: int) -> Told | None:
         """Of the accuracy over the last `length` samples; None before there are as many, and without labels."""
@@ -331,7 +331,7 @@ class Detectors:
         """Span -> column -> its distances from the reference."""
         return {
             str(span): {
-                column.where: {name: round(float(getattr(found, name)[place]), 4) for name in ("psi", "js", "ks", "w")}
+                column.key: {name: round(float(getattr(found, name)[place]), 4) for name in ("psi", "js", "ks", "w")}
                 for place, column in enumerate(self._columns)
             }
             for span, found in self._sketches.last.items()

@@ -207,3 +207,26 @@ def test_a_fault_that_is_over_ends_and_the_next_begins_anew():
     lasted = [end["ended"] - end["since"] for end in monitor.status()["ended"] if end["kind"] == "constant"]
     assert len(lasted) == 2
     assert max(lasted) <= 1500
+
+
+def test_a_status_tells_the_numbers_themselves_beside_what_is_left_of_them():
+    """Relations had overwritten them: distances were those of residuals."""
+    stats = pytest.importorskip("scipy.stats")
+    dice = np.random.default_rng(7)
+    mixing = np.random.default_rng(8).normal(size=(5, 5))
+    known, now = ((dice.normal(size=(number, 5)) @ mixing).astype(np.float32) for number in (2000, 1024))
+    now[:, 2] += 2
+    made = referenced(known)
+    monitor = Monitor(made, spec(now), VALUE, None, HOW, clock=lambda: 1e9, degrees=lambda: None)
+    for place in range(0, 1024, 32):
+        monitor.observe({"x": now[place : place + 32]}, answers(now[place : place + 32]))
+    status = monitor.status()
+    for column in range(5):
+        name, size = f"input x: value {column}", made.deviation[column]
+        told = status["distances"]["1024"][name]
+        assert told["ks"] == pytest.approx(stats.ks_2samp(known[:, column], now[:, column]).statistic, abs=1 / 32)
+        apart = stats.wasserstein_distance(known[:, column], now[:, column]) / size
+        assert told["w"] == pytest.approx(apart, abs=0.1 + apart / 10)
+        shift = (now[-256:, column].mean() - made.mean[column]) / size
+        assert status["scales"]["256"]["shifts"][name] == pytest.approx(shift, abs=0.01)
+        assert f"{name}, given the others" in status["distances"]["1024"]
