@@ -227,7 +227,7 @@ class Pictures:
         light, grain = float(z[at["brightness"]]), float(z[at["fine detail"]])
         if now[at["contrast"]] < self._side.low[at["contrast"]] - math.log(4):
             return Cause("there is hardly anything in the pictures: a covered lens, no light, or far too much")
-        if grain > 1 and self._structure(now) < -2:
+        if grain > 1 > -light and self._structure(now) < -2:
             return Cause(_SCRAMBLED, mistake=True)
         lit = self._light(now)
         flat = float(now[at["contrast"]] - self._side.mean[at["contrast"]] - math.log(lit))

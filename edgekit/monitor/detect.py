@@ -72,6 +72,7 @@ class Detectors:
             of=self._of,
             numbers=np.where([aspect == "middle" for aspect in made.aspect], made.column, -1),
             squares=np.array([aspect == "spread" for aspect in made.aspect]),
+            shares=np.array([aspect == "share" for aspect in made.aspect]),
             cycle=cycle,
         )
         # Twice as many: what a part of a cycle does to a whole distribution has no bound of its own.

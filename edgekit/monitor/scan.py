@@ -92,6 +92,7 @@ class Scan:
         of: [s]: the stream whose squares each one's scores are, or itself.
         numbers: [s]: which of the further numbers each stream's scores are made of; -1 for none.
         squares: bool [s]: which streams are those of a spread; none.
+        shares: bool [s]: which are those of a class; none.
         cycle: Samples in which the stream goes through all of its states: stretches of less than `ROUNDS` cycles are no
             news. At most `LONGEST / ROUNDS`; 0: any stretch has them all.
     """
@@ -99,6 +100,7 @@ class Scan:
     def __init__(
         self, tables: Array, mass: Array, sizes: Array, floors: Array, *, extras: int, rate: float,
         of: Array | None = None, numbers: Array | None = None, squares: Array | None = None,
+        shares: Array | None = None,
         cycle: int = 0,
     ) -> None:  # fmt: skip
         self.streams = len(tables)
@@ -119,6 +121,7 @@ class Scan:
         self.deviate = normal.upper(min(0.01, rate / looks / varying / 2))
         # A pool is drawn once and not at every look. Squares are ruled by few of its samples, beyond any normal tail.
         once = normal.upper(_POOLS / varying / 2)
+        self._shares = np.zeros(self.streams, bool) if shares is None else shares
         self._pooled = np.where(False if squares is None else squares, self.deviate, min(once, self.deviate))
         # What a sum of scores is multiplied by to be the ratio to its threshold, above and (negative) below.
         self._limits = [
@@ -196,14 +199,17 @@ class Scan:
         if self._stepped < 2:
             return np.ones(self.streams)
         likeness = np.where(self._told < 2, 0.0, 1 - self._steps / np.maximum(self._told, 1))
-        if self._stepped < _EARLY and self._varying.any():
+        together = float(likeness[self._varying].mean()) if self._varying.any() else 0.0
+        follows = together > 2 * _NORMAL / np.sqrt(self._stepped)
+        if follows and self._stepped < _EARLY:
             # Scenes follow each other in all numbers at once, and few changes of them tell little of each.
-            together = float(likeness[self._varying].mean())
-            if together > 2 * _NORMAL / np.sqrt(self._stepped):
-                likeness = np.maximum(likeness, together)
+            likeness = np.maximum(likeness, together)
         sure = likeness > 2 * self._noise / np.sqrt(np.maximum(self._told, 1))
         most = (_SLOWEST - 1) / (_SLOWEST + 1)
         likeness = np.where(sure, np.minimum(likeness, most), 0.0)
+        if follows:
+            # An answer that flickers within a scene seems to remember nothing, and lasts as long as the scene.
+            likeness[self._shares] = np.maximum(likeness[self._shares], min(together, most))
         # A spread's own is known late, for its noise is larger. Squares of what has correlation r have r^2 on the
         # average, but the tail of their sum is that of the covariance's largest eigenvalue, as the sum's of the numbers
         # (V. Zolotarev, "Concerning a certain probability problem", Theory of Probability 6 (1961)).

@@ -146,3 +146,12 @@ SOUNDS = {
 def test_what_happens_to_sounds_is_named(name):
     messages = told(watched(waves(600, 1)), SOUNDS[name](waves(128, 2)))
     assert any(name in one for one in messages), messages
+
+
+def test_noise_at_night_is_no_scrambled_picture(known):
+    dark = scenes(256, 2) * 0.15 + np.random.default_rng(0).normal(size=(256, 32, 32, 3)) * 0.05
+    monitor = watched(known)
+    assert not told(monitor, scenes(320, 3))
+    messages = told(monitor, np.clip(dark, 0, 1))
+    assert any("darker" in one and "noisier" in one for one in messages), messages
+    assert not any("scrambled" in one for one in messages), messages

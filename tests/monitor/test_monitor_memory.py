@@ -86,3 +86,31 @@ def test_a_stream_that_remembers_is_still_seen_to_drift(reference):
     y = following(0.8, 6, 4800)
     y[1600:, 3] *= 2.5
     assert {alarm.kind for alarm in alarms(reference, y)} & {"input-spread", "input-relation"}
+
+
+def test_answers_that_flicker_within_a_scene_are_no_other_shares_of_classes():
+    """A class that is answered now and then changes with each flicker, and seems to remember nothing."""
+    how = Interpret(task="classification", scores="probabilities")
+    scores = (TensorSpec("p", (None, 8), "float32"),)
+
+    def stream(scenes, length, seed):
+        dice = np.random.default_rng(seed)
+        x = np.repeat(dice.normal(size=(scenes, 12)), length, axis=0)
+        classes = np.repeat(dice.integers(0, 8, scenes), length)
+        flicker = dice.random(len(classes)) < 0.3
+        classes = np.where(flicker, (classes + 1) % 8, classes)
+        p = np.full((len(classes), 8), 0.02)
+        p[np.arange(len(classes)), classes] = 0.86
+        return ((x + 0.3 * dice.normal(size=x.shape)) / np.sqrt(1.09)).astype("f4"), p.astype("f4")
+
+    builder = Builder(ROWS, scores, None, how)
+    x, p = stream(1000, 1, 0)
+    builder.add({"x": x}, {"p": p})
+    known = builder.finish()
+    for seed in range(1, 5):
+        monitor = Monitor(known, ROWS, scores, None, how)
+        x, p = stream(60, 30, seed)
+        for at in range(0, len(x), 32):
+            monitor.observe({"x": x[at : at + 32]}, {"p": p[at : at + 32]})
+        told = [*monitor.status()["ended"], *monitor.status()["alarms"]]
+        assert [alarm["message"] for alarm in told if alarm["kind"] == "class-shift"] == []
