@@ -187,7 +187,7 @@ def _advised(told: dict[str, Any]) -> str | None:
     """What to do where a board does not tell its accuracy; None where it does."""
     accuracy = told["accuracy"]
     if accuracy is None:
-        why: str | None = told["unestimated"]
+        why: str | None = told.get("unestimated")  # boards of a version before do not say
         return why
     if accuracy.get("answered", True):
         return None
