@@ -7,9 +7,7 @@ and of a known distribution, so that the threshold of each length follows from l
 approximation: a mean t of n scores has probability about exp(-n I(t)), I the Legendre transform of the logarithm of
 their moment generating function (Cramer). The reference's own error adds as it does in a test of two samples.
 
-Where a stream remembers (frames of a video), n samples tell as much as n / tau of independent ones, with
-tau = (1 + r) / (1 - r) and r after J. von Neumann, "Distribution of the ratio of the mean square successive difference
-to the variance", Annals of Mathematical Statistics 12 (1941): successive differences do not see a shift.
+Where a stream remembers (frames of a video), n samples tell as much as n / tau of independent ones: see `memory`.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ import numpy as np
 
 from edgekit.monitor import normal
 from edgekit.monitor.columns import Array
-from edgekit.monitor.reference import CLIP
+from edgekit.monitor.memory import Memory
 
 BLOCK = 32
 """Samples that are looked at together."""
@@ -42,25 +40,8 @@ LONGEST = BLOCK * _STEP ** (len(_LENGTHS) - 1) * _COARSE[-1]
 ROUNDS = 2
 """Cycles that a stretch must have to be news, at least."""
 
-_MEMORY = 4096
-_EARLY = 1024
-"""Samples before which a stream is taken to remember at least as much as all of them do on the average."""
-
-_FEW = 4
-"""Different scores up to which the outermost ones are no sign of saturation."""
-
-_FEWEST = 6
-"""Streams that must be at their ends at once, at least: fewer are there by memory alone."""
-
-_FARTHEST = 3.0
-"""Deviations that a step within an outermost bin counts at most: one outlier must not make all of them forget."""
-
-_NORMAL = 3**0.5
-"""Of a normal variable: deviation of its squared successive differences, halved."""
-
-_SLOWEST = 64.0
-"""Tau at most: a stream that remembers more is to be watched at fewer of its samples."""
-
+_TELLING = 2
+"""Rings whose sums tell what the streams remember."""
 
 _POOLS = 0.01
 """Of the few samples that a stream is drawn from again and again, how often are they by chance too far off?"""
@@ -104,7 +85,6 @@ class Scan:
         cycle: int = 0,
     ) -> None:  # fmt: skip
         self.streams = len(tables)
-        self._of = np.arange(self.streams) if of is None else of
         self._tables = tables
         usual = BLOCK * _STEP ** (_USUAL - 1) * _LENGTHS[_USUAL - 1][-1]
         self._of_rings = _LENGTHS[: _USUAL if 2 * ROUNDS * cycle <= usual else None]
@@ -116,36 +96,24 @@ class Scan:
         self._lengths = [back * BLOCK * _STEP**level for level, back in enumerate(self._back)]
         whole = [lengths >= ROUNDS * cycle for lengths in self._lengths]
         looks = sum(np.count_nonzero(these) / (BLOCK * _STEP**level) for level, these in enumerate(whole))
-        self._varying = np.abs(tables).max(axis=1, initial=0) > 0
-        varying = max(1, int(self._varying.sum()))
+        varying = max(1, int(np.any(tables, axis=1).sum()))
         self.deviate = normal.upper(min(0.01, rate / looks / varying / 2))
         # A pool is drawn once and not at every look. Squares are ruled by few of its samples, beyond any normal tail.
         once = normal.upper(_POOLS / varying / 2)
-        self._shares = np.zeros(self.streams, bool) if shares is None else shares
         self._pooled = np.where(False if squares is None else squares, self.deviate, min(once, self.deviate))
         # What a sum of scores is multiplied by to be the ratio to its threshold, above and (negative) below.
         self._limits = [
             _inverses(tables, mass, sizes, floors, lengths, self.deviate, cycle) * these[:, None]
             for lengths, these in zip(self._lengths, whole, strict=True)
         ]
-        self._steps = np.zeros(self.streams)
-        self._stepped = 0.0
-        self._told = np.zeros(self.streams)
-        self._ends = _ends(tables)
-        self._everywhere = max(_FEWEST, np.isfinite(self._ends[0]).sum() / 2)
-        self._last: Array | None = None
-        # In an outermost bin all scores are the same: what a number does there, it tells itself.
-        self._numbers = np.where(np.isfinite(self._ends[0]), -1 if numbers is None else numbers, -1)
-        self._beyond: Array | None = None
         self._skew = skewness(tables, mass)
-        kurtosis = (np.power(tables, 4) * mass).sum(axis=1)
-        self._noise = np.sqrt(0.75 * (kurtosis + 1))
+        self._memory = Memory(tables, mass, of=of, numbers=numbers, shares=shares)
 
     def add(self, scores: Array, extras: Array) -> None:
         """One block: scores [BLOCK, s] and further numbers [BLOCK, extras]."""
         self._total[: self.streams] += scores.sum(axis=0)
         self._total[self.streams :] += extras.sum(axis=0)
-        self._remember(scores, extras)
+        self._memory.add(scores, extras)
         self.blocks += 1
         for level, ring in enumerate(self._rings):
             every = _STEP**level
@@ -195,26 +163,14 @@ class Scan:
         raise ValueError(f"{length} is none of the lengths")
 
     def memory(self) -> Array:
-        """Tau of each stream."""
-        if self._stepped < 2:
-            return np.ones(self.streams)
-        likeness = np.where(self._told < 2, 0.0, 1 - self._steps / np.maximum(self._told, 1))
-        together = float(likeness[self._varying].mean()) if self._varying.any() else 0.0
-        follows = together > 2 * _NORMAL / np.sqrt(self._stepped)
-        if follows and self._stepped < _EARLY:
-            # Scenes follow each other in all numbers at once, and few changes of them tell little of each.
-            likeness = np.maximum(likeness, together)
-        sure = likeness > 2 * self._noise / np.sqrt(np.maximum(self._told, 1))
-        most = (_SLOWEST - 1) / (_SLOWEST + 1)
-        likeness = np.where(sure, np.minimum(likeness, most), 0.0)
-        if follows:
-            # An answer that flickers within a scene seems to remember nothing, and lasts as long as the scene.
-            likeness[self._shares] = np.maximum(likeness[self._shares], min(together, most))
-        # A spread's own is known late, for its noise is larger. Squares of what has correlation r have r^2 on the
-        # average, but the tail of their sum is that of the covariance's largest eigenvalue, as the sum's of the numbers
-        # (V. Zolotarev, "Concerning a certain probability problem", Theory of Probability 6 (1961)).
-        likeness = np.maximum(likeness, likeness[self._of])
-        return np.asarray((1 + likeness) / (1 - likeness))
+        """[s]: what a sample of an independent stream is worth in samples of each, 1 at least."""
+        return self._memory.tau([(self._sums(level), BLOCK * _STEP**level) for level in range(_TELLING)])
+
+    def _sums(self, level: int) -> Array:
+        """[m, s]: of the scores, over the latest stretches of a ring."""
+        ring, now = self._rings[level], self.blocks // _STEP**level
+        places = np.arange(max(0, now - _RING), now + 1) % (_RING + 1)
+        return np.diff(ring[places, : self.streams], axis=0)
 
     def begin(self, which: Array) -> None:
         """Forget what was of streams [n]: none of their lengths reaches back before now."""
@@ -253,10 +209,9 @@ class Scan:
             ordered = ring[np.arange(now - _RING, now + 1) % (_RING + 1)]
             behind = self._total - ordered[-1]
             found[f"ring{level}"] = np.concatenate([np.diff(ordered, axis=0), behind[None]]).astype(np.float16)
-        last = np.zeros(0) if self._last is None else self._last
-        counts = np.array([self.blocks, self._stepped])
-        return {**found, "counts": counts, "begun": self.begun, "steps": self._steps, "told": self._told,
-                "last": last}  # fmt: skip
+        memory = self._memory.state()
+        counts = np.array([self.blocks, memory.pop("stepped")])
+        return {**found, **memory, "counts": counts, "begun": self.begun}
 
     def restore(self, state: dict[str, Array]) -> None:
         """Go on from what `state` gave.
@@ -264,9 +219,8 @@ class Scan:
         Raises:
             KeyError: Something is missing. ValueError: It has another shape.
         """
-        self.blocks, self._stepped = int(state["counts"][0]), float(state["counts"][1])
-        self.begun[:], self._steps[:], self._told[:] = state["begun"], state["steps"], state["told"]
-        self._last = state["last"].copy() if state["last"].size else None
+        self.blocks, self.begun[:] = int(state["counts"][0]), state["begun"]
+        self._memory.restore({**state, "stepped": state["counts"][1]})
         self._total[:] = 0
         for level, ring in enumerate(self._rings):
             now = self.blocks // _STEP**level
@@ -274,54 +228,6 @@ class Scan:
             # The total is 0 now; what came before is told backwards from it.
             after = np.cumsum(parts[::-1], axis=0)[::-1]
             ring[np.arange(now - _RING, now + 1) % (_RING + 1)] = -after
-
-    def _remember(self, scores: Array, extras: Array) -> None:
-        if self._last is not None:
-            scores = np.concatenate([self._last[None], scores])
-            extras = np.concatenate([extras[:1] if self._beyond is None else self._beyond[None], extras])
-        self._last, self._beyond = scores[-1].copy(), extras[-1].copy()
-        steps, now = scores[1:] - scores[:-1], scores[1:]
-        number = len(steps)
-        sums = np.einsum("nk,nk->k", steps, steps)
-        told = np.full(self.streams, number)
-        rows, streams = np.nonzero(((now == self._ends[0]) | (now == self._ends[1])) & (steps == 0))
-        if rows.size:
-            squares, nothing = self._beyond_ends(rows, streams, extras)
-            sums += np.bincount(streams, squares, minlength=self.streams)
-            if np.count_nonzero(nothing):
-                told -= np.bincount(streams[nothing], minlength=self.streams)
-        fade = 1 - number / _MEMORY if self._stepped >= _MEMORY else 1.0
-        self._steps = self._steps * fade + sums / 2
-        self._stepped = self._stepped * fade + number
-        self._told = self._told * fade + told
-
-    def _beyond_ends(self, rows: Array, streams: Array, numbers: Array) -> tuple[Array, Array]:
-        """Two samples in the same outermost bin do not tell by their scores how far they lie apart, and would pass for
-        data that remember.
-
-        Args:
-            rows: [m]: the pairs that lie there, by the first one.
-            streams: [m]: theirs.
-            numbers: [n + 1, extras], of the samples.
-
-        Returns:
-            Squares [m] of what the numbers did there, in deviations, 0 where that is not known. Which pairs [m] tell
-            nothing: numbers cut at the same value; and where most streams are there at once, the data have moved.
-        """
-        places = self._numbers.take(streams)
-        known = places >= 0
-        before = numbers[rows, places]
-        own = (numbers[rows + 1, places] - before) * known
-        nothing = own == 0
-        moved = np.bincount(rows[nothing], minlength=len(numbers)) > self._everywhere
-        nothing &= moved.take(rows) | known & (np.abs(before) >= CLIP)
-        return np.minimum(own * own, _FARTHEST**2), nothing
-
-
-def _ends(tables: Array) -> Array:
-    """[2, s]: the lowest and the highest score of each stream; none of streams with few different ones (classes)."""
-    many = np.array([len(np.unique(table)) > _FEW for table in tables], bool)
-    return np.where(many, np.stack([tables.min(axis=1, initial=0), tables.max(axis=1, initial=0)]), np.nan)
 
 
 def _inverses(

@@ -8,7 +8,7 @@ import pytest
 
 from edgekit.monitor import words
 from edgekit.monitor.alarm import Alarm
-from edgekit.monitor.book import KEPT, Book, Finding
+from edgekit.monitor.book import KEPT, Book, Finding, Key
 
 
 def test_an_alarm_as_json():
@@ -50,6 +50,6 @@ def test_a_book_of_ended_alarms_does_not_grow_for_ever():
     book = Book(lambda: 1e9)
     for number in range(3 * KEPT):
         book.enter(Finding("stuck", "x", "input x", 1.0, "samples", number, "it stands still"), number)
-        book.end(("stuck", "x"), number + 1)
+        book.end(Key("stuck", "x"), number + 1)
     assert [one["ended"] for one in book.ended] == list(range(2 * KEPT + 1, 3 * KEPT + 1))
     assert book.standing == ()
