@@ -247,16 +247,20 @@ class Model:
         return await asyncio.to_thread(self.predict, thing, colors=colors)
 
     def warm_up(self, times: int = 3) -> None:
-        """Answer zeros so often (free sizes are 1): what engines put off until the first call is then done.
+        """Answer zeros so often (free sizes are 1): what engines put off until the first call is done then. Monitors
+        and captures do not see them, metrics do not count them.
 
         Raises:
-            EngineError: `engine-failed`. UsageError: `option-value`.
+            EngineError: `engine-failed`, `model-closed`, `model-forked`. UsageError: `option-value`.
         """
         from edgekit.runtimes import bounds
         from edgekit.runtimes.prediction import zeros
 
-        for _ in range(bounds.whole("times", times, least=0)):
-            self.run(zeros(self.inputs), raw=True)
+        times, session = bounds.whole("times", times, least=0), self._session
+        if session is None or self._pid != os.getpid():
+            raise self._unusable()
+        for _ in range(times):
+            self._answer(session, zeros(self.inputs), True, None)
 
     def check_usable(self) -> None:
         """Raise what `run` would for a model that is closed, or of another process.

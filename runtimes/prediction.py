@@ -94,7 +94,8 @@ class Predictor:
             return [self._read(self.run(one), one) for one in prepared]
         outputs = self.run(together)
         if any(array.shape[:1] != (len(prepared),) for array in outputs.values()):
-            return [self._read(self.run(one), one) for one in prepared]  # an output that is not one a sample
+            self._whole = False  # an output is not one a sample: never again, for monitors see each call
+            return [self._read(self.run(one), one) for one in prepared]
         one_by_one = ({name: array[n : n + 1] for name, array in outputs.items()} for n in range(len(prepared)))
         return [self._read(each, one) for each, one in zip(one_by_one, prepared, strict=True)]
 

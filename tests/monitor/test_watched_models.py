@@ -190,3 +190,40 @@ def test_a_pool_is_watched_as_one(converted, tmp_path):
         assert pool.monitor.samples == 50
     with edgekit.Pool(path, sessions=1) as pool:
         assert pool.monitor is None
+
+
+def test_warming_up_is_nothing_that_was_seen(converted):
+    with edgekit.load(converted[0]) as model:
+        monitor = model.monitor()
+        model.warm_up(5)
+        assert (monitor.calls, monitor.samples) == (0, 0)
+
+
+def test_things_that_do_not_go_together_are_seen_once_each(tmp_path):
+    """A sum over the batch is not one a sample: each batch was asked for whole, and then again one by one."""
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    node = helper.make_node("ReduceMax", ["x"], ["y"], axes=[0], keepdims=1)
+    graph = helper.make_graph(
+        [node], "g", [helper.make_tensor_value_info("x", kind, ["n", 2])],
+        [helper.make_tensor_value_info("y", kind, [1, 2])],
+    )  # fmt: skip
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+
+    class Seen:
+        calls = 0
+
+        def run(self, *_, **__):
+            self.calls += 1
+
+        def close(self):
+            pass
+
+    rows = list(np.array([[1, 2], [3, 0]], np.float32))
+    with edgekit.load(path) as model:
+        model.watch = seen = Seen()
+        for _ in range(3):
+            answers = [answer.outputs["y"].tolist() for answer in model.predict_batch(rows)]
+            assert answers == [[[1, 2]], [[3, 0]]]
+        assert seen.calls == 1 + 3 * 2
