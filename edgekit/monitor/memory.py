@@ -8,7 +8,7 @@ do not see a shift. Where noise hides how slowly a stream moves, sums of many sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -31,6 +31,9 @@ _FARTHEST = 3.0
 
 _NORMAL = 3**0.5
 """Of a normal variable: deviation of its squared successive differences, halved."""
+
+_EVERY = 4
+"""Blocks after which sums are looked at again."""
 
 _SLOWEST = 64.0
 """Tau at most: a stream that remembers more is to be watched at fewer of its samples."""
@@ -63,6 +66,7 @@ class Memory:
         self._noise = np.sqrt(0.75 * (kurtosis + 1))
         self._steps, self._told = np.zeros(size), np.zeros(size)
         self._stepped = 0.0
+        self._slowly, self._age = np.ones(size), _EVERY
         self._last: Array | None = None
         self._beyond: Array | None = None
 
@@ -85,13 +89,14 @@ class Memory:
         fade = 1 - number / _MEMORY if self._stepped >= _MEMORY else 1.0
         self._steps = self._steps * fade + sums / 2
         self._stepped = self._stepped * fade + number
+        self._age += 1
         self._told = self._told * fade + told
 
-    def tau(self, sums: Sequence[tuple[Array, int]]) -> Array:
+    def tau(self, sums: Callable[[], Sequence[tuple[Array, int]]]) -> Array:
         """[s]: tau of each stream.
 
         Args:
-            sums: Of the scores over the latest stretches [m, s], and how many samples each of them has.
+            sums: Gives those of the scores over the latest stretches [m, s], and how many samples each of them has.
         """
         if self._stepped < 2:
             return np.ones(self._streams)
@@ -113,11 +118,18 @@ class Memory:
         likeness = np.maximum(likeness, likeness[self._of])
         tau = (1 + likeness) / (1 - likeness)
         early = self._stepped < _EARLY and bool(self._varying.any())
-        for of_stretches, length in sums:
-            tau = np.maximum(tau, slowness.by_sums(of_stretches, length))
-            if early:
-                tau = np.maximum(tau, slowness.together(of_stretches[:, self._varying], length))
+        if early or self._age >= _EVERY:
+            self._slowly, self._age = self._by_sums(sums(), early=early), 0
+        tau = np.maximum(tau, self._slowly)
         return np.asarray(np.minimum(np.maximum(tau, tau[self._of]), _SLOWEST))
+
+    def _by_sums(self, sums: Sequence[tuple[Array, int]], *, early: bool) -> Array:
+        found = np.ones(self._streams)
+        for of_stretches, length in sums:
+            found = np.maximum(found, slowness.by_sums(of_stretches, length))
+            if early:
+                found = np.maximum(found, slowness.together(of_stretches[:, self._varying], length))
+        return found
 
     def state(self) -> dict[str, Array]:
         """What must be kept."""

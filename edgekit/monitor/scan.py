@@ -164,7 +164,7 @@ class Scan:
 
     def memory(self) -> Array:
         """[s]: what a sample of an independent stream is worth in samples of each, 1 at least."""
-        return self._memory.tau([(self._sums(level), BLOCK * _STEP**level) for level in range(_TELLING)])
+        return self._memory.tau(lambda: [(self._sums(level), BLOCK * _STEP**level) for level in range(_TELLING)])
 
     def _sums(self, level: int) -> Array:
         """[m, s]: of the scores, over the latest stretches of a ring."""
