@@ -124,6 +124,7 @@ class Memory:
         return np.asarray(np.minimum(np.maximum(tau, tau[self._of]), _SLOWEST))
 
     def _by_sums(self, sums: Sequence[tuple[Array, int]], *, early: bool) -> Array:
+        """[s]: what sums tell of each stream; early also what they tell of most."""
         found = np.ones(self._streams)
         for of_stretches, length in sums:
             found = np.maximum(found, slowness.by_sums(of_stretches, length))
