@@ -71,7 +71,6 @@ class Detectors:
             rate=rate * SHARES["scan"],
             of=self._of,
             numbers=np.where([aspect == "middle" for aspect in made.aspect], made.column, -1),
-            squares=np.array([aspect == "spread" for aspect in made.aspect]),
             shares=np.array([aspect == "share" for aspect in made.aspect]),
             cycle=cycle,
         )

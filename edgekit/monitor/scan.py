@@ -72,7 +72,6 @@ class Scan:
         rate: False alarms a sample, of all streams together.
         of: [s]: the stream whose squares each one's scores are, or itself.
         numbers: [s]: which of the further numbers each stream's scores are made of; -1 for none.
-        squares: bool [s]: which streams are those of a spread; none.
         shares: bool [s]: which are those of a class; none.
         cycle: Samples in which the stream goes through all of its states: stretches of less than `ROUNDS` cycles are no
             news. At most `LONGEST / ROUNDS`; 0: any stretch has them all.
@@ -80,9 +79,7 @@ class Scan:
 
     def __init__(
         self, tables: Array, mass: Array, sizes: Array, floors: Array, *, extras: int, rate: float,
-        of: Array | None = None, numbers: Array | None = None, squares: Array | None = None,
-        shares: Array | None = None,
-        cycle: int = 0,
+        of: Array | None = None, numbers: Array | None = None, shares: Array | None = None, cycle: int = 0,
     ) -> None:  # fmt: skip
         self.streams = len(tables)
         self._tables = tables
@@ -100,7 +97,8 @@ class Scan:
         self.deviate = normal.upper(min(0.01, rate / looks / varying / 2))
         # A pool is drawn once and not at every look. Squares are ruled by few of its samples, beyond any normal tail.
         once = normal.upper(_POOLS / varying / 2)
-        self._pooled = np.where(False if squares is None else squares, self.deviate, min(once, self.deviate))
+        squares = np.zeros(self.streams, bool) if of is None else of != np.arange(self.streams)
+        self._pooled = np.where(squares, self.deviate, min(once, self.deviate))
         # What a sum of scores is multiplied by to be the ratio to its threshold, above and (negative) below.
         self._limits = [
             _inverses(tables, mass, sizes, floors, lengths, self.deviate, cycle) * these[:, None]

@@ -40,16 +40,20 @@ def answer(x):
     return (raised / raised.sum(1, keepdims=True)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def reference():
-    x, y = samples(500, 1)
+def fitted(x, y, number):
+    """A reference of labelled samples and so many copies of them."""
     builder = Builder(ROWS, SCORES, None, HOW)
     builder.add({"x": x}, {"scores": answer(x)})
     builder.judge({"x": x}, {"scores": answer(x)}, y)
-    for kind, level, places, copy in copies(x, "table", 16_000):
+    for kind, level, places, copy in copies(x, "table", number):
         drift = Drift(kind.name, kind.family, level)
         builder.judge({"x": copy}, {"scores": answer(copy)}, y[places], drift, places)
     return builder.finish()
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return fitted(*samples(500, 1), 16_000)
 
 
 def estimated(reference, x):
@@ -92,13 +96,7 @@ def test_a_stream_without_drift_is_as_well_known_as_the_labelled_samples():
     ratios = []
     for seed in range(3):
         x, y = samples(200, 100 + seed)
-        builder = Builder(ROWS, SCORES, None, HOW)
-        builder.add({"x": x}, {"scores": answer(x)})
-        builder.judge({"x": x}, {"scores": answer(x)}, y)
-        for kind, level, places, copy in copies(x, "table", 4000):
-            drift = Drift(kind.name, kind.family, level)
-            builder.judge({"x": copy}, {"scores": answer(copy)}, y[places], drift, places)
-        made = builder.finish()
+        made = fitted(x, y, 4000)
         found = (estimated(made, part) for part in (samples(2048, 500 + seed)[0], np.resize(x, (2048, 8))))
         fresh, same = (one["high"] - one["low"] for one in found)
         ratios.append(fresh / same)
